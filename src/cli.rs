@@ -1,0 +1,147 @@
+//! Commands, help text and exit codes.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+
+use crate::config::{self, Config, ConfigError, VARIABLES};
+use crate::report::Status;
+use crate::service::{Service, Signals};
+use crate::{check, logging};
+
+/// `EX_USAGE` of sysexits.
+const EXIT_USAGE: u8 = 64;
+/// `EX_CONFIG` of sysexits: the services do not restart us after it.
+const EXIT_CONFIG: u8 = 78;
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+pub enum Failure {
+    /// The arguments make no command.
+    Usage(String),
+    /// The configuration is not valid.
+    Config(ConfigError),
+    /// The command ran and the answer is no; its reasons are told, a line each.
+    Negative(Vec<String>),
+    /// Signal handlers could not be installed.
+    Signals(io::Error),
+}
+
+impl Failure {
+    /// The exit code.
+    pub fn code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(EXIT_USAGE),
+            Self::Config(_) => ExitCode::from(EXIT_CONFIG),
+            Self::Negative(_) | Self::Signals(_) => ExitCode::FAILURE,
+        }
+    }
+
+    /// What is said on standard error, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Usage(problem) => vec![format!("{problem}; see --help")],
+            Self::Config(error) => error.0.iter().map(ToString::to_string).collect(),
+            Self::Negative(reasons) => reasons.clone(),
+            Self::Signals(error) => vec![format!("cannot install signal handlers: {error}")],
+        }
+    }
+}
+
+/// Runs the command that `args` (without the program's name) ask for.
+pub fn run(args: &[String]) -> Result<(), Failure> {
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => daemon(),
+        ["once"] => once(),
+        ["check"] => check(),
+        ["status"] => status().map(|status| say(&status.describe(Timestamp::now()))),
+        ["status", "--json"] => status().map(|status| say(&format!("{}\n", miniserde::json::to_string(&status)))),
+        ["healthcheck"] => healthcheck(),
+        ["--help" | "-h" | "help"] => {
+            say(&help());
+            Ok(())
+        }
+        ["--version" | "-V"] => {
+            say(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n"));
+            Ok(())
+        }
+        [other, ..] => Err(Failure::Usage(format!("unknown command or too many arguments: {other}"))),
+    }
+}
+
+/// To standard output; a reader that went away is not our failure.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn configuration() -> Result<Config, Failure> {
+    Config::from_vars(&config::environment()).map_err(Failure::Config)
+}
+
+fn daemon() -> Result<(), Failure> {
+    let config = configuration()?;
+    let signals = Signals::install().map_err(Failure::Signals)?;
+    logging::init(config.log_level, config.log_file.as_deref());
+    Service::new(config, Some(signals)).run();
+    Ok(())
+}
+
+fn once() -> Result<(), Failure> {
+    let config = configuration()?;
+    logging::init(config.log_level, config.log_file.as_deref());
+    let mut service = Service::new(config, None);
+    if service.run_once() { Ok(()) } else { Err(Failure::Negative(service.problems())) }
+}
+
+fn check() -> Result<(), Failure> {
+    let config = configuration()?;
+    // The lines of the check say all that is wrong; the log is for those who ask for more.
+    if config.log_level >= log::LevelFilter::Debug {
+        logging::init(config.log_level, None);
+    }
+    if check::run(config, &mut io::stdout()) { Ok(()) } else { Err(Failure::Negative(Vec::new())) }
+}
+
+fn status() -> Result<Status, Failure> {
+    Status::read(&config::state_dir(&config::environment())).map_err(|problem| Failure::Negative(vec![problem]))
+}
+
+fn healthcheck() -> Result<(), Failure> {
+    let verdict = status()?.health(Timestamp::now()).map_err(|ill| Failure::Negative(vec![ill]))?;
+    say(&format!("{verdict}\n"));
+    Ok(())
+}
+
+fn help() -> String {
+    let mut text = String::from(concat!(
+        env!("CARGO_PKG_NAME"),
+        " ",
+        env!("CARGO_PKG_VERSION"),
+        ": keeps PIA's forwarded port bound and qBittorrent listening on it\n\n",
+        "Usage: pia-qbittorrent-sync [COMMAND]\n\n",
+        "Commands:\n",
+        "  (none)           run until SIGTERM or SIGINT; SIGHUP binds and checks at once\n",
+        "  once             one full pass, then exit: 0 done, 1 something failed\n",
+        "  check            go the whole way step by step and say what works; changes nothing at qBittorrent\n",
+        "  status [--json]  the state of the running service\n",
+        "  healthcheck      exit 0 only if the port is bound and qBittorrent listens on it\n",
+        "  --help, --version\n\n",
+        "Exit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong configuration\n\n",
+        "Environment variables:\n",
+    ));
+    for variable in &VARIABLES {
+        let _ = write!(text, "  {:<22}{}", variable.name, variable.help);
+        if !variable.default.is_empty() {
+            let _ = write!(text, " [{}]", variable.default);
+        }
+        text.push('\n');
+    }
+    text.push_str("Each of these may instead come from a file that the variable with _FILE at its end names:\n");
+    for variable in VARIABLES.iter().filter(|variable| variable.from_file) {
+        let _ = writeln!(text, "  {}_FILE", variable.name);
+    }
+    text
+}

@@ -1,0 +1,721 @@
+//! Environment variables and secret files → [`Config`], validated once, all problems reported together.
+//!
+//! Nothing is sent from here, and nothing but the files that variables name is read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
+
+use crate::error::plain;
+use crate::files;
+use crate::http::tls::NamePolicy;
+use crate::pia::account::{self, Credentials};
+use crate::pia::trust;
+use crate::secret::Secret;
+use crate::torrent::qbittorrent::Auth;
+
+/// The port of PIA's port-forwarding API on every gateway.
+const GATEWAY_PORT: u16 = 19999;
+/// Seconds. A binding lapses 15 minutes after the last bind; this leaves one minute for a retry.
+const LONGEST_INTERVAL: u64 = 840;
+/// PIA's public login endpoints, in the order of PIA's own desktop client. Both take a form.
+const LOGIN_URLS: [&str; 2] = [
+    "https://www.privateinternetaccess.com/api/client/v2/token",
+    "https://apiv2.privateinternetaccess.com/api/client/v2/token",
+];
+
+/// One variable, for `--help` and for the search for mistyped ones.
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// Its default, for people; empty when there is none.
+    pub default: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// Whether `NAME_FILE` may name a file that holds the value.
+    pub from_file: bool,
+}
+
+const fn variable(name: &'static str, default: &'static str, help: &'static str) -> Variable {
+    Variable { name, default, help, from_file: false }
+}
+
+const fn from_file(name: &'static str, help: &'static str) -> Variable {
+    Variable { name, default: "", help, from_file: true }
+}
+
+/// Every variable that is read.
+pub const VARIABLES: [Variable; 18] = [
+    from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
+    from_file("PIA_PASSWORD", "its password"),
+    variable("PIA_TOKEN_FILE", "/var/run/pia_token", "token cache; a token may be put there by hand"),
+    variable("PIA_GATEWAY", "10.0.0.1", "ADDRESS[:PORT] of the gateway inside the tunnel; port 19999 unless given"),
+    variable("PIA_HOSTNAME", "", "name that the gateway's certificate must carry, e.g. mexico409"),
+    variable("PIA_CA_CERT", "", "PIA's CA certificate (PEM file); needed"),
+    variable("PIA_LOGIN_URL", "", "https URL to log in at instead of PIA's two public ones"),
+    variable("PIA_LOGIN_CA_CERT", "", "CA certificates for the login (PEM file) instead of Mozilla's"),
+    variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
+    from_file("QBITTORRENT_USERNAME", "Web UI user; none if authentication is bypassed for us"),
+    from_file("QBITTORRENT_PASSWORD", "its password"),
+    from_file("QBITTORRENT_API_KEY", "API key (qBittorrent 5.2 and later) instead of user and password"),
+    variable("QBITTORRENT_CA_CERT", "", "CA certificate (PEM file) of an https Web UI instead of Mozilla's"),
+    variable("CHECK_INTERVAL", "300", "seconds between two binds, 1 to 86400, at most 840 in effect"),
+    variable("STATE_DIR", "/var/lib/pia-qbittorrent-sync", "folder for lease and status ($STATE_DIRECTORY if set)"),
+    variable("LOG_LEVEL", "INFO", "TRACE, DEBUG, INFO, WARN, ERROR or CRITICAL"),
+    variable("LOG_FILE", "", "log file instead of standard output"),
+    variable("STATE_DIRECTORY", "", "set by systemd; the default of STATE_DIR"),
+];
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    variable: String,
+    /// Never a secret's.
+    value: Option<String>,
+    wrong: String,
+    right: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.variable)?;
+        if let Some(value) = &self.value {
+            write!(f, "={value}")?;
+        }
+        write!(f, ": {}; {}", self.wrong, self.right)
+    }
+}
+
+/// Everything that is wrong, never empty.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<Problem>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// An http or https URL without user, query and fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// Whether TLS is spoken.
+    pub https: bool,
+    /// A name or an address; IPv6 without brackets.
+    pub host: String,
+    /// 1 to 65535.
+    pub port: u16,
+    /// Starts with `/`.
+    pub path: String,
+}
+
+impl Url {
+    /// Parses `text`; a missing scheme means http. The error says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (https, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some(_) => return Err("has a scheme that is neither http nor https".to_owned()),
+            None => (false, text),
+        };
+        if rest.contains(['?', '#']) {
+            return Err("has a query or a fragment".to_owned());
+        }
+        let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
+        if authority.contains('@') {
+            return Err("has a user in it".to_owned());
+        }
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("has a path with characters that must be percent-encoded".to_owned());
+        }
+        let (host, port) = parse_address(authority)?;
+        let port = port.unwrap_or(if https { 443 } else { 80 });
+        Ok(Self { https, host, port, path: path.to_owned() })
+    }
+
+    /// The host for a Host header without a port.
+    pub fn bare_host(&self) -> String {
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+    }
+
+    /// The host for a Host header, with the port unless it is the scheme's own.
+    pub fn host_header(&self) -> String {
+        let own = if self.https { 443 } else { 80 };
+        if self.port == own { self.bare_host() } else { format!("{}:{}", self.bare_host(), self.port) }
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.https { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.host_header(), self.path.trim_end_matches('/'))
+    }
+}
+
+/// `HOST[:PORT]`, where the host is a name, IPv4, `[IPv6]` or a bare IPv6 address. The error says what is wrong.
+fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Ok((text.to_owned(), None));
+    }
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or("has no closing bracket")?;
+        host.parse::<Ipv6Addr>().map_err(|_| "has no IPv6 address in its brackets")?;
+        (host, rest.strip_prefix(':').or(if rest.is_empty() { None } else { Some(rest) }))
+    } else {
+        text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)))
+    };
+    if host.is_empty() {
+        return Err("has no host".to_owned());
+    }
+    if ServerName::try_from(host).is_err() {
+        return Err("has a host that is neither an address nor a name".to_owned());
+    }
+    let port = match port {
+        None => None,
+        Some(port) => match port.parse::<u16>() {
+            Ok(port) if port > 0 => Some(port),
+            _ => return Err(format!("has port {port}, which is not within 1 to 65535")),
+        },
+    };
+    Ok((host.to_owned(), port))
+}
+
+/// The validated configuration.
+pub struct Config {
+    /// PIA account, if one is set.
+    pub credentials: Option<Credentials>,
+    /// Token cache.
+    pub token_file: PathBuf,
+    /// Gateway host, a name or an address.
+    pub gateway_host: String,
+    /// Gateway port.
+    pub gateway_port: u16,
+    /// Name that the gateway's certificate must carry.
+    pub hostname: Option<String>,
+    /// The same as a policy.
+    pub gateway_name: NamePolicy,
+    /// PIA's CA.
+    pub ca: RootCertStore,
+    /// Login URLs in order, all https.
+    pub login_urls: Vec<Url>,
+    /// Roots for the login instead of the public ones.
+    pub login_ca: Option<RootCertStore>,
+    /// qBittorrent's Web UI.
+    pub client_url: Url,
+    /// How to log in there.
+    pub client_auth: Auth,
+    /// Roots for an https Web UI instead of the public ones.
+    pub client_ca: Option<RootCertStore>,
+    /// Between two binds; 1 to 840 s.
+    pub interval: Duration,
+    /// Folder for lease and status.
+    pub state_dir: PathBuf,
+    /// What is logged.
+    pub log_level: LevelFilter,
+    /// Log file instead of standard output.
+    pub log_file: Option<PathBuf>,
+    /// Things that are odd but not wrong, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// The variables of this process. Values that are not UTF-8 become such, with replacement characters.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// The folder for lease and status; all that `status` and `healthcheck` need to know.
+pub fn state_dir(vars: &BTreeMap<String, String>) -> PathBuf {
+    let set = |name: &str| vars.get(name).filter(|value| !value.is_empty());
+    // systemd lists several folders with colons; ours is the first.
+    let systemd = || set("STATE_DIRECTORY").and_then(|list| list.split(':').next());
+    PathBuf::from(set("STATE_DIR").map(String::as_str).or_else(systemd).unwrap_or("/var/lib/pia-qbittorrent-sync"))
+}
+
+impl Config {
+    /// Validates `vars`. An empty value counts as unset, because compose files pass such.
+    pub fn from_vars(vars: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let mut reader = Reader { vars, problems: Vec::new(), warnings: Vec::new() };
+        let config = reader.config();
+        match config {
+            Some(config) if reader.problems.is_empty() => Ok(Self { warnings: reader.warnings, ..config }),
+            _ => Err(ConfigError(reader.problems)),
+        }
+    }
+}
+
+struct Reader<'a> {
+    vars: &'a BTreeMap<String, String>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn config(&mut self) -> Option<Config> {
+        self.warn_about_unknown();
+        let token_file = PathBuf::from(self.get("PIA_TOKEN_FILE").unwrap_or("/var/run/pia_token"));
+        let credentials = self.credentials(&token_file);
+        let gateway =
+            self.parsed("PIA_GATEWAY", "10.0.0.1", "ADDRESS or ADDRESS:PORT is right, e.g. 10.0.0.1", parse_address);
+        let hostname = self.get("PIA_HOSTNAME").map(str::to_owned);
+        let gateway_name = self.gateway_name(hostname.as_deref());
+        let ca = self.roots("PIA_CA_CERT");
+        if self.get("PIA_CA_CERT").is_none() {
+            self.problem(
+                "PIA_CA_CERT",
+                None,
+                "is not set",
+                "set it to the path of PIA's CA certificate, ca.rsa.4096.crt",
+            );
+        }
+        let login_urls = self.login_urls();
+        let login_ca = self.roots("PIA_LOGIN_CA_CERT");
+        let client_url = self.parsed(
+            "QBITTORRENT_HOST",
+            "http://localhost:8080",
+            "a URL is right, e.g. http://localhost:8080",
+            Url::parse,
+        );
+        let client_auth = self.client_auth();
+        let client_ca = self.roots("QBITTORRENT_CA_CERT");
+        let interval = self.interval();
+        let log_level = self.log_level();
+        let (gateway_host, gateway_port) = gateway?;
+        Some(Config {
+            credentials,
+            token_file,
+            gateway_host,
+            gateway_port: gateway_port.unwrap_or(GATEWAY_PORT),
+            hostname,
+            gateway_name: gateway_name?,
+            ca: ca?,
+            login_urls,
+            login_ca,
+            client_url: client_url?,
+            client_auth,
+            client_ca,
+            interval,
+            state_dir: state_dir(self.vars),
+            log_level,
+            log_file: self.get("LOG_FILE").map(PathBuf::from),
+            warnings: Vec::new(),
+        })
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.vars.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn problem(&mut self, variable: &str, value: Option<&str>, wrong: impl Into<String>, right: impl Into<String>) {
+        // A URL with a user in it holds a password.
+        let value = value.filter(|value| !value.contains('@'));
+        let value = value.map(|value| value.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect());
+        self.problems.push(Problem { variable: variable.to_owned(), value, wrong: wrong.into(), right: right.into() });
+    }
+
+    fn parsed<T>(&mut self, name: &str, default: &str, right: &str, parse: fn(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.get(name).unwrap_or(default).to_owned();
+        parse(&value).map_err(|wrong| self.problem(name, Some(&value), wrong, right)).ok()
+    }
+
+    /// The value of a secret or user name, from the variable or from the file that `NAME_FILE` names.
+    fn secret(&mut self, name: &str) -> Option<String> {
+        let file_name = format!("{name}_FILE");
+        let value = self.get(name).map(str::to_owned);
+        let file = self.get(&file_name).map(str::to_owned);
+        let value = match (value, file) {
+            (Some(_), Some(_)) => {
+                self.problem(name, None, format!("and {file_name} are both set"), "set one of them");
+                return None;
+            }
+            (None, Some(path)) => match files::read(Path::new(&path)) {
+                Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
+                Err(error) => {
+                    let wrong = format!("cannot be read: {}", plain(&error));
+                    self.problem(&file_name, Some(&path), wrong, "name a file that this user may read");
+                    return None;
+                }
+            },
+            (value, None) => value?,
+        };
+        if value.is_empty() {
+            self.problem(&file_name, None, "names an empty file", "put the value into it");
+            return None;
+        }
+        if is_placeholder(&value) {
+            self.problem(name, None, "still holds a placeholder", "set it to the real value");
+            return None;
+        }
+        Some(value)
+    }
+
+    fn credentials(&mut self, token_file: &Path) -> Option<Credentials> {
+        let before = self.problems.len();
+        let credentials = self.pair("PIA_USERNAME", "PIA_PASSWORD");
+        if credentials.is_none() && self.problems.len() == before && account::read_token(token_file).is_err() {
+            self.problem(
+                "PIA_USERNAME",
+                None,
+                format!("is not set, and {} holds no token", token_file.display()),
+                "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)",
+            );
+        }
+        credentials.map(|(username, password)| Credentials { username, password: Secret::new(password) })
+    }
+
+    /// Two variables that only make sense together.
+    fn pair(&mut self, user: &str, password: &str) -> Option<(String, String)> {
+        let before = self.problems.len();
+        match (self.secret(user), self.secret(password)) {
+            (Some(username), Some(password)) => Some((username, password)),
+            (None, None) => None,
+            (one, _) => {
+                if self.problems.len() == before {
+                    let (set, missing) = if one.is_some() { (user, password) } else { (password, user) };
+                    self.problem(missing, None, format!("is not set, but {set} is"), "set both or none");
+                }
+                None
+            }
+        }
+    }
+
+    fn gateway_name(&mut self, hostname: Option<&str>) -> Option<NamePolicy> {
+        let right =
+            "the name in the gateway's certificate is right, e.g. mexico409; leave it unset to see the name in the log";
+        let result = match hostname {
+            Some(name) if is_placeholder(name) => Err("is a placeholder".to_owned()),
+            _ => trust::gateway_name(hostname),
+        };
+        result.map_err(|wrong| self.problem("PIA_HOSTNAME", hostname, wrong, right)).ok()
+    }
+
+    fn roots(&mut self, name: &str) -> Option<RootCertStore> {
+        let path = self.get(name)?.to_owned();
+        trust::load_roots(Path::new(&path))
+            .map_err(|wrong| self.problem(name, Some(&path), wrong, "a PEM file with a CA certificate is right"))
+            .ok()
+    }
+
+    fn login_urls(&mut self) -> Vec<Url> {
+        let urls = self.get("PIA_LOGIN_URL").map_or(LOGIN_URLS.to_vec(), |url| vec![url]);
+        let mut parsed = Vec::new();
+        for url in urls.into_iter().map(str::to_owned).collect::<Vec<_>>() {
+            let result = match Url::parse(&url) {
+                Ok(url) if url.https => Ok(url),
+                Ok(_) => Err("is not https, and the password would be readable on its way".to_owned()),
+                Err(wrong) => Err(wrong),
+            };
+            match result {
+                Ok(url) => parsed.push(url),
+                Err(wrong) => self.problem("PIA_LOGIN_URL", Some(&url), wrong, "an https URL is right"),
+            }
+        }
+        parsed
+    }
+
+    fn client_auth(&mut self) -> Auth {
+        let pair = self.pair("QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD");
+        if let Some(key) = self.secret("QBITTORRENT_API_KEY") {
+            if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let right = "copy the key from qBittorrent's Web UI settings, without white space";
+                self.problem("QBITTORRENT_API_KEY", None, "has characters that no key has", right);
+            }
+            if pair.is_some() {
+                self.warnings.push(
+                    "QBITTORRENT_API_KEY is used, QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD are not".to_owned(),
+                );
+            }
+            return Auth::ApiKey(Secret::new(key));
+        }
+        match pair {
+            Some((username, password)) => {
+                if username == "admin" && password == "adminadmin" {
+                    self.warnings
+                        .push("QBITTORRENT_PASSWORD is qBittorrent's old default: change it in the Web UI".to_owned());
+                }
+                Auth::Password { username, password: Secret::new(password) }
+            }
+            None => Auth::Bypass,
+        }
+    }
+
+    fn interval(&mut self) -> Duration {
+        let value = self.get("CHECK_INTERVAL").unwrap_or("300").to_owned();
+        let seconds = match value.trim().parse::<u64>() {
+            Ok(seconds) if (1..=86400).contains(&seconds) => seconds,
+            _ => {
+                self.problem(
+                    "CHECK_INTERVAL",
+                    Some(&value),
+                    "is not a number of seconds within 1 to 86400",
+                    "300 is right",
+                );
+                300
+            }
+        };
+        if seconds > LONGEST_INTERVAL {
+            self.warnings.push(format!(
+                "CHECK_INTERVAL={seconds} is used as {LONGEST_INTERVAL}, because a binding lapses after 15 minutes (900 s)"
+            ));
+        }
+        Duration::from_secs(seconds.min(LONGEST_INTERVAL))
+    }
+
+    fn log_level(&mut self) -> LevelFilter {
+        let value = self.get("LOG_LEVEL").unwrap_or("INFO").to_owned();
+        match value.to_ascii_uppercase().as_str() {
+            "TRACE" => LevelFilter::Trace,
+            "DEBUG" => LevelFilter::Debug,
+            "INFO" => LevelFilter::Info,
+            "WARN" | "WARNING" => LevelFilter::Warn,
+            "ERROR" | "CRITICAL" => LevelFilter::Error,
+            _ => {
+                let right = "TRACE, DEBUG, INFO, WARN, WARNING, ERROR or CRITICAL is right";
+                self.problem("LOG_LEVEL", Some(&value), "is not a level", right);
+                LevelFilter::Info
+            }
+        }
+    }
+
+    fn warn_about_unknown(&mut self) {
+        let known: Vec<String> = VARIABLES
+            .iter()
+            .flat_map(|v| [Some(v.name.to_owned()), v.from_file.then(|| format!("{}_FILE", v.name))])
+            .flatten()
+            .collect();
+        for name in self.vars.keys().filter(|name| name.starts_with("PIA_") || name.starts_with("QBITTORRENT_")) {
+            if known.contains(name) {
+                continue;
+            }
+            if let Some(closest) = known.iter().min_by_key(|candidate| strsim::levenshtein(name, candidate)) {
+                self.warnings.push(format!("{name} is not a variable of ours and is ignored; did you mean {closest}?"));
+            }
+        }
+    }
+}
+
+/// Values of sample files that nobody has replaced yet.
+fn is_placeholder(value: &str) -> bool {
+    let value = value.to_ascii_uppercase().replace(['-', ' '], "_");
+    ["CHANGE_ME", "CHANGEME", "REPLACE_ME", "XXXXXXXX"].contains(&value.as_str())
+        || value.starts_with("YOUR_")
+        || (value.starts_with('<') && value.ends_with('>'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    struct Vars {
+        dir: TempDir,
+        vars: BTreeMap<String, String>,
+    }
+
+    impl Vars {
+        /// A configuration without problems and warnings.
+        fn good() -> Self {
+            let dir = TempDir::new();
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let ca = dir.path().join("ca.pem");
+            std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
+            let ca = ca.to_str().unwrap().to_owned();
+            let token = dir.path().join("token").to_str().unwrap().to_owned();
+            let vars = Self { dir, vars: BTreeMap::new() };
+            vars.with("PIA_USERNAME", "p1234567")
+                .with("PIA_PASSWORD", "hunter2")
+                .with("PIA_CA_CERT", &ca)
+                .with("PIA_HOSTNAME", "mexico409")
+                .with("PIA_TOKEN_FILE", &token)
+        }
+
+        fn with(mut self, name: &str, value: &str) -> Self {
+            self.vars.insert(name.to_owned(), value.to_owned());
+            self
+        }
+
+        fn file(self, name: &str, text: &str) -> Self {
+            let path = self.dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            self.with(name, path.to_str().unwrap())
+        }
+
+        fn config(&self) -> Result<Config, Vec<String>> {
+            Config::from_vars(&self.vars).map_err(|e| e.0.iter().map(ToString::to_string).collect())
+        }
+
+        #[track_caller]
+        fn fails(&self, expected: &[&str]) {
+            let Err(problems) = self.config() else { panic!("no problem, expected {expected:?}") };
+            assert_eq!(problems.len(), expected.len(), "{problems:?}");
+            for (problem, expected) in problems.iter().zip(expected) {
+                assert!(problem.contains(expected), "{problem:?} lacks {expected:?}");
+            }
+        }
+
+        #[track_caller]
+        fn warns(&self, expected: &str) {
+            let warnings = self.config().unwrap_or_else(|e| panic!("{e:?}")).warnings;
+            assert!(warnings.len() == 1 && warnings[0].contains(expected), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let config = Vars::good().config().unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!((config.gateway_host.as_str(), config.gateway_port), ("10.0.0.1", 19999));
+        assert_eq!(config.client_url.to_string(), "http://localhost:8080");
+        assert_eq!(config.interval, Duration::from_secs(300));
+        assert_eq!(config.login_urls.len(), 2);
+        assert_eq!(config.state_dir, Path::new("/var/lib/pia-qbittorrent-sync"));
+        assert!(matches!(config.client_auth, Auth::Bypass));
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        Vars::good()
+            .with("PIA_GATEWAY", "nonsense:99999")
+            .with("CHECK_INTERVAL", "0")
+            .with("LOG_LEVEL", "loud")
+            .with("PIA_CA_CERT", "")
+            .with("QBITTORRENT_HOST", "ftp://x")
+            .fails(&[
+                "PIA_GATEWAY=nonsense:99999: has port 99999, which is not within 1 to 65535; ADDRESS",
+                "PIA_CA_CERT: is not set",
+                "QBITTORRENT_HOST=ftp://x: has a scheme",
+                "CHECK_INTERVAL=0: is not a number of seconds within 1 to 86400",
+                "LOG_LEVEL=loud: is not a level; TRACE, DEBUG",
+            ]);
+    }
+
+    #[test]
+    fn gateways() {
+        for (text, host, port) in [
+            ("10.1.2.3", "10.1.2.3", 19999),
+            ("10.1.2.3:443", "10.1.2.3", 443),
+            ("fd00::1", "fd00::1", 19999),
+            ("[fd00::1]", "fd00::1", 19999),
+            ("[fd00::1]:1", "fd00::1", 1),
+            ("gateway.lan:65535", "gateway.lan", 65535),
+        ] {
+            let config = Vars::good().with("PIA_GATEWAY", text).config().unwrap_or_else(|e| panic!("{e:?}"));
+            assert_eq!((config.gateway_host.as_str(), config.gateway_port), (host, port), "{text}");
+        }
+        for text in
+            [":19999", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:x", "[fd00::1", "[x]:1", "[fd00::1]x", "a b", "http://x"]
+        {
+            Vars::good().with("PIA_GATEWAY", text).fails(&["PIA_GATEWAY="]);
+        }
+    }
+
+    #[test]
+    fn urls() {
+        let url = |text| Url::parse(text).map(|u| (u.https, u.host, u.port, u.path));
+        assert_eq!(url("localhost"), Ok((false, "localhost".into(), 80, "/".into())));
+        assert_eq!(url("HTTPS://nas.lan/qbt/"), Ok((true, "nas.lan".into(), 443, "/qbt/".into())));
+        assert_eq!(url("http://[::1]:8080"), Ok((false, "::1".into(), 8080, "/".into())));
+        for bad in ["", "http://", "http://u:p@h", "http://h/?x", "http://h/#x", "http://h/a b", "http://h:0", "x://h"]
+        {
+            assert!(Url::parse(bad).is_err(), "{bad}");
+        }
+        let shown = |text: &str| Url::parse(text).unwrap().to_string();
+        assert_eq!(shown("[::1]:8080/x/"), "http://[::1]:8080/x");
+        assert_eq!(shown("https://h:443"), "https://h");
+        assert_eq!(Url::parse("[::1]:8080").unwrap().bare_host(), "[::1]");
+    }
+
+    #[test]
+    fn secrets_come_from_files_too() {
+        let mut vars = Vars::good().file("PIA_PASSWORD_FILE", "from file \r\n");
+        vars.vars.remove("PIA_PASSWORD");
+        let config = vars.config().unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!(config.credentials.unwrap().password.expose(), "from file ");
+        Vars::good().file("PIA_PASSWORD_FILE", "x").fails(&["PIA_PASSWORD: and PIA_PASSWORD_FILE are both set"]);
+        vars.file("PIA_PASSWORD_FILE", "\n").fails(&["PIA_PASSWORD_FILE: names an empty file"]);
+        Vars::good()
+            .with("PIA_PASSWORD", "")
+            .with("PIA_PASSWORD_FILE", "/nonexistent")
+            .fails(&["PIA_PASSWORD_FILE=/nonexistent: cannot be read: no such file"]);
+    }
+
+    #[test]
+    fn an_account_or_a_token_is_needed() {
+        let mut vars = Vars::good();
+        vars.vars.remove("PIA_USERNAME");
+        vars.fails(&["PIA_USERNAME: is not set, but PIA_PASSWORD is"]);
+        vars.vars.remove("PIA_PASSWORD");
+        vars.fails(&["PIA_USERNAME: is not set, and"]);
+        assert!(vars.file("PIA_TOKEN_FILE", " token\n").config().is_ok());
+    }
+
+    #[test]
+    fn placeholders_are_errors_and_never_shown() {
+        for value in ["CHANGE_ME", "changeme", "your_pia_username", "<password>"] {
+            let vars = Vars::good().with("PIA_PASSWORD", value);
+            vars.fails(&["PIA_PASSWORD: still holds a placeholder"]);
+        }
+        Vars::good().with("PIA_HOSTNAME", "your_server").fails(&["PIA_HOSTNAME=your_server: is a placeholder"]);
+    }
+
+    #[test]
+    fn warnings() {
+        Vars::good().with("CHECK_INTERVAL", "1800").warns("CHECK_INTERVAL=1800 is used as 840, because");
+        Vars::good()
+            .with("PIA_PASWORD", "x")
+            .warns("PIA_PASWORD is not a variable of ours and is ignored; did you mean PIA_PASSWORD?");
+        Vars::good()
+            .with("QBITTORRENT_USERNAME", "admin")
+            .with("QBITTORRENT_PASSWORD", "adminadmin")
+            .warns("old default");
+        Vars::good()
+            .with("QBITTORRENT_USERNAME", "a")
+            .with("QBITTORRENT_PASSWORD", "b")
+            .with("QBITTORRENT_API_KEY", "qbt_x")
+            .warns("QBITTORRENT_API_KEY is used");
+    }
+
+    #[test]
+    fn everything_else_that_can_be_wrong() {
+        Vars::good()
+            .with("PIA_CA_CERT", "/nonexistent")
+            .fails(&["PIA_CA_CERT=/nonexistent: no such file or directory; a PEM"]);
+        Vars::good().with("PIA_LOGIN_URL", "http://x/").fails(&["PIA_LOGIN_URL=http://x/: is not https"]);
+        Vars::good().with("PIA_HOSTNAME", "10.0.0.1").fails(&["PIA_HOSTNAME=10.0.0.1: is an address"]);
+        Vars::good().with("QBITTORRENT_API_KEY", "a b").fails(&["QBITTORRENT_API_KEY: has characters"]);
+        Vars::good()
+            .with("QBITTORRENT_PASSWORD", "x")
+            .fails(&["QBITTORRENT_USERNAME: is not set, but QBITTORRENT_PASSWORD is"]);
+        for interval in ["86401", "-1", "5m", "1e3"] {
+            Vars::good().with("CHECK_INTERVAL", interval).fails(&["CHECK_INTERVAL="]);
+        }
+        for level in ["trace", "Warning", "CRITICAL"] {
+            assert!(Vars::good().with("LOG_LEVEL", level).config().is_ok(), "{level}");
+        }
+    }
+
+    #[test]
+    fn the_state_folder() {
+        let dir = |pairs: &[(&str, &str)]| {
+            state_dir(&pairs.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect()).display().to_string()
+        };
+        assert_eq!(dir(&[("STATE_DIRECTORY", "/a:/b")]), "/a");
+        assert_eq!(dir(&[("STATE_DIRECTORY", "/a"), ("STATE_DIR", "/c")]), "/c");
+        assert_eq!(dir(&[("STATE_DIR", "")]), "/var/lib/pia-qbittorrent-sync");
+    }
+}

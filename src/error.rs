@@ -1,0 +1,391 @@
+//! The errors of everything that can fail after the configuration was accepted, and the one table of what to do next.
+//!
+//! An error names the step (`Op`) and the cause. Nothing in here holds a secret: causes carry figures, names that a
+//! certificate shows to everybody, and excerpts of replies that were redacted when they were read.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// The step that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Getting a token from PIA's account API.
+    Login,
+    /// Reading or writing the token cache.
+    TokenFile,
+    /// `getSignature` on the gateway.
+    GetSignature,
+    /// `bindPort` on the gateway.
+    BindPort,
+    /// Logging in to the torrent client.
+    ClientLogin,
+    /// Reading the torrent client's listen port.
+    ClientPort,
+    /// Setting the torrent client's listen port.
+    ClientSetPort,
+    /// Asking the torrent client whether it listens.
+    ClientListening,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Login => "PIA login",
+            Self::TokenFile => "PIA token",
+            Self::GetSignature => "getSignature",
+            Self::BindPort => "bindPort",
+            Self::ClientLogin => "qBittorrent login",
+            Self::ClientPort => "qBittorrent preferences",
+            Self::ClientSetPort => "qBittorrent setPreferences",
+            Self::ClientListening => "qBittorrent transfer/info",
+        })
+    }
+}
+
+/// The part of an exchange in which a deadline fired or a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Looking up a name.
+    Lookup,
+    /// TCP connect.
+    Connect,
+    /// TLS handshake.
+    Handshake,
+    /// Sending the request.
+    Send,
+    /// Waiting for and reading the head of the reply.
+    Head,
+    /// Reading the body of the reply.
+    Body,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lookup => "looking up the name",
+            Self::Connect => "connecting",
+            Self::Handshake => "the TLS handshake",
+            Self::Send => "sending the request",
+            Self::Head => "waiting for the reply",
+            Self::Body => "reading the reply",
+        })
+    }
+}
+
+/// Why PIA's gateway did not do as asked (facts: the error rows of PIA's own scripts and clients).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// 401 on getSignature: the token is not accepted, or this is not the tunnel's gateway.
+    TokenRejected,
+    /// 401 `bad signature` on bindPort: the stored payload is not accepted.
+    BadSignature,
+    /// 409: the port is taken on this server.
+    Busy,
+    /// The lease is past its expiry.
+    Expired,
+    /// `no auth data`: the token was missing in the URL.
+    NoAuthData,
+    /// Anything else the gateway says in its own JSON.
+    Other,
+}
+
+/// What went wrong.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A name could not be resolved.
+    Lookup {
+        /// The name.
+        name: String,
+        /// The resolver's words.
+        error: String,
+    },
+    /// No TCP connection.
+    Connect {
+        /// `host:port` as dialled.
+        to: String,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The deadline of the request passed.
+    Timeout {
+        /// What was going on.
+        phase: Phase,
+        /// The whole deadline.
+        after: Duration,
+    },
+    /// The peer ended the connection too early.
+    Closed {
+        /// What was going on.
+        phase: Phase,
+    },
+    /// Any other failure of the connection.
+    Broken {
+        /// What was going on.
+        phase: Phase,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The certificate is not for the configured name.
+    NameMismatch {
+        /// The name that was asked for.
+        expected: String,
+        /// The names that the certificate does carry.
+        carried: Vec<String>,
+    },
+    /// The certificate does not lead to a trusted root.
+    UnknownIssuer,
+    /// The certificate's time is over, by our clock.
+    CertificateExpired,
+    /// The certificate's time has not begun, by our clock.
+    CertificateNotYetValid,
+    /// The peer does not speak TLS.
+    NotTls,
+    /// Any other TLS failure, in rustls' words.
+    Tls(String),
+    /// The peer does not speak HTTP.
+    NotHttp,
+    /// A reply beyond our limits.
+    TooLarge {
+        /// What was too large: head or body.
+        what: &'static str,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A malformed reply: the field and what is wrong with it.
+    Field {
+        /// The field's name in the protocol.
+        field: &'static str,
+        /// What is wrong; never the value of a secret field.
+        problem: String,
+    },
+    /// A reply that is neither success nor a refusal we know.
+    Http {
+        /// The HTTP status.
+        status: u16,
+        /// Up to 200 characters of the body, redacted.
+        excerpt: String,
+        /// `Retry-After`, when it was sent.
+        retry_after: Option<Duration>,
+    },
+    /// The gateway refused.
+    Refused {
+        /// Which refusal.
+        refusal: Refusal,
+        /// The HTTP status.
+        status: u16,
+        /// Up to 200 characters of the message, redacted.
+        excerpt: String,
+    },
+    /// User name, password or API key are not accepted.
+    CredentialsRejected {
+        /// The HTTP status.
+        status: u16,
+    },
+    /// There are no credentials, and they are needed.
+    NoCredentials,
+    /// Too many logins.
+    LockedOut {
+        /// How long to wait, when the peer said so.
+        retry_after: Option<Duration>,
+    },
+    /// qBittorrent banned our address after failed logins.
+    Banned,
+    /// qBittorrent does not accept the Host header.
+    HostRejected,
+    /// The client did not take the port.
+    PortNotTaken {
+        /// What we set.
+        wanted: u16,
+        /// What it says it has.
+        found: i64,
+    },
+    /// The client has the port in its settings and nothing listens.
+    NotListening {
+        /// The port.
+        port: u16,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lookup { name, error } => write!(f, "cannot resolve {name}: {error}"),
+            Self::Connect { to, error } => write!(f, "cannot connect to {to}: {}", plain(error)),
+            Self::Timeout { phase, after } => {
+                write!(f, "no answer within {} s while {phase}", after.as_secs())
+            }
+            Self::Closed { phase } => write!(f, "the peer closed the connection during {phase}"),
+            Self::Broken { phase, error } => write!(f, "{} during {phase}", plain(error)),
+            Self::NameMismatch { expected, carried } if carried.is_empty() => {
+                write!(f, "the certificate carries no name at all, {expected} was asked for")
+            }
+            Self::NameMismatch { expected, carried } => {
+                write!(f, "the certificate is for {}, not for {expected}", carried.join(", "))
+            }
+            Self::UnknownIssuer => f.write_str("the certificate is not signed by the configured CA"),
+            Self::CertificateExpired => {
+                write!(f, "the certificate has expired by this system's clock ({})", today())
+            }
+            Self::CertificateNotYetValid => {
+                write!(f, "the certificate is not valid yet by this system's clock ({})", today())
+            }
+            Self::NotTls => f.write_str("the peer does not speak TLS"),
+            Self::Tls(text) => write!(f, "TLS: {text}"),
+            Self::NotHttp => f.write_str("the peer does not speak HTTP"),
+            Self::TooLarge { what, limit } => {
+                write!(f, "the {what} of the reply is larger than {limit} bytes")
+            }
+            Self::Field { field, problem } => write!(f, "bad reply: {field} {problem}"),
+            Self::Http { status, excerpt, .. } if excerpt.is_empty() => {
+                write!(f, "HTTP {status}, empty body")
+            }
+            Self::Http { status, excerpt, .. } | Self::Refused { status, excerpt, .. } => {
+                write!(f, "HTTP {status}: {excerpt}")
+            }
+            Self::CredentialsRejected { status } => write!(f, "credentials rejected (HTTP {status})"),
+            Self::NoCredentials => f.write_str("credentials are needed and none are set"),
+            Self::LockedOut { retry_after: Some(wait) } => {
+                write!(f, "locked out after too many logins, for {} s", wait.as_secs())
+            }
+            Self::LockedOut { retry_after: None } => f.write_str("locked out after too many logins"),
+            Self::Banned => f.write_str("our address is banned after failed logins"),
+            Self::HostRejected => f.write_str("the Host header is not accepted (HTTP 401)"),
+            Self::PortNotTaken { wanted, found } => {
+                write!(f, "port {wanted} was set, {found} is what it has")
+            }
+            Self::NotListening { port } => write!(f, "port {port} is set and nothing listens on it"),
+        }
+    }
+}
+
+/// The system's words without Rust's ` (os error N)`.
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+fn today() -> String {
+    format!("{:.0}", jiff::Timestamp::now())
+}
+
+/// A failed step.
+#[derive(Debug)]
+pub struct Error {
+    /// The step.
+    pub op: Op,
+    /// What went wrong.
+    pub cause: Cause,
+}
+
+impl Error {
+    /// An error of the step `op`.
+    pub fn new(op: Op, cause: Cause) -> Self {
+        Self { op, cause }
+    }
+
+    /// What the user can do about it: the one table.
+    pub fn remedy(&self) -> &'static str {
+        if let Some(advice) = self.specific_remedy() {
+            return advice;
+        }
+        match &self.cause {
+            Cause::Lookup { .. } => "check the name and this host's DNS",
+            Cause::CertificateExpired | Cause::CertificateNotYetValid => "check this system's clock",
+            Cause::LockedOut { .. } => "nothing to do: it is tried again when the lockout is over",
+            Cause::Timeout { .. } | Cause::Closed { .. } | Cause::Broken { .. } => {
+                "nothing to do if it passes: it is tried again; else check the network"
+            }
+            Cause::TooLarge { .. } | Cause::Field { .. } | Cause::NotHttp => {
+                "something else than expected answers: check the address"
+            }
+            _ => "nothing to do if it passes: it is tried again",
+        }
+    }
+
+    fn specific_remedy(&self) -> Option<&'static str> {
+        let advice = match self.op {
+            Op::Login | Op::TokenFile => match &self.cause {
+                Cause::CredentialsRejected { .. } => {
+                    "check PIA_USERNAME and PIA_PASSWORD, then restart; the next try is in 30 minutes"
+                }
+                Cause::NoCredentials => {
+                    "put a new token into PIA_TOKEN_FILE, or set PIA_USERNAME and PIA_PASSWORD and restart"
+                }
+                Cause::Connect { .. } => "check that this host reaches the internet through the tunnel",
+                Cause::UnknownIssuer | Cause::NameMismatch { .. } => {
+                    "something intercepts the connection, or PIA_LOGIN_CA_CERT does not fit PIA_LOGIN_URL"
+                }
+                _ => return None,
+            },
+            Op::GetSignature | Op::BindPort => match &self.cause {
+                Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    "this server's region probably has no port forwarding (no US region has): connect the VPN elsewhere"
+                }
+                Cause::Connect { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
+                    "check that the VPN is up and that PIA_GATEWAY is the tunnel's gateway"
+                }
+                Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name that the certificate is for",
+                Cause::UnknownIssuer => {
+                    "PIA_CA_CERT must be PIA's CA (ca.rsa.4096.crt); if it is, PIA_GATEWAY is wrong"
+                }
+                Cause::NotTls | Cause::Tls(_) => "check that PIA_GATEWAY is the tunnel's gateway",
+                Cause::Refused { refusal: Refusal::TokenRejected, .. } => {
+                    "wrong gateway? PIA_GATEWAY must be the address inside the tunnel, never the server's public one"
+                }
+                Cause::Refused { refusal: Refusal::Busy, .. } => {
+                    "a new port is asked for; if it stays, connect the VPN to another server"
+                }
+                Cause::Refused { refusal: Refusal::BadSignature | Refusal::Expired, .. } => {
+                    "nothing to do: a new signature is asked for"
+                }
+                Cause::Refused { refusal: Refusal::NoAuthData, .. } => "this is a bug of ours: please report it",
+                _ => return None,
+            },
+            Op::ClientLogin | Op::ClientPort | Op::ClientSetPort | Op::ClientListening => match &self.cause {
+                Cause::Connect { .. } => "check that qBittorrent runs and that QBITTORRENT_HOST is its Web UI",
+                Cause::CredentialsRejected { .. } => {
+                    "check QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), then restart; the next \
+                     try is in 30 minutes, so that qBittorrent does not ban us"
+                }
+                Cause::NoCredentials => {
+                    "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, or QBITTORRENT_API_KEY, or let qBittorrent bypass \
+                     authentication for this address"
+                }
+                Cause::Banned => {
+                    "correct the password, then restart qBittorrent or wait until its ban ends; the next try is in 30 minutes"
+                }
+                Cause::HostRejected => {
+                    "add QBITTORRENT_HOST's name to 'Server domains' in qBittorrent's Web UI settings, or use localhost"
+                }
+                Cause::NotTls => {
+                    "the Web UI speaks plain HTTP (a broken certificate does that too): use http:// in QBITTORRENT_HOST"
+                }
+                Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
+                    "if the Web UI is set to HTTPS, use https:// in QBITTORRENT_HOST"
+                }
+                Cause::UnknownIssuer => "set QBITTORRENT_CA_CERT to the CA of the Web UI's certificate",
+                Cause::NameMismatch { .. } => "use one of those names in QBITTORRENT_HOST",
+                Cause::NotListening { .. } => {
+                    "another program may have the port, or qBittorrent's network interface setting is wrong or down"
+                }
+                Cause::PortNotTaken { .. } => "look for something else that sets qBittorrent's port",
+                Cause::Http { status: 404 | 405, .. } => {
+                    "check that QBITTORRENT_HOST is qBittorrent's Web UI, with its path prefix"
+                }
+                Cause::Http { status: 300..=399, .. } => "use the address that it redirects to in QBITTORRENT_HOST",
+                _ => return None,
+            },
+        };
+        Some(advice)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.op, self.cause)
+    }
+}
+
+impl std::error::Error for Error {}

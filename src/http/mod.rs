@@ -1,0 +1,358 @@
+//! HTTP/1.1 for every peer: one request, one response, one deadline, one size limit, no redirects, one kept connection.
+//!
+//! `wire.rs` is the protocol on any stream, `plain.rs` dials TCP, `tls.rs` wraps it in TLS. What is asked of whom is not
+//! known here.
+
+pub mod plain;
+pub mod tls;
+pub mod wire;
+
+use std::borrow::Cow;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use crate::error::{Cause, Phase};
+use crate::secret::Secret;
+
+/// Seconds for one exchange, from the lookup to the last byte of the reply. Also the longest that a stop has to wait.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Characters of a failing reply's body that are shown.
+const EXCERPT_CHARS: usize = 200;
+
+/// The point in time at which an exchange is given up.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    at: Instant,
+    total: Duration,
+}
+
+impl Deadline {
+    /// A deadline `total` from now.
+    pub fn after(total: Duration) -> Self {
+        Self { at: Instant::now() + total, total }
+    }
+
+    /// What is left, or the timeout that names `phase`.
+    pub fn left(&self, phase: Phase) -> Result<Duration, Cause> {
+        match self.at.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(Cause::Timeout { phase, after: self.total }),
+            left => Ok(left),
+        }
+    }
+
+    /// The whole span.
+    pub fn total(&self) -> Duration {
+        self.total
+    }
+}
+
+/// The two methods that our peers need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// POST with a form as its body.
+    Post,
+}
+
+/// One request. `path` is what logs may show; everything else may hold secrets.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// GET or POST.
+    pub method: Method,
+    /// The path, starting with `/`, without the query.
+    pub path: &'a str,
+    /// Query (GET) or form body (POST): pairs, not yet encoded.
+    pub fields: &'a [(&'a str, &'a str)],
+    /// Further headers, values without line breaks.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Values that must not come back to light when a peer echoes them in an error.
+    pub secrets: &'a [&'a Secret],
+}
+
+impl<'a> Request<'a> {
+    /// A GET without anything.
+    pub fn get(path: &'a str) -> Self {
+        Self { method: Method::Get, path, fields: &[], headers: &[], secrets: &[] }
+    }
+}
+
+/// `application/x-www-form-urlencoded`: everything but RFC 3986's unreserved characters as UTF-8 percent escapes, so that
+/// `+`, `&` and umlauts in passwords arrive.
+pub fn encode_fields(fields: &[(&str, &str)]) -> String {
+    let mut encoded = String::new();
+    for (name, value) in fields {
+        if !encoded.is_empty() {
+            encoded.push('&');
+        }
+        percent_encode(name, &mut encoded);
+        encoded.push('=');
+        percent_encode(value, &mut encoded);
+    }
+    encoded
+}
+
+fn percent_encode(text: &str, into: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            into.push(char::from(byte));
+        } else {
+            into.push('%');
+            into.push(char::from(HEX[usize::from(byte >> 4)]));
+            into.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+}
+
+/// One response, its body complete.
+#[derive(Debug)]
+pub struct Response {
+    /// The HTTP status.
+    pub status: u16,
+    headers: Vec<(String, String)>,
+    /// The body, decoded from chunks.
+    pub body: Vec<u8>,
+    /// What [`Response::excerpt`] must not show.
+    hidden: Vec<Secret>,
+}
+
+impl Response {
+    /// 200 to 299.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The values of a header, by its lower-case name.
+    pub fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text, for parsing.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.body)
+    }
+
+    /// `Retry-After`, in seconds or as a date (RFC 9110 10.2.3); a date in the past is zero.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let value = self.header("retry-after").next()?.trim();
+        if let Ok(seconds) = value.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let date = httpdate::parse_http_date(value).ok()?;
+        Some(date.duration_since(std::time::SystemTime::now()).unwrap_or_default())
+    }
+
+    /// The start of the body for a log: the request's secrets cut out, control characters replaced, one line.
+    pub fn excerpt(&self) -> String {
+        self.redact(&self.text())
+    }
+
+    /// The same for a part of the body.
+    pub fn redact(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in self.hidden.iter().map(Secret::expose).filter(|secret| !secret.is_empty()) {
+            let mut encoded = String::new();
+            percent_encode(secret, &mut encoded);
+            let lower = encoded.replace("%2B", "%2b").replace("%2F", "%2f").replace("%3D", "%3d");
+            for form in [secret, &encoded, &lower, &encoded.replace("%20", "+"), &secret.replace('/', "\\/")] {
+                text = text.replace(form, "***");
+            }
+        }
+        text.trim().chars().take(EXCERPT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+
+    /// The error for a reply that nobody has a better word for.
+    pub fn unexpected(&self) -> Cause {
+        Cause::Http { status: self.status, excerpt: self.excerpt(), retry_after: self.retry_after() }
+    }
+}
+
+/// A peer and the connection to it, if one is open.
+pub struct Peer {
+    host: String,
+    port: u16,
+    host_header: String,
+    tls: Option<tls::Tls>,
+    connection: Option<Stream>,
+    /// Whether the open connection has carried an exchange already.
+    used: bool,
+    names: Option<Vec<String>>,
+}
+
+enum Stream {
+    Plain(plain::Tcp),
+    Tls(Box<tls::Stream>),
+}
+
+impl Stream {
+    fn set_deadline(&mut self, deadline: Deadline) {
+        match self {
+            Self::Plain(tcp) => tcp.deadline = deadline,
+            Self::Tls(stream) => stream.sock.deadline = deadline,
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.read(buf),
+            Self::Tls(stream) => stream.read(buf),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.write(buf),
+            Self::Tls(stream) => stream.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+impl Peer {
+    /// A peer at `host:port`. `host_header` is sent as Host; with `tls` the connection is encrypted and verified.
+    pub fn new(host: impl Into<String>, port: u16, host_header: impl Into<String>, tls: Option<tls::Tls>) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            host_header: host_header.into(),
+            tls,
+            connection: None,
+            used: false,
+            names: None,
+        }
+    }
+
+    /// `host:port` for people.
+    pub fn address(&self) -> String {
+        plain::join(&self.host, self.port)
+    }
+
+    /// The names that the certificate of the last verified connection carries.
+    pub fn certificate_names(&self) -> Option<&[String]> {
+        self.names.as_deref()
+    }
+
+    /// Makes sure that a connection is open and, with TLS, that the peer has proved who it is.
+    pub fn connect(&mut self, deadline: Deadline) -> Result<(), Cause> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        let tcp = plain::dial(&self.host, self.port, deadline)?;
+        self.connection = Some(match &self.tls {
+            None => Stream::Plain(tcp),
+            Some(tls) => {
+                let stream = tls.handshake(tcp)?;
+                self.names = Some(tls::names(&stream));
+                Stream::Tls(Box::new(stream))
+            }
+        });
+        self.used = false;
+        Ok(())
+    }
+
+    /// Sends `request` and reads the response, over the open connection if there is one.
+    ///
+    /// A kept connection may have been closed while it was idle: if it ends before the first byte of a reply, the request
+    /// is sent once more over a new one.
+    pub fn send(&mut self, request: &Request) -> Result<Response, Cause> {
+        let deadline = Deadline::after(REQUEST_DEADLINE);
+        let reused = self.connection.is_some() && self.used;
+        let result = match self.exchange(request, deadline) {
+            Err(Cause::Closed { phase: Phase::Head } | Cause::Broken { phase: Phase::Send | Phase::Head, .. })
+                if reused =>
+            {
+                self.exchange(request, deadline)
+            }
+            result => result,
+        };
+        if let Ok(response) = &result {
+            log::debug!("{:?} {} on {}: HTTP {}", request.method, request.path, self.address(), response.status);
+        }
+        result
+    }
+
+    fn exchange(&mut self, request: &Request, deadline: Deadline) -> Result<Response, Cause> {
+        self.connect(deadline)?;
+        let Some(mut stream) = self.connection.take() else {
+            return Err(Cause::Closed { phase: Phase::Connect });
+        };
+        stream.set_deadline(deadline);
+        wire::write_request(&mut stream, &self.host_header, request)
+            .map_err(|e| plain::cause(e, Phase::Send, deadline))?;
+        let (mut response, reusable) = wire::read_response(&mut stream, deadline)?;
+        response.hidden = request.secrets.iter().map(|&secret| secret.clone()).collect();
+        if reusable {
+            self.connection = Some(stream);
+            self.used = true;
+        }
+        Ok(response)
+    }
+
+    /// Closes the connection, before a wait that the peer would not sit through.
+    pub fn hang_up(&mut self) {
+        self.connection = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(headers: &[(&str, &str)], body: &str, hidden: &[&str]) -> Response {
+        Response {
+            status: 401,
+            headers: headers.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect(),
+            body: body.as_bytes().to_vec(),
+            hidden: hidden.iter().map(|&s| Secret::new(s)).collect(),
+        }
+    }
+
+    #[test]
+    fn fields_are_encoded_so_that_any_password_arrives() {
+        assert_eq!(encode_fields(&[("user name", "a&b=c%d+e ü~")]), "user%20name=a%26b%3Dc%25d%2Be%20%C3%BC~");
+        assert_eq!(encode_fields(&[("a", "1"), ("b", "")]), "a=1&b=");
+    }
+
+    #[test]
+    fn an_excerpt_hides_secrets_in_every_encoding() {
+        let body = "raw p+w d/= enc p%2Bw%20d%2F%3D low p%2bw%20d%2f%3d form p%2Bw+d%2F%3D";
+        let excerpt = response(&[], body, &["p+w d/="]).excerpt();
+        assert_eq!(excerpt, "raw *** enc *** low *** form ***");
+    }
+
+    #[test]
+    fn an_excerpt_is_short_and_one_line() {
+        let long = format!("a\r\n\u{1b}[31m{}", "ü".repeat(500));
+        let excerpt = response(&[], &long, &[]).excerpt();
+        assert_eq!(excerpt.chars().count(), 200);
+        assert!(excerpt.starts_with("a   [31mü"));
+    }
+
+    #[test]
+    fn a_secret_across_the_cut_is_not_shown_in_part() {
+        let body = format!("{}{}", "x".repeat(195), "topsecret");
+        assert!(!response(&[], &body, &["topsecret"]).excerpt().contains("tops"));
+    }
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        assert_eq!(response(&[("Retry-After", "120")], "", &[]).retry_after(), Some(Duration::from_secs(120)));
+        let soon = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(60));
+        let wait = response(&[("retry-after", &soon)], "", &[]).retry_after().unwrap();
+        assert!((57..=60).contains(&wait.as_secs()), "{wait:?}");
+        let past = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(response(&[("retry-after", past)], "", &[]).retry_after(), Some(Duration::ZERO));
+        assert_eq!(response(&[("retry-after", "soon")], "", &[]).retry_after(), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! TLS: an address is dialled, a name is verified, only given roots are trusted.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    StreamOwned,
+};
+
+use super::Deadline;
+use super::plain::{self, Tcp};
+use crate::error::{Cause, Phase};
+
+/// An encrypted connection.
+pub type Stream = StreamOwned<ClientConnection, Tcp>;
+
+/// Which name a certificate must carry.
+#[derive(Debug, Clone)]
+pub enum NamePolicy {
+    /// This one, compared without case; it is also sent as SNI.
+    Exactly(ServerName<'static>),
+    /// Any: the chain, validity and key usage are still checked. The address is what was dialled and is not sent.
+    Any,
+}
+
+/// How to prove that a peer is who it should be.
+#[derive(Clone)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    policy: NamePolicy,
+}
+
+impl Tls {
+    /// Trusts `roots` and nothing else. `roots` must not be empty.
+    pub fn new(roots: RootCertStore, policy: NamePolicy) -> Self {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Arc::new(Verifier::new(roots, &policy, &provider));
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring supports TLS 1.2 and 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        // Every connection verifies the certificate anew, so an expired one does not live on in a session ticket.
+        config.resumption = Resumption::disabled();
+        Self { config: Arc::new(config), policy }
+    }
+
+    /// Does the handshake over `tcp`, so that nothing is sent before the peer has proved itself.
+    pub fn handshake(&self, mut tcp: Tcp) -> Result<Stream, Cause> {
+        let name = match &self.policy {
+            NamePolicy::Exactly(name) => name.clone(),
+            // An IP address is never sent as SNI and never compared by the verifier for `Any`.
+            NamePolicy::Any => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
+        };
+        let deadline = tcp.deadline;
+        let mut connection = ClientConnection::new(self.config.clone(), name).map_err(|e| tls_cause(&e))?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut tcp).map_err(|error| io_cause(error, deadline))?;
+        }
+        Ok(StreamOwned::new(connection, tcp))
+    }
+}
+
+fn io_cause(error: io::Error, deadline: Deadline) -> Cause {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(error) => tls_cause(error),
+        None => plain::cause(error, Phase::Handshake, deadline),
+    }
+}
+
+fn tls_cause(error: &rustls::Error) -> Cause {
+    match error {
+        rustls::Error::InvalidCertificate(error) => match error {
+            CertificateError::NotValidForNameContext { expected, presented } => Cause::NameMismatch {
+                expected: expected.to_str().into_owned(),
+                carried: presented.iter().map(|name| bare_name(name)).collect(),
+            },
+            CertificateError::UnknownIssuer => Cause::UnknownIssuer,
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Cause::CertificateExpired,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                Cause::CertificateNotYetValid
+            }
+            other => Cause::Tls(other.to_string()),
+        },
+        rustls::Error::InvalidMessage(_) => Cause::NotTls,
+        other => Cause::Tls(other.to_string()),
+    }
+}
+
+/// rustls shows names as `DnsName("mexico409")`.
+fn bare_name(name: &str) -> String {
+    let inner = name.split_once('(').map_or(name, |(_, rest)| rest.trim_end_matches(')')).trim_matches('"');
+    inner.chars().filter(|c| !c.is_control()).take(253).collect()
+}
+
+/// The names that the peer's certificate carries.
+pub fn names(stream: &Stream) -> Vec<String> {
+    let Some([leaf, ..]) = stream.conn.peer_certificates() else { return Vec::new() };
+    let Ok(leaf) = ParsedCertificate::try_from(leaf) else { return Vec::new() };
+    // rustls lists a certificate's names only in the error for a name that it does not carry.
+    let nobody = ServerName::try_from("nobody.invalid").expect("a valid DNS name");
+    match verify_server_name(&leaf, &nobody) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })) => {
+            presented.iter().map(|name| bare_name(name)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[derive(Debug)]
+enum Verifier {
+    /// Chain and name.
+    Named(Arc<WebPkiServerVerifier>),
+    /// Chain only.
+    Nameless { roots: RootCertStore, provider: Arc<CryptoProvider> },
+}
+
+impl Verifier {
+    fn new(roots: RootCertStore, policy: &NamePolicy, provider: &Arc<CryptoProvider>) -> Self {
+        match policy {
+            NamePolicy::Exactly(_) => Self::Named(
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                    .build()
+                    .expect("roots are not empty and there are no CRLs"),
+            ),
+            NamePolicy::Any => Self::Nameless { roots, provider: provider.clone() },
+        }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self {
+            Self::Named(inner) => inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+            Self::Nameless { roots, provider } => {
+                let leaf = ParsedCertificate::try_from(end_entity)?;
+                let algorithms = provider.signature_verification_algorithms.all;
+                verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms)?;
+                Ok(ServerCertVerified::assertion())
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match self {
+            Self::Named(inner) => inner.verify_tls12_signature(message, cert, dss),
+            Self::Nameless { provider, .. } => {
+                verify_tls12_signature(message, cert, dss, &provider.signature_verification_algorithms)
+            }
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match self {
+            Self::Named(inner) => inner.verify_tls13_signature(message, cert, dss),
+            Self::Nameless { provider, .. } => {
+                verify_tls13_signature(message, cert, dss, &provider.signature_verification_algorithms)
+            }
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        match self {
+            Self::Named(inner) => inner.supported_verify_schemes(),
+            Self::Nameless { provider, .. } => provider.signature_verification_algorithms.supported_schemes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_bare() {
+        assert_eq!(bare_name("DnsName(\"mexico409\")"), "mexico409");
+        assert_eq!(bare_name("IpAddress(127.0.0.1)"), "127.0.0.1");
+        assert_eq!(bare_name("DirectoryName"), "DirectoryName");
+    }
+}

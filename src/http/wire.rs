@@ -1,0 +1,367 @@
+//! HTTP/1.1 on any stream: how a request is written, how a response is read, and what no peer may make us do.
+//!
+//! A response is never read to the end of the stream unless it has no length of any kind; heads and bodies are capped.
+
+use std::io::{self, Read, Write};
+
+use super::{Deadline, Method, Request, Response, encode_fields};
+use crate::error::{Cause, Phase};
+
+/// Bytes of status line and headers.
+const MAX_HEAD: usize = 32 * 1024;
+/// Header lines.
+const MAX_HEADERS: usize = 128;
+/// Bytes of body. The largest reply that we ask for, qBittorrent's preferences, is some 20 KiB.
+const MAX_BODY: usize = 256 * 1024;
+/// Bytes of a chunk's size line or of one trailer line.
+const MAX_LINE: usize = 1024;
+/// Interim (1xx) responses before the real one.
+const MAX_INTERIM: usize = 4;
+const READ_SIZE: usize = 4096;
+
+/// Writes `request` in one piece, so that head and body leave in one segment.
+pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> io::Result<()> {
+    let fields = encode_fields(request.fields);
+    let (method, query) = match request.method {
+        Method::Get if fields.is_empty() => ("GET", String::new()),
+        Method::Get => ("GET", format!("?{fields}")),
+        Method::Post => ("POST", String::new()),
+    };
+    let agent = env!("CARGO_PKG_NAME");
+    let mut lines = vec![
+        format!("{method} {}{query} HTTP/1.1", request.path),
+        format!("Host: {host}"),
+        format!("User-Agent: {agent}"),
+        "Accept: */*".to_owned(),
+    ];
+    lines.extend(request.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+    if request.method == Method::Post {
+        lines.push("Content-Type: application/x-www-form-urlencoded".to_owned());
+        lines.push(format!("Content-Length: {}", fields.len()));
+    }
+    let body = if request.method == Method::Post { fields.as_str() } else { "" };
+    let text = format!("{}\r\n\r\n{body}", lines.join("\r\n"));
+    stream.write_all(text.as_bytes())?;
+    stream.flush()
+}
+
+/// Reads one response; tells whether the connection can carry another exchange.
+pub fn read_response(stream: &mut impl Read, deadline: Deadline) -> Result<(Response, bool), Cause> {
+    let mut reader = Reader { stream, deadline, buffer: Vec::new() };
+    for _ in 0..=MAX_INTERIM {
+        let head = reader.head()?;
+        if (100..200).contains(&head.status) {
+            continue;
+        }
+        let (body, framed) = reader.body(&head)?;
+        let reusable = framed && head.keeps_alive() && reader.buffer.is_empty();
+        let response = Response { status: head.status, headers: head.headers, body, hidden: Vec::new() };
+        return Ok((response, reusable));
+    }
+    Err(Cause::NotHttp)
+}
+
+struct Head {
+    status: u16,
+    minor_version: u8,
+    headers: Vec<(String, String)>,
+}
+
+impl Head {
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    fn has_token(&self, name: &str, token: &str) -> bool {
+        self.values(name).flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+    }
+
+    fn keeps_alive(&self) -> bool {
+        !self.has_token("connection", "close")
+            && (self.minor_version == 1 || self.has_token("connection", "keep-alive"))
+    }
+
+    fn content_length(&self) -> Result<Option<usize>, Cause> {
+        let bad = |problem: &str| Cause::Field { field: "Content-Length", problem: problem.to_owned() };
+        let mut length = None;
+        for value in self.values("content-length") {
+            if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(bad("is not a number"));
+            }
+            // Digits that do not fit are a number beyond every limit.
+            let value = value.parse().unwrap_or(usize::MAX);
+            if length.replace(value).is_some_and(|other| other != value) {
+                return Err(bad("is there twice with different values"));
+            }
+        }
+        Ok(length)
+    }
+}
+
+struct Reader<'a, R: Read> {
+    stream: &'a mut R,
+    deadline: Deadline,
+    /// Read and not yet consumed.
+    buffer: Vec<u8>,
+}
+
+impl<R: Read> Reader<'_, R> {
+    /// Reads some more; false at the end of the stream.
+    fn fill(&mut self, phase: Phase) -> Result<bool, Cause> {
+        let start = self.buffer.len();
+        self.buffer.resize(start + READ_SIZE, 0);
+        let result = loop {
+            match self.stream.read(&mut self.buffer[start..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        self.buffer.truncate(start + result.as_ref().map_or(0, |&read| read));
+        match result {
+            Ok(read) => Ok(read > 0),
+            // TLS peers often end without close_notify; what that means depends on what was still to come.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(super::plain::cause(error, phase, self.deadline)),
+        }
+    }
+
+    fn head(&mut self) -> Result<Head, Cause> {
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+            let mut parsed = httparse::Response::new(&mut headers);
+            match parsed.parse(&self.buffer) {
+                Ok(httparse::Status::Complete(length)) => {
+                    let head = Head {
+                        status: parsed.code.unwrap_or_default(),
+                        minor_version: parsed.version.unwrap_or_default(),
+                        headers: parsed
+                            .headers
+                            .iter()
+                            .map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned()))
+                            .collect(),
+                    };
+                    self.buffer.drain(..length);
+                    return Ok(head);
+                }
+                Ok(httparse::Status::Partial) if self.buffer.len() > MAX_HEAD => {
+                    return Err(Cause::TooLarge { what: "head", limit: MAX_HEAD });
+                }
+                Ok(httparse::Status::Partial) => {}
+                Err(httparse::Error::TooManyHeaders) => {
+                    return Err(Cause::TooLarge { what: "head", limit: MAX_HEAD });
+                }
+                Err(_) => return Err(Cause::NotHttp),
+            }
+            if !self.fill(Phase::Head)? {
+                return Err(Cause::Closed { phase: Phase::Head });
+            }
+        }
+    }
+
+    /// The body, and whether its end was marked by anything else than the end of the stream.
+    fn body(&mut self, head: &Head) -> Result<(Vec<u8>, bool), Cause> {
+        if head.status == 204 || head.status == 304 {
+            return Ok((Vec::new(), true));
+        }
+        if head.has_token("transfer-encoding", "chunked") {
+            return Ok((self.chunked()?, true));
+        }
+        if let Some(length) = head.content_length()? {
+            let mut body = Vec::new();
+            self.take(length, &mut body)?;
+            return Ok((body, true));
+        }
+        while self.buffer.len() <= MAX_BODY && self.fill(Phase::Body)? {}
+        if self.buffer.len() > MAX_BODY {
+            return Err(Cause::TooLarge { what: "body", limit: MAX_BODY });
+        }
+        Ok((std::mem::take(&mut self.buffer), false))
+    }
+
+    /// Moves `length` bytes to the end of `body`.
+    fn take(&mut self, length: usize, body: &mut Vec<u8>) -> Result<(), Cause> {
+        if length > MAX_BODY - body.len() {
+            return Err(Cause::TooLarge { what: "body", limit: MAX_BODY });
+        }
+        while self.buffer.len() < length {
+            if !self.fill(Phase::Body)? {
+                return Err(Cause::Closed { phase: Phase::Body });
+            }
+        }
+        body.extend(self.buffer.drain(..length));
+        Ok(())
+    }
+
+    fn chunked(&mut self) -> Result<Vec<u8>, Cause> {
+        let bad = || Cause::Field { field: "chunk", problem: "is malformed".to_owned() };
+        let mut body = Vec::new();
+        loop {
+            let line = self.line()?;
+            let Ok(httparse::Status::Complete((_, size))) = httparse::parse_chunk_size(&line) else {
+                return Err(bad());
+            };
+            if size == 0 {
+                break;
+            }
+            self.take(usize::try_from(size).unwrap_or(usize::MAX), &mut body)?;
+            if self.line()? != b"\r\n" {
+                return Err(bad());
+            }
+        }
+        for _ in 0..MAX_HEADERS {
+            if self.line()? == b"\r\n" {
+                return Ok(body);
+            }
+        }
+        Err(bad())
+    }
+
+    /// One line with its line break.
+    fn line(&mut self) -> Result<Vec<u8>, Cause> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
+                return Ok(self.buffer.drain(..=end).collect());
+            }
+            if self.buffer.len() > MAX_LINE {
+                return Err(Cause::Field { field: "chunk", problem: "has an overlong line".to_owned() });
+            }
+            if !self.fill(Phase::Body)? {
+                return Err(Cause::Closed { phase: Phase::Body });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+    use std::time::Duration;
+
+    /// Gives its text in pieces of `step` bytes, to find every seam.
+    struct Drip<'a>(&'a [u8], usize);
+
+    impl Read for Drip<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let n = self.1.min(self.0.len()).min(buf.len());
+            buf[..n].copy_from_slice(&self.0[..n]);
+            self.0 = &self.0[n..];
+            Ok(n)
+        }
+    }
+
+    fn read(text: &[u8]) -> Result<(u16, String, bool), String> {
+        let read_by = |step| {
+            read_response(&mut Drip(text, step), Deadline::after(Duration::from_secs(5)))
+                .map(|(r, reusable)| (r.status, r.text().into_owned(), reusable))
+                .map_err(|e| e.to_string())
+        };
+        let whole = read_by(usize::MAX);
+        if text.len() < 2000 {
+            assert_eq!(whole, read_by(1), "the same byte by byte");
+        }
+        whole
+    }
+
+    fn ok(status: u16, body: &str, reusable: bool) -> Result<(u16, String, bool), String> {
+        Ok((status, body.to_owned(), reusable))
+    }
+
+    #[test]
+    fn bodies_by_length_chunks_and_end() {
+        assert_eq!(read(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nOk."), ok(200, "Ok.", true));
+        assert_eq!(read(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nOk."), ok(200, "Ok.", false));
+        assert_eq!(read(b"HTTP/1.1 200 OK\r\n\r\nall of it"), ok(200, "all of it", false));
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n";
+        assert_eq!(read(chunked), ok(200, "abcde", true));
+    }
+
+    #[test]
+    fn empty_reason_phrases_and_empty_bodies() {
+        assert_eq!(read(b"HTTP/1.1 204 \r\nset-cookie: a=b\r\n\r\n"), ok(204, "", true));
+        assert_eq!(read(b"HTTP/1.1 204\r\n\r\n"), ok(204, "", true));
+        assert_eq!(read(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"), ok(200, "", true));
+    }
+
+    #[test]
+    fn interim_responses_are_skipped_a_few_times() {
+        let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+        let last = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx";
+        assert_eq!(read(format!("{interim}{last}").as_bytes()), ok(200, "x", true));
+        assert_eq!(read(format!("{}{last}", interim.repeat(9)).as_bytes()), Err(Cause::NotHttp.to_string()));
+    }
+
+    #[test]
+    fn close_and_leftovers_end_the_connection() {
+        assert_eq!(read(b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n"), ok(200, "", false));
+        let leftover = read_response(
+            &mut &b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1"[..],
+            Deadline::after(Duration::from_secs(5)),
+        );
+        assert!(!leftover.unwrap().1);
+    }
+
+    #[test]
+    fn truncated_replies_are_errors() {
+        assert!(read(b"").unwrap_err().contains("waiting for the reply"));
+        assert!(read(b"HTTP/1.1 200 OK\r\nContent-Le").unwrap_err().contains("waiting for the reply"));
+        assert!(read(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc").unwrap_err().contains("reading the reply"));
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(read(format!("{chunked}5\r\nabc").as_bytes()).unwrap_err().contains("reading the reply"));
+        assert!(read(format!("{chunked}3\r\nabc\r\n0\r\n").as_bytes()).unwrap_err().contains("reading the reply"));
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        assert_eq!(read(b"\x15\x03\x03\x00\x02\x02\x32").unwrap_err(), Cause::NotHttp.to_string());
+        assert_eq!(read(b"SSH-2.0-x\r\n\r\n").unwrap_err(), Cause::NotHttp.to_string());
+        let length = |value: &str| read(format!("HTTP/1.1 200 OK\r\nContent-Length: {value}\r\n\r\nx").as_bytes());
+        for bad in ["-1", "1x", "", "+1"] {
+            assert!(length(bad).unwrap_err().contains("Content-Length is not a number"), "{bad}");
+        }
+        assert!(length("1\r\nContent-Length: 2").unwrap_err().contains("twice"));
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for bad in ["zz\r\n", "2\r\nabc\r\n0\r\n\r\n", "-1\r\n"] {
+            assert!(read(format!("{chunked}{bad}").as_bytes()).unwrap_err().contains("chunk is malformed"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn nothing_grows_without_bound() {
+        let mut endless = (&b"HTTP/1.1 200 OK\r\n\r\n"[..]).chain(io::repeat(b'x'));
+        let deadline = Deadline::after(Duration::from_secs(60));
+        assert!(matches!(read_response(&mut endless, deadline), Err(Cause::TooLarge { what: "body", .. })));
+        let mut endless = (&b"HTTP/1.1 200 OK\r\nX: "[..]).chain(io::repeat(b'x'));
+        assert!(matches!(read_response(&mut endless, deadline), Err(Cause::TooLarge { what: "head", .. })));
+        let mut endless = (&b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"[..]).chain(io::repeat(b'1'));
+        assert!(read_response(&mut endless, deadline).is_err());
+        for length in ["262145", "99999999999999999999999999"] {
+            let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            assert!(read(text.as_bytes()).unwrap_err().contains("larger than 262144"), "{length}");
+        }
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
+        assert!(read(many.as_bytes()).unwrap_err().contains("head"));
+    }
+
+    #[test]
+    fn requests_are_one_piece_with_an_exact_length() {
+        let mut sent = Vec::new();
+        let secret = Secret::new("ü&");
+        let request = Request {
+            method: Method::Post,
+            path: "/api/v2/auth/login",
+            fields: &[("password", secret.expose())],
+            headers: &[("Cookie", "SID=x")],
+            secrets: &[&secret],
+        };
+        write_request(&mut sent, "localhost", &request).unwrap();
+        let sent = String::from_utf8(sent).unwrap();
+        assert!(sent.starts_with("POST /api/v2/auth/login HTTP/1.1\r\nHost: localhost\r\n"), "{sent}");
+        assert!(sent.ends_with("Content-Length: 18\r\n\r\npassword=%C3%BC%26"), "{sent}");
+        assert!(!sent.contains("Origin") && !sent.contains("Referer"));
+        let mut sent = Vec::new();
+        write_request(&mut sent, "h", &Request { fields: &[("a", "b")], ..Request::get("/p") }).unwrap();
+        assert!(sent.starts_with(b"GET /p?a=b HTTP/1.1\r\n"));
+    }
+}

@@ -1,0 +1,36 @@
+//! Keeps PIA's forwarded port bound and the torrent client listening on it.
+//!
+//! `cli` picks a command, `config` validates the environment, `keeper` decides, `service` carries out, `pia` and `torrent`
+//! speak to the peers over `http`, `report` tells the outside.
+
+mod check;
+mod cli;
+mod config;
+mod error;
+mod files;
+mod http;
+mod keeper;
+mod logging;
+mod pia;
+mod report;
+mod secret;
+mod service;
+#[cfg(test)]
+mod testing;
+mod torrent;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    match cli::run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            for line in failure.lines() {
+                let _ = writeln!(std::io::stderr(), "{}: {line}", env!("CARGO_PKG_NAME"));
+            }
+            failure.code()
+        }
+    }
+}

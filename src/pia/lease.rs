@@ -1,0 +1,240 @@
+//! The lease: what `getSignature` gives, what is in its payload, and the file that keeps it over restarts.
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use jiff::{SignedDuration, Timestamp};
+use miniserde::json::{Number, Object, Value};
+use miniserde::{Deserialize, Serialize, json};
+
+use crate::error::{Cause, plain};
+use crate::files::{self, Durability};
+use crate::secret::Secret;
+
+/// A lease without `expires_at` (one documented sample has `created_at` only) is taken to live this long from its
+/// creation: 'about two months' in PIA's words.
+const ASSUMED_LIFE: SignedDuration = SignedDuration::from_hours(60 * 24);
+
+/// A forwarded port for about two months, valid on every server that forwards ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Base64 as received. Sent back byte for byte: a payload that was decoded and encoded again is refused.
+    pub payload: Secret,
+    /// Base64 as received.
+    pub signature: Secret,
+    /// 1 to 65535.
+    pub port: u16,
+    /// UTC.
+    pub expires_at: Timestamp,
+}
+
+impl Lease {
+    /// Reads port and expiry out of a payload that arrived at `now`.
+    pub fn parse(payload: Secret, signature: Secret, now: Timestamp) -> Result<Self, Cause> {
+        let fields = decode(&payload)?;
+        // The names only: the values hold an access token.
+        let names: Vec<_> = fields.keys().map(|name| printable(name)).collect();
+        log::debug!("payload fields: {}", names.join(", "));
+        let port = port(&fields)?;
+        let expires_at = match time(&fields, "expires_at")? {
+            Some(expires_at) => expires_at,
+            None => time(&fields, "created_at")?.unwrap_or(now).saturating_add(ASSUMED_LIFE).unwrap_or(Timestamp::MAX),
+        };
+        Ok(Self { payload, signature, port, expires_at })
+    }
+}
+
+/// An error about a field of a reply.
+pub fn field(field: &'static str, problem: impl Into<String>) -> Cause {
+    Cause::Field { field, problem: problem.into() }
+}
+
+fn decode(payload: &Secret) -> Result<Object, Cause> {
+    let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, lenient);
+    let bytes = engine.decode(payload.expose().trim()).map_err(|_| field("payload", "is not base64"))?;
+    let text = String::from_utf8(bytes).map_err(|_| field("payload", "is not UTF-8 inside its base64"))?;
+    match json::from_str(&text) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        _ => Err(field("payload", "is not a JSON object inside its base64")),
+    }
+}
+
+fn port(fields: &Object) -> Result<u16, Cause> {
+    match fields.get("port") {
+        Some(Value::Number(Number::U64(port))) => match u16::try_from(*port) {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(field("payload.port", format!("is {port}, not within 1 to 65535"))),
+        },
+        Some(Value::Number(other)) => Err(field("payload.port", format!("is {other}, not within 1 to 65535"))),
+        Some(_) => Err(field("payload.port", "is not a number")),
+        None => Err(field("payload.port", "is missing")),
+    }
+}
+
+fn time(fields: &Object, name: &'static str) -> Result<Option<Timestamp>, Cause> {
+    let error = match name {
+        "expires_at" => "payload.expires_at",
+        _ => "payload.created_at",
+    };
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => match text.parse() {
+            Ok(time) => Ok(Some(time)),
+            Err(_) => Err(field(error, format!("is not an RFC 3339 time: {}", printable(text)))),
+        },
+        Some(_) => Err(field(error, "is not a string")),
+    }
+}
+
+/// A short text of a peer's, safe for a log line.
+fn printable(text: &str) -> String {
+    text.chars().take(40).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}
+
+/// `STATE_DIR/lease.json`: `{"payload", "signature", "port", "expires_at"}`, mode 0600.
+pub struct LeaseStore {
+    path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    payload: String,
+    signature: String,
+    port: u16,
+    expires_at: String,
+}
+
+impl LeaseStore {
+    /// A store in the folder `state_dir`.
+    pub fn new(state_dir: &Path) -> Self {
+        Self { path: state_dir.join("lease.json") }
+    }
+
+    /// The stored lease; none when there is no file. The error says why a file cannot be used; it is left as it is until a
+    /// new lease replaces it.
+    pub fn load(&self) -> Result<Option<Lease>, String> {
+        let text = match files::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(plain(&error)),
+        };
+        let stored: Stored = json::from_str(&text).map_err(|_| "is damaged".to_owned())?;
+        let expires_at: Timestamp = stored.expires_at.parse().map_err(|_| "has a damaged expires_at".to_owned())?;
+        let (payload, signature) = (Secret::new(stored.payload), Secret::new(stored.signature));
+        // The payload is the truth; the two other fields are for people, and for payloads without an expiry.
+        let lease = Lease::parse(payload, signature, expires_at).map_err(|error| error.to_string())?;
+        if lease.port != stored.port {
+            return Err("has another port than its payload".to_owned());
+        }
+        Ok(Some(Lease { expires_at, ..lease }))
+    }
+
+    /// Stores `lease` atomically.
+    pub fn save(&self, lease: &Lease) -> std::io::Result<()> {
+        let stored = Stored {
+            payload: lease.payload.expose().to_owned(),
+            signature: lease.signature.expose().to_owned(),
+            port: lease.port,
+            expires_at: lease.expires_at.to_string(),
+        };
+        files::write(&self.path, json::to_string(&stored).as_bytes(), Durability::Durable)
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+    use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+
+    const NOW: &str = "2026-11-23T00:00:00Z";
+
+    fn parse_base64(payload: String) -> Result<Lease, String> {
+        Lease::parse(Secret::new(payload), Secret::new("sig"), NOW.parse().unwrap()).map_err(|e| e.to_string())
+    }
+
+    fn parse(inner: &str) -> Result<Lease, String> {
+        let padded = parse_base64(BASE64_STANDARD.encode(inner));
+        let unpadded = parse_base64(BASE64_STANDARD_NO_PAD.encode(inner));
+        assert_eq!(padded.as_ref().map(|l| l.port), unpadded.as_ref().map(|l| l.port));
+        padded
+    }
+
+    #[test]
+    fn the_documented_payload() {
+        let lease =
+            parse(r#"{"token":"x","port":47047,"expires_at":"2020-11-24T22:12:07.627551124Z","more":{}}"#).unwrap();
+        assert_eq!((lease.port, lease.expires_at.to_string().as_str()), (47047, "2020-11-24T22:12:07.627551124Z"));
+    }
+
+    #[test]
+    fn fractions_of_any_length() {
+        for digits in 0..=9 {
+            let fraction = if digits == 0 { String::new() } else { format!(".{}", "1".repeat(digits)) };
+            let text = format!(r#"{{"port":1,"expires_at":"2026-12-01T00:00:00{fraction}Z"}}"#);
+            assert_eq!(parse(&text).unwrap().expires_at.as_second(), 1_796_083_200, "{digits}");
+        }
+    }
+
+    #[test]
+    fn without_expiry_two_months_from_creation_or_now() {
+        let from = |text: &str| parse(text).unwrap().expires_at.to_string();
+        assert_eq!(from(r#"{"port":1,"created_at":"2026-01-01T00:00:00Z"}"#), "2026-03-02T00:00:00Z");
+        assert_eq!(from(r#"{"port":1}"#), "2027-01-22T00:00:00Z");
+        assert_eq!(from(r#"{"port":1,"expires_at":null}"#), "2027-01-22T00:00:00Z");
+    }
+
+    #[test]
+    fn bad_payloads_name_the_field() {
+        let says =
+            |result: Result<Lease, String>, what: &str| assert_eq!(result.unwrap_err(), format!("bad reply: {what}"));
+        says(parse_base64("***".into()), "payload is not base64");
+        says(parse_base64(BASE64_STANDARD.encode([0xff, 0xfe])), "payload is not UTF-8 inside its base64");
+        for inner in ["", "[]", "{", "7", "{\"port\":1} x"] {
+            says(parse_base64(BASE64_STANDARD.encode(inner)), "payload is not a JSON object inside its base64");
+        }
+        for port in ["0", "65536", "70000", "-1", "1.5"] {
+            says(parse(&format!(r#"{{"port":{port}}}"#)), &format!("payload.port is {port}, not within 1 to 65535"));
+        }
+        says(parse(r#"{"port":"47047"}"#), "payload.port is not a number");
+        says(parse("{}"), "payload.port is missing");
+        says(parse(r#"{"port":1,"expires_at":"soon"}"#), "payload.expires_at is not an RFC 3339 time: soon");
+        says(parse(r#"{"port":1,"expires_at":12}"#), "payload.expires_at is not a string");
+        says(parse(r#"{"port":1,"created_at":"x"}"#), "payload.created_at is not an RFC 3339 time: x");
+    }
+
+    fn sample() -> Lease {
+        parse(r#"{"token":"x","port":47047,"created_at":"2026-10-01T00:00:00Z"}"#).unwrap()
+    }
+
+    #[test]
+    fn a_lease_comes_back_verbatim() {
+        let dir = TempDir::new();
+        let store = LeaseStore::new(dir.path());
+        assert_eq!(store.load(), Ok(None));
+        store.save(&sample()).unwrap();
+        assert_eq!(store.load(), Ok(Some(sample())));
+    }
+
+    #[test]
+    fn a_file_cut_at_any_byte_is_refused_and_kept() {
+        let dir = TempDir::new();
+        let store = LeaseStore::new(dir.path());
+        store.save(&sample()).unwrap();
+        let whole = std::fs::read(store.path()).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(store.path(), &whole[..length]).unwrap();
+            assert!(store.load().is_err(), "cut at {length}");
+            assert_eq!(std::fs::read(store.path()).unwrap().len(), length);
+        }
+        std::fs::write(store.path(), String::from_utf8(whole).unwrap().replace("47047,", "47048,")).unwrap();
+        assert_eq!(store.load(), Err("has another port than its payload".to_owned()));
+    }
+}

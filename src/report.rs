@@ -1,0 +1,305 @@
+//! What the outside sees: the status file, the words of `status`, the verdict of `healthcheck`, and the log of troubles.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use miniserde::json;
+
+use crate::error::{Error, plain};
+use crate::files::{self, Durability};
+
+/// A binding lapses when it is not repeated for this long (PIA).
+const BINDING_LIFE: Duration = Duration::from_secs(15 * 60);
+
+/// `STATE_DIR/status.json`, and what `status --json` prints. Times are RFC 3339, UTC.
+#[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
+// `connection_status` is qBittorrent's own word for it.
+#[allow(clippy::struct_field_names)]
+pub struct Status {
+    /// Of the program that wrote it.
+    pub version: String,
+    /// `CHECK_INTERVAL` in effect, seconds.
+    pub interval_s: u64,
+    /// The leased port.
+    pub port: Option<u16>,
+    /// When the lease ends.
+    pub expires_at: Option<String>,
+    /// The last successful bind.
+    pub bound_at: Option<String>,
+    /// The torrent client's name.
+    pub client: String,
+    /// The port that the client was last seen with.
+    pub client_port: Option<u16>,
+    /// When the client was last seen listening on it.
+    pub client_verified_at: Option<String>,
+    /// What the client said of its reachability.
+    pub connection_status: Option<String>,
+    /// What is failing now.
+    pub problems: Vec<Problem>,
+    /// When this was written.
+    pub updated_at: String,
+}
+
+/// One peer that is failing.
+#[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
+pub struct Problem {
+    /// `account`, `gateway` or `client`.
+    #[serde(rename = "with")]
+    pub peer: String,
+    /// Since when.
+    pub since: String,
+    /// Failed attempts since then.
+    pub failures: u32,
+    /// The last error.
+    pub error: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// Now, to the second, as text.
+pub fn now_text() -> String {
+    format!("{:.0}", Timestamp::now())
+}
+
+impl Status {
+    /// Reads the file in `state_dir`; the error is for people.
+    pub fn read(state_dir: &Path) -> Result<Self, String> {
+        let path = state_dir.join("status.json");
+        let text = files::read(&path).map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::NotFound => "the service has not run yet, or with another STATE_DIR",
+                std::io::ErrorKind::PermissionDenied => "ask as root or as the service's user",
+                _ => "check STATE_DIR",
+            };
+            format!("{}: {}; {hint}", path.display(), plain(&error))
+        })?;
+        json::from_str(&text).map_err(|_| format!("{} is damaged; it is replaced at the next bind", path.display()))
+    }
+
+    /// Whether the port is bound and the client listens on it; the error says what is missing.
+    pub fn health(&self, now: Timestamp) -> Result<String, String> {
+        let port = self.port.ok_or("no port is leased")?;
+        let bound = age(self.bound_at.as_deref(), now).ok_or("the port was never bound")?;
+        if bound >= BINDING_LIFE {
+            return Err(format!("the last bind is {} old, a binding lapses after 15 min", span(bound)));
+        }
+        let verified = age(self.client_verified_at.as_deref(), now)
+            .filter(|_| self.client_port == Some(port))
+            .ok_or_else(|| format!("{} was never seen listening on port {port}", self.client))?;
+        if verified > Duration::from_secs(2 * self.interval_s + 60) {
+            return Err(format!("{} was last seen listening on port {port} {} ago", self.client, span(verified)));
+        }
+        Ok(format!("port {port} bound {} ago, {} listening", span(bound), self.client))
+    }
+
+    /// For people.
+    pub fn describe(&self, now: Timestamp) -> String {
+        let ago =
+            |time: &Option<String>| age(time.as_deref(), now).map_or("never".to_owned(), |age| span(age) + " ago");
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<12}{value}");
+        };
+        line(
+            "health",
+            match self.health(now) {
+                Ok(well) => format!("ok: {well}"),
+                Err(ill) => format!("not ok: {ill}"),
+            },
+        );
+        match (self.port, &self.expires_at) {
+            (Some(port), Some(expires_at)) => line("lease", format!("port {port} until {expires_at}")),
+            _ => line("lease", "none".to_owned()),
+        }
+        line("bound", ago(&self.bound_at));
+        let seen = self.client_port.map_or("no port seen".to_owned(), |port| format!("port {port}"));
+        let reachability = self.connection_status.as_deref().unwrap_or("unknown");
+        line(
+            "client",
+            format!("{}: {seen}, {reachability}, seen listening {}", self.client, ago(&self.client_verified_at)),
+        );
+        for problem in &self.problems {
+            let times = problem.failures;
+            line(
+                "problem",
+                format!("{}; {} (since {}, {times} attempts)", problem.error, problem.remedy, problem.since),
+            );
+        }
+        line("updated", ago(&Some(self.updated_at.clone())));
+        text
+    }
+}
+
+/// How long ago `time` was. A time in the future (the clock was set back) counts as far away, not as fresh.
+fn age(time: Option<&str>, now: Timestamp) -> Option<Duration> {
+    let time: Timestamp = time?.parse().ok()?;
+    Some(now.duration_since(time).unsigned_abs())
+}
+
+/// `1 h 5 min`, `3 min 20 s`, `7 s`.
+pub fn span(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds @ 3600..86400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        seconds => format!("{} d {} h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}
+
+/// The three peers whose troubles are told apart, in the words of the log and the status file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerKind {
+    /// PIA's account API.
+    Account,
+    /// PIA's gateway.
+    Gateway,
+    /// The torrent client.
+    Client,
+}
+
+impl PeerKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Gateway => "gateway",
+            Self::Client => "client",
+        }
+    }
+}
+
+struct Trouble {
+    peer: PeerKind,
+    began: Instant,
+    problem: Problem,
+}
+
+/// Keeps the status and writes it, and tells troubles once.
+pub struct Report {
+    path: PathBuf,
+    /// What will be written next.
+    pub status: Status,
+    troubles: Vec<Trouble>,
+    /// That the file cannot be written was said; it is still tried, because disks fill up and empty again.
+    warned: bool,
+}
+
+impl Report {
+    /// A report in `state_dir`; `warned` says that the user knows already that nothing can be written there.
+    pub fn new(state_dir: &Path, warned: bool, interval: Duration, client: &str) -> Self {
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            interval_s: interval.as_secs(),
+            client: client.to_owned(),
+            ..Status::default()
+        };
+        Self { path: state_dir.join("status.json"), status, troubles: Vec::new(), warned }
+    }
+
+    /// Takes down a failure: ERROR the first time and when it becomes another, DEBUG while it repeats.
+    pub fn failed(&mut self, peer: PeerKind, error: &Error) {
+        let (text, remedy) = (error.to_string(), error.remedy());
+        let index = self.troubles.iter().position(|trouble| trouble.peer == peer).unwrap_or_else(|| {
+            let problem = Problem { peer: peer.word().to_owned(), since: now_text(), ..Problem::default() };
+            self.troubles.push(Trouble { peer, began: Instant::now(), problem });
+            self.troubles.len() - 1
+        });
+        let problem = &mut self.troubles[index].problem;
+        if problem.error == text {
+            log::debug!("{text} (attempt {})", problem.failures + 1);
+        } else {
+            log::error!("{text}; {remedy}");
+        }
+        problem.failures += 1;
+        problem.error = text;
+        remedy.clone_into(&mut problem.remedy);
+    }
+
+    /// A peer did as asked: tells a recovery, with how long it was down.
+    pub fn recovered(&mut self, peer: PeerKind) {
+        let Some(index) = self.troubles.iter().position(|trouble| trouble.peer == peer) else { return };
+        let trouble = self.troubles.remove(index);
+        let name = if peer == PeerKind::Client { self.status.client.as_str() } else { peer.word() };
+        let attempts = if trouble.problem.failures == 1 { "attempt" } else { "attempts" };
+        log::info!(
+            "{name}: recovered after {} ({} failed {attempts})",
+            span(trouble.began.elapsed()),
+            trouble.problem.failures
+        );
+    }
+
+    /// The errors of now, for `once`.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.troubles.iter().map(|trouble| &trouble.problem)
+    }
+
+    /// Writes the status file.
+    pub fn write(&mut self) {
+        self.status.problems = self.problems().cloned().collect();
+        self.status.updated_at = now_text();
+        match files::write(&self.path, json::to_string(&self.status).as_bytes(), Durability::Volatile) {
+            Ok(()) => self.warned = false,
+            Err(error) if !self.warned => {
+                log::warn!("{}: {}; status and healthcheck do not know the state", self.path.display(), plain(&error));
+                self.warned = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-11-23T12:00:00Z";
+
+    fn well() -> Status {
+        Status {
+            interval_s: 300,
+            port: Some(4711),
+            bound_at: Some("2026-11-23T11:58:00Z".to_owned()),
+            client: "qBittorrent".to_owned(),
+            client_port: Some(4711),
+            client_verified_at: Some("2026-11-23T11:50:00Z".to_owned()),
+            ..Status::default()
+        }
+    }
+
+    fn health(change: impl Fn(&mut Status)) -> Result<String, String> {
+        let mut status = well();
+        change(&mut status);
+        status.health(NOW.parse().unwrap())
+    }
+
+    #[test]
+    fn healthy_is_bound_and_listening() {
+        assert_eq!(health(|_| ()), Ok("port 4711 bound 2 min 0 s ago, qBittorrent listening".to_owned()));
+        let at = |time: &str| Some(time.to_owned());
+        assert!(health(|s| s.bound_at = at("2026-11-23T11:45:01Z")).is_ok());
+        assert!(health(|s| s.bound_at = at("2026-11-23T11:45:00Z")).unwrap_err().contains("15 min"));
+        assert!(health(|s| s.bound_at = at("2026-11-24T12:00:00Z")).is_err(), "a clock that was set back");
+        assert!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")).is_ok());
+        assert!(health(|s| s.client_verified_at = at("2026-11-23T11:48:59Z")).is_err());
+        assert!(health(|s| s.client_port = Some(1)).unwrap_err().contains("never seen listening on port 4711"));
+        assert!(health(|s| s.port = None).is_err());
+        assert!(health(|s| s.bound_at = None).is_err());
+    }
+
+    #[test]
+    fn a_description_for_people() {
+        let mut status = well();
+        status.problems.push(Problem { error: "x: y".to_owned(), remedy: "do z".to_owned(), ..Problem::default() });
+        let text = status.describe(NOW.parse().unwrap());
+        assert!(text.contains("health      ok: port 4711 bound 2 min 0 s ago"), "{text}");
+        assert!(text.contains("problem     x: y; do z"), "{text}");
+    }
+
+    #[test]
+    fn spans() {
+        for (seconds, text) in [(7, "7 s"), (200, "3 min 20 s"), (3900, "1 h 5 min"), (90000, "1 d 1 h")] {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
+}

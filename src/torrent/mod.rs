@@ -1,0 +1,186 @@
+//! Torrent clients: what we ask of one, and how a port is set so that something really listens on it.
+//!
+//! A second client is one more file beside `qbittorrent.rs` that implements [`TorrentClient`].
+
+pub mod qbittorrent;
+
+use std::fmt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{Cause, Error, Op};
+
+/// How long a client gets to open its socket. qBittorrent takes 3 to 31 ms, and since 4.6 reports it up to 1.3 s late.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
+const LISTEN_POLL: Duration = Duration::from_millis(250);
+/// After a change the reported status may still be that of the old port for this long (1.3 s was measured).
+pub const STATUS_LAG: Duration = Duration::from_millis(1500);
+
+/// The listen port in a client's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenPort {
+    /// As the client shows it; clients may hold nonsense, so it is not a `u16`.
+    pub port: i64,
+    /// Whether the client is set to pick a random port, in which case `port` may not be what it listens on.
+    pub random: bool,
+}
+
+/// What a client says about its reachability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connectivity {
+    /// Somebody has connected from outside.
+    Connected,
+    /// It listens; nobody has connected yet. Normal until the first peer comes.
+    Firewalled,
+    /// No listening socket.
+    Disconnected,
+}
+
+impl fmt::Display for Connectivity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connected => "connected",
+            Self::Firewalled => "firewalled",
+            Self::Disconnected => "disconnected",
+        })
+    }
+}
+
+/// A torrent client that can be moved to another port while it runs.
+pub trait TorrentClient {
+    /// Its name, for people.
+    fn name(&self) -> &'static str;
+    /// Reads the listen port, logging in when that is needed.
+    fn port(&mut self) -> Result<ListenPort, Error>;
+    /// Sets the listen port and turns random ports off.
+    fn set_port(&mut self, port: u16) -> Result<(), Error>;
+    /// Asks whether it listens.
+    fn connectivity(&mut self) -> Result<Connectivity, Error>;
+    /// Closes the connection, keeping the session.
+    fn hang_up(&mut self);
+    /// Ends the session, so that a short-lived process leaves none behind.
+    fn log_out(&mut self);
+}
+
+/// Makes `port` the client's listen port and reads it back. Returns the port that it had before, if that was another.
+pub fn place(client: &mut dyn TorrentClient, port: u16) -> Result<Option<i64>, Error> {
+    let before = client.port()?;
+    log::debug!("{}: listen port {}, leased port {port}", client.name(), before.port);
+    if before.port == i64::from(port) && !before.random {
+        return Ok(None);
+    }
+    if before.port == i64::from(port) {
+        // With a random port active, old versions do not listen anew when they are given the port that they already show.
+        client.set_port(neighbour(port))?;
+    }
+    client.set_port(port)?;
+    let after = client.port()?;
+    if after.port != i64::from(port) {
+        return Err(Error::new(Op::ClientSetPort, Cause::PortNotTaken { wanted: port, found: after.port }));
+    }
+    Ok(Some(before.port))
+}
+
+/// Makes sure that the client listens on `port`, which [`place`] has set: settings are not the socket. If nothing listens,
+/// the port is set anew once by way of another one, because setting the same port again does nothing.
+pub fn confirm(client: &mut dyn TorrentClient, port: u16) -> Result<Connectivity, Error> {
+    let first = wait_until_listening(client)?;
+    if first != Connectivity::Disconnected {
+        return Ok(first);
+    }
+    log::warn!("{}: nothing listens on port {port}; setting it anew", client.name());
+    client.set_port(neighbour(port))?;
+    client.set_port(port)?;
+    thread::sleep(STATUS_LAG);
+    match wait_until_listening(client)? {
+        Connectivity::Disconnected => Err(Error::new(Op::ClientListening, Cause::NotListening { port })),
+        connectivity => Ok(connectivity),
+    }
+}
+
+fn wait_until_listening(client: &mut dyn TorrentClient) -> Result<Connectivity, Error> {
+    let end = Instant::now() + LISTEN_TIMEOUT;
+    loop {
+        let connectivity = client.connectivity()?;
+        if connectivity != Connectivity::Disconnected || Instant::now() >= end {
+            return Ok(connectivity);
+        }
+        thread::sleep(LISTEN_POLL);
+    }
+}
+
+/// A port beside `port`, never 0 and never a privileged one for an unprivileged one.
+fn neighbour(port: u16) -> u16 {
+    if port == u16::MAX { port - 1 } else { port + 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Fake {
+        port: i64,
+        random: bool,
+        stubborn: bool,
+        deaf_until_sets: usize,
+        sets: Vec<u16>,
+    }
+
+    impl TorrentClient for Fake {
+        fn name(&self) -> &'static str {
+            "fake"
+        }
+        fn port(&mut self) -> Result<ListenPort, Error> {
+            Ok(ListenPort { port: self.port, random: self.random })
+        }
+        fn set_port(&mut self, port: u16) -> Result<(), Error> {
+            self.sets.push(port);
+            if !self.stubborn {
+                (self.port, self.random) = (port.into(), false);
+            }
+            Ok(())
+        }
+        fn connectivity(&mut self) -> Result<Connectivity, Error> {
+            let deaf = self.sets.len() < self.deaf_until_sets;
+            Ok(if deaf { Connectivity::Disconnected } else { Connectivity::Firewalled })
+        }
+        fn hang_up(&mut self) {}
+        fn log_out(&mut self) {}
+    }
+
+    #[test]
+    fn a_right_port_is_left_alone() {
+        let mut fake = Fake { port: 4711, ..Fake::default() };
+        assert_eq!(place(&mut fake, 4711).unwrap(), None);
+        assert_eq!(confirm(&mut fake, 4711).unwrap(), Connectivity::Firewalled);
+        assert!(fake.sets.is_empty());
+    }
+
+    #[test]
+    fn another_port_is_replaced_and_a_random_one_bounced() {
+        let mut fake = Fake { port: 70000, ..Fake::default() };
+        assert_eq!(place(&mut fake, 4711).unwrap(), Some(70000));
+        assert_eq!(fake.sets, [4711]);
+        let mut fake = Fake { port: 65535, random: true, ..Fake::default() };
+        assert_eq!(place(&mut fake, 65535).unwrap(), Some(65535));
+        assert_eq!(fake.sets, [65534, 65535]);
+    }
+
+    #[test]
+    fn a_port_that_is_not_taken_is_an_error() {
+        let mut fake = Fake { port: 6881, stubborn: true, ..Fake::default() };
+        let error = place(&mut fake, 4711).unwrap_err();
+        assert!(matches!(error.cause, Cause::PortNotTaken { wanted: 4711, found: 6881 }));
+    }
+
+    #[test]
+    fn a_deaf_client_is_bounced_exactly_once() {
+        let mut fake = Fake { port: 4711, deaf_until_sets: 2, ..Fake::default() };
+        assert_eq!(confirm(&mut fake, 4711).unwrap(), Connectivity::Firewalled);
+        assert_eq!(fake.sets, [4712, 4711]);
+        let mut fake = Fake { port: 4711, deaf_until_sets: 9, ..Fake::default() };
+        assert!(matches!(confirm(&mut fake, 4711).unwrap_err().cause, Cause::NotListening { port: 4711 }));
+        assert_eq!(fake.sets, [4712, 4711]);
+    }
+}
