@@ -133,6 +133,9 @@ impl Gate {
 #[derive(Debug)]
 struct LeaseFacts {
     expires_at: Timestamp,
+    /// Whether our clock can tell when it ends. A lease that seems to be over when it arrives says that our clock is wrong;
+    /// renewing it by that clock would ask for one new port after the other. The gateway tells when it has expired.
+    by_clock: bool,
     bound: bool,
     /// The next bind is due then.
     bind_at: Instant,
@@ -253,9 +256,9 @@ impl Keeper {
     }
 
     fn renewal_is_due(&self, now: Now) -> bool {
-        self.lease.as_ref().is_none_or(|lease| {
-            !lease.is_good(now) || now.wall.duration_until(lease.expires_at).unsigned_abs() <= RENEW_BEFORE
-        })
+        self.lease
+            .as_ref()
+            .is_none_or(|lease| !lease.is_good(now) || (lease.by_clock && now.wall + RENEW_BEFORE >= lease.expires_at))
     }
 
     /// Until the next deadline that could change the decision; never zero, never longer than an interval, so that a jump
@@ -292,7 +295,8 @@ impl Keeper {
             Outcome::Leased { expires_at } => {
                 self.tokens_rejected = 0;
                 self.renewal_failed = false;
-                self.lease = Some(LeaseFacts::new(expires_at, now.mono));
+                let by_clock = now.wall + RENEW_BEFORE < expires_at;
+                self.lease = Some(LeaseFacts { by_clock, ..LeaseFacts::new(expires_at, now.mono) });
                 self.place_at = Some(now.mono);
                 self.confirm_at = None;
             }
@@ -419,11 +423,11 @@ fn is_due(at: Option<Instant>, now: Now) -> bool {
 
 impl LeaseFacts {
     fn new(expires_at: Timestamp, now: Instant) -> Self {
-        Self { expires_at, bound: false, bind_at: now, refused: false, refusals: 0 }
+        Self { expires_at, by_clock: true, bound: false, bind_at: now, refused: false, refusals: 0 }
     }
 
     fn is_good(&self, now: Now) -> bool {
-        !self.refused && now.wall < self.expires_at
+        !self.refused && (!self.by_clock || now.wall < self.expires_at)
     }
 }
 
@@ -695,6 +699,24 @@ mod tests {
         bench.fail(Step::GetToken, Failure::Transient);
         bench.step(Step::BindPort, Outcome::Bound);
         assert_eq!(bench.next(), Step::PlacePort, "the clock was wrong: it is bound, so it is followed");
+    }
+
+    #[test]
+    fn leases_that_seem_to_be_over_when_they_arrive_make_no_storm() {
+        for hours in [0, 1] {
+            let mut bench = Bench::new(None);
+            bench.pass(hours * HOUR);
+            bench.step(Step::GetToken, Outcome::Token { logged_in: true });
+            let expires_at = bench.now.wall - Duration::from_secs(hours * HOUR) + Duration::from_secs(60);
+            bench.step(Step::GetSignature, Outcome::Leased { expires_at });
+            bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+            bench.step(Step::BindPort, Outcome::Bound);
+            bench.step(Step::ConfirmPort, Outcome::Confirmed);
+            assert_eq!(bench.waits(), 300);
+            bench.pass(300);
+            bench.fail(Step::BindPort, Failure::LeaseRefused);
+            assert_eq!(bench.next(), Step::GetSignature, "the gateway tells when it has expired");
+        }
     }
 
     #[test]

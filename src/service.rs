@@ -251,6 +251,9 @@ impl Service {
         let token = self.parts.account.token().ok_or(Error::new(Op::TokenFile, Cause::NoCredentials))?;
         let lease = self.parts.gateway.get_signature(token)?;
         log::info!("lease: port {} until {:.0}", lease.port, lease.expires_at);
+        if lease.expires_at <= Timestamp::now() {
+            log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", now_text());
+        }
         show_lease(&mut self.report, &lease);
         let expires_at = lease.expires_at;
         self.lease = Some(lease);
@@ -291,14 +294,14 @@ impl Service {
             self.told = None;
         }
         self.report.status.client_port = Some(port);
-        let settle = if before.is_some() { torrent::STATUS_LAG } else { Duration::ZERO };
+        let settle = if before.is_some() { torrent::PATIENCE.lag } else { Duration::ZERO };
         Ok(Outcome::Placed { settle })
     }
 
     fn confirm_port(&mut self) -> Result<Outcome, Error> {
         let port = self.port();
         let client = self.parts.client.as_mut();
-        let connectivity = torrent::confirm(client, port)?;
+        let connectivity = torrent::confirm(client, port, torrent::PATIENCE)?;
         let level = if self.told == Some((port, connectivity)) { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "{} listens on port {port} ({connectivity})", client.name());
         self.told = Some((port, connectivity));

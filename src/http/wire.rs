@@ -263,6 +263,7 @@ mod tests {
         whole
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "it is compared with results")]
     fn ok(status: u16, body: &str, reusable: bool) -> Result<(u16, String, bool), String> {
         Ok((status, body.to_owned(), reusable))
     }

@@ -1,5 +1,6 @@
 //! The account: a token from the cache file, or from a login at PIA's public endpoints.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use miniserde::json::{self, Value};
@@ -182,7 +183,7 @@ pub fn read_token(path: &Path) -> Result<Secret, Option<String>> {
     let text = match files::read(path) {
         Ok(text) if text.trim().is_empty() => return Err(None),
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Err(None),
         Err(error) => return Err(Some(plain(&error))),
     };
     check_token(&text).map(Secret::new).ok_or_else(|| Some("does not hold a token".to_owned()))

@@ -10,11 +10,20 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Cause, Error, Op};
 
-/// How long a client gets to open its socket. qBittorrent takes 3 to 31 ms, and since 4.6 reports it up to 1.3 s late.
-const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
-const LISTEN_POLL: Duration = Duration::from_millis(250);
-/// After a change the reported status may still be that of the old port for this long (1.3 s was measured).
-pub const STATUS_LAG: Duration = Duration::from_millis(1500);
+/// How long to believe that a client is still about to listen.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until the client must have opened its socket. qBittorrent takes 3 to 31 ms.
+    pub listen: Duration,
+    /// Between two looks.
+    pub poll: Duration,
+    /// After a change the reported status may be that of the old port for this long.
+    pub lag: Duration,
+}
+
+/// For qBittorrent: since 4.6 its status is up to 1.3 s late.
+pub const PATIENCE: Patience =
+    Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
 
 /// The listen port in a client's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,29 +92,29 @@ pub fn place(client: &mut dyn TorrentClient, port: u16) -> Result<Option<i64>, E
 
 /// Makes sure that the client listens on `port`, which [`place`] has set: settings are not the socket. If nothing listens,
 /// the port is set anew once by way of another one, because setting the same port again does nothing.
-pub fn confirm(client: &mut dyn TorrentClient, port: u16) -> Result<Connectivity, Error> {
-    let first = wait_until_listening(client)?;
+pub fn confirm(client: &mut dyn TorrentClient, port: u16, patience: Patience) -> Result<Connectivity, Error> {
+    let first = wait_until_listening(client, patience)?;
     if first != Connectivity::Disconnected {
         return Ok(first);
     }
     log::warn!("{}: nothing listens on port {port}; setting it anew", client.name());
     client.set_port(neighbour(port))?;
     client.set_port(port)?;
-    thread::sleep(STATUS_LAG);
-    match wait_until_listening(client)? {
+    thread::sleep(patience.lag);
+    match wait_until_listening(client, patience)? {
         Connectivity::Disconnected => Err(Error::new(Op::ClientListening, Cause::NotListening { port })),
         connectivity => Ok(connectivity),
     }
 }
 
-fn wait_until_listening(client: &mut dyn TorrentClient) -> Result<Connectivity, Error> {
-    let end = Instant::now() + LISTEN_TIMEOUT;
+fn wait_until_listening(client: &mut dyn TorrentClient, patience: Patience) -> Result<Connectivity, Error> {
+    let end = Instant::now() + patience.listen;
     loop {
         let connectivity = client.connectivity()?;
         if connectivity != Connectivity::Disconnected || Instant::now() >= end {
             return Ok(connectivity);
         }
-        thread::sleep(LISTEN_POLL);
+        thread::sleep(patience.poll);
     }
 }
 
@@ -117,6 +126,9 @@ fn neighbour(port: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SHORT: Patience =
+        Patience { listen: Duration::from_millis(4), poll: Duration::from_millis(1), lag: Duration::ZERO };
 
     #[derive(Default)]
     struct Fake {
@@ -153,7 +165,7 @@ mod tests {
     fn a_right_port_is_left_alone() {
         let mut fake = Fake { port: 4711, ..Fake::default() };
         assert_eq!(place(&mut fake, 4711).unwrap(), None);
-        assert_eq!(confirm(&mut fake, 4711).unwrap(), Connectivity::Firewalled);
+        assert_eq!(confirm(&mut fake, 4711, SHORT).unwrap(), Connectivity::Firewalled);
         assert!(fake.sets.is_empty());
     }
 
@@ -177,10 +189,10 @@ mod tests {
     #[test]
     fn a_deaf_client_is_bounced_exactly_once() {
         let mut fake = Fake { port: 4711, deaf_until_sets: 2, ..Fake::default() };
-        assert_eq!(confirm(&mut fake, 4711).unwrap(), Connectivity::Firewalled);
+        assert_eq!(confirm(&mut fake, 4711, SHORT).unwrap(), Connectivity::Firewalled);
         assert_eq!(fake.sets, [4712, 4711]);
         let mut fake = Fake { port: 4711, deaf_until_sets: 9, ..Fake::default() };
-        assert!(matches!(confirm(&mut fake, 4711).unwrap_err().cause, Cause::NotListening { port: 4711 }));
+        assert!(matches!(confirm(&mut fake, 4711, SHORT).unwrap_err().cause, Cause::NotListening { port: 4711 }));
         assert_eq!(fake.sets, [4712, 4711]);
     }
 }
