@@ -365,11 +365,15 @@ impl Reader<'_> {
     fn credentials(&mut self, token_file: &Path) -> Option<Credentials> {
         let before = self.problems.len();
         let credentials = self.pair("PIA_USERNAME", "PIA_PASSWORD");
-        if credentials.is_none() && self.problems.len() == before && account::read_token(token_file).is_err() {
+        if credentials.is_none()
+            && self.problems.len() == before
+            && let Err(problem) = account::read_token(token_file)
+        {
+            let problem = problem.unwrap_or_else(|| "holds no token".to_owned());
             self.problem(
                 "PIA_USERNAME",
                 None,
-                format!("is not set, and {} holds no token", token_file.display()),
+                format!("is not set, and {} {problem}", token_file.display()),
                 "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)",
             );
         }

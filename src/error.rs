@@ -285,6 +285,16 @@ impl Error {
         Self { op, cause }
     }
 
+    /// The error without what changes from one attempt to the next, to tell a repetition from something new.
+    pub fn gist(&self) -> String {
+        match &self.cause {
+            Cause::Http { status, .. } => format!("{}: HTTP {status}", self.op),
+            Cause::LockedOut { .. } => format!("{}: locked out", self.op),
+            Cause::CertificateExpired | Cause::CertificateNotYetValid => format!("{}: {:?}", self.op, self.cause),
+            _ => self.to_string(),
+        }
+    }
+
     /// What the user can do about it: the one table.
     pub fn remedy(&self) -> &'static str {
         if let Some(advice) = self.specific_remedy() {
@@ -389,3 +399,30 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repetition_is_told_from_something_new() {
+        let http = |status, excerpt: &str| {
+            Error::new(Op::BindPort, Cause::Http { status, excerpt: excerpt.to_owned(), retry_after: None }).gist()
+        };
+        assert_eq!(http(502, "request 1"), http(502, "request 2"));
+        assert_ne!(http(502, "x"), http(503, "x"));
+        let locked = |s| Error::new(Op::Login, Cause::LockedOut { retry_after: Some(Duration::from_secs(s)) }).gist();
+        assert_eq!(locked(60), locked(59));
+    }
+
+    #[test]
+    fn advice_depends_on_the_step() {
+        let refused = |op| {
+            let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+            Error::new(op, Cause::Connect { to: "10.0.0.1:19999".to_owned(), error }).remedy()
+        };
+        assert!(refused(Op::BindPort).contains("no port forwarding"));
+        assert!(refused(Op::ClientPort).contains("QBITTORRENT_HOST"));
+        assert!(refused(Op::Login).contains("internet"));
+    }
+}

@@ -81,7 +81,8 @@ impl Status {
     /// Whether the port is bound and the client listens on it; the error says what is missing.
     pub fn health(&self, now: Timestamp) -> Result<String, String> {
         let port = self.port.ok_or("no port is leased")?;
-        let bound = age(self.bound_at.as_deref(), now).ok_or("the port was never bound")?;
+        let bound =
+            age(self.bound_at.as_deref(), now).ok_or("the port has not been bound since the service started")?;
         if bound >= BINDING_LIFE {
             return Err(format!("the last bind is {} old, a binding lapses after 15 min", span(bound)));
         }
@@ -172,6 +173,8 @@ impl PeerKind {
 struct Trouble {
     peer: PeerKind,
     began: Instant,
+    /// [`Error::gist`] of the last error that was told.
+    told: String,
     problem: Problem,
 }
 
@@ -202,14 +205,15 @@ impl Report {
         let (text, remedy) = (error.to_string(), error.remedy());
         let index = self.troubles.iter().position(|trouble| trouble.peer == peer).unwrap_or_else(|| {
             let problem = Problem { peer: peer.word().to_owned(), since: now_text(), ..Problem::default() };
-            self.troubles.push(Trouble { peer, began: Instant::now(), problem });
+            self.troubles.push(Trouble { peer, began: Instant::now(), told: String::new(), problem });
             self.troubles.len() - 1
         });
-        let problem = &mut self.troubles[index].problem;
-        if problem.error == text {
+        let Trouble { told, problem, .. } = &mut self.troubles[index];
+        if *told == error.gist() {
             log::debug!("{text} (attempt {})", problem.failures + 1);
         } else {
             log::error!("{text}; {remedy}");
+            *told = error.gist();
         }
         problem.failures += 1;
         problem.error = text;

@@ -47,6 +47,8 @@ pub struct Account {
     token: Option<Secret>,
     /// The token that was refused last: the cache file is not believed while it still holds this one.
     rejected: Option<Secret>,
+    /// What is wrong with the cache file was said.
+    warned: bool,
 }
 
 impl Account {
@@ -57,7 +59,7 @@ impl Account {
         roots: Option<RootCertStore>,
         token_file: PathBuf,
     ) -> Self {
-        Self { credentials, endpoints, roots, token_file, token: None, rejected: None }
+        Self { credentials, endpoints, roots, token_file, token: None, rejected: None, warned: false }
     }
 
     /// The token, once [`Account::obtain`] found one.
@@ -94,13 +96,14 @@ impl Account {
         Ok(Source::Login)
     }
 
-    fn cached(&self) -> Option<Secret> {
+    fn cached(&mut self) -> Option<Secret> {
         match read_token(&self.token_file) {
-            Ok(token) if self.rejected.as_ref() == Some(&token) => None,
-            Ok(token) => Some(token),
+            Ok(token) => Some(token).filter(|token| self.rejected.as_ref() != Some(token)),
             Err(problem) => {
-                if let Some(problem) = problem {
-                    log::warn!("PIA_TOKEN_FILE {}: {problem}; it is not used", self.token_file.display());
+                if let Some(problem) = problem
+                    && !std::mem::replace(&mut self.warned, true)
+                {
+                    log::warn!("PIA_TOKEN_FILE {} {problem}; it is not used", self.token_file.display());
                 }
                 None
             }
@@ -184,7 +187,7 @@ pub fn read_token(path: &Path) -> Result<Secret, Option<String>> {
         Ok(text) if text.trim().is_empty() => return Err(None),
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Err(None),
-        Err(error) => return Err(Some(plain(&error))),
+        Err(error) => return Err(Some(format!("cannot be read: {}", plain(&error)))),
     };
     check_token(&text).map(Secret::new).ok_or_else(|| Some("does not hold a token".to_owned()))
 }

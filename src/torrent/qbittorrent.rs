@@ -93,7 +93,12 @@ impl QBittorrent {
         let fail = |cause| Error::new(op, cause);
         let mut response = self.send(method, call, fields, &[]).map_err(fail)?;
         if response.status == 403 {
-            self.log_in()?;
+            // Whatever session there was is over. Where authentication is bypassed for us, a call without one makes another.
+            let had_session = !self.cookies.is_empty();
+            self.cookies.clear();
+            if !(had_session && matches!(self.auth, Auth::Bypass)) {
+                self.log_in()?;
+            }
             response = self.send(method, call, fields, &[]).map_err(fail)?;
         }
         match response.status {
