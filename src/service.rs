@@ -250,15 +250,16 @@ impl Service {
     fn get_signature(&mut self) -> Result<Outcome, Error> {
         let token = self.parts.account.token().ok_or(Error::new(Op::TokenFile, Cause::NoCredentials))?;
         let lease = self.parts.gateway.get_signature(token)?;
-        log::info!("lease: port {} until {:.0}", lease.port, lease.expires_at);
-        if lease.expires_at <= Timestamp::now() {
-            log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", now_text());
-        }
+        let (port, expires_at) = (lease.port, lease.expires_at);
         show_lease(&mut self.report, &lease);
-        let expires_at = lease.expires_at;
         self.lease = Some(lease);
         self.unsaved = true;
+        // Before anything is said or done with it: a kill from here on costs no port.
         self.save_lease();
+        log::info!("lease: port {port} until {expires_at:.0}");
+        if expires_at <= Timestamp::now() {
+            log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", now_text());
+        }
         Ok(Outcome::Leased { expires_at })
     }
 

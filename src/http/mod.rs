@@ -150,15 +150,7 @@ impl Response {
 
     /// The same for a part of the body.
     pub fn redact(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for secret in self.hidden.iter().map(Secret::expose).filter(|secret| !secret.is_empty()) {
-            let mut encoded = String::new();
-            percent_encode(secret, &mut encoded);
-            let lower = encoded.replace("%2B", "%2b").replace("%2F", "%2f").replace("%3D", "%3d");
-            for form in [secret, &encoded, &lower, &encoded.replace("%20", "+"), &secret.replace('/', "\\/")] {
-                text = text.replace(form, "***");
-            }
-        }
+        let text = self.hidden.iter().fold(text.to_owned(), |text, secret| secret.cut_out_of(&text));
         text.trim().chars().take(EXCERPT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 
@@ -322,13 +314,6 @@ mod tests {
     fn fields_are_encoded_so_that_any_password_arrives() {
         assert_eq!(encode_fields(&[("user name", "a&b=c%d+e ü~")]), "user%20name=a%26b%3Dc%25d%2Be%20%C3%BC~");
         assert_eq!(encode_fields(&[("a", "1"), ("b", "")]), "a=1&b=");
-    }
-
-    #[test]
-    fn an_excerpt_hides_secrets_in_every_encoding() {
-        let body = "raw p+w d/= enc p%2Bw%20d%2F%3D low p%2bw%20d%2f%3d form p%2Bw+d%2F%3D";
-        let excerpt = response(&[], body, &["p+w d/="]).excerpt();
-        assert_eq!(excerpt, "raw *** enc *** low *** form ***");
     }
 
     #[test]
