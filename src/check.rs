@@ -3,11 +3,12 @@
 
 use std::io::Write;
 
-use crate::config::Config;
-use crate::error::{Cause, Error, Op, Phase};
-use crate::pia::account::Source;
+use crate::config::{Config, Source};
+use crate::error::{Cause, Error, Op, Phase, Refusal};
 use crate::pia::lease::Lease;
-use crate::service::Parts;
+use crate::pia::{Pia, account};
+use crate::service::{Parts, PortSource};
+use crate::source::Followed;
 use crate::torrent::{Connectivity, TorrentClient};
 
 /// Runs the check; true if all is well.
@@ -17,13 +18,18 @@ pub fn run(config: Config, out: &mut dyn Write) -> bool {
     for warning in &config.warnings {
         lines.note("configuration", warning);
     }
-    let hostname = config.hostname.clone();
     let client_url = config.client_url.to_string();
-    let token_file = config.token_file.display().to_string();
-    let mut parts = Parts::new(config);
-    let lease = check_pia(&mut lines, &mut parts, hostname.as_deref(), &token_file);
-    check_client(&mut lines, parts.client.as_mut(), &client_url, lease.as_ref());
-    parts.client.log_out();
+    let (hostname, token_file) = match &config.source {
+        Source::Pia(pia) => (pia.hostname.clone(), pia.token_file.display().to_string()),
+        Source::Followed(_) => (None, String::new()),
+    };
+    let Parts { source, mut client } = Parts::new(config);
+    let port = match source {
+        PortSource::Pia(mut pia) => check_pia(&mut lines, &mut pia, hostname.as_deref(), &token_file),
+        PortSource::Followed { followed, .. } => check_followed(&mut lines, followed),
+    };
+    check_client(&mut lines, client.as_mut(), &client_url, port);
+    client.log_out();
     lines.well
 }
 
@@ -61,13 +67,30 @@ impl Lines<'_> {
     }
 }
 
-fn check_pia(lines: &mut Lines, parts: &mut Parts, hostname: Option<&str>, token_file: &str) -> Option<Lease> {
-    let has_token = match parts.account.obtain(&|| false) {
-        Ok(Source::File) => {
+fn check_followed(lines: &mut Lines, mut followed: Followed) -> Option<u16> {
+    match followed.port() {
+        Ok(Some(port)) => {
+            lines.ok("port source", &format!("{} has port {port}", followed.name()));
+            Some(port)
+        }
+        Ok(None) => {
+            lines.fail_text("port source", &format!("{} has no port now; is port forwarding on?", followed.name()));
+            None
+        }
+        Err(error) => {
+            lines.fail("port source", &error);
+            None
+        }
+    }
+}
+
+fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_file: &str) -> Option<u16> {
+    let has_token = match pia.account.obtain(&|| false) {
+        Ok(account::Source::File) => {
             lines.ok("token", &format!("cached in {token_file}"));
             true
         }
-        Ok(Source::Login) => {
+        Ok(account::Source::Login) => {
             lines.ok("token", "logged in to PIA");
             true
         }
@@ -76,33 +99,33 @@ fn check_pia(lines: &mut Lines, parts: &mut Parts, hostname: Option<&str>, token
             false
         }
     };
-    if !check_gateway(lines, parts, hostname) {
+    if !check_gateway(lines, pia, hostname) {
         for step in ["lease", "bind"] {
             lines.skip(step, "needs the gateway");
         }
-        return parts.stored_lease();
+        return pia.lease.as_ref().map(|lease| lease.port);
     }
-    let Some(lease) = check_lease(lines, parts, has_token) else {
+    if !check_lease(lines, pia, has_token) {
         lines.skip("bind", "needs a lease");
         return None;
-    };
-    match parts.gateway.bind_port(&lease) {
-        Ok(()) => lines.ok("bind", &format!("port {} is bound for 15 minutes", lease.port)),
+    }
+    match pia.bind_port() {
+        Ok(port) => lines.ok("bind", &format!("port {port} is bound for 15 minutes")),
         Err(error) => lines.fail("bind", &error),
     }
-    Some(lease)
+    pia.lease.as_ref().map(|lease| lease.port)
 }
 
 /// Connection, chain and name; one handshake tells them apart by how it fails.
-fn check_gateway(lines: &mut Lines, parts: &mut Parts, hostname: Option<&str>) -> bool {
+fn check_gateway(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>) -> bool {
     let (tcp, tls, name) = ("gateway TCP", "gateway TLS", "gateway name");
-    let address = parts.gateway.address();
+    let address = pia.gateway.address();
     let connected = || format!("{address} answers");
-    match parts.gateway.connect() {
+    match pia.gateway.connect() {
         Ok(()) => {
             lines.ok(tcp, &connected());
             lines.ok(tls, "the certificate leads to PIA_CA_CERT");
-            let names = parts.gateway.certificate_names().join(", ");
+            let names = pia.gateway.certificate_names().join(", ");
             match hostname {
                 Some(hostname) => lines.ok(name, &format!("the certificate is for {hostname}")),
                 None => lines.note(name, &format!("not checked: set PIA_HOSTNAME to {names}")),
@@ -135,46 +158,43 @@ fn check_gateway(lines: &mut Lines, parts: &mut Parts, hostname: Option<&str>) -
     }
 }
 
-fn check_lease(lines: &mut Lines, parts: &mut Parts, has_token: bool) -> Option<Lease> {
-    if let Some(lease) = parts.stored_lease().filter(|lease| lease.expires_at > jiff::Timestamp::now()) {
-        lines.ok("lease", &format!("port {} until {:.0}, stored", lease.port, lease.expires_at));
-        return Some(lease);
+/// Whether there is a lease to bind: the stored one while it lives, else a new one.
+fn check_lease(lines: &mut Lines, pia: &mut Pia, has_token: bool) -> bool {
+    let describe = |lease: &Lease, whence: &str| format!("port {} until {:.0}, {whence}", lease.port, lease.expires_at);
+    if let Some(lease) = pia.lease.as_ref().filter(|lease| lease.expires_at > jiff::Timestamp::now()) {
+        lines.ok("lease", &describe(lease, "stored"));
+        return true;
     }
     if !has_token {
         lines.skip("lease", "needs a token");
-        return None;
+        return false;
     }
-    match new_lease(parts) {
+    match new_lease(pia) {
         Ok(lease) => {
-            let kept = match parts.store.save(&lease) {
-                Ok(()) => "stored now",
-                Err(_) => "not stored: STATE_DIR cannot be written to",
-            };
-            lines.ok("lease", &format!("port {} until {:.0}, {kept}", lease.port, lease.expires_at));
-            Some(lease)
+            let whence = if pia.is_saved() { "stored now" } else { "not stored: STATE_DIR cannot be written to" };
+            lines.ok("lease", &describe(&lease, whence));
+            true
         }
         Err(error) => {
             lines.fail("lease", &error);
-            None
+            false
         }
     }
 }
 
 /// With one new token and one repeat when the gateway does not accept the first.
-fn new_lease(parts: &mut Parts) -> Result<Lease, Error> {
-    let no_token = || Error::new(Op::TokenFile, Cause::NoCredentials);
-    let token = parts.account.token().ok_or_else(no_token)?;
-    match parts.gateway.get_signature(token) {
-        Err(Error { cause: Cause::Refused { refusal: crate::error::Refusal::TokenRejected, .. }, .. }) => {
-            parts.account.reject();
-            parts.account.obtain(&|| false)?;
-            parts.gateway.get_signature(parts.account.token().ok_or_else(no_token)?)
+fn new_lease(pia: &mut Pia) -> Result<Lease, Error> {
+    match pia.get_signature() {
+        Err(Error { cause: Cause::Refused { refusal: Refusal::TokenRejected, .. }, .. }) => {
+            pia.account.reject();
+            pia.account.obtain(&|| false)?;
+            pia.get_signature().cloned()
         }
-        result => result,
+        result => result.cloned(),
     }
 }
 
-fn check_client(lines: &mut Lines, client: &mut dyn TorrentClient, url: &str, lease: Option<&Lease>) {
+fn check_client(lines: &mut Lines, client: &mut dyn TorrentClient, url: &str, wanted: Option<u16>) {
     let (reach, login, port, listening) = ("client", "client login", "client port", "client listens");
     let found = match client.port() {
         Ok(found) => found,
@@ -197,12 +217,12 @@ fn check_client(lines: &mut Lines, client: &mut dyn TorrentClient, url: &str, le
     };
     lines.ok(reach, &format!("{} answers at {url}", client.name()));
     lines.ok(login, "accepted");
-    match lease {
-        None => lines.skip(port, &format!("is {}; there is no lease to compare it with", found.port)),
-        Some(lease) if found.port == i64::from(lease.port) => lines.ok(port, &format!("is {}", found.port)),
-        Some(lease) => lines.fail_text(
+    match wanted {
+        None => lines.skip(port, &format!("is {}; there is no port to compare it with", found.port)),
+        Some(wanted) if found.port == i64::from(wanted) => lines.ok(port, &format!("is {wanted}")),
+        Some(wanted) => lines.fail_text(
             port,
-            &format!("is {}, the leased one is {}; start the service or run `once` to set it", found.port, lease.port),
+            &format!("is {}, the leased one is {}; start the service or run `once` to set it", found.port, wanted),
         ),
     }
     match client.connectivity() {

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
 
 use crate::config::{self, Config, ConfigError, VARIABLES};
 use crate::report::Status;
-use crate::service::{Service, Signals};
+use crate::service::Service;
+use crate::signals::Signals;
 use crate::{check, logging};
 
 /// `EX_USAGE` of sysexits.
@@ -52,13 +54,19 @@ impl Failure {
 
 /// Runs the command that `args` (without the program's name) ask for.
 pub fn run(args: &[String]) -> Result<(), Failure> {
-    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => daemon(),
-        ["once"] => once(),
-        ["check"] => check(),
-        ["status"] => status().map(|status| say(&status.describe(Timestamp::now()))),
-        ["status", "--json"] => status().map(|status| say(&format!("{}\n", miniserde::json::to_string(&status)))),
-        ["healthcheck"] => healthcheck(),
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let (file, command) = match args.as_slice() {
+        ["--config", path, command @ ..] => (Some(Path::new(path)), command),
+        command => (None, command),
+    };
+    match command {
+        [] => daemon(file),
+        ["once"] => once(file),
+        ["check"] => check(file),
+        ["check", "--config-only"] => configuration(file).map(|_| say("the configuration is valid\n")),
+        ["status"] => status(file).map(|status| say(&status.describe(Timestamp::now()))),
+        ["status", "--json"] => status(file).map(|status| say(&format!("{}\n", miniserde::json::to_string(&status)))),
+        ["healthcheck"] => healthcheck(file),
         ["--help" | "-h" | "help"] => {
             say(&help());
             Ok(())
@@ -77,27 +85,27 @@ fn say(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn configuration() -> Result<Config, Failure> {
-    Config::from_vars(&config::environment()).map_err(Failure::Config)
+fn configuration(file: Option<&Path>) -> Result<Config, Failure> {
+    config::variables(file).and_then(Config::new).map_err(Failure::Config)
 }
 
-fn daemon() -> Result<(), Failure> {
-    let config = configuration()?;
+fn daemon(file: Option<&Path>) -> Result<(), Failure> {
+    let config = configuration(file)?;
     let signals = Signals::install().map_err(Failure::Signals)?;
     logging::init(config.log_level, config.log_file.as_deref());
     Service::new(config, Some(signals)).run();
     Ok(())
 }
 
-fn once() -> Result<(), Failure> {
-    let config = configuration()?;
+fn once(file: Option<&Path>) -> Result<(), Failure> {
+    let config = configuration(file)?;
     logging::init(config.log_level, config.log_file.as_deref());
     let mut service = Service::new(config, None);
     if service.run_once() { Ok(()) } else { Err(Failure::Negative(service.problems())) }
 }
 
-fn check() -> Result<(), Failure> {
-    let config = configuration()?;
+fn check(file: Option<&Path>) -> Result<(), Failure> {
+    let config = configuration(file)?;
     // The lines of the check say all that is wrong; the log is for those who ask for more.
     if config.log_level >= log::LevelFilter::Debug {
         logging::init(config.log_level, None);
@@ -105,12 +113,15 @@ fn check() -> Result<(), Failure> {
     if check::run(config, &mut io::stdout()) { Ok(()) } else { Err(Failure::Negative(Vec::new())) }
 }
 
-fn status() -> Result<Status, Failure> {
-    Status::read(&config::state_dir(&config::environment())).map_err(|problem| Failure::Negative(vec![problem]))
+fn status(file: Option<&Path>) -> Result<Status, Failure> {
+    let vars = config::variables(file).map_err(Failure::Config)?;
+    Status::read(&config::state_dir(&vars.values)).map_err(|problem| Failure::Negative(vec![problem]))
 }
 
-fn healthcheck() -> Result<(), Failure> {
-    let verdict = status()?.health(Timestamp::now()).map_err(|ill| Failure::Negative(vec![ill]))?;
+fn healthcheck(file: Option<&Path>) -> Result<(), Failure> {
+    let status = status(file)?;
+    let verdict = status.check_route().and_then(|()| status.health(Timestamp::now()));
+    let verdict = verdict.map_err(|ill| Failure::Negative(vec![ill]))?;
     say(&format!("{verdict}\n"));
     Ok(())
 }
@@ -121,14 +132,17 @@ fn help() -> String {
         " ",
         env!("CARGO_PKG_VERSION"),
         ": keeps PIA's forwarded port bound and qBittorrent listening on it\n\n",
-        "Usage: pia-qbittorrent-sync [COMMAND]\n\n",
+        "Usage: pia-qbittorrent-sync [--config PATH] [COMMAND]\n\n",
         "Commands:\n",
         "  (none)           run until SIGTERM or SIGINT; SIGHUP binds and checks at once\n",
         "  once             one full pass, then exit: 0 done, 1 something failed\n",
         "  check            go the whole way step by step and say what works; changes nothing at qBittorrent\n",
         "  status [--json]  the state of the running service\n",
         "  healthcheck      exit 0 only if the port is bound and qBittorrent listens on it\n",
-        "  --help, --version\n\n",
+        "  --help, --version\n",
+        "check --config-only looks at the configuration alone and sends nothing.\n\n",
+        "--config PATH names a file of NAME=value lines; without it /etc/pia-qbittorrent-sync/config.env is read when it\n",
+        "exists. The environment wins over the file.\n\n",
         "Exit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong configuration\n\n",
         "Environment variables:\n",
     ));

@@ -18,6 +18,8 @@ pub enum Op {
     GetSignature,
     /// `bindPort` on the gateway.
     BindPort,
+    /// Asking somebody else for the port (`PORT_SOURCE`).
+    PortSource,
     /// Logging in to the torrent client.
     ClientLogin,
     /// Reading the torrent client's listen port.
@@ -35,6 +37,7 @@ impl fmt::Display for Op {
             Self::TokenFile => "PIA token",
             Self::GetSignature => "getSignature",
             Self::BindPort => "bindPort",
+            Self::PortSource => "port source",
             Self::ClientLogin => "qBittorrent login",
             Self::ClientPort => "qBittorrent preferences",
             Self::ClientSetPort => "qBittorrent setPreferences",
@@ -206,6 +209,13 @@ pub enum Cause {
         /// The port.
         port: u16,
     },
+    /// A file that exists cannot be read.
+    File {
+        /// Its path.
+        path: String,
+        /// The system's error.
+        error: io::Error,
+    },
 }
 
 impl fmt::Display for Cause {
@@ -256,6 +266,7 @@ impl fmt::Display for Cause {
                 write!(f, "port {wanted} was set, {found} is what it has")
             }
             Self::NotListening { port } => write!(f, "port {port} is set and nothing listens on it"),
+            Self::File { path, error } => write!(f, "{path}: {}", plain(error)),
         }
     }
 }
@@ -351,6 +362,18 @@ impl Error {
                     "nothing to do: a new signature is asked for"
                 }
                 Cause::Refused { refusal: Refusal::NoAuthData, .. } => "this is a bug of ours: please report it",
+                _ => return None,
+            },
+            Op::PortSource => match &self.cause {
+                Cause::CredentialsRejected { .. } => {
+                    "set HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE='{\"auth\":\"apikey\",\"apikey\":\"KEY\"}' for gluetun and \
+                     GLUETUN_API_KEY to the same KEY"
+                }
+                Cause::Connect { .. } => "check that gluetun runs and that GLUETUN_URL is its control server",
+                Cause::Http { status: 300..500, .. } => {
+                    "this gluetun is too old or GLUETUN_URL is not its control server"
+                }
+                Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE names",
                 _ => return None,
             },
             Op::ClientLogin | Op::ClientPort | Op::ClientSetPort | Op::ClientListening => match &self.cause {

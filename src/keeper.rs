@@ -51,6 +51,8 @@ pub enum Step {
     GetSignature,
     /// `bindPort`.
     BindPort,
+    /// Ask somebody else for the port.
+    AskPort,
     /// Make the leased port the client's listen port.
     PlacePort,
     /// Make sure that the client listens on it.
@@ -74,6 +76,8 @@ pub enum Outcome {
     },
     /// The port is bound.
     Bound,
+    /// Somebody else was asked for the port.
+    Asked(News),
     /// The client has the port.
     Placed {
         /// How long the client's status may still be the old one; zero if nothing was changed.
@@ -83,6 +87,17 @@ pub enum Outcome {
     Confirmed,
     /// The step failed.
     Failed(Failure),
+}
+
+/// What somebody else says of the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// There is none now: the last one is kept.
+    Absent,
+    /// It is the one that is known.
+    Same,
+    /// It is another one.
+    Another,
 }
 
 /// What a failure means for the next decision.
@@ -145,10 +160,36 @@ struct LeaseFacts {
     refusals: u32,
 }
 
+/// Somebody else leases and binds, we follow.
+#[derive(Debug)]
+struct Followed {
+    every: Duration,
+    ask_at: Instant,
+    /// A port was seen.
+    known: bool,
+}
+
+/// Where the port comes from, as far as decisions go.
+#[derive(Debug, Clone, Copy)]
+pub enum Source {
+    /// We lease and bind.
+    Lease {
+        /// The expiry of a stored lease.
+        expires_at: Option<Timestamp>,
+    },
+    /// Somebody else does; ask this often.
+    Followed {
+        /// Between two questions.
+        every: Duration,
+    },
+}
+
 /// The keeper.
 #[derive(Debug)]
 pub struct Keeper {
     interval: Duration,
+    /// None when we lease and bind ourselves.
+    followed: Option<Followed>,
     token: bool,
     /// When the last login was.
     logged_in: Option<Instant>,
@@ -168,14 +209,19 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper that binds every `interval`. `lease_expires_at` is that of a stored lease, `seed` makes its jitter.
-    pub fn new(interval: Duration, lease_expires_at: Option<Timestamp>, seed: u64, now: Now) -> Self {
+    /// A keeper that binds and checks every `interval`; `seed` makes its jitter.
+    pub fn new(interval: Duration, source: Source, seed: u64, now: Now) -> Self {
+        let (lease, followed) = match source {
+            Source::Lease { expires_at } => (expires_at.map(|expires_at| LeaseFacts::new(expires_at, now.mono)), None),
+            Source::Followed { every } => (None, Some(Followed { every, ask_at: now.mono, known: false })),
+        };
         Self {
             interval,
+            followed,
             token: false,
             logged_in: None,
             tokens_rejected: 0,
-            lease: lease_expires_at.map(|expires_at| LeaseFacts::new(expires_at, now.mono)),
+            lease,
             renewal_failed: false,
             place_at: Some(now.mono),
             confirm_at: None,
@@ -189,6 +235,9 @@ impl Keeper {
     /// The next thing to do.
     pub fn next(&self, now: Now) -> Step {
         if self.gateway.is_open(now.mono) {
+            if self.followed.as_ref().is_some_and(|followed| now.mono >= followed.ask_at) {
+                return Step::AskPort;
+            }
             if self.place_goes_first(now) {
                 return Step::PlacePort;
             }
@@ -217,8 +266,11 @@ impl Keeper {
 
     /// Whether nothing is failing and everything was done: the end of one full pass.
     pub fn is_content(&self, now: Now) -> bool {
-        let fresh = self.lease.as_ref().is_some_and(|lease| lease.bound && now.mono < lease.bind_at);
-        fresh && self.confirm_at.is_none() && !is_due(self.place_at, now) && !self.has_failures()
+        let bound = self.lease.as_ref().is_some_and(|lease| lease.bound && now.mono < lease.bind_at);
+        (bound || self.knows_followed_port())
+            && self.confirm_at.is_none()
+            && !is_due(self.place_at, now)
+            && !self.has_failures()
     }
 
     /// Whether the token was refused and is to be replaced.
@@ -244,7 +296,11 @@ impl Keeper {
     }
 
     fn client_has_a_port_to_follow(&self) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.bound)
+        self.lease.as_ref().is_some_and(|lease| lease.bound) || self.knows_followed_port()
+    }
+
+    fn knows_followed_port(&self) -> bool {
+        self.followed.as_ref().is_some_and(|followed| followed.known)
     }
 
     /// A good lease is bound when its time has come. A refused or expired one is tried again, too, while no other can be
@@ -256,9 +312,9 @@ impl Keeper {
     }
 
     fn renewal_is_due(&self, now: Now) -> bool {
-        self.lease
-            .as_ref()
-            .is_none_or(|lease| !lease.is_good(now) || (lease.by_clock && now.wall + RENEW_BEFORE >= lease.expires_at))
+        self.lease.as_ref().map_or(self.followed.is_none(), |lease| {
+            !lease.is_good(now) || (lease.by_clock && now.wall + RENEW_BEFORE >= lease.expires_at)
+        })
     }
 
     /// Until the next deadline that could change the decision; never zero, never longer than an interval, so that a jump
@@ -266,9 +322,8 @@ impl Keeper {
     fn wait(&self, now: Now) -> Duration {
         let gateway = self.gateway.closed_until.unwrap_or(now.mono);
         let mut wakes = vec![now.mono + self.interval];
-        if let Some(lease) = &self.lease {
-            wakes.push(lease.bind_at.max(gateway));
-        }
+        wakes.extend(self.lease.as_ref().map(|lease| lease.bind_at.max(gateway)));
+        wakes.extend(self.followed.as_ref().map(|followed| followed.ask_at.max(gateway)));
         if self.renewal_is_due(now) {
             let account = self.account.closed_until.filter(|_| !self.token).unwrap_or(now.mono);
             wakes.push(gateway.max(account));
@@ -310,6 +365,17 @@ impl Keeper {
                 // A signature alone does not open the gate: a gateway that gives signatures and refuses to bind them
                 // would be asked for one after the other.
                 self.gateway.open();
+            }
+            Outcome::Asked(news) => {
+                self.gateway.open();
+                if let Some(followed) = &mut self.followed {
+                    followed.ask_at = now.mono + followed.every;
+                    followed.known |= news == News::Another;
+                }
+                if news == News::Another {
+                    self.place_at = Some(now.mono);
+                    self.confirm_at = None;
+                }
             }
             Outcome::Placed { settle } => {
                 self.confirm_at = Some(now.mono + settle);
@@ -362,6 +428,7 @@ impl Keeper {
                 }
                 self.close_gateway(now, failure);
             }
+            Step::AskPort => self.close_gateway(now, failure),
             Step::PlacePort | Step::ConfirmPort => {
                 self.confirm_at = None;
                 self.place_at = Some(now.mono);
@@ -412,6 +479,9 @@ impl Keeper {
         if let Some(lease) = &mut self.lease {
             lease.bind_at = now.mono;
         }
+        if let Some(followed) = &mut self.followed {
+            followed.ask_at = now.mono;
+        }
         self.place_at = Some(now.mono);
         self.confirm_at = None;
     }
@@ -446,7 +516,15 @@ mod tests {
         fn new(lease_hours: Option<u64>) -> Self {
             let now = Now { mono: Instant::now(), wall: "2026-11-23T00:00:00Z".parse().unwrap() };
             let expires = lease_hours.map(|hours| now.wall + Duration::from_secs(hours * HOUR));
-            Self { keeper: Keeper::new(Duration::from_secs(300), expires, 7, now), now }
+            let source = Source::Lease { expires_at: expires };
+            Self { keeper: Keeper::new(Duration::from_secs(300), source, 7, now), now }
+        }
+
+        fn following() -> Self {
+            let mut bench = Self::new(None);
+            let source = Source::Followed { every: Duration::from_secs(15) };
+            bench.keeper = Keeper::new(Duration::from_secs(300), source, 7, bench.now);
+            bench
         }
 
         fn next(&self) -> Step {
@@ -717,6 +795,40 @@ mod tests {
             bench.fail(Step::BindPort, Failure::LeaseRefused);
             assert_eq!(bench.next(), Step::GetSignature, "the gateway tells when it has expired");
         }
+    }
+
+    #[test]
+    fn a_followed_port_is_asked_for_often_and_checked_every_interval() {
+        let mut bench = Bench::following();
+        bench.step(Step::AskPort, Outcome::Asked(News::Absent));
+        assert_eq!(bench.waits(), 15, "nothing for the client to follow, and PIA is not spoken to");
+        assert!(!bench.keeper.is_content(bench.now));
+        bench.pass(16);
+        bench.step(Step::AskPort, Outcome::Asked(News::Another));
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        assert!(bench.keeper.is_content(bench.now));
+        for news in [News::Same, News::Absent] {
+            bench.pass(16);
+            bench.step(Step::AskPort, Outcome::Asked(news));
+            assert_eq!(bench.waits(), 15, "the last port is kept");
+        }
+        bench.pass(300);
+        bench.step(Step::AskPort, Outcome::Asked(News::Same));
+        assert_eq!(bench.next(), Step::PlacePort);
+    }
+
+    #[test]
+    fn a_dead_source_backs_off_and_the_client_is_still_checked() {
+        let mut bench = Bench::following();
+        bench.step(Step::AskPort, Outcome::Asked(News::Another));
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        bench.pass(300);
+        bench.fail(Step::AskPort, Failure::Transient);
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        bench.waits_between(3, 5);
     }
 
     #[test]

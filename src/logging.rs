@@ -1,39 +1,60 @@
-//! The log: one handler, RFC 3339 timestamps in UTC, our own messages only (libraries may log what we would not).
+//! The log: one handler, our own messages only (libraries may log what we would not). Lines begin with an RFC 3339 time in
+//! UTC, or, when the journal reads them and has its own times, with their priority.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use env_logger::{Builder, Target};
-use log::LevelFilter;
+use log::{Level, LevelFilter};
 
 use crate::error::plain;
 
 /// Logs `level` and above to `file`, or to standard output if there is none or it cannot be opened.
 pub fn init(level: LevelFilter, file: Option<&Path>) {
     let mut builder = Builder::new();
-    builder.filter_module(env!("CARGO_CRATE_NAME"), level).format(|line, record| {
-        let now = jiff::Timestamp::now();
-        writeln!(line, "{now:.0} {:<5} {}", record.level(), record.args())
-    });
-    let opened = file.map(|path| (path, OpenOptions::new().append(true).create(true).mode(0o600).open(path)));
-    let warning = match opened {
-        Some((_, Ok(file))) => {
-            builder.target(Target::Pipe(Box::new(file)));
-            None
+    builder.filter_module(env!("CARGO_CRATE_NAME"), level).target(Target::Stdout);
+    let mut warning = None;
+    let mut to_file = false;
+    if let Some(path) = file {
+        match OpenOptions::new().append(true).create(true).mode(0o600).open(path) {
+            Ok(file) => {
+                builder.target(Target::Pipe(Box::new(file)));
+                to_file = true;
+            }
+            Err(error) => {
+                warning = Some(format!("LOG_FILE {}: {}; logging to standard output", path.display(), plain(&error)));
+            }
         }
-        Some((path, Err(error))) => {
-            builder.target(Target::Stdout);
-            Some(format!("LOG_FILE {}: {}; logging to standard output", path.display(), plain(&error)))
-        }
-        None => {
-            builder.target(Target::Stdout);
-            None
-        }
-    };
+    }
+    if !to_file && stdout_is_journal() {
+        builder.format(|line, record| writeln!(line, "<{}>{}", priority(record.level()), record.args()));
+    } else {
+        builder.format(|line, record| {
+            let now = jiff::Timestamp::now();
+            writeln!(line, "{now:.0} {:<5} {}", record.level(), record.args())
+        });
+    }
     builder.init();
     if let Some(warning) = warning {
         log::warn!("{warning}");
     }
+}
+
+/// syslog's priorities, as systemd reads them.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// `$JOURNAL_STREAM` is the device and inode of the journal's socket; it is inherited by children whose output goes
+/// elsewhere.
+fn stdout_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    std::fs::metadata("/proc/self/fd/1").is_ok_and(|out| stream == format!("{}:{}", out.dev(), out.ino()))
 }

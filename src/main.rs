@@ -11,10 +11,14 @@ mod files;
 mod http;
 mod keeper;
 mod logging;
+mod notify;
 mod pia;
 mod report;
+mod route;
 mod secret;
 mod service;
+mod signals;
+mod source;
 #[cfg(test)]
 mod testing;
 mod torrent;

@@ -9,7 +9,12 @@ use miniserde::json;
 
 use crate::error::{Error, plain};
 use crate::files::{self, Durability};
+use crate::route;
 
+/// A followed source that has not given the port for this long has lost it.
+const FOLLOWED_LIFE: Duration = Duration::from_secs(60);
+/// Between two writes of a status in which only times have changed, to spare flash cards.
+const WRITE_EVERY: Duration = Duration::from_secs(15);
 /// A binding lapses when it is not repeated for this long (PIA).
 const BINDING_LIFE: Duration = Duration::from_secs(15 * 60);
 
@@ -22,12 +27,18 @@ pub struct Status {
     pub version: String,
     /// `CHECK_INTERVAL` in effect, seconds.
     pub interval_s: u64,
-    /// The leased port.
+    /// Whether the port is somebody else's, whom we follow.
+    pub follows: bool,
+    /// The leased port, or the followed one.
     pub port: Option<u16>,
     /// When the lease ends.
     pub expires_at: Option<String>,
-    /// The last successful bind.
+    /// The last successful bind, or when a followed source last gave the port.
     pub bound_at: Option<String>,
+    /// `address:port` of the gateway at that bind.
+    pub gateway: Option<String>,
+    /// Our address towards it at that bind.
+    pub local_address: Option<String>,
     /// The torrent client's name.
     pub client: String,
     /// The port that the client was last seen with.
@@ -83,6 +94,9 @@ impl Status {
         let port = self.port.ok_or("no port is leased")?;
         let bound =
             age(self.bound_at.as_deref(), now).ok_or("the port has not been bound since the service started")?;
+        if self.follows && bound >= FOLLOWED_LIFE {
+            return Err(format!("port {port} was last seen at its source {} ago", span(bound)));
+        }
         if bound >= BINDING_LIFE {
             return Err(format!("the last bind is {} old, a binding lapses after 15 min", span(bound)));
         }
@@ -95,6 +109,21 @@ impl Status {
         Ok(format!("port {port} bound {} ago, {} listening", span(bound), self.client))
     }
 
+    /// Whether the way that the last bind took is still there, asked of the kernel; the error says what has changed. A
+    /// container whose VPN container was restarted is left in a namespace without any way out, and all else looks well.
+    pub fn check_route(&self) -> Result<(), String> {
+        if self.follows {
+            return if route::has_way_out() { Ok(()) } else { Err("this network namespace has no route".to_owned()) };
+        }
+        let (Some(gateway), Some(local)) = (&self.gateway, &self.local_address) else { return Ok(()) };
+        let Ok(address) = gateway.parse() else { return Ok(()) };
+        match route::local_address_towards(address) {
+            Ok(now) if now.to_string() == *local => Ok(()),
+            Ok(now) => Err(format!("the tunnel has changed: our address was {local} at the last bind and is {now}")),
+            Err(error) => Err(format!("no way to the gateway {gateway}: {}", plain(&error))),
+        }
+    }
+
     /// For people.
     pub fn describe(&self, now: Timestamp) -> String {
         let ago =
@@ -105,14 +134,15 @@ impl Status {
         };
         line(
             "health",
-            match self.health(now) {
+            match self.check_route().and_then(|()| self.health(now)) {
                 Ok(well) => format!("ok: {well}"),
                 Err(ill) => format!("not ok: {ill}"),
             },
         );
         match (self.port, &self.expires_at) {
             (Some(port), Some(expires_at)) => line("lease", format!("port {port} until {expires_at}")),
-            _ => line("lease", "none".to_owned()),
+            (Some(port), None) => line("port", format!("{port}, followed")),
+            _ => line("port", "none".to_owned()),
         }
         line("bound", ago(&self.bound_at));
         let seen = self.client_port.map_or("no port seen".to_owned(), |port| format!("port {port}"));
@@ -184,6 +214,8 @@ pub struct Report {
     /// What will be written next.
     pub status: Status,
     troubles: Vec<Trouble>,
+    /// What was written last, and when.
+    written: Option<(Instant, String)>,
     /// That the file cannot be written was said; it is still tried, because disks fill up and empty again.
     warned: bool,
 }
@@ -197,7 +229,7 @@ impl Report {
             client: client.to_owned(),
             ..Status::default()
         };
-        Self { path: state_dir.join("status.json"), status, troubles: Vec::new(), warned }
+        Self { path: state_dir.join("status.json"), status, troubles: Vec::new(), written: None, warned }
     }
 
     /// Takes down a failure: ERROR the first time and when it becomes another, DEBUG while it repeats.
@@ -238,9 +270,29 @@ impl Report {
         self.troubles.iter().map(|trouble| &trouble.problem)
     }
 
-    /// Writes the status file.
-    pub fn write(&mut self) {
+    /// The state in a few words, for the service manager.
+    pub fn one_line(&self) -> String {
+        match (self.troubles.last(), self.status.port) {
+            (Some(trouble), _) => trouble.problem.error.clone(),
+            (None, Some(port)) => {
+                let until = self.status.expires_at.as_ref().map_or(String::new(), |time| format!(" until {time}"));
+                format!("port {port}{until}")
+            }
+            (None, None) => "no port yet".to_owned(),
+        }
+    }
+
+    /// Writes the status file, if `now` or if there is something to tell.
+    pub fn write(&mut self, now: bool) {
         self.status.problems = self.problems().cloned().collect();
+        let timeless =
+            Status { bound_at: None, client_verified_at: None, updated_at: String::new(), ..self.status.clone() };
+        let gist = json::to_string(&timeless);
+        let known = self.written.as_ref().is_some_and(|(at, text)| at.elapsed() < WRITE_EVERY && *text == gist);
+        if known && self.status.follows && !now {
+            return;
+        }
+        self.written = Some((Instant::now(), gist));
         self.status.updated_at = now_text();
         match files::write(&self.path, json::to_string(&self.status).as_bytes(), Durability::Volatile) {
             Ok(()) => self.warned = false,

@@ -1,116 +1,82 @@
 //! The loop that carries out what the keeper decides: steps, signals, waiting, status.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustls::pki_types::ServerName;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals as SignalIterator;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::{Cause, Error, Op, Refusal, plain};
 use crate::files;
+use crate::http::plain;
 use crate::http::tls::{NamePolicy, Tls};
-use crate::keeper::{Failure, Keeper, Now, Outcome, Step};
-use crate::pia::account::{Account, Source};
-use crate::pia::gateway::Gateway;
-use crate::pia::lease::{Lease, LeaseStore};
+use crate::keeper::{self, Failure, Keeper, News, Now, Outcome, Step};
+use crate::notify::Notifier;
+use crate::pia::Pia;
+use crate::pia::account::Source;
+use crate::pia::lease::Lease;
 use crate::pia::trust::public_roots;
 use crate::report::{PeerKind, Report, now_text};
+use crate::route;
+use crate::signals::{Event, Signals};
+use crate::source::Followed;
 use crate::torrent::qbittorrent::QBittorrent;
 use crate::torrent::{self, Connectivity, TorrentClient};
 
-/// The peers and the store, built from a configuration; nothing is sent by building them.
+/// Where the port comes from.
+pub enum PortSource {
+    /// We lease and bind it.
+    Pia(Box<Pia>),
+    /// Somebody else does.
+    Followed {
+        /// Whom to ask.
+        followed: Followed,
+        /// The last port that it gave.
+        port: Option<u16>,
+        /// That there is none now was told.
+        told_none: bool,
+    },
+}
+
+/// The peers, built from a configuration; nothing is sent by building them.
 pub struct Parts {
-    /// PIA's account.
-    pub account: Account,
-    /// PIA's gateway.
-    pub gateway: Gateway,
+    /// Where the port comes from.
+    pub source: PortSource,
     /// The torrent client.
     pub client: Box<dyn TorrentClient>,
-    /// The stored lease.
-    pub store: LeaseStore,
 }
 
 impl Parts {
     /// Builds the parts; what of `config` they do not need is left.
     pub fn new(config: Config) -> Self {
-        let account = Account::new(config.credentials, config.login_urls, config.login_ca, config.token_file);
-        let gateway = Gateway::new(
-            &config.gateway_host,
-            config.gateway_port,
-            config.hostname.as_deref(),
-            Tls::new(config.ca, config.gateway_name),
-        );
+        let source = match config.source {
+            config::Source::Pia(pia) => PortSource::Pia(Box::new(Pia::new(*pia, &config.state_dir))),
+            config::Source::Followed(followed) => PortSource::Followed { followed, port: None, told_none: false },
+        };
         let client_tls = config.client_url.https.then(|| {
             let name = ServerName::try_from(config.client_url.host.clone()).expect("checked when the URL was parsed");
             Tls::new(config.client_ca.unwrap_or_else(public_roots), NamePolicy::Exactly(name))
         });
         let client = Box::new(QBittorrent::new(&config.client_url, client_tls, config.client_auth));
-        Self { account, gateway, client, store: LeaseStore::new(&config.state_dir) }
-    }
-
-    /// The stored lease, with one warning when the file cannot be used.
-    pub fn stored_lease(&self) -> Option<Lease> {
-        self.store.load().unwrap_or_else(|problem| {
-            log::warn!("{} {problem}; a new lease will replace it", self.store.path().display());
-            None
-        })
-    }
-}
-
-enum Event {
-    Stop,
-    Reload,
-}
-
-/// SIGTERM and SIGINT stop, SIGHUP binds and checks at once.
-pub struct Signals {
-    events: Receiver<Event>,
-    stopping: Arc<AtomicBool>,
-}
-
-impl Signals {
-    /// Installs the handlers and starts the one thread that waits for signals.
-    pub fn install() -> std::io::Result<Self> {
-        let mut signals = SignalIterator::new([SIGTERM, SIGINT, SIGHUP])?;
-        let stopping = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stopping);
-        let (sender, events) = channel();
-        thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            for signal in signals.forever() {
-                let event = if signal == SIGHUP { Event::Reload } else { Event::Stop };
-                flag.fetch_or(matches!(event, Event::Stop), Ordering::Relaxed);
-                if sender.send(event).is_err() {
-                    break;
-                }
-            }
-        })?;
-        Ok(Self { events, stopping })
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
+        Self { source, client }
     }
 }
 
 /// The daemon.
 pub struct Service {
-    parts: Parts,
+    source: PortSource,
+    client: Box<dyn TorrentClient>,
     keeper: Keeper,
-    lease: Option<Lease>,
-    /// The lease is not on the disk yet.
-    unsaved: bool,
     /// What was logged last of the client, so that it is said again only when it changes.
     told: Option<(u16, Connectivity)>,
     report: Report,
     /// None in `once`, which signals end as they end any program.
     signals: Option<Signals>,
+    notifier: Notifier,
+    /// The service manager knows that we are ready.
+    ready: bool,
 }
 
 fn now() -> Now {
@@ -132,26 +98,38 @@ impl Service {
                 plain(error)
             );
         }
+        let whence = match &config.source {
+            config::Source::Pia(pia) => format!("gateway {}", plain::join(&pia.gateway_host, pia.gateway_port)),
+            config::Source::Followed(followed) => format!("port from {}", followed.name()),
+        };
         log::info!(
-            "{} {} started: gateway {}, {}, every {} s",
+            "{} {} started: {whence}, {}, every {} s",
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
-            crate::http::plain::join(&config.gateway_host, config.gateway_port),
             config.client_url,
             config.interval.as_secs()
         );
         let interval = config.interval;
         let state_dir = config.state_dir.clone();
-        let parts = Parts::new(config);
-        let mut report = Report::new(&state_dir, unwritable.is_some(), interval, parts.client.name());
-        let lease = parts.stored_lease();
-        if let Some(lease) = &lease {
-            log::info!("lease: port {} until {:.0} (stored)", lease.port, lease.expires_at);
-            show_lease(&mut report, lease);
-        }
+        let Parts { source, client } = Parts::new(config);
+        let mut report = Report::new(&state_dir, unwritable.is_some(), interval, client.name());
+        let facts = match &source {
+            PortSource::Pia(pia) => {
+                if let Some(lease) = &pia.lease {
+                    log::info!("lease: port {} until {:.0} (stored)", lease.port, lease.expires_at);
+                    show_lease(&mut report, lease);
+                }
+                keeper::Source::Lease { expires_at: pia.lease.as_ref().map(|lease| lease.expires_at) }
+            }
+            PortSource::Followed { followed, .. } => {
+                report.status.follows = true;
+                keeper::Source::Followed { every: followed.every() }
+            }
+        };
         let seed = RandomState::new().build_hasher().finish();
-        let keeper = Keeper::new(interval, lease.as_ref().map(|lease| lease.expires_at), seed, now());
-        Self { parts, keeper, lease, unsaved: false, told: None, report, signals }
+        let keeper = Keeper::new(interval, facts, seed, now());
+        let notifier = if signals.is_some() { Notifier::from_environment() } else { Notifier::default() };
+        Self { source, client, keeper, told: None, report, signals, notifier, ready: false }
     }
 
     /// Runs until a signal says stop.
@@ -163,7 +141,8 @@ impl Service {
             }
         }
         log::info!("stopping");
-        self.report.write();
+        self.notifier.tell("STOPPING=1");
+        self.report.write(true);
     }
 
     /// One full pass: until everything is done (true) or something fails (false).
@@ -171,18 +150,24 @@ impl Service {
         loop {
             match self.keeper.next(now()) {
                 Step::Wait(_) if self.keeper.is_content(now()) || self.keeper.has_failures() => break,
+                Step::Wait(_) if self.port().is_none() => break,
                 Step::Wait(wait) => thread::sleep(wait),
                 step => self.carry_out(step),
             }
         }
-        self.parts.client.log_out();
-        self.report.write();
-        !self.keeper.has_failures()
+        self.client.log_out();
+        self.report.write(true);
+        self.keeper.is_content(now())
     }
 
     /// What fails, a line each.
     pub fn problems(&self) -> Vec<String> {
-        self.report.problems().map(|problem| format!("{}; {}", problem.error, problem.remedy)).collect()
+        let mut lines: Vec<_> =
+            self.report.problems().map(|problem| format!("{}; {}", problem.error, problem.remedy)).collect();
+        if let (PortSource::Followed { followed, port: None, .. }, true) = (&self.source, lines.is_empty()) {
+            lines.push(format!("{} has no port now", followed.name()));
+        }
+        lines
     }
 
     fn is_stopping(&self) -> bool {
@@ -190,18 +175,41 @@ impl Service {
     }
 
     fn wait(&mut self, wait: Duration) {
-        self.parts.gateway.hang_up();
-        self.parts.client.hang_up();
-        self.report.write();
-        log::trace!("waiting {} s", wait.as_secs());
-        let Some(signals) = &self.signals else { return };
-        match signals.events.recv_timeout(wait) {
-            Ok(Event::Reload) => {
-                log::info!("reload: binding and checking now");
-                self.keeper.hurry(now());
-            }
-            Ok(Event::Stop) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        match &mut self.source {
+            PortSource::Pia(pia) => pia.gateway.hang_up(),
+            PortSource::Followed { followed, .. } => followed.hang_up(),
         }
+        self.client.hang_up();
+        self.report.write(false);
+        self.tell_manager();
+        log::trace!("waiting {} s", wait.as_secs());
+        let end = Instant::now() + wait;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let slice = self.notifier.heartbeat().map_or(left, |beat| beat.min(left));
+            let event = match &self.signals {
+                Some(signals) if !slice.is_zero() => signals.wait(slice),
+                _ => return,
+            };
+            self.notifier.alive();
+            match event {
+                Some(Event::Reload) => {
+                    log::info!("reload: binding and checking now");
+                    self.notifier.tell("RELOADING=1");
+                    self.keeper.hurry(now());
+                    self.ready = false;
+                    return;
+                }
+                Some(Event::Stop) => return,
+                None => {}
+            }
+        }
+    }
+
+    /// At the end of a pass: that we are ready, whether it went well or is being tried again, and what the state is.
+    fn tell_manager(&mut self) {
+        let ready = if std::mem::replace(&mut self.ready, true) { "" } else { "READY=1\n" };
+        self.notifier.tell(&format!("{ready}STATUS={}", self.report.one_line()));
     }
 
     fn carry_out(&mut self, step: Step) {
@@ -210,23 +218,27 @@ impl Service {
             Step::GetToken => (PeerKind::Account, self.get_token()),
             Step::GetSignature => (PeerKind::Gateway, self.get_signature()),
             Step::BindPort => (PeerKind::Gateway, self.bind_port()),
+            Step::AskPort => (PeerKind::Gateway, self.ask_port()),
             Step::PlacePort => (PeerKind::Client, self.place_port()),
             Step::ConfirmPort => (PeerKind::Client, self.confirm_port()),
             Step::Wait(_) => return,
         };
+        self.notifier.alive();
         match result {
             Ok(outcome) => {
                 self.keeper.record(now(), step, outcome);
                 // A gate is open again only when the last of its peer's steps was done.
-                if matches!(outcome, Outcome::Token { .. } | Outcome::Bound | Outcome::Confirmed) {
+                if matches!(outcome, Outcome::Token { .. } | Outcome::Bound | Outcome::Asked(_) | Outcome::Confirmed) {
                     self.report.recovered(peer);
                 }
             }
             Err(error) => {
                 let failure = failure_of(&error);
                 self.keeper.record(now(), step, Outcome::Failed(failure));
-                if self.keeper.wants_token() {
-                    self.parts.account.reject();
+                if self.keeper.wants_token()
+                    && let PortSource::Pia(pia) = &mut self.source
+                {
+                    pia.account.reject();
                 }
                 if failure == Failure::TokenRejected && self.keeper.next(now()) == Step::GetToken {
                     log::warn!("{error}; getting another token");
@@ -237,9 +249,20 @@ impl Service {
         }
     }
 
+    /// PIA's side; the keeper asks for its steps only when there is one.
+    fn pia(&mut self, op: Op) -> Result<&mut Pia, Error> {
+        match &mut self.source {
+            PortSource::Pia(pia) => Ok(pia),
+            PortSource::Followed { .. } => Err(Error::new(op, Cause::NoCredentials)),
+        }
+    }
+
     fn get_token(&mut self) -> Result<Outcome, Error> {
-        let signals = self.signals.as_ref();
-        let source = self.parts.account.obtain(&|| signals.is_some_and(Signals::is_stopping))?;
+        let signals = self.signals.take();
+        let stop = || signals.as_ref().is_some_and(Signals::is_stopping);
+        let result = self.pia(Op::Login).and_then(|pia| pia.account.obtain(&stop));
+        self.signals = signals;
+        let source = result?;
         match source {
             Source::Login => log::info!("logged in to PIA"),
             Source::File => log::debug!("token taken from the cache file"),
@@ -248,14 +271,9 @@ impl Service {
     }
 
     fn get_signature(&mut self) -> Result<Outcome, Error> {
-        let token = self.parts.account.token().ok_or(Error::new(Op::TokenFile, Cause::NoCredentials))?;
-        let lease = self.parts.gateway.get_signature(token)?;
+        let lease = self.pia(Op::GetSignature)?.get_signature()?.clone();
         let (port, expires_at) = (lease.port, lease.expires_at);
         show_lease(&mut self.report, &lease);
-        self.lease = Some(lease);
-        self.unsaved = true;
-        // Before anything is said or done with it: a kill from here on costs no port.
-        self.save_lease();
         log::info!("lease: port {port} until {expires_at:.0}");
         if expires_at <= Timestamp::now() {
             log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", now_text());
@@ -263,32 +281,55 @@ impl Service {
         Ok(Outcome::Leased { expires_at })
     }
 
-    /// Tried again with every bind until it is on the disk.
-    fn save_lease(&mut self) {
-        let Some(lease) = self.lease.as_ref().filter(|_| self.unsaved) else { return };
-        match self.parts.store.save(lease) {
-            Ok(()) => self.unsaved = false,
-            Err(error) => log::debug!("{}: {}", self.parts.store.path().display(), plain(&error)),
-        }
-    }
-
     fn bind_port(&mut self) -> Result<Outcome, Error> {
-        if let Some(lease) = &self.lease {
-            self.parts.gateway.bind_port(lease)?;
-            log::info!("bound port {}", lease.port);
-        }
+        let pia = self.pia(Op::BindPort)?;
+        let port = pia.bind_port()?;
+        let dialled = pia.gateway.dialled();
+        log::info!("bound port {port}");
         self.report.status.bound_at = Some(now_text());
-        self.save_lease();
+        self.report.status.gateway = dialled.map(|address| address.to_string());
+        self.report.status.local_address =
+            dialled.and_then(|address| route::local_address_towards(address).ok()).map(|local| local.to_string());
         Ok(Outcome::Bound)
     }
 
-    fn port(&self) -> u16 {
-        self.lease.as_ref().map_or(0, |lease| lease.port)
+    fn ask_port(&mut self) -> Result<Outcome, Error> {
+        let PortSource::Followed { followed, port, told_none } = &mut self.source else {
+            return Err(Error::new(Op::PortSource, Cause::NoCredentials));
+        };
+        let found = followed.port()?;
+        let news = match found {
+            None => {
+                if !std::mem::replace(told_none, true) {
+                    log::warn!("{} has no port now; the last one is kept", followed.name());
+                }
+                News::Absent
+            }
+            Some(found) => {
+                *told_none = false;
+                self.report.status.bound_at = Some(now_text());
+                if port.replace(found) == Some(found) {
+                    News::Same
+                } else {
+                    log::info!("{} has port {found}", followed.name());
+                    self.report.status.port = Some(found);
+                    News::Another
+                }
+            }
+        };
+        Ok(Outcome::Asked(news))
+    }
+
+    fn port(&self) -> Option<u16> {
+        match &self.source {
+            PortSource::Pia(pia) => pia.lease.as_ref().map(|lease| lease.port),
+            PortSource::Followed { port, .. } => *port,
+        }
     }
 
     fn place_port(&mut self) -> Result<Outcome, Error> {
-        let port = self.port();
-        let client = self.parts.client.as_mut();
+        let port = self.port().unwrap_or_default();
+        let client = self.client.as_mut();
         let before = torrent::place(client, port)?;
         if let Some(before) = before {
             log::info!("{}: listen port {before} -> {port}", client.name());
@@ -300,8 +341,8 @@ impl Service {
     }
 
     fn confirm_port(&mut self) -> Result<Outcome, Error> {
-        let port = self.port();
-        let client = self.parts.client.as_mut();
+        let port = self.port().unwrap_or_default();
+        let client = self.client.as_mut();
         let connectivity = torrent::confirm(client, port, torrent::PATIENCE)?;
         let level = if self.told == Some((port, connectivity)) { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "{} listens on port {port} ({connectivity})", client.name());
@@ -320,6 +361,8 @@ fn show_lease(report: &mut Report, lease: &Lease) {
 /// What an error means for the next decision.
 fn failure_of(error: &Error) -> Failure {
     match &error.cause {
+        // Whoever follows somebody else's port locks nobody out by asking again.
+        _ if error.op == Op::PortSource => Failure::Transient,
         Cause::CredentialsRejected { .. } | Cause::Banned => Failure::Credentials,
         Cause::LockedOut { retry_after: None } => Failure::LockedOut,
         Cause::LockedOut { retry_after: Some(wait) }

@@ -8,7 +8,9 @@ pub mod tls;
 pub mod wire;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::error::{Cause, Phase};
@@ -53,6 +55,15 @@ pub enum Method {
     Get,
     /// POST with a form as its body.
     Post,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        })
+    }
 }
 
 /// One request. `path` is what logs may show; everything else may hold secrets.
@@ -170,6 +181,7 @@ pub struct Peer {
     /// Whether the open connection has carried an exchange already.
     used: bool,
     names: Option<Vec<String>>,
+    address: Option<SocketAddr>,
 }
 
 enum Stream {
@@ -222,6 +234,7 @@ impl Peer {
             connection: None,
             used: false,
             names: None,
+            address: None,
         }
     }
 
@@ -235,12 +248,18 @@ impl Peer {
         self.names.as_deref()
     }
 
+    /// The address of the last connection.
+    pub fn dialled(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
     /// Makes sure that a connection is open and, with TLS, that the peer has proved who it is.
     pub fn connect(&mut self, deadline: Deadline) -> Result<(), Cause> {
         if self.connection.is_some() {
             return Ok(());
         }
         let tcp = plain::dial(&self.host, self.port, deadline)?;
+        self.address = tcp.peer();
         self.connection = Some(match &self.tls {
             None => Stream::Plain(tcp),
             Some(tls) => {
@@ -269,7 +288,7 @@ impl Peer {
             result => result,
         };
         if let Ok(response) = &result {
-            log::debug!("{:?} {} on {}: HTTP {}", request.method, request.path, self.address(), response.status);
+            log::debug!("{} {} on {}: HTTP {}", request.method, request.path, self.address(), response.status);
         }
         result
     }

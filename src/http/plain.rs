@@ -20,6 +20,11 @@ pub struct Tcp {
 }
 
 impl Tcp {
+    /// The address at the other end.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
     fn left(&self) -> io::Result<Duration> {
         self.deadline.left(Phase::Head).map_err(|_| io::ErrorKind::TimedOut.into())
     }

@@ -22,14 +22,10 @@ const READ_SIZE: usize = 4096;
 /// Writes `request` in one piece, so that head and body leave in one segment.
 pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> io::Result<()> {
     let fields = encode_fields(request.fields);
-    let (method, query) = match request.method {
-        Method::Get if fields.is_empty() => ("GET", String::new()),
-        Method::Get => ("GET", format!("?{fields}")),
-        Method::Post => ("POST", String::new()),
-    };
+    let query = if request.method == Method::Post || fields.is_empty() { String::new() } else { format!("?{fields}") };
     let agent = env!("CARGO_PKG_NAME");
     let mut lines = vec![
-        format!("{method} {}{query} HTTP/1.1", request.path),
+        format!("{} {}{query} HTTP/1.1", request.method, request.path),
         format!("Host: {host}"),
         format!("User-Agent: {agent}"),
         "Accept: */*".to_owned(),

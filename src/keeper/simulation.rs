@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{Failure, Keeper, Now, Outcome, Step};
+use super::{Failure, Keeper, Now, Outcome, Source, Step};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -79,7 +79,7 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
     let mut tally = Tally::default();
     let mut elapsed = Duration::ZERO;
     let at = |elapsed: Duration| Now { mono: start + elapsed, wall: epoch + elapsed };
-    let mut keeper = Keeper::new(INTERVAL, None, seed, at(elapsed));
+    let mut keeper = Keeper::new(INTERVAL, Source::Lease { expires_at: None }, seed, at(elapsed));
     let mut without_wait = 0;
     while elapsed < length {
         let step = keeper.next(at(elapsed));
@@ -146,7 +146,7 @@ fn carry_out(
             tally.confirmed.push(elapsed);
             Outcome::Confirmed
         }
-        Step::Wait(_) => unreachable!("waits are not carried out"),
+        Step::AskPort | Step::Wait(_) => unreachable!("{step:?} is not carried out here"),
     };
     (outcome, took)
 }

@@ -43,6 +43,11 @@ impl Gateway {
         self.peer.certificate_names().unwrap_or_default()
     }
 
+    /// The address of the last connection.
+    pub fn dialled(&self) -> Option<std::net::SocketAddr> {
+        self.peer.dialled()
+    }
+
     fn warn_if_unnamed(&mut self) {
         if self.unnamed && self.peer.certificate_names().is_some() {
             self.unnamed = false;

@@ -1,16 +1,17 @@
-//! Environment variables and secret files → [`Config`], validated once, all problems reported together.
+//! Environment variables, configuration file and secret files → [`Config`], validated once, all problems reported together.
 //!
-//! Nothing is sent from here, and nothing but the files that variables name is read.
+//! Nothing is sent from here, and nothing but the configuration file and the files that variables name is read.
+
+pub mod file;
+pub mod url;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::LevelFilter;
 use rustls::RootCertStore;
-use rustls::pki_types::ServerName;
 
 use crate::error::plain;
 use crate::files;
@@ -18,7 +19,11 @@ use crate::http::tls::NamePolicy;
 use crate::pia::account::{self, Credentials};
 use crate::pia::trust;
 use crate::secret::Secret;
+use crate::source::Followed;
 use crate::torrent::qbittorrent::Auth;
+
+pub use url::Url;
+use url::parse_address;
 
 /// The port of PIA's port-forwarding API on every gateway.
 const GATEWAY_PORT: u16 = 19999;
@@ -51,7 +56,8 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 18] = [
+pub const VARIABLES: [Variable; 21] = [
+    variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "its password"),
     variable("PIA_TOKEN_FILE", "/var/run/pia_token", "token cache; a token may be put there by hand"),
@@ -60,6 +66,8 @@ pub const VARIABLES: [Variable; 18] = [
     variable("PIA_CA_CERT", "", "PIA's CA certificate (PEM file); needed"),
     variable("PIA_LOGIN_URL", "", "https URL to log in at instead of PIA's two public ones"),
     variable("PIA_LOGIN_CA_CERT", "", "CA certificates for the login (PEM file) instead of Mozilla's"),
+    variable("GLUETUN_URL", "http://127.0.0.1:8000", "gluetun's control server"),
+    from_file("GLUETUN_API_KEY", "API key of a role in gluetun's control server"),
     variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
     from_file("QBITTORRENT_USERNAME", "Web UI user; none if authentication is bypassed for us"),
     from_file("QBITTORRENT_PASSWORD", "its password"),
@@ -80,6 +88,28 @@ pub struct Problem {
     value: Option<String>,
     wrong: String,
     right: String,
+}
+
+impl Problem {
+    /// A problem with a line of the configuration file.
+    fn line(path: &Path, number: usize, wrong: &str) -> Self {
+        let right = "NAME=value is right, with quotes around a value that has spaces or quotes in it";
+        Self {
+            variable: format!("{} line {number}", path.display()),
+            value: None,
+            wrong: wrong.to_owned(),
+            right: right.to_owned(),
+        }
+    }
+
+    fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+        Self {
+            variable: path.display().to_string(),
+            value: None,
+            wrong: format!("cannot be read: {}", plain(error)),
+            right: "run as root, or as a user that may read it".to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -108,110 +138,10 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// An http or https URL without user, query and fragment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Url {
-    /// Whether TLS is spoken.
-    pub https: bool,
-    /// A name or an address; IPv6 without brackets.
-    pub host: String,
-    /// 1 to 65535.
-    pub port: u16,
-    /// Starts with `/`.
-    pub path: String,
-}
-
-impl Url {
-    /// Parses `text`; a missing scheme means http. The error says what is wrong.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (https, rest) = match text.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
-            Some(_) => return Err("has a scheme that is neither http nor https".to_owned()),
-            None => (false, text),
-        };
-        if rest.contains(['?', '#']) {
-            return Err("has a query or a fragment".to_owned());
-        }
-        let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
-        if authority.contains('@') {
-            return Err("has a user in it".to_owned());
-        }
-        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("has a path with characters that must be percent-encoded".to_owned());
-        }
-        let (host, port) = parse_address(authority)?;
-        let port = port.unwrap_or(if https { 443 } else { 80 });
-        Ok(Self { https, host, port, path: path.to_owned() })
-    }
-
-    /// The host for a Host header without a port.
-    pub fn bare_host(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
-    }
-
-    /// The host for a Host header, with the port unless it is the scheme's own.
-    pub fn host_header(&self) -> String {
-        let own = if self.https { 443 } else { 80 };
-        if self.port == own { self.bare_host() } else { format!("{}:{}", self.bare_host(), self.port) }
-    }
-}
-
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.https { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.host_header(), self.path.trim_end_matches('/'))
-    }
-}
-
-/// `HOST[:PORT]`, where the host is a name, IPv4, `[IPv6]` or a bare IPv6 address. The error says what is wrong.
-fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return Ok((text.to_owned(), None));
-    }
-    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or("has no closing bracket")?;
-        host.parse::<Ipv6Addr>().map_err(|_| "has no IPv6 address in its brackets")?;
-        (host, rest.strip_prefix(':').or(if rest.is_empty() { None } else { Some(rest) }))
-    } else {
-        text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)))
-    };
-    if host.is_empty() {
-        return Err("has no host".to_owned());
-    }
-    if ServerName::try_from(host).is_err() {
-        return Err("has a host that is neither an address nor a name".to_owned());
-    }
-    let port = match port {
-        None => None,
-        Some(port) => match port.parse::<u16>() {
-            Ok(port) if port > 0 => Some(port),
-            _ => return Err(format!("has port {port}, which is not within 1 to 65535")),
-        },
-    };
-    Ok((host.to_owned(), port))
-}
-
 /// The validated configuration.
 pub struct Config {
-    /// PIA account, if one is set.
-    pub credentials: Option<Credentials>,
-    /// Token cache.
-    pub token_file: PathBuf,
-    /// Gateway host, a name or an address.
-    pub gateway_host: String,
-    /// Gateway port.
-    pub gateway_port: u16,
-    /// Name that the gateway's certificate must carry.
-    pub hostname: Option<String>,
-    /// The same as a policy.
-    pub gateway_name: NamePolicy,
-    /// PIA's CA.
-    pub ca: RootCertStore,
-    /// Login URLs in order, all https.
-    pub login_urls: Vec<Url>,
-    /// Roots for the login instead of the public ones.
-    pub login_ca: Option<RootCertStore>,
+    /// Where the port comes from.
+    pub source: Source,
     /// qBittorrent's Web UI.
     pub client_url: Url,
     /// How to log in there.
@@ -230,11 +160,68 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// The variables of this process. Values that are not UTF-8 become such, with replacement characters.
-pub fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-        .collect()
+/// Where the port comes from.
+pub enum Source {
+    /// We lease and bind it ourselves.
+    Pia(Box<Pia>),
+    /// Somebody else does, and we follow.
+    Followed(Followed),
+}
+
+/// What is needed to speak with PIA.
+pub struct Pia {
+    /// The account, if one is set.
+    pub credentials: Option<Credentials>,
+    /// Token cache.
+    pub token_file: PathBuf,
+    /// Gateway host, a name or an address.
+    pub gateway_host: String,
+    /// Gateway port.
+    pub gateway_port: u16,
+    /// Name that the gateway's certificate must carry.
+    pub hostname: Option<String>,
+    /// The same as a policy.
+    pub gateway_name: NamePolicy,
+    /// PIA's CA.
+    pub ca: RootCertStore,
+    /// Login URLs in order, all https.
+    pub login_urls: Vec<Url>,
+    /// Roots for the login instead of the public ones.
+    pub login_ca: Option<RootCertStore>,
+}
+
+/// All variables: those of this process, and below them those of the configuration file, which is `path` or, when it
+/// exists, the default one. Values that are not UTF-8 become such, with replacement characters.
+pub fn variables(path: Option<&Path>) -> Result<Variables, ConfigError> {
+    let mut all = Variables::default();
+    match file::read(path.unwrap_or(Path::new(file::DEFAULT_PATH))) {
+        Ok(contents) => all = contents,
+        Err(file::Unreadable::File(error)) => match path {
+            Some(path) => return Err(ConfigError(vec![Problem::unreadable(path, &error)])),
+            // A service's environment was read from the file by root; by hand, root is needed to see the same.
+            None if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                all.hint = Some(Problem::unreadable(Path::new(file::DEFAULT_PATH), &error));
+            }
+            None => {}
+        },
+        Err(file::Unreadable::Lines(problems)) => return Err(ConfigError(problems)),
+    }
+    all.values.extend(
+        std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())),
+    );
+    Ok(all)
+}
+
+/// Variables by name, and what is odd about where they came from.
+#[derive(Default)]
+pub struct Variables {
+    /// The values.
+    pub values: BTreeMap<String, String>,
+    /// For the log.
+    pub warnings: Vec<String>,
+    /// Told along with other problems: it may explain them.
+    pub hint: Option<Problem>,
 }
 
 /// The folder for lease and status; all that `status` and `healthcheck` need to know.
@@ -246,13 +233,13 @@ pub fn state_dir(vars: &BTreeMap<String, String>) -> PathBuf {
 }
 
 impl Config {
-    /// Validates `vars`. An empty value counts as unset, because compose files pass such.
-    pub fn from_vars(vars: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        let mut reader = Reader { vars, problems: Vec::new(), warnings: Vec::new() };
+    /// Validates `all`. An empty value counts as unset, because compose files pass such.
+    pub fn new(all: Variables) -> Result<Self, ConfigError> {
+        let mut reader = Reader { vars: &all.values, problems: Vec::new(), warnings: all.warnings };
         let config = reader.config();
         match config {
             Some(config) if reader.problems.is_empty() => Ok(Self { warnings: reader.warnings, ..config }),
-            _ => Err(ConfigError(reader.problems)),
+            _ => Err(ConfigError(reader.problems.into_iter().chain(all.hint).collect())),
         }
     }
 }
@@ -266,44 +253,15 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn config(&mut self) -> Option<Config> {
         self.warn_about_unknown();
-        let token_file = PathBuf::from(self.get("PIA_TOKEN_FILE").unwrap_or("/var/run/pia_token"));
-        let credentials = self.credentials(&token_file);
-        let gateway =
-            self.parsed("PIA_GATEWAY", "10.0.0.1", "ADDRESS or ADDRESS:PORT is right, e.g. 10.0.0.1", parse_address);
-        let hostname = self.get("PIA_HOSTNAME").map(str::to_owned);
-        let gateway_name = self.gateway_name(hostname.as_deref());
-        let ca = self.roots("PIA_CA_CERT");
-        if self.get("PIA_CA_CERT").is_none() {
-            self.problem(
-                "PIA_CA_CERT",
-                None,
-                "is not set",
-                "set it to the path of PIA's CA certificate, ca.rsa.4096.crt",
-            );
-        }
-        let login_urls = self.login_urls();
-        let login_ca = self.roots("PIA_LOGIN_CA_CERT");
-        let client_url = self.parsed(
-            "QBITTORRENT_HOST",
-            "http://localhost:8080",
-            "a URL is right, e.g. http://localhost:8080",
-            Url::parse,
-        );
+        let source = self.source();
+        let right = "a URL is right, e.g. http://localhost:8080";
+        let client_url = self.parsed("QBITTORRENT_HOST", "http://localhost:8080", right, Url::parse);
         let client_auth = self.client_auth();
         let client_ca = self.roots("QBITTORRENT_CA_CERT");
         let interval = self.interval();
         let log_level = self.log_level();
-        let (gateway_host, gateway_port) = gateway?;
         Some(Config {
-            credentials,
-            token_file,
-            gateway_host,
-            gateway_port: gateway_port.unwrap_or(GATEWAY_PORT),
-            hostname,
-            gateway_name: gateway_name?,
-            ca: ca?,
-            login_urls,
-            login_ca,
+            source: source?,
             client_url: client_url?,
             client_auth,
             client_ca,
@@ -313,6 +271,68 @@ impl Reader<'_> {
             log_file: self.get("LOG_FILE").map(PathBuf::from),
             warnings: Vec::new(),
         })
+    }
+
+    fn source(&mut self) -> Option<Source> {
+        match self.get("PORT_SOURCE").unwrap_or("pia").to_owned().as_str() {
+            "pia" => self.pia().map(|pia| Source::Pia(Box::new(pia))),
+            "gluetun" => {
+                let right = "a URL is right, e.g. http://127.0.0.1:8000";
+                let url = self.parsed("GLUETUN_URL", "http://127.0.0.1:8000", right, |text| match Url::parse(text)? {
+                    Url { https: true, .. } => {
+                        Err("is https, which gluetun's control server does not speak".to_owned())
+                    }
+                    url => Ok(url),
+                });
+                let api_key = self.secret("GLUETUN_API_KEY").map(Secret::new);
+                self.check_header_value("GLUETUN_API_KEY", api_key.as_ref());
+                Some(Source::Followed(Followed::gluetun(&url?, api_key)))
+            }
+            value => {
+                if let Some(path) = value.strip_prefix("file:").filter(|path| path.starts_with('/')) {
+                    return Some(Source::Followed(Followed::file(path.into())));
+                }
+                let right =
+                    "pia, gluetun or file: and an absolute path is right, e.g. file:/tmp/gluetun/forwarded_port";
+                self.problem("PORT_SOURCE", Some(value), "is no source of a port", right);
+                None
+            }
+        }
+    }
+
+    fn pia(&mut self) -> Option<Pia> {
+        let token_file = PathBuf::from(self.get("PIA_TOKEN_FILE").unwrap_or("/var/run/pia_token"));
+        let credentials = self.credentials(&token_file);
+        let right = "ADDRESS or ADDRESS:PORT is right, e.g. 10.0.0.1";
+        let gateway = self.parsed("PIA_GATEWAY", "10.0.0.1", right, parse_address);
+        let hostname = self.get("PIA_HOSTNAME").map(str::to_owned);
+        let gateway_name = self.gateway_name(hostname.as_deref());
+        let ca = self.roots("PIA_CA_CERT");
+        if self.get("PIA_CA_CERT").is_none() {
+            let right = "set it to the path of PIA's CA certificate, ca.rsa.4096.crt";
+            self.problem("PIA_CA_CERT", None, "is not set", right);
+        }
+        let login_urls = self.login_urls();
+        let login_ca = self.roots("PIA_LOGIN_CA_CERT");
+        let (gateway_host, gateway_port) = gateway?;
+        Some(Pia {
+            credentials,
+            token_file,
+            gateway_host,
+            gateway_port: gateway_port.unwrap_or(GATEWAY_PORT),
+            hostname,
+            gateway_name: gateway_name?,
+            ca: ca?,
+            login_urls,
+            login_ca,
+        })
+    }
+
+    /// A line break or an umlaut cannot go into a header.
+    fn check_header_value(&mut self, name: &str, key: Option<&Secret>) {
+        if key.is_some_and(|key| !key.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
+            self.problem(name, None, "has characters that no key has", "copy the key without white space");
+        }
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -331,11 +351,17 @@ impl Reader<'_> {
         parse(&value).map_err(|wrong| self.problem(name, Some(&value), wrong, right)).ok()
     }
 
-    /// The value of a secret or user name, from the variable or from the file that `NAME_FILE` names.
+    /// The value of a secret or user name: from the variable, from the file that `NAME_FILE` names, or from systemd's
+    /// credential of that name. Services that come with empty credentials to be filled leave them unset.
     fn secret(&mut self, name: &str) -> Option<String> {
         let file_name = format!("{name}_FILE");
         let value = self.get(name).map(str::to_owned);
         let file = self.get(&file_name).map(str::to_owned);
+        if value.is_none() && file.is_none() {
+            let credential = Path::new(self.get("CREDENTIALS_DIRECTORY")?).join(name);
+            let text = files::read(&credential).ok()?;
+            return self.real(name, text.trim_end_matches(['\r', '\n'])).filter(|value| !value.is_empty());
+        }
         let value = match (value, file) {
             (Some(_), Some(_)) => {
                 self.problem(name, None, format!("and {file_name} are both set"), "set one of them");
@@ -355,11 +381,15 @@ impl Reader<'_> {
             self.problem(&file_name, None, "names an empty file", "put the value into it");
             return None;
         }
-        if is_placeholder(&value) {
+        self.real(name, &value)
+    }
+
+    fn real(&mut self, name: &str, value: &str) -> Option<String> {
+        if is_placeholder(value) {
             self.problem(name, None, "still holds a placeholder", "set it to the real value");
             return None;
         }
-        Some(value)
+        Some(value.to_owned())
     }
 
     fn credentials(&mut self, token_file: &Path) -> Option<Credentials> {
@@ -433,16 +463,14 @@ impl Reader<'_> {
     fn client_auth(&mut self) -> Auth {
         let pair = self.pair("QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD");
         if let Some(key) = self.secret("QBITTORRENT_API_KEY") {
-            if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-                let right = "copy the key from qBittorrent's Web UI settings, without white space";
-                self.problem("QBITTORRENT_API_KEY", None, "has characters that no key has", right);
-            }
+            let key = Secret::new(key);
+            self.check_header_value("QBITTORRENT_API_KEY", Some(&key));
             if pair.is_some() {
                 self.warnings.push(
                     "QBITTORRENT_API_KEY is used, QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD are not".to_owned(),
                 );
             }
-            return Auth::ApiKey(Secret::new(key));
+            return Auth::ApiKey(key);
         }
         match pair {
             Some((username, password)) => {
@@ -500,7 +528,11 @@ impl Reader<'_> {
             .flat_map(|v| [Some(v.name.to_owned()), v.from_file.then(|| format!("{}_FILE", v.name))])
             .flatten()
             .collect();
-        for name in self.vars.keys().filter(|name| name.starts_with("PIA_") || name.starts_with("QBITTORRENT_")) {
+        for name in self
+            .vars
+            .keys()
+            .filter(|name| ["PIA_", "QBITTORRENT_", "GLUETUN_"].iter().any(|ours| name.starts_with(ours)))
+        {
             if known.contains(name) {
                 continue;
             }
@@ -560,7 +592,15 @@ mod tests {
         }
 
         fn config(&self) -> Result<Config, Vec<String>> {
-            Config::from_vars(&self.vars).map_err(|e| e.0.iter().map(ToString::to_string).collect())
+            let all = Variables { values: self.vars.clone(), ..Variables::default() };
+            Config::new(all).map_err(|e| e.0.iter().map(ToString::to_string).collect())
+        }
+
+        fn pia(&self) -> Pia {
+            match self.config().unwrap_or_else(|e| panic!("{e:?}")).source {
+                Source::Pia(pia) => *pia,
+                Source::Followed(followed) => panic!("follows {}", followed.name()),
+            }
         }
 
         #[track_caller]
@@ -582,10 +622,11 @@ mod tests {
     #[test]
     fn defaults() {
         let config = Vars::good().config().unwrap_or_else(|e| panic!("{e:?}"));
-        assert_eq!((config.gateway_host.as_str(), config.gateway_port), ("10.0.0.1", 19999));
+        let pia = Vars::good().pia();
+        assert_eq!((pia.gateway_host.as_str(), pia.gateway_port), ("10.0.0.1", 19999));
         assert_eq!(config.client_url.to_string(), "http://localhost:8080");
         assert_eq!(config.interval, Duration::from_secs(300));
-        assert_eq!(config.login_urls.len(), 2);
+        assert_eq!(pia.login_urls.len(), 2);
         assert_eq!(config.state_dir, Path::new("/var/lib/pia-qbittorrent-sync"));
         assert!(matches!(config.client_auth, Auth::Bypass));
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
@@ -618,8 +659,8 @@ mod tests {
             ("[fd00::1]:1", "fd00::1", 1),
             ("gateway.lan:65535", "gateway.lan", 65535),
         ] {
-            let config = Vars::good().with("PIA_GATEWAY", text).config().unwrap_or_else(|e| panic!("{e:?}"));
-            assert_eq!((config.gateway_host.as_str(), config.gateway_port), (host, port), "{text}");
+            let pia = Vars::good().with("PIA_GATEWAY", text).pia();
+            assert_eq!((pia.gateway_host.as_str(), pia.gateway_port), (host, port), "{text}");
         }
         for text in
             [":19999", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:x", "[fd00::1", "[x]:1", "[fd00::1]x", "a b", "http://x"]
@@ -629,33 +670,56 @@ mod tests {
     }
 
     #[test]
-    fn urls() {
-        let url = |text| Url::parse(text).map(|u| (u.https, u.host, u.port, u.path));
-        assert_eq!(url("localhost"), Ok((false, "localhost".into(), 80, "/".into())));
-        assert_eq!(url("HTTPS://nas.lan/qbt/"), Ok((true, "nas.lan".into(), 443, "/qbt/".into())));
-        assert_eq!(url("http://[::1]:8080"), Ok((false, "::1".into(), 8080, "/".into())));
-        for bad in ["", "http://", "http://u:p@h", "http://h/?x", "http://h/#x", "http://h/a b", "http://h:0", "x://h"]
-        {
-            assert!(Url::parse(bad).is_err(), "{bad}");
-        }
-        let shown = |text: &str| Url::parse(text).unwrap().to_string();
-        assert_eq!(shown("[::1]:8080/x/"), "http://[::1]:8080/x");
-        assert_eq!(shown("https://h:443"), "https://h");
-        assert_eq!(Url::parse("[::1]:8080").unwrap().bare_host(), "[::1]");
-    }
-
-    #[test]
     fn secrets_come_from_files_too() {
         let mut vars = Vars::good().file("PIA_PASSWORD_FILE", "from file \r\n");
         vars.vars.remove("PIA_PASSWORD");
-        let config = vars.config().unwrap_or_else(|e| panic!("{e:?}"));
-        assert_eq!(config.credentials.unwrap().password.expose(), "from file ");
+        assert_eq!(vars.pia().credentials.unwrap().password.expose(), "from file ");
         Vars::good().file("PIA_PASSWORD_FILE", "x").fails(&["PIA_PASSWORD: and PIA_PASSWORD_FILE are both set"]);
         vars.file("PIA_PASSWORD_FILE", "\n").fails(&["PIA_PASSWORD_FILE: names an empty file"]);
         Vars::good()
             .with("PIA_PASSWORD", "")
             .with("PIA_PASSWORD_FILE", "/nonexistent")
             .fails(&["PIA_PASSWORD_FILE=/nonexistent: cannot be read: no such file"]);
+    }
+
+    #[test]
+    fn credentials_of_systemd_stand_behind_variables_and_files() {
+        let mut vars = Vars::good();
+        let credentials = vars.dir.path().to_str().unwrap().to_owned();
+        for (name, value) in
+            [("PIA_USERNAME", "p7654321\n"), ("PIA_PASSWORD", "credential\n"), ("QBITTORRENT_API_KEY", "")]
+        {
+            std::fs::write(vars.dir.path().join(name), value).unwrap();
+        }
+        vars = vars.with("CREDENTIALS_DIRECTORY", &credentials);
+        assert_eq!(vars.pia().credentials.unwrap().password.expose(), "hunter2");
+        vars.vars.remove("PIA_PASSWORD");
+        let pia = vars.pia().credentials.unwrap();
+        assert_eq!((pia.username.as_str(), pia.password.expose()), ("p1234567", "credential"));
+        assert!(
+            matches!(vars.config().unwrap_or_else(|e| panic!("{e:?}")).client_auth, Auth::Bypass),
+            "empty is unset"
+        );
+    }
+
+    #[test]
+    fn followed_sources_need_nothing_of_pia() {
+        let follows = |pairs: &[(&str, &str)]| {
+            let vars = pairs.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();
+            Vars { dir: TempDir::new(), vars }
+        };
+        let name = |vars: &Vars| match vars.config().unwrap_or_else(|e| panic!("{e:?}")).source {
+            Source::Followed(followed) => followed.name(),
+            Source::Pia(_) => "PIA".to_owned(),
+        };
+        assert_eq!(name(&follows(&[("PORT_SOURCE", "gluetun")])), "gluetun at 127.0.0.1:8000");
+        assert_eq!(name(&follows(&[("PORT_SOURCE", "file:/tmp/port")])), "/tmp/port");
+        assert_eq!(name(&Vars::good().with("PORT_SOURCE", "pia")), "PIA");
+        for bad in ["file:", "file:relative", "Gluetun", "http://x"] {
+            follows(&[("PORT_SOURCE", bad)]).fails(&["is no source of a port; pia, gluetun or file:"]);
+        }
+        follows(&[("PORT_SOURCE", "gluetun"), ("GLUETUN_URL", "https://x"), ("GLUETUN_API_KEY", "a b")])
+            .fails(&["GLUETUN_URL=https://x: is https", "GLUETUN_API_KEY: has characters"]);
     }
 
     #[test]

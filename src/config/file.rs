@@ -1,0 +1,159 @@
+//! The configuration file: lines of `NAME=value` as in a shell's or systemd's environment file.
+//!
+//! `export `, quotes, comments and CRLF are accepted, because the file of the Python daemon's conf.d had them. Nothing is
+//! expanded: a `$` is a `$`, as it is for systemd.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::{Problem, VARIABLES, Variables};
+use crate::files;
+
+/// Read when it exists.
+pub const DEFAULT_PATH: &str = "/etc/pia-qbittorrent-sync/config.env";
+
+/// Why there are no variables from the file.
+pub enum Unreadable {
+    /// The file cannot be read.
+    File(io::Error),
+    /// Lines of it make no sense.
+    Lines(Vec<Problem>),
+}
+
+/// Reads the file at `path`.
+pub fn read(path: &Path) -> Result<Variables, Unreadable> {
+    let text = files::read(path).map_err(Unreadable::File)?;
+    let mut all = Variables::default();
+    let mut problems = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        match parse_line(line) {
+            Ok(None) => {}
+            Ok(Some((name, value))) => {
+                all.values.insert(name.to_owned(), value);
+            }
+            Err(wrong) => problems.push(Problem::line(path, index + 1, wrong)),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Unreadable::Lines(problems));
+    }
+    let readable = std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
+    let secret =
+        |name: &&String| VARIABLES.iter().any(|v| v.from_file && v.name == **name && !name.ends_with("_USERNAME"));
+    if let Some(name) = all.values.keys().find(secret).filter(|_| readable) {
+        all.warnings.push(format!("{} holds {name} and everybody may read it: chmod 600 it", path.display()));
+    }
+    Ok(all)
+}
+
+/// Name and value of a line; none for an empty line or a comment. The error never shows the line: it may hold a secret.
+fn parse_line(line: &str) -> Result<Option<(&str, String)>, &'static str> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with(['#', ';']) {
+        return Ok(None);
+    }
+    let line = line.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t'])).map_or(line, str::trim_start);
+    let (name, value) = line.split_once('=').ok_or("is not NAME=value")?;
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err("has a name that is not made of letters, digits and underscores");
+    }
+    Ok(Some((name, parse_value(value.trim_start())?)))
+}
+
+/// A shell word and perhaps a comment after it.
+fn parse_value(text: &str) -> Result<String, &'static str> {
+    let mut value = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' => loop {
+                match chars.next().ok_or("has a quote that is not closed")? {
+                    '\'' => break,
+                    inner => value.push(inner),
+                }
+            },
+            '"' => loop {
+                match chars.next().ok_or("has a quote that is not closed")? {
+                    '"' => break,
+                    '\\' => match chars.next().ok_or("has a quote that is not closed")? {
+                        escaped @ ('"' | '\\' | '$' | '`') => value.push(escaped),
+                        other => value.extend(['\\', other]),
+                    },
+                    inner => value.push(inner),
+                }
+            },
+            '\\' => value.push(chars.next().ok_or("ends with a backslash")?),
+            c if c.is_whitespace() => {
+                let rest = chars.as_str().trim_start();
+                return if rest.is_empty() || rest.starts_with('#') {
+                    Ok(value)
+                } else {
+                    Err("has more than one word")
+                };
+            }
+            c => value.push(c),
+        }
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn lines_as_people_write_them() {
+        for (line, value) in [
+            ("A=b", "b"),
+            ("export A=b", "b"),
+            ("  export\tA=b  # why", "b"),
+            ("A=", ""),
+            ("A='b c'", "b c"),
+            (r#"A="b \"c\" \\ \$d \e""#, r#"b "c" \ $d \e"#),
+            (r"A='p$w\d'", r"p$w\d"),
+            (r"A=b\ c", "b c"),
+            ("A=b#c", "b#c"),
+            ("A=b'c d'\"e\"", "bc de"),
+            ("A=http://x/?a=b\r", "http://x/?a=b"),
+        ] {
+            assert_eq!(parse_line(line), Ok(Some(("A", value.to_owned()))), "{line}");
+        }
+        for line in ["", "  ", "# A=b", "; A=b", "\r"] {
+            assert_eq!(parse_line(line), Ok(None), "{line}");
+        }
+        for line in ["A", "A b=c", "=b", "1A=b", "export", "A=b c", "A='b", "A=\"b", "A=\"b\\", "A=b\\"] {
+            assert!(parse_line(line).is_err(), "{line}");
+        }
+    }
+
+    fn with(text: &str, mode: u32) -> Result<Variables, Vec<String>> {
+        let dir = TempDir::new();
+        let path = dir.path().join("config.env");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        read(&path).map_err(|error| match error {
+            Unreadable::File(error) => vec![error.to_string()],
+            Unreadable::Lines(problems) => problems.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    #[test]
+    fn bad_lines_are_named_by_number_and_not_shown() {
+        let Err(problems) = with("A=b\nPIA_PASSWORD='hunter2\n\nnonsense\n", 0o600) else { panic!("accepted") };
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].contains("config.env line 2: has a quote that is not closed; NAME=value"), "{problems:?}");
+        assert!(problems[1].contains("line 4: is not NAME=value"), "{problems:?}");
+        assert!(!problems.concat().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secret_that_everybody_may_read_is_a_warning() {
+        let warnings = |text, mode| with(text, mode).unwrap_or_else(|e| panic!("{e:?}")).warnings.len();
+        assert_eq!(warnings("PIA_PASSWORD=x", 0o644), 1);
+        assert_eq!(warnings("PIA_PASSWORD=x", 0o640), 0);
+        assert_eq!(warnings("PIA_USERNAME=x\nLOG_LEVEL=INFO", 0o644), 0);
+    }
+}

@@ -1,0 +1,111 @@
+//! Addresses and URLs as users write them.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+
+use rustls::pki_types::ServerName;
+
+/// An http or https URL without user, query and fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// Whether TLS is spoken.
+    pub https: bool,
+    /// A name or an address; IPv6 without brackets.
+    pub host: String,
+    /// 1 to 65535.
+    pub port: u16,
+    /// Starts with `/`.
+    pub path: String,
+}
+
+impl Url {
+    /// Parses `text`; a missing scheme means http. The error says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (https, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some(_) => return Err("has a scheme that is neither http nor https".to_owned()),
+            None => (false, text),
+        };
+        if rest.contains(['?', '#']) {
+            return Err("has a query or a fragment".to_owned());
+        }
+        let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
+        if authority.contains('@') {
+            return Err("has a user in it".to_owned());
+        }
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("has a path with characters that must be percent-encoded".to_owned());
+        }
+        let (host, port) = parse_address(authority)?;
+        let port = port.unwrap_or(if https { 443 } else { 80 });
+        Ok(Self { https, host, port, path: path.to_owned() })
+    }
+
+    /// The host for a Host header without a port.
+    pub fn bare_host(&self) -> String {
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+    }
+
+    /// The host for a Host header, with the port unless it is the scheme's own.
+    pub fn host_header(&self) -> String {
+        let own = if self.https { 443 } else { 80 };
+        if self.port == own { self.bare_host() } else { format!("{}:{}", self.bare_host(), self.port) }
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.https { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.host_header(), self.path.trim_end_matches('/'))
+    }
+}
+
+/// `HOST[:PORT]`, where the host is a name, IPv4, `[IPv6]` or a bare IPv6 address. The error says what is wrong.
+pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Ok((text.to_owned(), None));
+    }
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or("has no closing bracket")?;
+        host.parse::<Ipv6Addr>().map_err(|_| "has no IPv6 address in its brackets")?;
+        (host, rest.strip_prefix(':').or(if rest.is_empty() { None } else { Some(rest) }))
+    } else {
+        text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)))
+    };
+    if host.is_empty() {
+        return Err("has no host".to_owned());
+    }
+    if ServerName::try_from(host).is_err() {
+        return Err("has a host that is neither an address nor a name".to_owned());
+    }
+    let port = match port {
+        None => None,
+        Some(port) => match port.parse::<u16>() {
+            Ok(port) if port > 0 => Some(port),
+            _ => return Err(format!("has port {port}, which is not within 1 to 65535")),
+        },
+    };
+    Ok((host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let url = |text| Url::parse(text).map(|u| (u.https, u.host, u.port, u.path));
+        assert_eq!(url("localhost"), Ok((false, "localhost".into(), 80, "/".into())));
+        assert_eq!(url("HTTPS://nas.lan/qbt/"), Ok((true, "nas.lan".into(), 443, "/qbt/".into())));
+        assert_eq!(url("http://[::1]:8080"), Ok((false, "::1".into(), 8080, "/".into())));
+        for bad in ["", "http://", "http://u:p@h", "http://h/?x", "http://h/#x", "http://h/a b", "http://h:0", "x://h"]
+        {
+            assert!(Url::parse(bad).is_err(), "{bad}");
+        }
+        let shown = |text: &str| Url::parse(text).unwrap().to_string();
+        assert_eq!(shown("[::1]:8080/x/"), "http://[::1]:8080/x");
+        assert_eq!(shown("https://h:443"), "https://h");
+        assert_eq!(Url::parse("[::1]:8080").unwrap().bare_host(), "[::1]");
+    }
+}

@@ -1,0 +1,53 @@
+//! systemd's notification protocol (`sd_notify`): what the service manager is told, when there is one.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// The socket of a service manager that waits for notifications.
+#[derive(Default)]
+pub struct Notifier {
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    watchdog: Option<Duration>,
+}
+
+impl Notifier {
+    /// From `$NOTIFY_SOCKET` (a path, or `@` and an abstract name) and `$WATCHDOG_USEC`, if they are set.
+    pub fn from_environment() -> Self {
+        let socket = std::env::var("NOTIFY_SOCKET").ok().and_then(|name| {
+            let address = match name.strip_prefix('@') {
+                Some(name) => SocketAddr::from_abstract_name(name),
+                None => SocketAddr::from_pathname(&name),
+            };
+            Some((UnixDatagram::unbound().ok()?, address.ok()?))
+        });
+        let for_us = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
+        let watchdog = std::env::var("WATCHDOG_USEC")
+            .ok()
+            .and_then(|usec| usec.parse().ok())
+            .filter(|&usec| for_us && usec > 0)
+            .map(Duration::from_micros);
+        Self { socket, watchdog }
+    }
+
+    /// How often [`Notifier::alive`] must be called: half of what the watchdog allows.
+    pub fn heartbeat(&self) -> Option<Duration> {
+        self.watchdog.map(|limit| limit / 2)
+    }
+
+    /// Sends `state`, e.g. `READY=1`. A manager that does not listen is no reason to stop.
+    pub fn tell(&self, state: &str) {
+        if let Some((socket, address)) = &self.socket
+            && let Err(error) = socket.send_to_addr(state.as_bytes(), address)
+        {
+            log::debug!("NOTIFY_SOCKET: {error}");
+        }
+    }
+
+    /// The watchdog's heartbeat.
+    pub fn alive(&self) {
+        if self.watchdog.is_some() {
+            self.tell("WATCHDOG=1");
+        }
+    }
+}
