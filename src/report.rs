@@ -344,6 +344,24 @@ mod tests {
     }
 
     #[test]
+    fn a_way_that_changed_is_noticed() {
+        let route = |gateway: &str, local: &str| {
+            let (gateway, local_address) = (Some(gateway.to_owned()), Some(local.to_owned()));
+            Status { gateway, local_address, ..well() }.check_route()
+        };
+        assert_eq!(route("127.0.0.1:19999", "127.0.0.1"), Ok(()));
+        assert!(route("127.0.0.1:19999", "10.9.9.9").unwrap_err().contains("our address was 10.9.9.9"));
+        assert_eq!(well().check_route(), Ok(()), "not bound yet: nothing to compare with");
+    }
+
+    #[test]
+    fn a_followed_port_must_have_been_seen_lately() {
+        assert!(health(|s| s.follows = true).unwrap_err().contains("last seen at its source 2 min"));
+        let recent = Some("2026-11-23T11:59:30Z".to_owned());
+        assert!(health(|s| (s.follows, s.bound_at) = (true, recent.clone())).is_ok());
+    }
+
+    #[test]
     fn a_description_for_people() {
         let mut status = well();
         status.problems.push(Problem { error: "x: y".to_owned(), remedy: "do z".to_owned(), ..Problem::default() });
