@@ -2,6 +2,7 @@
 //! torrent client.
 
 use std::io::Write;
+use std::sync::atomic::AtomicBool;
 
 use crate::config::{Config, Source};
 use crate::error::{Cause, Error, Op, Phase, Refusal};
@@ -85,7 +86,7 @@ fn check_followed(lines: &mut Lines, mut followed: Followed) -> Option<u16> {
 }
 
 fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_file: &str) -> Option<u16> {
-    let has_token = match pia.account.obtain(&|| false) {
+    let has_token = match pia.account.obtain(&AtomicBool::new(false)) {
         Ok(account::Source::File) => {
             lines.ok("token", &format!("cached in {token_file}"));
             true
@@ -187,7 +188,7 @@ fn new_lease(pia: &mut Pia) -> Result<Lease, Error> {
     match pia.get_signature() {
         Err(Error { cause: Cause::Refused { refusal: Refusal::TokenRejected, .. }, .. }) => {
             pia.account.reject();
-            pia.account.obtain(&|| false)?;
+            pia.account.obtain(&AtomicBool::new(false))?;
             pia.get_signature().cloned()
         }
         result => result.cloned(),

@@ -1,6 +1,8 @@
 //! The loop that carries out what the keeper decides: steps, signals, waiting, status.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -74,6 +76,7 @@ pub struct Service {
     report: Report,
     /// None in `once`, which signals end as they end any program.
     signals: Option<Signals>,
+    stopping: Arc<AtomicBool>,
     notifier: Notifier,
     /// The service manager knows that we are ready.
     ready: bool,
@@ -129,12 +132,13 @@ impl Service {
         let seed = RandomState::new().build_hasher().finish();
         let keeper = Keeper::new(interval, facts, seed, now());
         let notifier = if signals.is_some() { Notifier::from_environment() } else { Notifier::default() };
-        Self { source, client, keeper, told: None, report, signals, notifier, ready: false }
+        let stopping = signals.as_ref().map(Signals::stopping).unwrap_or_default();
+        Self { source, client, keeper, told: None, report, signals, stopping, notifier, ready: false }
     }
 
     /// Runs until a signal says stop.
     pub fn run(&mut self) {
-        while !self.is_stopping() {
+        while !self.stopping.load(Ordering::Relaxed) {
             match self.keeper.next(now()) {
                 Step::Wait(wait) => self.wait(wait),
                 step => self.carry_out(step),
@@ -168,10 +172,6 @@ impl Service {
             lines.push(format!("{} has no port now", followed.name()));
         }
         lines
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.signals.as_ref().is_some_and(Signals::is_stopping)
     }
 
     fn wait(&mut self, wait: Duration) {
@@ -214,14 +214,17 @@ impl Service {
 
     fn carry_out(&mut self, step: Step) {
         log::trace!("step {step:?}");
-        let (peer, result) = match step {
-            Step::GetToken => (PeerKind::Account, self.get_token()),
-            Step::GetSignature => (PeerKind::Gateway, self.get_signature()),
-            Step::BindPort => (PeerKind::Gateway, self.bind_port()),
-            Step::AskPort => (PeerKind::Gateway, self.ask_port()),
-            Step::PlacePort => (PeerKind::Client, self.place_port()),
-            Step::ConfirmPort => (PeerKind::Client, self.confirm_port()),
-            Step::Wait(_) => return,
+        let report = &mut self.report;
+        let (peer, result) = match (step, &mut self.source) {
+            (Step::GetToken, PortSource::Pia(pia)) => (PeerKind::Account, get_token(pia, &self.stopping)),
+            (Step::GetSignature, PortSource::Pia(pia)) => (PeerKind::Gateway, get_signature(pia, report)),
+            (Step::BindPort, PortSource::Pia(pia)) => (PeerKind::Gateway, bind_port(pia, report)),
+            (Step::AskPort, PortSource::Followed { followed, port, told_none }) => {
+                (PeerKind::Gateway, ask_port(followed, port, told_none, report))
+            }
+            (Step::PlacePort, _) => (PeerKind::Client, self.place_port()),
+            (Step::ConfirmPort, _) => (PeerKind::Client, self.confirm_port()),
+            _ => unreachable!("the keeper knows its source"),
         };
         self.notifier.alive();
         match result {
@@ -247,77 +250,6 @@ impl Service {
                 }
             }
         }
-    }
-
-    /// PIA's side; the keeper asks for its steps only when there is one.
-    fn pia(&mut self, op: Op) -> Result<&mut Pia, Error> {
-        match &mut self.source {
-            PortSource::Pia(pia) => Ok(pia),
-            PortSource::Followed { .. } => Err(Error::new(op, Cause::NoCredentials)),
-        }
-    }
-
-    fn get_token(&mut self) -> Result<Outcome, Error> {
-        let signals = self.signals.take();
-        let stop = || signals.as_ref().is_some_and(Signals::is_stopping);
-        let result = self.pia(Op::Login).and_then(|pia| pia.account.obtain(&stop));
-        self.signals = signals;
-        let source = result?;
-        match source {
-            Source::Login => log::info!("logged in to PIA"),
-            Source::File => log::debug!("token taken from the cache file"),
-        }
-        Ok(Outcome::Token { logged_in: source == Source::Login })
-    }
-
-    fn get_signature(&mut self) -> Result<Outcome, Error> {
-        let lease = self.pia(Op::GetSignature)?.get_signature()?.clone();
-        let (port, expires_at) = (lease.port, lease.expires_at);
-        show_lease(&mut self.report, &lease);
-        log::info!("lease: port {port} until {expires_at:.0}");
-        if expires_at <= Timestamp::now() {
-            log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", now_text());
-        }
-        Ok(Outcome::Leased { expires_at })
-    }
-
-    fn bind_port(&mut self) -> Result<Outcome, Error> {
-        let pia = self.pia(Op::BindPort)?;
-        let port = pia.bind_port()?;
-        let dialled = pia.gateway.dialled();
-        log::info!("bound port {port}");
-        self.report.status.bound_at = Some(now_text());
-        self.report.status.gateway = dialled.map(|address| address.to_string());
-        self.report.status.local_address =
-            dialled.and_then(|address| route::local_address_towards(address).ok()).map(|local| local.to_string());
-        Ok(Outcome::Bound)
-    }
-
-    fn ask_port(&mut self) -> Result<Outcome, Error> {
-        let PortSource::Followed { followed, port, told_none } = &mut self.source else {
-            return Err(Error::new(Op::PortSource, Cause::NoCredentials));
-        };
-        let found = followed.port()?;
-        let news = match found {
-            None => {
-                if !std::mem::replace(told_none, true) {
-                    log::warn!("{} has no port now; the last one is kept", followed.name());
-                }
-                News::Absent
-            }
-            Some(found) => {
-                *told_none = false;
-                self.report.status.bound_at = Some(now_text());
-                if port.replace(found) == Some(found) {
-                    News::Same
-                } else {
-                    log::info!("{} has port {found}", followed.name());
-                    self.report.status.port = Some(found);
-                    News::Another
-                }
-            }
-        };
-        Ok(Outcome::Asked(news))
     }
 
     fn port(&self) -> Option<u16> {
@@ -351,6 +283,58 @@ impl Service {
         self.report.status.connection_status = Some(connectivity.to_string());
         Ok(Outcome::Confirmed)
     }
+}
+
+fn get_token(pia: &mut Pia, stopping: &AtomicBool) -> Result<Outcome, Error> {
+    let source = pia.account.obtain(stopping)?;
+    match source {
+        Source::Login => log::info!("logged in to PIA"),
+        Source::File => log::debug!("token taken from the cache file"),
+    }
+    Ok(Outcome::Token { logged_in: source == Source::Login })
+}
+
+fn get_signature(pia: &mut Pia, report: &mut Report) -> Result<Outcome, Error> {
+    let lease = pia.get_signature()?;
+    show_lease(report, lease);
+    log::info!("lease: port {} until {:.0}", lease.port, lease.expires_at);
+    if lease.expires_at <= Timestamp::now() {
+        log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", now_text());
+    }
+    Ok(Outcome::Leased { expires_at: lease.expires_at })
+}
+
+fn bind_port(pia: &mut Pia, report: &mut Report) -> Result<Outcome, Error> {
+    let port = pia.bind_port()?;
+    log::info!("bound port {port}");
+    let dialled = pia.gateway.dialled();
+    let local = dialled.and_then(|address| route::local_address_towards(address).ok());
+    report.status.bound_at = Some(now_text());
+    report.status.gateway = dialled.map(|address| address.to_string());
+    report.status.local_address = local.map(|local| local.to_string());
+    Ok(Outcome::Bound)
+}
+
+fn ask_port(
+    followed: &mut Followed,
+    port: &mut Option<u16>,
+    told_none: &mut bool,
+    report: &mut Report,
+) -> Result<Outcome, Error> {
+    let Some(found) = followed.port()? else {
+        if !std::mem::replace(told_none, true) {
+            log::warn!("{} has no port now; the last one is kept", followed.name());
+        }
+        return Ok(Outcome::Asked(News::Absent));
+    };
+    *told_none = false;
+    report.status.bound_at = Some(now_text());
+    if port.replace(found) == Some(found) {
+        return Ok(Outcome::Asked(News::Same));
+    }
+    log::info!("{} has port {found}", followed.name());
+    report.status.port = Some(found);
+    Ok(Outcome::Asked(News::Another))
 }
 
 fn show_lease(report: &mut Report, lease: &Lease) {

@@ -48,8 +48,8 @@ impl Signals {
         self.events.recv_timeout(limit).ok()
     }
 
-    /// Whether a signal to stop has arrived, also while something else is being done.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
+    /// Becomes true when a signal to stop has arrived, also while something else is being done.
+    pub fn stopping(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stopping)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use miniserde::json::{self, Value};
 use rustls::RootCertStore;
@@ -74,12 +75,12 @@ impl Account {
         }
     }
 
-    /// Gets a token: from the cache file, else by a login. `stop` is asked between two endpoints, so that a stop never
+    /// Gets a token: from the cache file, else by a login. `stop` is looked at between two endpoints, so that a stop never
     /// waits for more than one of them.
     ///
     /// An endpoint that cannot be reached or does not know the call leads to the next one; rejected credentials and a
     /// lockout end the round.
-    pub fn obtain(&mut self, stop: &dyn Fn() -> bool) -> Result<Source, Error> {
+    pub fn obtain(&mut self, stop: &AtomicBool) -> Result<Source, Error> {
         if let Some(token) = self.cached() {
             self.token = Some(token);
             return Ok(Source::File);
@@ -110,7 +111,7 @@ impl Account {
         }
     }
 
-    fn log_in(&self, stop: &dyn Fn() -> bool) -> Result<Secret, Error> {
+    fn log_in(&self, stop: &AtomicBool) -> Result<Secret, Error> {
         let Some(credentials) = &self.credentials else {
             return Err(Error::new(Op::TokenFile, Cause::NoCredentials));
         };
@@ -126,7 +127,7 @@ impl Account {
                 }
                 Ok(token) => return Ok(token),
             }
-            if stop() {
+            if stop.load(Ordering::Relaxed) {
                 break;
             }
         }
@@ -197,6 +198,8 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+
     fn account(file: &Path) -> Account {
         Account::new(None, Vec::new(), None, file.to_owned())
     }
@@ -207,7 +210,7 @@ mod tests {
         let file = dir.path().join("token");
         std::fs::write(&file, "\n  abc123 \r\n").unwrap();
         let mut account = account(&file);
-        assert_eq!(account.obtain(&|| false).unwrap(), Source::File);
+        assert_eq!(account.obtain(&GO_ON).unwrap(), Source::File);
         assert_eq!(account.token().unwrap().expose(), "abc123");
     }
 
@@ -217,12 +220,12 @@ mod tests {
         let file = dir.path().join("token");
         std::fs::write(&file, "old").unwrap();
         let mut account = account(&file);
-        account.obtain(&|| false).unwrap();
+        account.obtain(&GO_ON).unwrap();
         account.reject();
-        assert!(matches!(account.obtain(&|| false).unwrap_err().cause, Cause::NoCredentials));
+        assert!(matches!(account.obtain(&GO_ON).unwrap_err().cause, Cause::NoCredentials));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "old", "the file is the user's");
         std::fs::write(&file, "new").unwrap();
-        assert_eq!(account.obtain(&|| false).unwrap(), Source::File);
+        assert_eq!(account.obtain(&GO_ON).unwrap(), Source::File);
         assert_eq!(account.token().unwrap().expose(), "new");
     }
 

@@ -56,19 +56,19 @@ impl Pia {
     pub fn get_signature(&mut self) -> Result<&Lease, Error> {
         let token = self.account.token().ok_or(Error::new(Op::TokenFile, Cause::NoCredentials))?;
         let lease = self.gateway.get_signature(token)?;
-        self.unsaved = true;
-        self.lease = Some(lease);
-        self.save_lease();
-        self.lease.as_ref().ok_or(Error::new(Op::GetSignature, Cause::NoCredentials))
+        self.unsaved = !self.save(&lease);
+        Ok(self.lease.insert(lease))
     }
 
     /// Binds the lease's port, and stores the lease if that has not worked yet.
     pub fn bind_port(&mut self) -> Result<u16, Error> {
-        let lease = self.lease.as_ref().ok_or(Error::new(Op::BindPort, Cause::NoCredentials))?;
+        let missing = || Error::new(Op::BindPort, lease::field("lease", "is missing"));
+        let lease = self.lease.as_ref().ok_or_else(missing)?;
         self.gateway.bind_port(lease)?;
-        let port = lease.port;
-        self.save_lease();
-        Ok(port)
+        if self.unsaved {
+            self.unsaved = !self.save(lease);
+        }
+        Ok(lease.port)
     }
 
     /// Whether the lease survives a restart.
@@ -76,11 +76,11 @@ impl Pia {
         !self.unsaved
     }
 
-    fn save_lease(&mut self) {
-        let Some(lease) = self.lease.as_ref().filter(|_| self.unsaved) else { return };
-        match self.store.save(lease) {
-            Ok(()) => self.unsaved = false,
-            Err(error) => log::debug!("{}: {}", self.store.path().display(), plain(&error)),
+    fn save(&self, lease: &Lease) -> bool {
+        let result = self.store.save(lease);
+        if let Err(error) = &result {
+            log::debug!("{}: {}", self.store.path().display(), plain(error));
         }
+        result.is_ok()
     }
 }
