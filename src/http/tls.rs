@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::{CryptoProvider, KeyProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::SigningKey;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
     StreamOwned,
@@ -39,7 +40,7 @@ pub struct Tls {
 impl Tls {
     /// Trusts `roots` and nothing else. `roots` must not be empty.
     pub fn new(roots: RootCertStore, policy: NamePolicy) -> Self {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(CryptoProvider { key_provider: &NoKeys, ..ring::default_provider() });
         let verifier = Arc::new(Verifier::new(roots, &policy, &provider));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -65,6 +66,16 @@ impl Tls {
             connection.complete_io(&mut tcp).map_err(|error| io_cause(error, deadline))?;
         }
         Ok(StreamOwned::new(connection, tcp))
+    }
+}
+
+/// We never show a certificate of our own; without ring's key loader its signing code is not linked (some 40 KB).
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General("client certificates are not supported".to_owned()))
     }
 }
 

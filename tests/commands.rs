@@ -1,0 +1,651 @@
+//! The command line of the real binary: commands, exit codes, and every way in which a configuration can be wrong or odd.
+//! What the daemon does while it runs is in `daemon.rs`.
+mod support;
+
+use std::fs;
+use std::process::Command;
+
+use jiff::{SignedDuration, Timestamp};
+use miniserde::json::Value;
+use support::daemon::{Output, Setup, mode};
+use support::pia::{self, Pia};
+use support::qbt::{self, Flavour, Qbt};
+use support::{Reply, for_all};
+
+const USAGE: Option<i32> = Some(64);
+const CONFIG: Option<i32> = Some(78);
+
+/// Every variable of the README.
+const VARIABLES: [&str; 17] = [
+    "PIA_USERNAME",
+    "PIA_PASSWORD",
+    "PIA_TOKEN_FILE",
+    "PIA_GATEWAY",
+    "PIA_HOSTNAME",
+    "PIA_CA_CERT",
+    "PIA_LOGIN_URL",
+    "PIA_LOGIN_CA_CERT",
+    "QBITTORRENT_HOST",
+    "QBITTORRENT_USERNAME",
+    "QBITTORRENT_PASSWORD",
+    "QBITTORRENT_API_KEY",
+    "QBITTORRENT_CA_CERT",
+    "CHECK_INTERVAL",
+    "STATE_DIR",
+    "LOG_LEVEL",
+    "LOG_FILE",
+];
+
+/// Those that can also come from a file.
+const FROM_FILE: [&str; 5] =
+    ["PIA_USERNAME", "PIA_PASSWORD", "QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD", "QBITTORRENT_API_KEY"];
+
+struct World {
+    pia: Pia,
+    qbt: Qbt,
+    setup: Setup,
+}
+
+impl World {
+    fn new() -> Self {
+        let (pia, qbt) = (Pia::start(), Qbt::start(Flavour::V5_3));
+        let setup = Setup::new().pia(&pia).qbt(&qbt).env("CHECK_INTERVAL", "300").env("LOG_LEVEL", "INFO");
+        Self { pia, qbt, setup }
+    }
+
+    fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.setup = self.setup.env(name, value);
+        self
+    }
+
+    fn without(mut self, name: &str) -> Self {
+        self.setup = self.setup.without(name);
+        self
+    }
+
+    /// `NAME_FILE` in place of `NAME`.
+    fn file(self, name: &str, text: &str) -> Self {
+        let path = self.setup.dir().write(name, text).display().to_string();
+        self.without(name).env(&format!("{name}_FILE"), path)
+    }
+
+    /// The configuration is refused with exactly these problems, a line each, and nothing is sent.
+    #[track_caller]
+    fn refuses(&self, problems: &[&[&str]]) -> Output {
+        let output = self.setup.run_once(&[]);
+        assert_eq!(output.code, CONFIG, "{output:#?}");
+        let lines: Vec<_> = output.stderr.lines().collect();
+        assert_eq!(lines.len(), problems.len(), "{output:#?}");
+        for words in problems {
+            let told = lines.iter().any(|line| words.iter().all(|word| line.contains(word)));
+            assert!(told, "no line with {words:?}: {output:#?}");
+        }
+        assert_eq!((self.pia.counts(), self.qbt.counts()), Default::default());
+        output
+    }
+
+    /// Works, with exactly one warning, which has these words.
+    #[track_caller]
+    fn warns(&self, words: &[&str]) {
+        let output = self.setup.run_once(&["once"]);
+        let is_warning = |line: &&str| line.split_whitespace().nth(1) == Some("WARN");
+        let warnings: Vec<_> = output.stdout.lines().filter(is_warning).collect();
+        assert_eq!(output.code, Some(0), "{output:#?}");
+        assert_eq!(warnings.len(), 1, "{output:#?}");
+        for word in words {
+            assert!(warnings[0].contains(word), "{word:?} is not in: {}", warnings[0]);
+        }
+    }
+}
+
+// ---- arguments
+
+#[test]
+fn help_names_every_variable_and_command() {
+    for argument in ["--help", "-h"] {
+        let output = Setup::new().run_once(&[argument]);
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+        for name in VARIABLES {
+            assert!(output.stdout.contains(name), "{name}");
+        }
+        for name in FROM_FILE {
+            assert!(output.stdout.contains(&format!("{name}_FILE")), "{name}_FILE");
+        }
+        for name in ["once", "check", "status", "--json", "healthcheck", "--version"] {
+            assert!(output.stdout.contains(name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    let output = Setup::new().run_once(&["--version"]);
+    assert_eq!(output.code, Some(0));
+    assert_eq!(output.stdout, format!("pia-qbittorrent-sync {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_usage_is_64() {
+    for arguments in [&["nonsense"][..], &["--nonsense"], &["once", "more"], &["status", "--xml"], &[""]] {
+        let output = Setup::new().run_once(arguments);
+        assert_eq!(output.code, USAGE, "{arguments:?}: {output:#?}");
+        assert!(output.stdout.is_empty() && output.stderr.contains("--help"), "{arguments:?}: {output:#?}");
+    }
+}
+
+#[test]
+fn output_may_be_cut_off() {
+    // As in `… --help | head -1`.
+    let script = format!("{} --help | true", env!("CARGO_BIN_EXE_pia-qbittorrent-sync"));
+    let output = Command::new("sh").args(["-c", &script]).env_clear().output().expect("a shell");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+// ---- configuration: errors
+
+#[test]
+fn all_problems_are_listed_at_once() {
+    // Shows 4 of the issue.
+    let setup = Setup::new().env("PIA_GATEWAY", "nonsense:99999").env("CHECK_INTERVAL", "0").env("LOG_LEVEL", "loud");
+    let output = setup.run_once(&[]);
+    assert_eq!((output.code, output.stdout.as_str()), (CONFIG, ""), "{output:#?}");
+    assert!(output.stderr.lines().count() >= 4, "{output:#?}");
+    for words in [
+        &["PIA_GATEWAY", "nonsense:99999", "65535"][..],
+        &["CHECK_INTERVAL", "0", "86400"],
+        &["LOG_LEVEL", "loud", "TRACE", "CRITICAL"],
+        &["PIA_CA_CERT"],
+        &["PIA_USERNAME"],
+    ] {
+        let told = output.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(told, "{words:?}: {output:#?}");
+    }
+}
+
+#[test]
+fn every_command_that_needs_it_checks_the_configuration() {
+    for arguments in [&[][..], &["once"], &["check"]] {
+        let world = World::new().env("CHECK_INTERVAL", "soon");
+        let output = world.setup.run_once(arguments);
+        assert_eq!(output.code, CONFIG, "{arguments:?}: {output:#?}");
+        assert_eq!(world.pia.counts(), pia::Counts::default());
+    }
+}
+
+#[test]
+fn each_bad_value_is_named_with_what_would_be_right() {
+    for_all(
+        [
+            ("PIA_GATEWAY", "10.0.0.1:0", "65535"),
+            ("PIA_GATEWAY", "10.0.0.1:port", "65535"),
+            ("PIA_GATEWAY", "[fd00::1", "ADDRESS"),
+            ("PIA_GATEWAY", "https://10.0.0.1", "ADDRESS"),
+            ("PIA_HOSTNAME", "10.0.0.1", "name"),
+            ("PIA_HOSTNAME", "two words", "name"),
+            ("PIA_CA_CERT", "/nonexistent/ca.pem", "no such file"),
+            ("PIA_LOGIN_URL", "http://127.0.0.1:1/token", "https"),
+            ("PIA_LOGIN_URL", "nonsense", "https"),
+            ("PIA_LOGIN_CA_CERT", "/nonexistent/ca.pem", "no such file"),
+            ("QBITTORRENT_HOST", "ftp://localhost", "http"),
+            ("QBITTORRENT_HOST", "http://localhost:99999", "65535"),
+            ("QBITTORRENT_CA_CERT", "/nonexistent/ca.pem", "no such file"),
+            ("CHECK_INTERVAL", "0", "86400"),
+            ("CHECK_INTERVAL", "86401", "86400"),
+            ("CHECK_INTERVAL", "-5", "86400"),
+            ("CHECK_INTERVAL", "5m", "86400"),
+            ("LOG_LEVEL", "verbose", "DEBUG"),
+        ],
+        |(name, value, right)| {
+            World::new().env(name, value).refuses(&[&[name, value, right]]);
+        },
+    );
+}
+
+#[test]
+fn a_password_in_a_url_is_refused_and_not_shown() {
+    let output = World::new().env("QBITTORRENT_HOST", "http://me:secret@nas").refuses(&[&["QBITTORRENT_HOST"]]);
+    assert!(!output.stderr.contains("secret"), "{output:#?}");
+}
+
+#[test]
+fn a_ca_file_must_hold_certificates() {
+    for name in ["PIA_CA_CERT", "PIA_LOGIN_CA_CERT", "QBITTORRENT_CA_CERT"] {
+        for text in ["", "no PEM at all", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            let world = World::new();
+            let path = world.setup.dir().write("bad.pem", text).display().to_string();
+            world.env(name, path).refuses(&[&[name, "bad.pem", "PEM"]]);
+        }
+    }
+}
+
+#[test]
+fn several_certificates_in_one_file_are_fine() {
+    let world = World::new();
+    let both = format!("# comment\n{}\n{}", world.pia.login_ca_pem(), world.pia.ca_pem());
+    let path = world.setup.dir().write("both.pem", both).display().to_string();
+    let world = world.env("PIA_CA_CERT", &path).env("PIA_LOGIN_CA_CERT", &path);
+    let output = world.setup.run_once(&["once"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+}
+
+#[test]
+fn a_gateway_certificate_of_the_login_authority_is_refused() {
+    let world = World::new();
+    let path = world.setup.value("PIA_LOGIN_CA_CERT").to_owned();
+    let world = world.env("PIA_CA_CERT", path);
+    let output = world.setup.run_once(&["once"]);
+    assert_eq!(output.code, Some(1), "{output:#?}");
+    assert_eq!(world.pia.counts().signatures, 0);
+}
+
+#[test]
+fn an_account_or_a_token_is_needed() {
+    let world = World::new().without("PIA_USERNAME").without("PIA_PASSWORD");
+    world.refuses(&[&["PIA_USERNAME", "PIA_PASSWORD"]]);
+    fs::write(world.setup.token_file(), " \n").expect("a token file");
+    world.refuses(&[&["PIA_USERNAME", "PIA_PASSWORD"]]);
+    fs::write(world.setup.token_file(), world.pia.make_token()).expect("a token file");
+    let output = world.setup.run_once(&["once"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+}
+
+#[test]
+fn half_of_a_pair_is_an_error() {
+    for (missing, other) in [
+        ("PIA_USERNAME", "PIA_PASSWORD"),
+        ("PIA_PASSWORD", "PIA_USERNAME"),
+        ("QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"),
+        ("QBITTORRENT_PASSWORD", "QBITTORRENT_USERNAME"),
+    ] {
+        World::new().without(missing).refuses(&[&[missing, other]]);
+    }
+}
+
+#[test]
+fn placeholders_are_errors_and_secrets_are_never_shown() {
+    for_all(FROM_FILE, |name| {
+        for value in ["CHANGE_ME", "your_pia_username", "changeme", "<password>"] {
+            let output = World::new().env(name, value).refuses(&[&[name, "placeholder"]]);
+            assert!(!output.stderr.contains(value), "{output:#?}");
+            World::new().file(name, value).refuses(&[&[name, "placeholder"]]);
+        }
+    });
+}
+
+// ---- configuration: files
+
+#[test]
+fn values_from_files_work_and_lose_their_line_end() {
+    for_all(["", "\n", "\r\n"], |end| {
+        let mut world = World::new();
+        world.pia.set(|state| state.password = " lead and trail ".into());
+        for name in ["PIA_USERNAME", "PIA_PASSWORD", "QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"] {
+            let value = match name {
+                "PIA_PASSWORD" => " lead and trail ".to_owned(),
+                _ => world.setup.value(name).to_owned(),
+            };
+            world = world.file(name, &format!("{value}{end}"));
+        }
+        let output = world.setup.run_once(&["once"]);
+        assert_eq!(output.code, Some(0), "{end:?}: {output:#?}");
+    });
+
+    let mut world = World::new().without("QBITTORRENT_USERNAME").without("QBITTORRENT_PASSWORD");
+    world.qbt.set(|state| state.api_key = Some("qbt_0123456789abcdefghijklmnopqr".into()));
+    world = world.file("QBITTORRENT_API_KEY", "qbt_0123456789abcdefghijklmnopqr\n");
+    let output = world.setup.run_once(&["once"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+    assert_eq!(world.qbt.counts().logins, 0);
+}
+
+#[test]
+fn a_variable_and_its_file_are_one_too_many() {
+    for name in FROM_FILE {
+        let world = World::new();
+        let path = world.setup.dir().write("file", "value").display().to_string();
+        let world = world.env(name, "value").env(&format!("{name}_FILE"), path);
+        let output = world.refuses(&[&[name, &format!("{name}_FILE"), "both"]]);
+        assert!(!output.stderr.contains("value of"), "{output:#?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_named() {
+    for name in ["PIA_PASSWORD", "QBITTORRENT_PASSWORD"] {
+        let file = format!("{name}_FILE");
+        World::new().without(name).env(&file, "/nonexistent").refuses(&[&[&file, "/nonexistent", "no such file"]]);
+        World::new().file(name, "\n").refuses(&[&[&file, "empty"]]);
+        let world = World::new();
+        let dir = world.setup.dir().path().display().to_string();
+        world.without(name).env(&file, dir).refuses(&[&[&file, "directory"]]);
+    }
+}
+
+// ---- configuration: warnings
+
+#[test]
+fn odd_values_are_warnings() {
+    for_all(
+        [
+            ("PIA_PASWORD", "x", &["PIA_PASWORD", "PIA_PASSWORD"][..]),
+            ("QBITTORRENT_URL", "x", &["QBITTORRENT_URL", "QBITTORRENT_"]),
+            ("QBITTORRENT_PASSWORD_FIEL", "x", &["QBITTORRENT_PASSWORD_FIEL", "QBITTORRENT_PASSWORD_FILE"]),
+            ("CHECK_INTERVAL", "841", &["CHECK_INTERVAL", "841", "840", "15 min"]),
+            ("CHECK_INTERVAL", "86400", &["CHECK_INTERVAL", "86400", "840", "15 min"]),
+        ],
+        |(name, value, words)| World::new().env(name, value).warns(words),
+    );
+}
+
+#[test]
+fn the_old_default_password_is_a_warning() {
+    let world = World::new();
+    world.qbt.set(|state| state.password = "adminadmin".into());
+    world.env("QBITTORRENT_PASSWORD", "adminadmin").warns(&["QBITTORRENT_PASSWORD", "default"]);
+}
+
+#[test]
+fn the_interval_in_effect_is_at_most_840() {
+    let world = World::new().env("CHECK_INTERVAL", "86400");
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    assert_eq!(world.setup.status().map(|status| status.interval_s), Some(840));
+}
+
+#[test]
+fn an_unnamed_gateway_is_a_warning() {
+    let pia = Pia::with(pia::Options { anonymous: true, ..pia::Options::default() });
+    let mut world = World::new();
+    world.setup = world.setup.pia(&pia).without("PIA_HOSTNAME");
+    world.warns(&["PIA_HOSTNAME", "Sandbox-409-1a"]);
+}
+
+#[test]
+fn a_missing_scheme_means_http() {
+    let world = World::new();
+    let address = world.qbt.address().to_string();
+    let output = world.env("QBITTORRENT_HOST", address).setup.run_once(&["once"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+}
+
+#[test]
+fn systemd_s_state_directory_is_the_default() {
+    let world = World::new();
+    let dir = world.setup.state_dir().display().to_string();
+    let world = world.without("STATE_DIR").env("STATE_DIRECTORY", dir.clone());
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    assert!(world.env("STATE_DIR", dir).setup.lease_file().exists());
+}
+
+#[test]
+fn the_state_directory_is_made() {
+    let world = World::new();
+    let dir = world.setup.dir().path().join("a/b");
+    let world = world.env("STATE_DIR", dir.display().to_string());
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    assert_eq!((mode(&dir), mode(&world.setup.lease_file())), (0o700, 0o600));
+}
+
+// ---- log
+
+#[test]
+fn levels_filter_in_any_case() {
+    for_all(
+        [("trace", true, true), ("Debug", true, true), ("INFO", false, true), ("warning", false, false)],
+        |(level, debug, info)| {
+            let output = World::new().env("LOG_LEVEL", level).setup.run_once(&["once"]);
+            let has = |level: &str| output.stdout.lines().any(|l| l.split_whitespace().nth(1) == Some(level));
+            assert_eq!((output.code, has("DEBUG"), has("INFO")), (Some(0), debug, info), "{level}: {output:#?}");
+        },
+    );
+    for_all(["ERROR", "critical", "warn"], |level| {
+        let output = World::new().env("LOG_LEVEL", level).setup.run_once(&["once"]);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(0), ""), "{level}: {output:#?}");
+    });
+}
+
+#[test]
+fn the_log_file_is_private_and_appended_to() {
+    let world = World::new();
+    let log = world.setup.dir().path().join("log");
+    let world = world.env("LOG_FILE", log.display().to_string());
+    for _ in 0..2 {
+        let output = world.setup.run_once(&["once"]);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(0), ""), "one handler only: {output:#?}");
+    }
+    let text = fs::read_to_string(&log).expect("a log file");
+    assert_eq!((mode(&log), text.matches(" started").count()), (0o600, 2), "{text}");
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_a_warning() {
+    World::new().env("LOG_FILE", "/nonexistent/log").warns(&["LOG_FILE", "/nonexistent/log"]);
+}
+
+// ---- once
+
+#[test]
+fn once_makes_one_full_pass() {
+    let world = World::new();
+    let output = world.setup.run_once(&["once"]);
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{output:#?}");
+    let counts = pia::Counts { logins: 1, signatures: 1, binds: 1, rejected: 0, connections: 1 };
+    assert_eq!(world.pia.counts(), counts);
+    assert_eq!((world.qbt.listening(), world.qbt.counts().logouts), (Some(47047), 1), "leaves no session behind");
+
+    // The next pass needs neither a login nor a signature, and changes nothing.
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    assert_eq!(world.pia.counts(), pia::Counts { binds: 2, connections: 2, ..counts });
+    assert_eq!(world.qbt.ports(), [47047]);
+    assert_eq!(world.setup.run_once(&["healthcheck"]).code, Some(0));
+}
+
+#[test]
+fn once_fails_with_the_reason() {
+    type Case = (fn(&World), &'static [&'static str]);
+    let cases: [Case; 4] = [
+        (|world| world.pia.pause(), &["refused", "region"]),
+        (|world| world.pia.pause_login(), &["login"]),
+        (|world| world.qbt.pause(), &["qBittorrent", "refused"]),
+        (|world| world.qbt.set(|state| state.password = "other".into()), &["QBITTORRENT_PASSWORD"]),
+    ];
+    for_all(cases, |(breaks, words)| {
+        let world = World::new();
+        breaks(&world);
+        let output = world.setup.run_once(&["once"]);
+        assert_eq!(output.code, Some(1), "{output:#?}");
+        for word in words {
+            assert!(output.stderr.contains(word), "{word:?}: {output:#?}");
+        }
+    });
+}
+
+#[test]
+fn once_binds_though_qbittorrent_is_down() {
+    let world = World::new();
+    world.qbt.pause();
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(1));
+    assert_eq!(world.pia.bound(), [47047]);
+}
+
+// ---- check
+
+/// Steps of a check, and whether their line must say ok; the others must not.
+#[track_caller]
+fn checks(world: &World, expected: &[(&str, bool)]) -> Output {
+    let output = world.setup.run_once(&["check"]);
+    let well = expected.iter().all(|(_, ok)| *ok);
+    assert_eq!(output.code, Some(i32::from(!well)), "{output:#?}");
+    for (step, ok) in expected {
+        let line = output.stdout.lines().find(|line| line.contains(step));
+        let line = line.unwrap_or_else(|| panic!("no line about {step}: {output:#?}"));
+        assert_eq!(line.starts_with("ok"), *ok, "{step}: {output:#?}");
+    }
+    output
+}
+
+#[test]
+fn check_goes_step_by_step_and_changes_nothing_at_qbittorrent() {
+    let world = World::new();
+    // qBittorrent has another port: that is found and left as it is.
+    checks(&world, &[("bind", true), ("client login", true), ("client port", false)]);
+    assert_eq!((world.qbt.counts().set_ports, world.qbt.listening()), (0, Some(6881)));
+
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    let steps = [
+        "configuration",
+        "token",
+        "gateway TCP",
+        "gateway TLS",
+        "gateway name",
+        "lease",
+        "bind",
+        "client",
+        "client login",
+        "client port",
+        "client listens",
+    ];
+    checks(&world, &steps.map(|step| (step, true)));
+    assert_eq!(world.qbt.counts().set_ports, 1);
+    assert_eq!(world.pia.counts().signatures, 1, "the stored lease is used");
+}
+
+#[test]
+fn check_says_what_to_do() {
+    type Case = (fn(&World), &'static [(&'static str, bool)], &'static [&'static str]);
+    let cases: [Case; 6] = [
+        (|world| world.pia.pause(), &[("token", true), ("gateway TCP", false), ("client login", true)], &["region"]),
+        (|world| world.pia.pause_login(), &[("token", false), ("gateway TLS", true)], &["login"]),
+        (
+            |world| world.pia.scripts.always(pia::BIND_PORT, pia::busy(47047)),
+            &[("lease", true), ("bind", false)],
+            &["another server"],
+        ),
+        (
+            |world| world.pia.scripts.always(pia::GET_SIGNATURE, pia::unauthorized()),
+            &[("gateway name", true), ("lease", false), ("bind", false)],
+            &["wrong gateway"],
+        ),
+        (
+            |world| world.qbt.set(|state| state.password = "other".into()),
+            &[("bind", true), ("client login", false), ("client port", false)],
+            &["QBITTORRENT_PASSWORD"],
+        ),
+        (|world| world.qbt.pause(), &[("bind", true), ("client login", false)], &["QBITTORRENT_HOST"]),
+    ];
+    for_all(cases, |(breaks, steps, words)| {
+        let world = World::new();
+        breaks(&world);
+        let output = checks(&world, steps);
+        for word in words {
+            assert!(output.stdout.contains(word), "{word:?}: {output:#?}");
+        }
+        assert!(world.pia.counts().logins <= 2 && world.qbt.counts().failed_logins <= 1);
+    });
+}
+
+#[test]
+fn check_tells_names_from_chains() {
+    let world = World::new().env("PIA_HOSTNAME", "mexico409");
+    let output = checks(&world, &[("gateway TCP", true), ("gateway TLS", true), ("gateway name", false)]);
+    assert!(output.stdout.contains("Sandbox-409-1a"), "{output:#?}");
+
+    let world = World::new();
+    let other = world.setup.value("PIA_LOGIN_CA_CERT").to_owned();
+    let world = world.env("PIA_CA_CERT", other);
+    checks(&world, &[("gateway TCP", true), ("gateway TLS", false), ("gateway name", false)]);
+}
+
+#[test]
+fn check_finds_a_port_on_which_nothing_listens() {
+    let world = World::new();
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    world.qbt.drop_socket();
+    checks(&world, &[("client port", true), ("client listens", false)]);
+}
+
+// ---- status and healthcheck
+
+#[test]
+fn status_of_nothing_is_an_error_with_a_hint() {
+    for arguments in [&["status"][..], &["status", "--json"], &["healthcheck"]] {
+        let output = Setup::new().run_once(arguments);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output:#?}");
+        assert!(output.stderr.contains("status.json") || output.stderr.contains("STATE_DIR"), "{output:#?}");
+    }
+}
+
+#[test]
+fn status_shows_what_is_bound_and_what_fails() {
+    let world = World::new();
+    let mut daemon = world.setup.run();
+    daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
+    // Without the configuration: only the state directory is known, as in `docker exec`.
+    let bare = Setup::new().env("STATE_DIR", world.setup.value("STATE_DIR"));
+    let output = bare.run_once(&["status"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+    for word in ["47047", "qBittorrent", "firewalled"] {
+        assert!(output.stdout.contains(word), "{word}: {output:#?}");
+    }
+    let json = bare.run_once(&["status", "--json"]).stdout;
+    let shown: support::daemon::Status = miniserde::json::from_str(&json).expect("JSON");
+    assert_eq!((shown.port, shown.version.as_str()), (Some(47047), env!("CARGO_PKG_VERSION")));
+    assert_eq!(bare.run_once(&["healthcheck"]).code, Some(0));
+
+    world.qbt.scripts.always(qbt::PREFERENCES, Reply::text(500, "it broke"));
+    daemon.hang_up();
+    daemon.see("it broke");
+    daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+    let output = bare.run_once(&["status"]);
+    assert!(output.stdout.contains("it broke"), "{output:#?}");
+}
+
+#[test]
+fn status_is_written_again_when_the_daemon_recovers() {
+    let world = World::new();
+    world.qbt.pause();
+    let mut daemon = world.setup.run();
+    daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+    world.qbt.resume();
+    daemon.hang_up();
+    daemon.wait_for_status("no problem", |status| status.problems.is_empty() && status.client_port.is_some());
+}
+
+#[test]
+fn healthcheck_judges_ages() {
+    let world = World::new();
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    let file = world.setup.state_dir().join("status.json");
+    let written = fs::read_to_string(&file).expect("a status file");
+    // Ages in seconds of bind and verification, at an interval of 300 s.
+    for (bound, verified, code) in [
+        (Some(0), Some(0), 0),
+        (Some(890), Some(650), 0),
+        (Some(910), Some(0), 1),
+        (Some(0), Some(670), 1),
+        (None, Some(0), 1),
+        (Some(0), None, 1),
+    ] {
+        let Ok(Value::Object(mut status)) = miniserde::json::from_str(&written) else { panic!("{written}") };
+        for (name, age) in [("bound_at", bound), ("client_verified_at", verified)] {
+            let time = |age| format!("{:.0}", Timestamp::now() - SignedDuration::from_secs(age));
+            status.insert(name.into(), age.map_or(Value::Null, |age| Value::String(time(age))));
+        }
+        fs::write(&file, miniserde::json::to_string(&status)).expect("a status file");
+        let output = world.setup.run_once(&["healthcheck"]);
+        assert_eq!(output.code, Some(code), "{bound:?} {verified:?}: {output:#?}");
+        assert!(code == 0 || !output.stderr.is_empty(), "a reason: {output:#?}");
+    }
+}
+
+#[test]
+fn a_damaged_status_is_an_error() {
+    for text in ["", "null", "{}", "[1]"] {
+        let setup = Setup::new();
+        fs::write(setup.state_dir().join("status.json"), text).expect("a status file");
+        for arguments in [&["status"][..], &["healthcheck"]] {
+            let output = setup.run_once(arguments);
+            assert_eq!(output.code, Some(1), "{text:?}: {output:#?}");
+            assert!(!output.stderr.contains("panicked"), "{output:#?}");
+        }
+    }
+}

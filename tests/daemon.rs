@@ -1,0 +1,1365 @@
+//! End-to-end: the real binary against the PIA simulator and the qBittorrent stand-in. What the command line does besides
+//! running is in `commands.rs`, real qBittorrents are in `real_qbittorrent.rs`.
+mod support;
+
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+use support::daemon::{Daemon, SOON, Setup, files, mode};
+use support::pia::{self, BIND_PORT, Fault, GET_SIGNATURE, Pia};
+use support::qbt::{self, Flavour, Qbt};
+use support::{Reply, Request, encode, for_all, wait_until};
+
+/// Characters that break when a form or a query is put together carelessly.
+const HARD_PASSWORD: &str = "a&b=c%d+e %41 üß€;\"'\\/#?";
+
+/// Simulator, stand-in and what a daemon needs to talk to both.
+struct World {
+    pia: Pia,
+    qbt: Qbt,
+    setup: Setup,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(pia::Options::default(), qbt::Options::default())
+    }
+
+    fn flavour(flavour: Flavour) -> Self {
+        Self::with(pia::Options::default(), qbt::Options { flavour, ..qbt::Options::default() })
+    }
+
+    fn pia(options: pia::Options) -> Self {
+        Self::with(options, qbt::Options::default())
+    }
+
+    fn qbt(options: qbt::Options) -> Self {
+        Self::with(pia::Options::default(), options)
+    }
+
+    fn with(pia: pia::Options, qbt: qbt::Options) -> Self {
+        let (pia, qbt) = (Pia::with(pia), Qbt::with(qbt));
+        let setup = Setup::new().pia(&pia).qbt(&qbt);
+        Self { pia, qbt, setup }
+    }
+
+    /// Changes the daemon's environment.
+    fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.setup = self.setup.env(name, value);
+        self
+    }
+
+    fn without(mut self, names: &[&str]) -> Self {
+        for name in names {
+            self.setup = self.setup.without(name);
+        }
+        self
+    }
+
+    /// Takes what was changed at the simulator and the stand-in over into the environment.
+    fn renew(mut self) -> Self {
+        self.setup = self.setup.pia(&self.pia).qbt(&self.qbt);
+        self
+    }
+
+    fn run(self) -> Running {
+        let daemon = self.setup.run();
+        Running { daemon, world: self }
+    }
+
+    /// Runs until the port is bound; what it does with qBittorrent may take longer.
+    fn bind(self) -> Running {
+        let mut running = self.run();
+        running.see("bound port 47047");
+        running
+    }
+
+    /// Runs until qBittorrent listens on the leased port.
+    fn settle(self) -> Running {
+        let mut running = self.run();
+        running.settled(47047);
+        running
+    }
+}
+
+/// A daemon in its world. Dereferences to the daemon.
+struct Running {
+    // Dropped before its peers.
+    daemon: Daemon,
+    world: World,
+}
+
+impl Deref for Running {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.daemon
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+}
+
+impl Running {
+    #[track_caller]
+    fn settled(&mut self, port: u16) {
+        self.see(&format!("qBittorrent listens on port {port}"));
+        assert_eq!(self.qbt().listening(), Some(port));
+    }
+
+    fn pia(&self) -> &Pia {
+        &self.world.pia
+    }
+
+    fn qbt(&self) -> &Qbt {
+        &self.world.qbt
+    }
+
+    /// Waits until the gateway granted this many more binds.
+    #[track_caller]
+    fn sees_more_binds(&mut self, more: usize) {
+        let Self { daemon, world } = self;
+        let enough = world.pia.bound().len() + more;
+        daemon.wait_until("more binds", || world.pia.bound().len() >= enough);
+    }
+
+    /// SIGHUP, and waits until it has led to a granted bind.
+    #[track_caller]
+    fn hang_up_and_bind(&mut self) {
+        let before = self.pia().bound().len();
+        self.hang_up();
+        let Self { daemon, world } = self;
+        daemon.wait_until("a bind after SIGHUP", || world.pia.bound().len() > before);
+    }
+
+    /// Has everything that is due done this often, without waiting for the interval.
+    #[track_caller]
+    fn binds_again(&mut self, times: usize) {
+        for _ in 0..times {
+            self.hang_up_and_bind();
+        }
+    }
+
+    /// Waits for the line of a first failure: ERROR, with every one of the words.
+    #[track_caller]
+    fn fails(&mut self, words: &[&str]) -> String {
+        let line = self.wait_for_level("ERROR", SOON);
+        for word in words {
+            assert!(line.contains(word), "{word:?} is not in: {line}\n--- log\n{}", self.log());
+        }
+        line
+    }
+
+    /// Kills the daemon and starts the next one of the same world.
+    fn restart(&mut self) {
+        self.daemon.kill9();
+        self.daemon = self.world.setup.run();
+    }
+
+    /// Neither peer was sent anything that a real one would refuse.
+    fn nobody_complained(&self) {
+        assert_eq!(self.pia().complaints(), [""; 0]);
+        assert_eq!(self.qbt().complaints(), [""; 0]);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.nobody_complained();
+        }
+    }
+}
+
+fn once(running: &Running) -> pia::Counts {
+    pia::Counts { logins: 1, signatures: 1, binds: 1, rejected: 0, connections: running.pia().counts().connections }
+}
+
+// ---- a session
+
+#[test]
+fn a_session_from_login_to_stop() {
+    let mut daemon = World::new().env("CHECK_INTERVAL", "300").env("LOG_LEVEL", "INFO").run();
+    daemon.see("qBittorrent listens on port 47047 (firewalled)");
+    for text in [
+        "started",
+        "logged in to PIA",
+        "lease: port 47047 until ",
+        "bound port 47047",
+        "qBittorrent: listen port 6881 -> 47047",
+    ] {
+        assert_eq!(daemon.lines_at("INFO", text).len(), 1, "{text}:\n{}", daemon.log());
+    }
+
+    // getSignature and bindPort share one connection.
+    assert_eq!(daemon.pia().counts(), pia::Counts { connections: 1, ..once(&daemon) });
+    assert_eq!(daemon.pia().bound(), [47047]);
+    assert_eq!(daemon.qbt().ports(), [47047]);
+    let counts = qbt::Counts { logins: 1, sessions: 1, set_ports: 1, ..qbt::Counts::default() };
+    assert_eq!(daemon.qbt().counts(), counts);
+
+    let status = daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
+    assert_eq!((status.port, status.client_port, status.interval_s), (Some(47047), Some(47047), 300));
+    assert_eq!(status.connection_status.as_deref(), Some("firewalled"));
+    assert!(status.bound_at.is_some() && status.expires_at.is_some() && status.problems.is_empty(), "{status:?}");
+    for file in [daemon.world.setup.lease_file(), daemon.world.setup.token_file()] {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    assert_eq!(mode(&daemon.world.setup.state_dir().join("status.json")), 0o600);
+
+    let (ended, took) = daemon.stop();
+    assert!(ended.success() && took < Duration::from_secs(1), "{ended} after {took:?}");
+    daemon.see("stopping");
+    for line in daemon.log().lines() {
+        let time = line.split(' ').next().unwrap_or_default();
+        assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "no UTC time: {line}");
+    }
+}
+
+#[test]
+fn binds_go_on_with_one_signature_one_login_and_one_session() {
+    let mut daemon = World::new().settle();
+    daemon.sees_more_binds(3);
+    let counts = daemon.pia().counts();
+    assert_eq!((counts.logins, counts.signatures, counts.rejected), (1, 1, 0), "{counts:?}");
+    let counts = daemon.qbt().counts();
+    assert_eq!((counts.logins, counts.sessions, counts.set_ports), (1, 1, 1), "{counts:?}");
+}
+
+#[test]
+fn interrupt_ends_it_like_terminate() {
+    let mut daemon = World::new().settle();
+    let (ended, took) = daemon.end_by("INT");
+    assert!(ended.success() && took < Duration::from_secs(1), "{ended} after {took:?}");
+}
+
+#[test]
+fn hang_up_binds_and_checks_at_once() {
+    let mut daemon = World::new().env("CHECK_INTERVAL", "300").settle();
+    daemon.qbt().change_port_by_hand(1234);
+    daemon.hang_up_and_bind();
+    daemon.see("qBittorrent: listen port 1234 -> 47047");
+    daemon.settled(47047);
+    assert_eq!(daemon.pia().bound(), [47047, 47047]);
+    assert_eq!(daemon.ended(), None);
+}
+
+#[test]
+fn stop_during_a_request_takes_no_longer_than_its_deadline() {
+    for_all([pia::LOGIN, GET_SIGNATURE, BIND_PORT, qbt::LOGIN, qbt::SET_PREFERENCES], |endpoint| {
+        let world = World::new();
+        world.pia.scripts.always(endpoint, Reply::hang());
+        world.qbt.scripts.always(endpoint, Reply::hang());
+        let mut daemon = world.run();
+        let Running { daemon: child, world } = &mut daemon;
+        child.wait_until("a request that hangs", || world.pia.scripts.used() + world.qbt.scripts.used() > 0);
+        let leased = world.setup.lease_file().exists();
+        let (ended, took) = daemon.stop();
+        assert!(ended.success() && took < Duration::from_millis(10_500), "{endpoint}: {ended} after {took:?}");
+
+        // The state is whole.
+        daemon.pia().scripts.clear();
+        daemon.qbt().scripts.clear();
+        let before = daemon.pia().counts().signatures;
+        daemon.restart();
+        daemon.settled(47047);
+        assert_eq!(daemon.pia().counts().signatures, before + usize::from(!leased), "{endpoint}");
+    });
+}
+
+#[test]
+fn it_behaves_the_same_as_process_1() {
+    let usable = Command::new("unshare").args(["--pid", "--fork", "true"]).status().is_ok_and(|s| s.success());
+    if !usable {
+        eprintln!("SKIPPED it_behaves_the_same_as_process_1: 'unshare --pid' does not work here (no root?)");
+        return;
+    }
+    let mut world = World::new();
+    let binary = env!("CARGO_BIN_EXE_pia-qbittorrent-sync");
+    let setup = Setup::with_binary("/usr/bin/unshare").pia(&world.pia).qbt(&world.qbt);
+    world.setup = setup;
+    let mut outer = world.setup.run_with(&["--pid", "--fork", "--kill-child", binary]);
+    outer.see("qBittorrent listens on port 47047");
+    let children = format!("/proc/{0}/task/{0}/children", outer.pid());
+    let inner = fs::read_to_string(children).expect("the list of children");
+    let inner = inner.trim();
+    let signal = |name: &str| Command::new("kill").args([name, inner]).status().expect("kill");
+    let bound = world.pia.bound().len();
+    assert!(signal("-HUP").success());
+    outer.wait_until("a bind after SIGHUP", || world.pia.bound().len() > bound);
+    let begin = Instant::now();
+    assert!(signal("-TERM").success());
+    let ended = outer.wait_for_end(SOON);
+    assert!(ended.success() && begin.elapsed() < Duration::from_secs(1), "{ended} after {:?}", begin.elapsed());
+}
+
+// ---- PIA: TLS and names
+
+#[test]
+fn tls_1_2_is_enough() {
+    World::pia(pia::Options { tls12_only: true, ..pia::Options::default() }).bind();
+}
+
+#[test]
+fn the_host_name_is_compared_without_case() {
+    World::new().env("PIA_HOSTNAME", "SANDBOX-409-1A").bind();
+}
+
+#[test]
+fn a_wrong_host_name_shows_the_names_that_the_certificate_carries() {
+    let mut daemon = World::new().env("PIA_HOSTNAME", "mexico409").run();
+    daemon.fails(&["Sandbox-409-1a", "mexico409", "PIA_HOSTNAME"]);
+    nothing_was_asked(&daemon);
+}
+
+/// TLS came first: no secret has reached the gateway.
+#[track_caller]
+fn nothing_was_asked(daemon: &Running) {
+    let counts = daemon.pia().counts();
+    assert_eq!((counts.signatures, counts.binds), (0, 0), "{counts:?}");
+}
+
+#[test]
+fn bad_certificates_are_refused_before_anything_is_sent() {
+    for_all(
+        [
+            (Fault::OtherCa, &["certificate", "PIA_CA_CERT"][..]),
+            (Fault::Expired, &["certificate", "expired", "clock"]),
+            (Fault::NotYetValid, &["certificate", "not valid yet", "clock"]),
+            (Fault::CommonNameOnly, &["certificate", "PIA_HOSTNAME"]),
+        ],
+        |(certificate, words)| {
+            let options = pia::Options { certificate, ..pia::Options::default() };
+            let mut daemon = World::pia(options).run();
+            daemon.fails(words);
+            nothing_was_asked(&daemon);
+        },
+    );
+}
+
+#[test]
+fn without_a_host_name_one_warning_gives_it() {
+    let mut daemon =
+        World::pia(pia::Options { anonymous: true, ..pia::Options::default() }).without(&["PIA_HOSTNAME"]).bind();
+    daemon.binds_again(2);
+    let warnings = |text: &str| daemon.lines_at("WARN", text).len();
+    assert_eq!(warnings("PIA_HOSTNAME"), 1, "{}", daemon.log());
+    assert_eq!(warnings("Sandbox-409-1a"), 1, "{}", daemon.log());
+}
+
+#[test]
+fn without_a_host_name_the_chain_and_the_dates_still_count() {
+    for_all([Fault::OtherCa, Fault::Expired, Fault::NotYetValid], |certificate| {
+        let options = pia::Options { anonymous: true, certificate, ..pia::Options::default() };
+        let mut daemon = World::pia(options).without(&["PIA_HOSTNAME"]).run();
+        daemon.fails(&["certificate"]);
+        nothing_was_asked(&daemon);
+    });
+}
+
+#[test]
+fn the_login_is_verified_too() {
+    let world = World::new();
+    let other_ca = world.setup.value("PIA_CA_CERT").to_owned();
+    let mut daemon = world.env("PIA_LOGIN_CA_CERT", other_ca).run();
+    daemon.fails(&["login", "certificate", "PIA_LOGIN_CA_CERT"]);
+    assert_eq!(daemon.pia().counts().logins, 0);
+}
+
+#[test]
+fn a_gateway_without_tls_is_named_as_such() {
+    let world = World::new();
+    let elsewhere = world.qbt.address().to_string();
+    let mut daemon = world.env("PIA_GATEWAY", elsewhere).run();
+    daemon.fails(&["TLS", "PIA_GATEWAY"]);
+    nothing_was_asked(&daemon);
+}
+
+// ---- PIA: the account
+
+#[test]
+fn a_token_put_there_by_hand_is_used_with_white_space_around_it() {
+    let world = World::new().without(&["PIA_USERNAME", "PIA_PASSWORD"]);
+    let text = format!("\n  {}\r\n\n", world.pia.make_token());
+    fs::write(world.setup.token_file(), &text).expect("a token file");
+    let daemon = world.bind();
+    assert_eq!(daemon.pia().counts().logins, 0);
+    assert_eq!(fs::read_to_string(daemon.world.setup.token_file()).ok(), Some(text));
+}
+
+#[test]
+fn the_token_is_kept_for_the_next_start() {
+    let mut daemon = World::new().bind();
+    daemon.kill9();
+    fs::remove_file(daemon.world.setup.lease_file()).expect("a lease file");
+    daemon.restart();
+    daemon.see("bound port 47047");
+    let counts = daemon.pia().counts();
+    assert_eq!((counts.logins, counts.signatures), (1, 2), "{counts:?}");
+}
+
+#[test]
+fn a_rejected_token_leads_to_one_login_and_one_repeat() {
+    let world = World::new();
+    fs::write(world.setup.token_file(), "0123456789abcdef").expect("a token file");
+    let daemon = world.env("CHECK_INTERVAL", "300").bind();
+    let counts = daemon.pia().counts();
+    assert_eq!(counts, pia::Counts { signatures: 2, rejected: 1, ..once(&daemon) });
+    let token = fs::read_to_string(daemon.world.setup.token_file()).unwrap_or_default();
+    assert!(daemon.pia().set(|state| state.tokens.contains(&token)), "the new token is in the file");
+    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
+}
+
+#[test]
+fn a_token_that_is_rejected_again_means_a_wrong_gateway_and_no_login_storm() {
+    let world = World::new();
+    world.pia.scripts.always(GET_SIGNATURE, pia::unauthorized());
+    let mut daemon = world.run();
+    daemon.fails(&["getSignature", "wrong gateway"]);
+    for _ in 0..3 {
+        let before = daemon.pia().counts().signatures;
+        daemon.hang_up();
+        let Running { daemon, world } = &mut daemon;
+        daemon.wait_until("another attempt", || world.pia.counts().signatures > before);
+    }
+    let counts = daemon.pia().counts();
+    assert!(counts.logins <= 2, "{counts:?}");
+    assert_eq!(daemon.lines_at("ERROR", "").len(), 1, "repeats are no errors of their own:\n{}", daemon.log());
+
+    daemon.pia().scripts.clear();
+    daemon.hang_up();
+    daemon.see("bound port 47047");
+    daemon.see("gateway: recovered after");
+}
+
+#[test]
+fn a_rejected_token_without_an_account_asks_for_another_one() {
+    let world = World::new().without(&["PIA_USERNAME", "PIA_PASSWORD"]);
+    fs::write(world.setup.token_file(), "0123456789abcdef\n").expect("a token file");
+    let mut daemon = world.run();
+    daemon.fails(&["PIA_TOKEN_FILE", "PIA_USERNAME"]);
+    assert_eq!(daemon.pia().counts().logins, 0);
+
+    let token = daemon.pia().make_token();
+    fs::write(daemon.world.setup.token_file(), token).expect("a token file");
+    daemon.hang_up();
+    daemon.see("bound port 47047");
+}
+
+#[test]
+fn a_rejected_password_is_tried_once() {
+    let mut daemon = World::new().env("PIA_PASSWORD", "wrong").run();
+    daemon.fails(&["PIA login", "PIA_PASSWORD", "30 min"]);
+    let status = daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+    assert_eq!(status.problems[0].with, "account");
+    for _ in 0..2 {
+        daemon.hang_up();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(daemon.pia().counts().logins, 1);
+}
+
+#[test]
+fn a_lockout_with_retry_after_is_waited_for() {
+    let world = World::new();
+    let lockout = pia::too_many_attempts(429, Some(Duration::from_secs(3)));
+    world.pia.scripts.next(pia::LOGIN, [lockout]);
+    let mut daemon = world.run();
+    daemon.fails(&["locked out"]);
+    let begin = Instant::now();
+    daemon.hang_up();
+    daemon.see("bound port 47047");
+    let took = begin.elapsed();
+    assert!(took > Duration::from_millis(2500), "logged in again after {took:?}");
+    assert_eq!(daemon.pia().counts().logins, 2);
+    daemon.rewind();
+    daemon.see("account: recovered after");
+}
+
+#[test]
+fn a_lockout_without_retry_after_is_not_hammered() {
+    for_all([429, 400, 200], |status| {
+        let world = World::new();
+        world.pia.scripts.always(pia::LOGIN, pia::too_many_attempts(status, None));
+        let mut daemon = world.run();
+        daemon.fails(&["locked out"]);
+        std::thread::sleep(Duration::from_secs(1));
+        daemon.hang_up();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(daemon.pia().counts().logins <= 2, "{status}: {:?}", daemon.pia().counts());
+    });
+}
+
+#[test]
+fn hard_passwords_arrive() {
+    let world = World::new();
+    world.pia.set(|state| state.password = HARD_PASSWORD.into());
+    world.qbt.set(|state| {
+        state.username = "jürgen & co".into();
+        state.password = HARD_PASSWORD.into();
+    });
+    world.renew().settle();
+}
+
+#[test]
+fn an_unreachable_login_ends_nothing() {
+    let world = World::new();
+    world.pia.pause_login();
+    let mut daemon = world.run();
+    daemon.fails(&["PIA login", "cannot connect"]);
+    daemon.pia().resume_login();
+    daemon.hang_up();
+    daemon.see("account: recovered after");
+    daemon.see("bound port 47047");
+}
+
+// ---- PIA: the gateway
+
+#[test]
+fn a_refused_bind_leads_to_a_new_signature() {
+    for_all(
+        [
+            (pia::bad_signature(), &["bindPort", "bad signature"][..]),
+            (pia::port_expired(), &["bindPort", "port expired"]),
+            (pia::busy(47047), &["bindPort", "busy", "another server"]),
+            (Reply::json(200, r#"{"status":"ERROR","message":"port expired"}"#), &["bindPort", "port expired"]),
+        ],
+        |(refusal, words)| {
+            let world = World::new();
+            world.pia.scripts.next(BIND_PORT, [refusal]);
+            let mut daemon = world.run();
+            daemon.see("lease: port 47047");
+            daemon.pia().set(|state| state.next_port = 50002);
+            let failed = daemon.fails(words);
+            daemon.hang_up();
+            daemon.see("lease: port 50002");
+            daemon.see("bound port 50002");
+            assert_eq!(daemon.pia().counts().signatures, 2, "{failed}");
+            assert_eq!(daemon.pia().counts().logins, 1, "{failed}");
+        },
+    );
+}
+
+#[test]
+fn a_port_that_stays_busy_is_asked_for_anew_each_time_but_not_in_a_hurry() {
+    let world = World::new();
+    world.pia.scripts.always(BIND_PORT, pia::busy(47047));
+    let mut daemon = world.run();
+    daemon.fails(&["another server"]);
+    for _ in 0..3 {
+        let before = daemon.pia().counts();
+        daemon.hang_up();
+        let Running { daemon, world } = &mut daemon;
+        daemon.wait_until("another bind", || world.pia.counts().binds > before.binds);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let counts = daemon.pia().counts();
+    assert!((4..=5).contains(&counts.binds) && (4..=5).contains(&counts.signatures), "{counts:?}");
+}
+
+#[test]
+fn refusals_show_what_the_gateway_says() {
+    let odd = || Reply::json(200, r#"{"status":"ERROR","message":"something odd"}"#);
+    for_all(
+        [
+            (GET_SIGNATURE, odd(), &["getSignature", "something odd"][..]),
+            (BIND_PORT, odd(), &["bindPort", "something odd"]),
+            (BIND_PORT, Reply::json(200, r#"{"status":"","message":"odd status"}"#), &["bindPort", "odd status"]),
+            (GET_SIGNATURE, pia::no_auth_data(), &["getSignature", "no auth data", "bug"]),
+            (BIND_PORT, pia::no_auth_data(), &["bindPort", "no auth data", "bug"]),
+            (GET_SIGNATURE, Reply::text(503, "<h1>try later</h1>"), &["getSignature", "503", "<h1>try later</h1>"]),
+            (GET_SIGNATURE, Reply::text(200, "<html>a portal</html>"), &["getSignature", "JSON"]),
+            (GET_SIGNATURE, Reply::json(200, "[]"), &["getSignature", "JSON"]),
+            (GET_SIGNATURE, Reply::json(200, r#"{"status":"OK"}"#), &["getSignature", "payload", "missing"]),
+            (GET_SIGNATURE, Reply::close_before_reply(), &["getSignature", "closed"]),
+            (GET_SIGNATURE, Reply::raw("SSH-2.0-OpenSSH_9.2\r\n\r\n"), &["getSignature", "HTTP"]),
+            (
+                GET_SIGNATURE,
+                Reply::raw("HTTP/1.1 302 Found\r\nLocation: https://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),
+                &["302"],
+            ),
+            (GET_SIGNATURE, Reply::text(200, vec![b' '; 4 << 20]), &["getSignature", "larger than"]),
+        ],
+        |(endpoint, reply, words)| {
+            let world = World::new();
+            world.pia.scripts.next(endpoint, [reply]);
+            let mut daemon = world.run();
+            daemon.fails(words);
+            daemon.hang_up();
+            daemon.see("bound port 47047");
+            daemon.see("gateway: recovered after");
+        },
+    );
+}
+
+#[test]
+fn a_refused_connection_points_to_the_region() {
+    let world = World::new();
+    world.pia.pause();
+    let mut daemon = world.run();
+    daemon.fails(&["refused", "region", "port forwarding"]);
+    daemon.pia().resume();
+    daemon.hang_up();
+    daemon.see("bound port 47047");
+    daemon.see("gateway: recovered after");
+}
+
+#[test]
+fn a_gateway_that_goes_down_is_bound_again_when_it_is_back() {
+    let mut daemon = World::new().bind();
+    daemon.pia().pause();
+    daemon.fails(&["bindPort", "refused"]);
+    let status = daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+    assert_eq!((status.problems[0].with.as_str(), status.port), ("gateway", Some(47047)));
+    assert!(status.problems[0].failures >= 1 && !status.problems[0].remedy.is_empty(), "{status:?}");
+    daemon.pia().resume();
+    // Not hurried by a signal: the first wait after a failure is about 5 s.
+    daemon.see("gateway: recovered after");
+    daemon.wait_for_status("no problem", |status| status.problems.is_empty());
+    assert_eq!(daemon.pia().counts().signatures, 1);
+}
+
+#[test]
+fn a_connection_that_ended_while_idle_is_no_failure() {
+    let mut daemon = World::new().bind();
+    for _ in 0..3 {
+        daemon.pia().close_connections();
+        daemon.sees_more_binds(1);
+    }
+    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
+}
+
+#[test]
+fn a_gateway_that_closes_after_every_answer_is_fine() {
+    let world = World::new();
+    world.pia.set(|state| state.close_always = true);
+    let mut daemon = world.bind();
+    daemon.binds_again(2);
+    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
+}
+
+#[test]
+fn an_answer_in_pieces_is_read_to_its_end() {
+    let world = World::new();
+    let bind = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                d;x=y\r\n{\"status\":\"OK\r\n2\r\n\"}\r\n0\r\nTrailer: x\r\n\r\n";
+    world.pia.scripts.next(BIND_PORT, [Reply::raw(bind)]);
+    let daemon = world.bind();
+    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
+}
+
+/// A change of what the simulator hands out.
+type Change = Box<dyn Fn(&mut pia::State) + Send>;
+
+#[test]
+fn bad_payloads_are_named_and_nothing_is_applied() {
+    let base64 = |text: &str| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(text)
+    };
+    let port = |port: i64| -> Change { Box::new(move |state| state.next_port = port) };
+    let payload = |text: String| -> Change { Box::new(move |state| state.payload = Some(text.clone())) };
+    let expiry = |text: &'static str| -> Change { Box::new(move |state| state.expires_at = Some(text.into())) };
+    for_all(
+        [
+            (port(0), ["port", "1 to 65535"]),
+            (port(70_000), ["port", "70000"]),
+            (port(-1), ["port", "-1"]),
+            (payload("***".into()), ["payload", "base64"]),
+            (payload(base64("hello")), ["payload", "JSON"]),
+            (payload(base64("[1]")), ["payload", "JSON"]),
+            (payload(base64(r#"{"expires_at":"2030-01-01T00:00:00Z"}"#)), ["port", "missing"]),
+            (expiry("tomorrow"), ["expires_at", "tomorrow"]),
+            (expiry("2026-13-40T00:00:00Z"), ["expires_at", "2026-13-40"]),
+        ],
+        |(change, words)| {
+            let world = World::new();
+            world.pia.set(change);
+            let mut daemon = world.run();
+            daemon.fails(&words);
+            assert_eq!((daemon.pia().counts().binds, daemon.qbt().counts().set_ports), (0, 0), "{words:?}");
+            assert!(!daemon.world.setup.lease_file().exists(), "{words:?}");
+            daemon.pia().set(|state| {
+                (state.next_port, state.payload, state.expires_at) = (47047, None, None);
+            });
+            daemon.hang_up();
+            daemon.see("bound port 47047");
+        },
+    );
+}
+
+#[test]
+fn odd_payloads_are_accepted_and_sent_back_byte_for_byte() {
+    let world = World::new();
+    world.pia.set(|state| state.padded = false);
+    world.bind();
+    let world = World::new();
+    world.pia.set(|state| state.created_at_only = true);
+    let mut daemon = world.bind();
+    let status = daemon.wait_for_status("a lease", |status| status.expires_at.is_some());
+    let expires = status.expires_at.unwrap_or_default();
+    let left = expires.parse::<jiff::Timestamp>().expect("a time").duration_since(jiff::Timestamp::now());
+    assert!((50..=65).contains(&(left.as_hours() / 24)), "about two months: {expires}");
+}
+
+// ---- the lease
+
+#[test]
+fn killed_at_any_moment_it_keeps_its_port() {
+    for_all(["started", "logged in to PIA", "lease: port", "bound port", "listen port", "listens on port"], |moment| {
+        let mut daemon = World::new().env("LOG_LEVEL", "INFO").run();
+        daemon.see(moment);
+        daemon.kill9();
+        let leased = daemon.world.setup.lease_file().exists();
+        let before = daemon.pia().counts();
+        // Whoever asks again gets another port.
+        daemon.pia().set(|state| state.next_port = 50002);
+        daemon.restart();
+        daemon.settled(if leased { 47047 } else { 50002 });
+        let counts = daemon.pia().counts();
+        assert!(!leased || counts.signatures == before.signatures, "{moment}: {before:?}, then {counts:?}");
+        assert!(leased || ["started", "logged in to PIA"].contains(&moment), "{moment}: no lease was stored");
+        assert!(counts.logins <= 2, "{moment}: {counts:?}");
+    });
+}
+
+#[test]
+fn killed_between_any_two_moments_it_keeps_its_port() {
+    let mut daemon = World::new().run();
+    let mut stored = None;
+    for delay in (0..120).step_by(8) {
+        std::thread::sleep(Duration::from_millis(delay));
+        daemon.kill9();
+        // A request that the kill cut off may be counted a moment later, so look only when the lease is there.
+        if stored.is_none() && daemon.world.setup.lease_file().exists() {
+            stored = Some((fs::read(daemon.world.setup.lease_file()).ok(), daemon.pia().counts().signatures));
+            daemon.pia().set(|state| state.next_port = 50002);
+        }
+        daemon.restart();
+    }
+    daemon.restart();
+    daemon.see("qBittorrent listens on port");
+    let lease = fs::read(daemon.world.setup.lease_file()).ok();
+    if let Some(stored) = stored {
+        assert_eq!((lease, daemon.pia().counts().signatures), stored);
+        assert_eq!(daemon.qbt().listening(), Some(47047));
+    }
+}
+
+#[test]
+fn a_damaged_lease_is_replaced() {
+    let mut daemon = World::new().bind();
+    daemon.kill9();
+    let file = daemon.world.setup.lease_file();
+    let whole = fs::read(&file).expect("a lease file");
+    let cuts = [0, 1, whole.len() / 3, whole.len() / 2, whole.len() - 1];
+    let damaged = cuts.iter().map(|&cut| whole[..cut].to_vec());
+    let odd = ["null", "{}", r#"{"payload":1}"#, "\u{0}\u{0}\u{0}"].map(|text| text.as_bytes().to_vec());
+    for text in damaged.chain(odd) {
+        fs::write(&file, &text).expect("a lease file");
+        let before = daemon.pia().counts().signatures;
+        daemon.restart();
+        daemon.see("bound port 47047");
+        assert_eq!(daemon.pia().counts().signatures, before + 1, "{}", String::from_utf8_lossy(&text));
+        assert_eq!(mode(&file), 0o600);
+        daemon.kill9();
+    }
+}
+
+#[test]
+fn a_lease_is_renewed_before_it_expires_and_not_given_up_before() {
+    let world = World::new();
+    world.pia.set(|state| state.lifetime = SignedDuration::from_mins(10));
+    let mut daemon = world.bind();
+    daemon.kill9();
+
+    // No new signature to be had: the old lease, which has 10 minutes left, is bound.
+    daemon.pia().scripts.always(GET_SIGNATURE, Reply::text(503, "no"));
+    daemon.restart();
+    daemon.fails(&["getSignature", "503"]);
+    daemon.binds_again(1);
+
+    daemon.pia().scripts.clear();
+    daemon.pia().set(|state| (state.lifetime, state.next_port) = (SignedDuration::from_hours(1440), 50002));
+    daemon.hang_up();
+    daemon.see("lease: port 50002");
+    daemon.see("qBittorrent: listen port 47047 -> 50002");
+    daemon.see("bound port 50002");
+    let counts = daemon.pia().counts();
+    daemon.sees_more_binds(2);
+    assert_eq!(daemon.pia().counts().signatures, counts.signatures);
+}
+
+#[test]
+fn an_expired_lease_is_replaced_at_start() {
+    let mut daemon = World::new().bind();
+    daemon.kill9();
+    let file = daemon.world.setup.lease_file();
+    let text = fs::read_to_string(&file).expect("a lease file");
+    let year = text.split(r#""expires_at":""#).nth(1).map(|rest| rest[..4].to_owned()).expect("a year");
+    let expired = text.replace(&format!(r#""expires_at":"{year}"#), r#""expires_at":"2020"#);
+    fs::write(&file, expired).expect("a lease file");
+    daemon.pia().set(|state| state.next_port = 50002);
+    daemon.restart();
+    daemon.see("bound port 50002");
+}
+
+#[test]
+fn leases_that_seem_to_end_at_once_cause_no_storm() {
+    // The second is what a clock that is years ahead makes of a good lease.
+    for_all([None, Some("2020-01-01T00:00:00Z")], |expires_at| {
+        let world = World::new();
+        world.pia.set(|state| match expires_at {
+            None => state.lifetime = SignedDuration::from_mins(5),
+            Some(time) => state.expires_at = Some(time.into()),
+        });
+        let mut daemon = world.settle();
+        daemon.sees_more_binds(3);
+        let counts = daemon.pia().counts();
+        assert!(counts.signatures <= counts.binds + 1 && counts.binds < 10, "{expires_at:?}: {counts:?}");
+    });
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_one_warning() {
+    let world = World::new();
+    let file = world.setup.dir().write("file", "");
+    let mut daemon = world.env("STATE_DIR", file.join("state").display().to_string()).bind();
+    daemon.binds_again(2);
+    let warnings = daemon.lines_at("WARN", "STATE_DIR").len();
+    assert_eq!(warnings, 1, "{}", daemon.log());
+    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
+    assert_eq!(daemon.pia().counts().signatures, 1);
+}
+
+#[test]
+fn a_token_file_that_cannot_be_written_is_a_warning() {
+    let world = World::new();
+    let file = world.setup.dir().path().join("missing/token");
+    let mut daemon = world.env("PIA_TOKEN_FILE", file.display().to_string()).bind();
+    daemon.binds_again(1);
+    assert_eq!(daemon.lines_at("WARN", "PIA_TOKEN_FILE").len(), 1, "{}", daemon.log());
+    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
+}
+
+// ---- qBittorrent: every version
+
+#[test]
+fn every_version_is_followed() {
+    for_all(Flavour::ALL, |flavour| {
+        let mut daemon = World::flavour(flavour).settle();
+        // The session expires: one new login.
+        daemon.qbt().expire_sessions();
+        daemon.qbt().change_port_by_hand(1234);
+        daemon.see("qBittorrent: listen port 1234 -> 47047");
+        daemon.settled(47047);
+        let counts = daemon.qbt().counts();
+        assert_eq!((counts.logins, counts.failed_logins, counts.set_ports), (2, 0, 2), "{flavour:?}: {counts:?}");
+        assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{flavour:?}: {}", daemon.log());
+        daemon.nobody_complained();
+    });
+}
+
+#[test]
+fn a_rejected_password_is_tried_once_and_binding_goes_on() {
+    for_all(Flavour::ALL, |flavour| {
+        let mut daemon = World::flavour(flavour).env("QBITTORRENT_PASSWORD", "wrong").run();
+        daemon.fails(&["qBittorrent login", "QBITTORRENT_PASSWORD", "30 min"]);
+        daemon.binds_again(3);
+        let counts = qbt::Counts { failed_logins: 1, ..qbt::Counts::default() };
+        assert_eq!(daemon.qbt().counts(), counts, "{flavour:?}");
+        let status = daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+        assert_eq!((status.problems[0].with.as_str(), status.client_verified_at), ("client", None));
+    });
+}
+
+#[test]
+fn a_restart_with_a_wrong_password_does_not_end_in_a_ban_by_one_start() {
+    let world = World::flavour(Flavour::V5_3).env("QBITTORRENT_PASSWORD", "wrong");
+    let mut daemon = world.run();
+    for failures in 1..=3 {
+        daemon.fails(&["qBittorrent login"]);
+        assert_eq!(daemon.qbt().counts().failed_logins, failures);
+        daemon.restart();
+    }
+}
+
+#[test]
+fn a_ban_is_named_and_left_alone() {
+    for_all(Flavour::ALL, |flavour| {
+        let world = World::flavour(flavour);
+        let text = "Your IP address has been banned after too many failed authentication attempts.";
+        world.qbt.scripts.always(qbt::LOGIN, Reply::text(403, text));
+        let mut daemon = world.run();
+        daemon.fails(&["qBittorrent login", "banned", "restart qBittorrent"]);
+        daemon.binds_again(3);
+        assert_eq!(daemon.lines_at("ERROR", "").len(), 1, "{flavour:?}: {}", daemon.log());
+    });
+}
+
+#[test]
+fn an_api_key_needs_no_session() {
+    for_all([Flavour::V5_2, Flavour::V5_3], |flavour| {
+        let world = World::flavour(flavour);
+        world.qbt.set(|state| state.api_key = Some("qbt_0123456789abcdefghijklmnopqr".into()));
+        let mut daemon = world.without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]).renew().settle();
+        daemon.binds_again(2);
+        assert_eq!(daemon.qbt().counts(), qbt::Counts { set_ports: 1, ..qbt::Counts::default() });
+    });
+}
+
+#[test]
+fn an_api_key_that_is_not_accepted_is_named() {
+    for_all([Flavour::V4_5, Flavour::V5_3], |flavour| {
+        let world = World::flavour(flavour)
+            .without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"])
+            .env("QBITTORRENT_API_KEY", "qbt_000000000000000000000000wrong");
+        let mut daemon = world.run();
+        daemon.fails(&["qBittorrent", "QBITTORRENT_API_KEY"]);
+        daemon.binds_again(2);
+        assert_eq!(daemon.qbt().counts(), qbt::Counts::default());
+    });
+}
+
+#[test]
+fn bypassed_authentication_needs_one_session() {
+    for_all(Flavour::ALL, |flavour| {
+        let world = World::flavour(flavour).without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]);
+        world.qbt.set(|state| state.bypass = true);
+        let mut daemon = world.settle();
+        daemon.binds_again(3);
+        let counts = qbt::Counts { sessions: 1, set_ports: 1, ..qbt::Counts::default() };
+        assert_eq!(daemon.qbt().counts(), counts, "{flavour:?}");
+    });
+}
+
+#[test]
+fn credentials_do_no_harm_where_authentication_is_bypassed() {
+    for_all(Flavour::ALL, |flavour| {
+        let world = World::flavour(flavour);
+        world.qbt.set(|state| state.bypass = true);
+        let mut daemon = world.env("QBITTORRENT_PASSWORD", "whatever").settle();
+        daemon.binds_again(2);
+        assert!(daemon.qbt().counts().sessions <= 2, "{flavour:?}: {:?}", daemon.qbt().counts());
+    });
+}
+
+#[test]
+fn missing_credentials_are_found_by_asking() {
+    for_all(Flavour::ALL, |flavour| {
+        let mut daemon = World::flavour(flavour).without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]).run();
+        daemon.fails(&["qBittorrent", "QBITTORRENT_USERNAME", "bypass"]);
+        daemon.binds_again(1);
+        assert_eq!(daemon.qbt().counts(), qbt::Counts::default());
+    });
+}
+
+#[test]
+fn a_rejected_host_is_not_taken_for_a_wrong_password() {
+    for_all(Flavour::ALL, |flavour| {
+        let world = World::flavour(flavour);
+        world.qbt.set(|state| state.server_domain = Some("nas.example".into()));
+        let mut daemon = world.run();
+        let line = daemon.fails(&["Host", "Server domains"]);
+        assert!(!line.contains("QBITTORRENT_PASSWORD"), "{line}");
+        assert_eq!(daemon.qbt().counts().failed_logins, 0);
+        // Nothing that the user could be banned for: it goes on by itself once it is put right.
+        daemon.qbt().set(|state| state.server_domain = None);
+        daemon.hang_up();
+        daemon.settled(47047);
+    });
+}
+
+#[test]
+fn a_mapped_container_port_is_fine() {
+    for_all(Flavour::ALL, |flavour| {
+        let world = World::flavour(flavour);
+        world.qbt.set(|state| state.own_port = 8080);
+        world.settle();
+    });
+}
+
+#[test]
+fn any_cookie_name_is_echoed() {
+    let world = World::flavour(Flavour::V4_5);
+    world.qbt.set(|state| state.cookie_name = Some("my.cookie-1".into()));
+    let mut daemon = world.settle();
+    daemon.binds_again(2);
+    assert_eq!(daemon.qbt().counts().sessions, 1);
+}
+
+#[test]
+fn a_refused_session_leads_to_one_login_and_one_repeat() {
+    for_all(Flavour::ALL, |flavour| {
+        let mut daemon = World::flavour(flavour).settle();
+        daemon.qbt().scripts.next(qbt::PREFERENCES, [Reply::text(403, "Forbidden")]);
+        daemon.binds_again(2);
+        // With the old cookie the login would make no session, without it a second one.
+        let counts = daemon.qbt().counts();
+        assert!(counts.logins == 2 && counts.sessions <= 2, "{flavour:?}: {counts:?}");
+        assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{flavour:?}: {}", daemon.log());
+    });
+}
+
+#[test]
+fn a_session_that_never_holds_causes_no_login_storm() {
+    let world = World::new();
+    world.qbt.scripts.always(qbt::PREFERENCES, Reply::text(403, "Forbidden"));
+    let mut daemon = world.run();
+    daemon.fails(&["qBittorrent", "403"]);
+    daemon.sees_more_binds(2);
+    assert!(daemon.qbt().counts().logins <= 2, "{:?}", daemon.qbt().counts());
+}
+
+// ---- qBittorrent: ports and sockets
+
+#[test]
+fn a_port_changed_by_hand_is_put_right_within_an_interval() {
+    for_all([1234, 0, 70_000, -1], |port| {
+        let mut daemon = World::new().settle();
+        let begin = Instant::now();
+        daemon.qbt().change_port_by_hand(port);
+        daemon.see(&format!("qBittorrent: listen port {port} -> 47047"));
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        daemon.settled(47047);
+        assert_eq!(daemon.qbt().ports(), [47047; 2]);
+    });
+}
+
+#[test]
+fn a_random_port_is_switched_off() {
+    for_all(Flavour::ALL, |flavour| {
+        let world = World::flavour(flavour);
+        world.qbt.set(|state| {
+            state.socket = Some(40_123);
+            // Up to 4.3 the port that is wanted may be set already, and then setting it again does nothing.
+            (state.port, state.random_port) = if flavour <= Flavour::V4_3 { (47047, true) } else { (0, false) };
+        });
+        let daemon = world.settle();
+        assert!(!daemon.qbt().set(|state| state.random_port), "{flavour:?}");
+    });
+}
+
+#[test]
+fn a_socket_that_did_not_open_or_was_lost_gets_one_bounce() {
+    for_all([true, false], |at_start| {
+        let world = World::new();
+        if at_start {
+            world.qbt.set(|state| state.taken.insert(47047, 1));
+        }
+        let mut daemon = world.run();
+        daemon.see("listen port 6881 -> 47047");
+        if !at_start {
+            // As after a tunnel was made anew.
+            daemon.settled(47047);
+            daemon.qbt().drop_socket();
+        }
+        daemon.see("setting it anew");
+        daemon.settled(47047);
+        let ports = daemon.qbt().ports();
+        assert!(matches!(ports[..], [47047, other, 47047] if (1..=65535).contains(&other)), "{ports:?}");
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error() {
+    // With the lag the status goes on showing the old socket: it must not be believed.
+    for_all([0, 1300], |lag| {
+        let world = World::new();
+        world.qbt.set(|state| {
+            state.status_lag = Duration::from_millis(lag);
+            state.taken.insert(47047, usize::MAX);
+        });
+        let mut daemon = world.run();
+        daemon.fails(&["47047", "another program"]);
+        assert_eq!(daemon.count_lines("qBittorrent listens on port"), 0, "{}", daemon.log());
+        let status = daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+        assert_eq!((status.problems[0].with.as_str(), status.client_verified_at), ("client", None));
+        assert_eq!(daemon.qbt().counts().set_ports, 3, "one bounce");
+        assert_eq!(daemon.world.setup.run_once(&["healthcheck"]).code, Some(1));
+    });
+}
+
+#[test]
+fn a_status_that_lags_is_waited_for() {
+    let world = World::new();
+    world.qbt.set(|state| {
+        state.socket = None;
+        state.status_lag = Duration::from_millis(1300);
+    });
+    let daemon = world.settle();
+    assert_eq!(daemon.qbt().ports(), [47047], "no bounce");
+}
+
+#[test]
+fn reachability_is_shown() {
+    let world = World::new();
+    world.qbt.set(|state| state.reachable = true);
+    let mut daemon = world.run();
+    daemon.see("qBittorrent listens on port 47047 (connected)");
+    daemon.wait_for_status("connected", |status| status.connection_status.as_deref() == Some("connected"));
+}
+
+// ---- qBittorrent: reaching it
+
+#[test]
+fn qbittorrent_may_come_later_and_go_again() {
+    let world = World::new();
+    world.qbt.pause();
+    let mut daemon = world.run();
+    daemon.fails(&["qBittorrent", "refused", "QBITTORRENT_HOST"]);
+    daemon.sees_more_binds(1);
+    daemon.qbt().resume();
+    daemon.hang_up();
+    daemon.see("qBittorrent: recovered after");
+    daemon.settled(47047);
+
+    daemon.qbt().pause();
+    daemon.fails(&["qBittorrent", "refused"]);
+    daemon.sees_more_binds(1);
+    daemon.qbt().resume();
+    daemon.hang_up();
+    daemon.see("qBittorrent: recovered after");
+}
+
+#[test]
+fn https_with_a_private_authority() {
+    for_all(Flavour::ALL, |flavour| {
+        World::qbt(qbt::Options { tls: true, flavour, ..qbt::Options::default() }).settle();
+    });
+}
+
+#[test]
+fn an_unknown_authority_of_the_web_ui_is_named() {
+    let world = World::qbt(qbt::Options { tls: true, ..qbt::Options::default() });
+    let other = world.setup.value("PIA_CA_CERT").to_owned();
+    let mut daemon = world.env("QBITTORRENT_CA_CERT", other).run();
+    daemon.fails(&["certificate", "QBITTORRENT_CA_CERT"]);
+    assert_eq!(daemon.qbt().counts(), qbt::Counts::default());
+}
+
+#[test]
+fn a_path_prefix_of_a_reverse_proxy_is_kept() {
+    for_all(["", "/"], |slash| {
+        let world = World::qbt(qbt::Options { prefix: "/apps/qbt".into(), ..qbt::Options::default() });
+        let url = format!("{}{slash}", world.qbt.url());
+        world.env("QBITTORRENT_HOST", url).settle();
+    });
+}
+
+#[test]
+fn http_and_https_are_told_apart() {
+    let world = World::qbt(qbt::Options { tls: true, ..qbt::Options::default() });
+    let url = world.qbt.url().replace("https:", "http:");
+    world.env("QBITTORRENT_HOST", url).run().fails(&["qBittorrent", "https://"]);
+
+    let world = World::new();
+    let url = world.qbt.url().replace("http:", "https:");
+    world.env("QBITTORRENT_HOST", url).run().fails(&["qBittorrent", "http://"]);
+}
+
+#[test]
+fn odd_answers_of_the_web_ui_are_named() {
+    for_all(
+        [
+            (qbt::PREFERENCES, Reply::text(500, "it broke"), &["qBittorrent", "500", "it broke"][..]),
+            (qbt::PREFERENCES, Reply::text(404, ""), &["qBittorrent", "404", "QBITTORRENT_HOST"]),
+            (qbt::PREFERENCES, Reply::text(200, "<html>"), &["qBittorrent preferences", "JSON"]),
+            (qbt::PREFERENCES, Reply::json(200, "{}"), &["qBittorrent preferences", "listen_port"]),
+            (qbt::PREFERENCES, Reply::json(200, r#"{"listen_port":"x"}"#), &["qBittorrent preferences", "listen_port"]),
+            (qbt::PREFERENCES, Reply::text(200, vec![b' '; 4 << 20]), &["qBittorrent preferences", "larger than"]),
+            (qbt::PREFERENCES, Reply::close_before_reply(), &["qBittorrent preferences"]),
+            (
+                qbt::LOGIN,
+                Reply::raw("HTTP/1.1 301 Moved\r\nlocation: https://nas/\r\ncontent-length: 0\r\n\r\n"),
+                &["301", "redirect"],
+            ),
+            (qbt::SET_PREFERENCES, Reply::text(500, "it broke"), &["qBittorrent setPreferences", "500"]),
+            (qbt::TRANSFER_INFO, Reply::json(200, "{}"), &["qBittorrent transfer/info", "connection_status"]),
+        ],
+        |(endpoint, reply, words)| {
+            let world = World::new();
+            world.qbt.scripts.next(endpoint, [reply]);
+            let mut daemon = world.run();
+            daemon.fails(words);
+            daemon.hang_up();
+            daemon.settled(47047);
+        },
+    );
+}
+
+#[test]
+fn settings_that_do_not_stay_are_an_error() {
+    let world = World::new();
+    world.qbt.scripts.always(qbt::SET_PREFERENCES, Reply::text(200, ""));
+    let mut daemon = world.run();
+    daemon.fails(&["47047", "6881"]);
+    let status = daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+    assert_eq!(status.client_verified_at, None);
+}
+
+// ---- secrets
+
+/// The same text with lower-case hex digits in its escapes.
+fn lower_escapes(text: &str) -> String {
+    let mut parts = text.split('%');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let (hex, rest) = part.split_at_checked(2).unwrap_or((part, ""));
+        format!("{text}%{}{rest}", hex.to_lowercase())
+    })
+}
+
+fn sent(request: &Request) -> String {
+    format!("{} {}", request.target, String::from_utf8_lossy(&request.body))
+}
+
+/// Pages of servers that repeat what they were sent: as it came, without its escapes, and with other escapes.
+const ECHOES: [fn(&Request) -> String; 5] = [
+    sent,
+    |request| support::decode(&sent(request)),
+    |request| lower_escapes(&sent(request)),
+    |request| {
+        let headers = request.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
+        headers.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\n")
+    },
+    // The last values first, so that they are within what a log shows.
+    |request| {
+        let mut values = support::pairs(&sent(request).replace(['?', ' '], "&"));
+        values.reverse();
+        values.into_iter().map(|(name, value)| format!("{value} was {name}")).collect::<Vec<_>>().join("\n")
+    },
+];
+
+/// A secret as it may appear in a text: raw and in every usual encoding.
+fn disguises(secret: &str) -> [String; 7] {
+    use base64::Engine as _;
+    let escaped = encode(secret);
+    [
+        secret.to_owned(),
+        escaped.replace("%20", "+"),
+        lower_escapes(&escaped).replace("%20", "+"),
+        lower_escapes(&escaped),
+        escaped,
+        secret.replace('\\', "\\\\").replace('"', "\\\""),
+        base64::engine::general_purpose::STANDARD.encode(secret),
+    ]
+}
+
+#[track_caller]
+fn assert_hidden(texts: &[(String, String)], secrets: &[(&str, String)]) {
+    for (place, text) in texts {
+        for (name, secret) in secrets {
+            for disguise in disguises(secret) {
+                let line = text.lines().find(|line| line.contains(&disguise));
+                assert_eq!(line, None, "{name} in {place} as {disguise}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_secret_is_written_anywhere() {
+    let world = World::new();
+    world.pia.set(|state| {
+        state.password = format!("PIA{HARD_PASSWORD}");
+        state.token_suffix = "+/=&%ü".replace('ü', "");
+    });
+    world.qbt.set(|state| state.password = format!("QBT{HARD_PASSWORD}"));
+    let world = world.env("LOG_LEVEL", "TRACE").env("CHECK_INTERVAL", "300").renew();
+    for page in ECHOES {
+        world.pia.scripts.next(pia::LOGIN, [Reply::echo(500, page)]);
+        world.pia.scripts.next(GET_SIGNATURE, [Reply::echo(500, page), Reply::echo(409, page)]);
+        world.pia.scripts.next(BIND_PORT, [Reply::echo(500, page)]);
+        for endpoint in [qbt::LOGIN, qbt::PREFERENCES, qbt::SET_PREFERENCES, qbt::TRANSFER_INFO] {
+            world.qbt.scripts.next(endpoint, [Reply::echo(500, page)]);
+        }
+    }
+    let mut daemon = world.run();
+    daemon.see("started");
+    let mut commands = String::new();
+    // Every attempt gets one echo further; there are 20 for PIA and 20 for qBittorrent.
+    let settled = wait_until(Duration::from_secs(30), || {
+        commands.push_str(&fs::read_to_string(format!("/proc/{}/cmdline", daemon.pid())).unwrap_or_default());
+        daemon.hang_up();
+        std::thread::sleep(Duration::from_millis(20));
+        daemon.count_lines("qBittorrent listens on port 47047") > 0
+    });
+    assert!(settled, "{}", daemon.log());
+    let old_session = daemon.qbt().last_session();
+    daemon.qbt().expire_sessions();
+    daemon.hang_up_and_bind();
+    // A token that is rejected, and a lease that is refused with an echo.
+    daemon.pia().revoke_tokens();
+    daemon.pia().scripts.next(BIND_PORT, [Reply::echo(401, ECHOES[0])]);
+    daemon.hang_up();
+    daemon.hang_up_and_bind();
+    for arguments in [&["check"][..], &["status"], &["status", "--json"], &["healthcheck"], &["once"]] {
+        let output = daemon.world.setup.run_once(arguments);
+        commands.push_str(&output.stdout);
+        commands.push_str(&output.stderr);
+    }
+
+    let (payload, signature) = daemon.pia().last_secrets().expect("a lease was handed out");
+    let mut secrets: Vec<(&str, String)> = vec![
+        ("PIA password", daemon.world.setup.value("PIA_PASSWORD").into()),
+        ("qBittorrent password", daemon.world.setup.value("QBITTORRENT_PASSWORD").into()),
+        ("payload", payload),
+        ("signature", signature),
+        ("session", daemon.qbt().last_session().expect("a session")),
+        ("old session", old_session.expect("a session")),
+    ];
+    secrets.extend(daemon.pia().set(|state| state.tokens.clone()).into_iter().map(|token| ("token", token)));
+    let stored = fs::read_to_string(daemon.world.setup.token_file()).expect("a token file");
+    secrets.push(("stored token", stored));
+
+    daemon.stop();
+    let kept = [daemon.world.setup.lease_file(), daemon.world.setup.token_file()];
+    let mut texts = vec![("log".to_owned(), daemon.log()), ("commands".into(), commands)];
+    for file in files(daemon.world.setup.dir().path()) {
+        if kept.contains(&file) {
+            assert_eq!(mode(&file), 0o600, "{}", file.display());
+        } else {
+            texts.push((file.display().to_string(), String::from_utf8_lossy(&fs::read(&file).expect("a file")).into()));
+        }
+    }
+    assert!(daemon.count_lines("TRACE") + daemon.count_lines("DEBUG") > 0, "{}", daemon.log());
+    assert_hidden(&texts, &secrets);
+}
+
+#[test]
+fn an_api_key_is_not_shown_either() {
+    let key = "qbt_0123456789abcdefghijklmnopqr";
+    let world = World::new().without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]);
+    world.qbt.set(|state| state.api_key = Some(key.into()));
+    world.qbt.scripts.next(qbt::PREFERENCES, ECHOES.map(|page| Reply::echo(500, page)));
+    let mut daemon = world.env("LOG_LEVEL", "TRACE").renew().run();
+    for _ in ECHOES {
+        daemon.see("qBittorrent preferences: HTTP 500");
+        daemon.hang_up();
+    }
+    daemon.see("qBittorrent: listen port");
+    assert!(daemon.log().contains("Authorization"), "the echo of the headers is shown:\n{}", daemon.log());
+    assert_hidden(&[("log".into(), daemon.log())], &[("key", key.into())]);
+}
+
+#[test]
+fn files_are_private_whatever_the_umask_is() {
+    let world = World::new();
+    let log = world.setup.dir().path().join("log");
+    let mut daemon = world.env("LOG_FILE", log.display().to_string()).run();
+    daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
+    let state = daemon.world.setup.state_dir();
+    let private = [&log, &daemon.world.setup.token_file(), &state.join("lease.json"), &state.join("status.json")];
+    for file in private {
+        assert_eq!(mode(Path::new(file)), 0o600, "{}", file.display());
+    }
+    assert_eq!(daemon.log(), "", "one handler only");
+}

@@ -1,0 +1,435 @@
+//! The real daemon, driven against real qBittorrents of four Debian releases and the simulated PIA. Every test runs
+//! itself once more in a network namespace of its own that has only a loopback interface.
+//! `.ci/fetch-qbittorrent` brings the qBittorrents; what is missing is skipped loudly, and fails with
+//! `REQUIRE_QBITTORRENT=1`.
+
+#[path = "support/link.rs"]
+mod link;
+#[allow(dead_code, reason = "the bench uses other parts of it")]
+#[path = "support/netns.rs"]
+mod netns;
+#[path = "support/real_qbt.rs"]
+mod real_qbt;
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use link::{End, Link, Quality};
+use real_qbt::{Https, Options, PASSWORD, RealQbt, SUITES, USERNAME};
+use support::daemon::{Daemon, LATER, SOON, Setup};
+use support::pia::{self, Pia};
+use support::{TempDir, lock, wait_until};
+
+/// Port of the first lease that the simulator hands out.
+const LEASED: u16 = 47_047;
+/// Another port, neither leased nor qBittorrent's first.
+const OTHER: u16 = 50_505;
+/// Set for a test that runs inside its namespace already.
+const INSIDE: &str = "INSIDE_NAMESPACE";
+/// Precedes a version in the output of such a test.
+const DRIVEN: &str = "driven: ";
+
+macro_rules! drive {
+    ($($suite:ident: $($scenario:ident)+;)+) => {
+        const TESTS: usize = [$($(stringify!($scenario)),+),+].len();
+        $(mod $suite {
+            $(#[test]
+            fn $scenario() {
+                super::drive(stringify!($suite), stringify!($scenario), super::$scenario);
+            })+
+        })+
+    };
+}
+
+drive! {
+    bullseye: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https;
+    bookworm: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https link_down;
+    trixie: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https;
+    sid: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https api_key;
+}
+
+/// What became of the tests so far.
+struct Report {
+    finished: usize,
+    versions: BTreeMap<&'static str, String>,
+    skipped: BTreeMap<&'static str, String>,
+}
+
+static REPORT: Mutex<Report> = Mutex::new(Report { finished: 0, versions: BTreeMap::new(), skipped: BTreeMap::new() });
+
+/// Counts a test as finished, also one that failed; the last one prints what was driven.
+struct Finish;
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let mut report = lock(&REPORT);
+        report.finished += 1;
+        if report.finished < TESTS {
+            return;
+        }
+        let known = |suite| Some(format!("{suite} {}", report.versions.get(suite)?));
+        let driven: Vec<String> = SUITES.into_iter().filter_map(known).collect();
+        // Not println!: cargo test shows that of failed tests only.
+        if !driven.is_empty() {
+            let _ = writeln!(std::io::stdout(), "qBittorrent driven: {}", driven.join(", "));
+        }
+        for (suite, why) in &report.skipped {
+            let _ = writeln!(std::io::stdout(), "SKIPPED: all tests with qBittorrent of {suite}: {why}");
+        }
+    }
+}
+
+/// Runs one test: in this process if it is in a namespace already, else in a new process in a new namespace.
+fn drive(suite: &'static str, name: &str, scenario: fn(&str)) {
+    if env::var_os(INSIDE).is_some() {
+        netns::raise_loopback();
+        scenario(suite);
+        return;
+    }
+    let _finish = Finish;
+    let again = match repetition(suite) {
+        Ok(again) => again,
+        Err(why) => {
+            assert_ne!(env::var("REQUIRE_QBITTORRENT").as_deref(), Ok("1"), "SKIPPED: {suite}: {why}");
+            lock(&REPORT).skipped.insert(suite, why);
+            return;
+        }
+    };
+    run_again(again, suite, name);
+}
+
+/// This test program, to be run in a new namespace, or what is missing.
+fn repetition(suite: &str) -> Result<Command, String> {
+    if real_qbt::launcher(suite).is_none() {
+        return Err(format!("it is not there; run .ci/fetch-qbittorrent {suite}"));
+    }
+    if Command::new("curl").arg("--version").output().is_err() {
+        return Err("curl is missing".into());
+    }
+    let program = env::current_exe().map_err(|e| e.to_string())?;
+    netns::isolated(program).ok_or_else(|| "unshare and ip cannot make a network namespace here".into())
+}
+
+fn run_again(mut again: Command, suite: &'static str, name: &str) {
+    let path = format!("{suite}::{name}");
+    let output = again.args(["--exact", &path, "--nocapture"]).env(INSIDE, "1").output().expect("unshare");
+    let text = String::from_utf8_lossy(&output.stdout);
+    if let Some(version) = text.lines().find_map(|line| line.split_once(DRIVEN)) {
+        lock(&REPORT).versions.insert(suite, version.1.to_owned());
+    }
+    let ran = output.status.success() && text.contains("1 passed");
+    assert!(ran, "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Starts the qBittorrent under test and says which one it is.
+fn start(suite: &str, options: Options) -> RealQbt {
+    let qbt = RealQbt::start(suite, options).expect("a suite that is there");
+    println!("{DRIVEN}{}", qbt.version());
+    qbt
+}
+
+/// A daemon's environment that has qBittorrent's address and no credentials.
+fn anonymous(pia: &Pia, qbt: &RealQbt) -> Setup {
+    Setup::new().pia(pia).env("QBITTORRENT_HOST", qbt.url())
+}
+
+fn setup(pia: &Pia, qbt: &RealQbt) -> Setup {
+    anonymous(pia, qbt).env("QBITTORRENT_USERNAME", USERNAME).env("QBITTORRENT_PASSWORD", PASSWORD)
+}
+
+/// Waits until qBittorrent listens on this port and on no other, and says so in its preferences.
+#[track_caller]
+fn see_port(daemon: &mut Daemon, qbt: &RealQbt, port: u16) {
+    see_port_within(daemon, qbt, port, SOON);
+}
+
+#[track_caller]
+fn see_port_within(daemon: &mut Daemon, qbt: &RealQbt, port: u16, limit: Duration) {
+    let wanted = BTreeSet::from([port]);
+    // The preferences change first, and a bounce passes over other ports: so both, at one time.
+    let there = wait_until(limit, || qbt.listen_ports() == wanted && qbt.preferred_port() == port);
+    assert!(
+        there,
+        "after {limit:?} qBittorrent listens on {:?} instead of {port}, its preferences say {}\n--- log\n{}--- qBittorrent\n{}",
+        qbt.listen_ports(),
+        qbt.preferred_port(),
+        daemon.log(),
+        qbt.log_lines("").join("\n")
+    );
+    assert!(daemon.ended().is_none(), "the daemon has ended\n{}", daemon.log());
+}
+
+/// Waits until the daemon knows that all is well with qBittorrent.
+#[track_caller]
+fn see_verified(daemon: &mut Daemon, port: u16) {
+    daemon.wait_for_status("verified", |status| {
+        status.client_port == Some(port) && status.client_verified_at.is_some() && status.problems.is_empty()
+    });
+}
+
+/// Waits for this many more bindings.
+#[track_caller]
+fn see_binds(daemon: &mut Daemon, pia: &Pia, more: usize) {
+    let before = pia.counts().binds;
+    daemon.wait_until("more bindings", || pia.counts().binds >= before + more);
+}
+
+#[track_caller]
+fn end(mut daemon: Daemon, pia: &Pia) {
+    let (status, _) = daemon.stop();
+    println!("--- log\n{}---", daemon.log());
+    assert!(status.success(), "{status}");
+    assert_eq!(pia.complaints(), Vec::<String>::new());
+}
+
+/// Name and password; the port is followed, also to the next one; one session is enough for all requests.
+fn password(suite: &str) {
+    let (pia, qbt) = (Pia::start(), start(suite, Options::default()));
+    let setup = setup(&pia, &qbt);
+    let mut daemon = setup.run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+    see_binds(&mut daemon, &pia, 3);
+    daemon.wait_for_status("qBittorrent's own view of the connection", |status| {
+        status.connection_status == Some(qbt.connection_status())
+    });
+    assert_eq!(pia.counts().signatures, 1);
+    // One login is the test's own.
+    assert_eq!(qbt.log_lines("login success").len(), 2, "{}", daemon.log());
+
+    pia.set(|state| state.next_port = OTHER.into());
+    pia.scripts.next(pia::BIND_PORT, [pia::busy(LEASED)]);
+    see_port_within(&mut daemon, &qbt, OTHER, LATER);
+    see_verified(&mut daemon, OTHER);
+    assert_eq!(qbt.log_lines("login success").len(), 2, "{}", daemon.log());
+    end(daemon, &pia);
+}
+
+/// No credentials, none needed; `check` and `once` as well.
+fn bypass(suite: &str) {
+    let pia = Pia::start();
+    let qbt = start(suite, Options { local_host_auth: false, ..Options::default() });
+    let setup = anonymous(&pia, &qbt);
+
+    let check = setup.run_once(&["check"]);
+    assert_eq!(qbt.listen_ports(), BTreeSet::from([50_000]), "check must not change anything: {check:?}");
+    let once = setup.run_once(&["once"]);
+    assert_eq!(once.code, Some(0), "{once:?}");
+    assert_eq!(qbt.listen_ports(), BTreeSet::from([LEASED]));
+    let check = setup.run_once(&["check"]);
+    assert_eq!(check.code, Some(0), "{check:?}");
+
+    qbt.set_preferences(&format!(r#"{{"listen_port":{OTHER}}}"#));
+    let mut daemon = setup.run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// A change in the Web UI is put right within one interval.
+fn changed_by_hand(suite: &str) {
+    const INTERVAL: Duration = Duration::from_secs(3);
+    let (pia, qbt) = (Pia::start(), start(suite, Options::default()));
+    let mut daemon = setup(&pia, &qbt).env("CHECK_INTERVAL", INTERVAL.as_secs().to_string()).run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+    for preferences in [format!(r#"{{"listen_port":{OTHER}}}"#), r#"{"random_port":true}"#.into()] {
+        qbt.set_preferences(&preferences);
+        // One more second for the requests, and for a bounce.
+        see_port_within(&mut daemon, &qbt, LEASED, INTERVAL + Duration::from_secs(1));
+    }
+    end(daemon, &pia);
+}
+
+/// A restart ends every session; the next one begins without being told.
+fn restarted(suite: &str) {
+    let pia = Pia::start();
+    let mut qbt = start(suite, Options::default());
+    let mut daemon = setup(&pia, &qbt).env("CHECK_INTERVAL", "3").run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+    qbt.restart();
+    qbt.set_preferences(&format!(r#"{{"listen_port":{OTHER}}}"#));
+    let begin = Instant::now();
+    see_port_within(&mut daemon, &qbt, LEASED, LATER);
+    see_verified(&mut daemon, LEASED);
+    println!("put right {:?} after the restart", begin.elapsed());
+    // Two of the daemon and two of the test.
+    assert_eq!(qbt.log_lines("login success").len(), 4, "{}", daemon.log());
+    assert_eq!(qbt.log_lines("login failure").len(), 0, "{}", daemon.log());
+    end(daemon, &pia);
+}
+
+/// One failed login is enough: the port stays bound, and nobody is banned.
+fn wrong_password(suite: &str) {
+    let (pia, qbt) = (Pia::start(), start(suite, Options::default()));
+    let mut daemon = setup(&pia, &qbt).env("QBITTORRENT_PASSWORD", "not the password").run();
+    daemon.wait_for_status("a rejected login", |status| status.problems.iter().any(|problem| problem.with == "client"));
+    see_binds(&mut daemon, &pia, 3);
+    daemon.hang_up();
+    see_binds(&mut daemon, &pia, 2);
+    assert_eq!(qbt.log_lines("login failure").len(), 1, "{}", daemon.log());
+    assert_eq!(qbt.listen_ports(), BTreeSet::from([50_000]));
+    assert_eq!(daemon.count_lines("ERROR"), 1, "{}", daemon.log());
+    end(daemon, &pia);
+
+    // Not banned: the right password is let in at once.
+    let mut daemon = setup(&pia, &qbt).run();
+    see_port(&mut daemon, &qbt, LEASED);
+    end(daemon, &pia);
+}
+
+/// Somebody else at our address was banned. A session that lives is spared; without one there is nothing but waiting,
+/// and no attempt makes it worse.
+fn banned(suite: &str) {
+    let pia = Pia::start();
+    let mut qbt = start(suite, Options::default());
+    let setup = setup(&pia, &qbt).env("CHECK_INTERVAL", "2");
+    let mut daemon = setup.run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+    for _ in 0..5 {
+        qbt.fail_login();
+    }
+    qbt.set_preferences(&format!(r#"{{"listen_port":{OTHER}}}"#));
+    see_port(&mut daemon, &qbt, LEASED);
+    end(daemon, &pia);
+
+    let mut daemon = setup.run();
+    let line = daemon.see("ERROR");
+    assert!(line.contains("banned"), "{line}");
+    see_binds(&mut daemon, &pia, 2);
+    assert_eq!(daemon.count_lines("/api/v2/auth/login"), 1, "{}", daemon.log());
+    end(daemon, &pia);
+
+    qbt.restart();
+    let mut daemon = setup.run();
+    see_port(&mut daemon, &qbt, LEASED);
+    end(daemon, &pia);
+}
+
+/// A random port was chosen at qBittorrent's start, and the leased one stands in its preferences (trap 4).
+fn random_port(suite: &str) {
+    let pia = Pia::start();
+    let mut qbt = start(suite, Options { listen_port: LEASED, ..Options::default() });
+    qbt.set_preferences(r#"{"random_port":true}"#);
+    qbt.restart();
+    assert!(wait_until(SOON, || qbt.listen_ports().len() == 1), "{:?}", qbt.log_lines(""));
+    assert_ne!(qbt.listen_ports(), BTreeSet::from([LEASED]), "{:?}", qbt.log_lines(""));
+    let mut daemon = setup(&pia, &qbt).run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+    qbt.restart();
+    see_port_within(&mut daemon, &qbt, LEASED, LATER);
+    end(daemon, &pia);
+}
+
+/// Another program has the leased port at first (trap 6): qBittorrent's preferences look fine, but nothing listens.
+fn port_taken(suite: &str) {
+    let (pia, qbt) = (Pia::start(), start(suite, Options::default()));
+    let other_program = TcpListener::bind(("127.0.0.1", LEASED)).expect("the port is free");
+    let mut daemon = setup(&pia, &qbt).run();
+    let status =
+        daemon.wait_for_status("the problem", |status| status.problems.iter().any(|problem| problem.with == "client"));
+    assert_eq!(status.client_verified_at, None, "{}", daemon.log());
+    see_binds(&mut daemon, &pia, 2);
+    drop(other_program);
+    see_port_within(&mut daemon, &qbt, LEASED, Duration::from_secs(45));
+    see_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// A Web UI with a certificate that only its own authority vouches for.
+fn https(suite: &str) {
+    let dir = TempDir::new();
+    let files = Https::in_dir(&dir);
+    let pia = Pia::start();
+    let qbt = start(suite, Options { https: Some(files.clone()), ..Options::default() });
+
+    let mut daemon = setup(&pia, &qbt).run();
+    daemon.wait_for_status("an unknown authority", |status| {
+        status.problems.iter().any(|problem| problem.with == "client")
+    });
+    assert_eq!(qbt.listen_ports(), BTreeSet::from([50_000]));
+    end(daemon, &pia);
+
+    let mut daemon = setup(&pia, &qbt).env("QBITTORRENT_CA_CERT", files.ca.display().to_string()).run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+    see_binds(&mut daemon, &pia, 2);
+    end(daemon, &pia);
+}
+
+/// An API key in place of name and password (5.2 and later).
+fn api_key(suite: &str) {
+    let (pia, qbt) = (Pia::start(), start(suite, Options::default()));
+    let key = qbt.make_api_key();
+    let mut daemon = anonymous(&pia, &qbt).env("QBITTORRENT_API_KEY", key.clone()).run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+    assert!(!daemon.log().contains(&key), "the key is in the log");
+    end(daemon, &pia);
+
+    let next = qbt.make_api_key();
+    assert_ne!(key, next);
+    let mut daemon = anonymous(&pia, &qbt).env("QBITTORRENT_API_KEY", key).run();
+    daemon.wait_for_status("a key that is not accepted any more", |status| {
+        status.problems.iter().any(|problem| problem.with == "client")
+    });
+    see_binds(&mut daemon, &pia, 2);
+    end(daemon, &pia);
+}
+
+/// The tunnel is cut so that packets vanish and nobody is told: the deadline ends the request, and all is well again
+/// once packets flow.
+fn link_down(suite: &str) {
+    let clients = netns::Namespace::new().expect("a second namespace");
+    let here = End { pid: std::process::id(), address: [10, 77, 0, 1].into() };
+    let there = End { pid: clients.pid(), address: [10, 77, 0, 2].into() };
+    let link = match Link::start(here, there, Quality { delay: Duration::from_millis(20), loss_percent: 0.5 }) {
+        Ok(link) => link,
+        Err(why) => {
+            assert_ne!(env::var("REQUIRE_QBITTORRENT").as_deref(), Ok("1"), "SKIPPED: link_down: {why}");
+            let _ = writeln!(std::io::stderr(), "SKIPPED: link_down: {why}");
+            return;
+        }
+    };
+    let pia = Pia::with(pia::Options { address: here.address.into(), ..pia::Options::default() });
+    let qbt = RealQbt::start_beside(Some(there.pid), suite, Options::default()).expect("a suite that is there");
+    let script = format!(
+        "#!/bin/sh\nexec nsenter --net=/proc/{}/ns/net -- {} \"$@\"\n",
+        there.pid,
+        env!("CARGO_BIN_EXE_pia-qbittorrent-sync")
+    );
+    let dir = TempDir::new();
+    let program = dir.write("daemon-there", script);
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("its mode");
+
+    let login = pia.make_token();
+    let setup = Setup::with_binary(program)
+        .pia(&pia)
+        .env("QBITTORRENT_HOST", qbt.url())
+        .env("QBITTORRENT_USERNAME", USERNAME)
+        .env("QBITTORRENT_PASSWORD", PASSWORD);
+    std::fs::write(setup.token_file(), login).expect("a token");
+    let mut daemon = setup.run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+
+    link.down();
+    daemon.wait_for_line("ERROR", LATER);
+    // PIA out of reach says nothing about qBittorrent.
+    qbt.set_preferences(&format!(r#"{{"listen_port":{OTHER}}}"#));
+    see_port_within(&mut daemon, &qbt, LEASED, LATER);
+    link.up();
+    daemon.wait_for_line("gateway: recovered after", Duration::from_secs(60));
+    see_binds(&mut daemon, &pia, 2);
+    assert_eq!(pia.counts().signatures, 1, "{}", daemon.log());
+    end(daemon, &pia);
+}

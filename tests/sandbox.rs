@@ -1,0 +1,298 @@
+//! `cargo run --example sandbox`: the real binary against the PIA simulator and a real qBittorrent (or the stand-in where
+//! there is none), without account, root or network. Lets the port change once and the gateway fail once, says what
+//! happened, and ends with 0 if all of it went well. `--forever` keeps it running to play with.
+mod support;
+
+use std::env;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use support::daemon::{Daemon, LATER, Setup};
+use support::pia::{self, Pia};
+use support::qbt::{self, Flavour, Qbt};
+use support::{TempDir, unique, wait_until};
+
+/// Seconds; short, so that nobody has to wait for the next bind.
+const CHECK_INTERVAL: &str = "2";
+const QBITTORRENT_START: Duration = Duration::from_secs(20);
+const QBITTORRENT_STOP: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let forever = match env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [] => false,
+        [argument] if argument == "--forever" => true,
+        _ => {
+            eprintln!("usage: cargo run --example sandbox [-- --forever]");
+            return ExitCode::from(64);
+        }
+    };
+    let mut signals = Signals::new([SIGINT, SIGTERM]).expect("signal handlers");
+    thread::spawn(move || signals.forever().for_each(|_| interrupt()));
+    // A failed wait panics, with the reason and the whole log; the daemon and its peers end on the way up.
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload().downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.payload().downcast_ref::<&str>().copied());
+        eprintln!("\nsandbox: {}", text.unwrap_or("panicked"));
+    }));
+    let show = thread::spawn(move || run(forever));
+    if show.join().is_ok() {
+        println!("sandbox: all went well");
+        ExitCode::SUCCESS
+    } else {
+        println!("sandbox: FAILED, the reason is above");
+        ExitCode::FAILURE
+    }
+}
+
+/// The daemon's process, once there is one.
+static DAEMON: AtomicU32 = AtomicU32::new(0);
+
+/// Ends the daemon, and so the wait for whatever it should say next.
+fn interrupt() {
+    match DAEMON.load(Ordering::SeqCst) {
+        0 => std::process::exit(130),
+        pid => drop(Command::new("kill").arg(pid.to_string()).status()),
+    }
+}
+
+fn run(forever: bool) {
+    let binary = build();
+    let begin = Instant::now();
+    let (first, second) = (free_port(), free_port());
+
+    let pia = Pia::start();
+    pia.set(|state| state.next_port = first.into());
+    heading(&format!("PIA simulator: gateway {}, login {}", pia.gateway(), pia.login_url()));
+    let client = Client::start();
+    heading(&format!("{}: Web UI {}", client.name, client.url));
+    heading(&format!("the daemon: {}", binary.display()));
+    let setup = Setup::with_binary(binary)
+        .pia(&pia)
+        .env("QBITTORRENT_HOST", &client.url)
+        .env("CHECK_INTERVAL", CHECK_INTERVAL)
+        .env("LOG_LEVEL", "INFO")
+        .echo();
+    let mut daemon = setup.run();
+    DAEMON.store(daemon.pid(), Ordering::SeqCst);
+    client.follows(&mut daemon, first);
+
+    heading("PIA lets the lease expire and has another port");
+    pia.set(|state| state.next_port = second.into());
+    pia.scripts.next(pia::BIND_PORT, [pia::port_expired()]);
+    client.follows(&mut daemon, second);
+
+    heading("the gateway goes down");
+    let down = Instant::now();
+    pia.pause();
+    daemon.wait_for_level("ERROR", LATER);
+    heading("the gateway is back");
+    pia.resume();
+    let recovery = daemon.wait_for_line("gateway: recovered after", LATER);
+    let outage = down.elapsed();
+
+    if forever {
+        how_to_play(&setup, &client, daemon.pid());
+        while daemon.ended().is_none() {
+            thread::sleep(Duration::from_millis(200));
+        }
+        return;
+    }
+    heading("SIGTERM to the daemon");
+    let (ended, took) = daemon.stop();
+    assert!(ended.success(), "the daemon ended with {ended}");
+
+    let counts = pia.counts();
+    println!("\nWhat happened, with {}:", client.name);
+    println!("  1. port {first} was leased and bound, and qBittorrent listened on it");
+    println!("  2. the lease expired: port {second} was leased and bound, and qBittorrent followed");
+    println!(
+        "  3. the gateway was down; {:.1} s later the port was bound again: {}",
+        outage.as_secs_f32(),
+        recovery.split_once("INFO").map_or(recovery.as_str(), |(_, text)| text.trim())
+    );
+    println!("  4. SIGTERM ended the daemon in {} ms", took.as_millis());
+    println!(
+        "qBittorrent followed ports {first} and {second}; PIA saw {} login, {} signatures, {} binds; {:.1} s in all.",
+        counts.logins,
+        counts.signatures,
+        pia.bound().len(),
+        begin.elapsed().as_secs_f32()
+    );
+}
+
+fn heading(text: &str) {
+    println!("\n== {text}");
+}
+
+fn how_to_play(setup: &Setup, client: &Client, pid: u32) {
+    let binary = setup.binary().display();
+    let state = setup.state_dir();
+    let state = state.display();
+    heading("it goes on until Ctrl-C; in another terminal you can");
+    println!("see the state       STATE_DIR={state} {binary} status");
+    println!("as programs do      STATE_DIR={state} {binary} status --json");
+    println!("ask for its health  STATE_DIR={state} {binary} healthcheck && echo well");
+    println!("bind and check now  kill -HUP {pid}");
+    println!("change the port     curl -d 'json={{\"listen_port\":12345}}' {}/api/v2/app/setPreferences", client.url);
+    println!("look at the port    curl -s {}/api/v2/app/preferences | jq .listen_port", client.url);
+    println!();
+}
+
+/// Builds the daemon with the cargo and the profile that built this program.
+fn build() -> PathBuf {
+    let program = env::current_exe().expect("a path of this program");
+    let profile = program.parent().and_then(Path::parent).expect("target/PROFILE/examples");
+    let name = match profile.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    // With the example, because its dependencies' features then are those that were built just now.
+    let mut command = Command::new(cargo);
+    // `cargo run` tells this program about its package; build scripts of dependencies would take it for theirs.
+    for (name, _) in env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    let built = command
+        .args(["build", "--bin", env!("CARGO_PKG_NAME"), "--example", "sandbox"])
+        .args(["--profile", name, "--manifest-path", manifest])
+        .status();
+    let binary = profile.join(env!("CARGO_PKG_NAME"));
+    match built {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("cargo build: {status}"),
+        // The program was copied elsewhere together with the binary.
+        Err(error) => assert!(binary.exists(), "cargo build: {error}"),
+    }
+    assert!(binary.exists(), "{} was not built", binary.display());
+    binary
+}
+
+/// A port that is free now, below those that outgoing connections use.
+fn free_port() -> u16 {
+    let mut candidates = (0..1000).map(|_| 20_000 + (unique() % 10_000) as u16);
+    candidates.find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()).expect("a free port")
+}
+
+/// The torrent client. Authentication is bypassed, as for localhost in many set-ups.
+struct Client {
+    name: String,
+    url: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Real(#[expect(dead_code, reason = "ended when dropped")] Real),
+    StandIn(Box<Qbt>),
+}
+
+impl Client {
+    fn start() -> Self {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let found = env::split_paths(&path).map(|dir| dir.join("qbittorrent-nox")).find(|file| file.is_file());
+        if let Some(program) = found {
+            let (real, version) = Real::start(&program);
+            let (name, url) = (format!("real {version}"), format!("http://127.0.0.1:{}", real.web_port));
+            return Self { name, url, kind: Kind::Real(real) };
+        }
+        let qbt = Qbt::with(qbt::Options { flavour: Flavour::V5_3, ..qbt::Options::default() });
+        qbt.set(|state| state.bypass = true);
+        let name = "built-in stand-in (no qbittorrent-nox on PATH)".into();
+        Self { name, url: qbt.url(), kind: Kind::StandIn(Box::new(qbt)) }
+    }
+
+    /// Waits until the daemon says that the client listens on the port, and does not take its word for it.
+    fn follows(&self, daemon: &mut Daemon, port: u16) {
+        daemon.wait_for_line(&format!("qBittorrent listens on port {port}"), LATER);
+        let listens = match &self.kind {
+            Kind::Real(_) => TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(),
+            Kind::StandIn(qbt) => qbt.listening() == Some(port),
+        };
+        assert!(listens, "the daemon says that qBittorrent listens on port {port}, and it does not");
+        println!("    (a look at qBittorrent itself: it does listen on port {port})");
+    }
+}
+
+/// A real qBittorrent with a profile of its own, on 127.0.0.1 only; it has no torrents and nothing that calls out.
+struct Real {
+    child: Child,
+    web_port: u16,
+    profile: TempDir,
+}
+
+impl Real {
+    fn start(program: &Path) -> (Self, String) {
+        let (profile, web_port, port) = (TempDir::new(), free_port(), free_port());
+        let config = profile.path().join("qBittorrent/config");
+        fs::create_dir_all(&config).expect("a directory for the profile");
+        let downloads = profile.path().display();
+        let text = format!(
+            "[LegalNotice]\nAccepted=true\n\
+             [Network]\nPortForwardingEnabled=false\n\
+             [BitTorrent]\nSession\\Port={port}\nSession\\InterfaceAddress=127.0.0.1\nSession\\DHTEnabled=false\n\
+             Session\\LSDEnabled=false\nSession\\PeXEnabled=false\nSession\\DefaultSavePath={downloads}\n\
+             [Preferences]\nConnection\\PortRangeMin={port}\nConnection\\InterfaceAddress=127.0.0.1\n\
+             Connection\\UPnP=false\nConnection\\ResolvePeerCountries=false\nBittorrent\\DHT=false\n\
+             Bittorrent\\LSD=false\nBittorrent\\PeX=false\nAdvanced\\updateCheck=false\n\
+             Downloads\\SavePath={downloads}\nGeneral\\Locale=en\n\
+             WebUI\\Enabled=true\nWebUI\\Address=127.0.0.1\nWebUI\\Port={web_port}\nWebUI\\UseUPnP=false\n\
+             WebUI\\LocalHostAuth=false\n"
+        );
+        fs::write(config.join("qBittorrent.conf"), text).expect("a configuration");
+        let command = || {
+            let mut command = Command::new(program);
+            for name in ["HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"] {
+                command.env(name, profile.path());
+            }
+            command.stdin(Stdio::null());
+            command
+        };
+        let version = command().arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+        let version = String::from_utf8_lossy(&version).trim().to_owned();
+        let log = profile.path().join("log");
+        let output = fs::File::create(&log).expect("a log file");
+        let child = command()
+            .arg(format!("--profile={}", profile.path().display()))
+            .arg(format!("--webui-port={web_port}"))
+            .stderr(output.try_clone().expect("a log file"))
+            .stdout(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let mut real = Self { child, web_port, profile };
+        let up = wait_until(QBITTORRENT_START, || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, web_port)).is_ok() || real.has_ended()
+        });
+        if !up || real.has_ended() {
+            let log = fs::read_to_string(real.profile.path().join("log")).unwrap_or_default();
+            panic!("{} has no Web UI on port {web_port}:\n{log}", program.display());
+        }
+        (real, version)
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        if self.has_ended() {
+            return;
+        }
+        // Orderly, so that it leaves nothing outside its profile.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        wait_until(QBITTORRENT_STOP, || self.has_ended());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,433 @@
+//! The real binary as a child: a clean environment, everything it writes in a directory of its own, every line it
+//! prints collected. It is killed and waited for when dropped.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{TempDir, lock, pia, qbt, wait_until};
+
+/// Long enough for anything that happens without waiting for a backoff, on a busy machine.
+pub const SOON: Duration = Duration::from_secs(10);
+/// Longer than a request's deadline plus the longest backoff that tests provoke.
+pub const LATER: Duration = Duration::from_secs(25);
+
+/// Environment and files of a daemon; several can be run with it one after the other.
+#[derive(Clone)]
+pub struct Setup {
+    binary: PathBuf,
+    env: BTreeMap<String, String>,
+    dir: Arc<TempDir>,
+    echo: bool,
+}
+
+impl Setup {
+    /// The binary that Cargo built for this test.
+    pub fn new() -> Self {
+        // Unset where this module is part of an example, which has to say itself which binary it means.
+        let Some(binary) = option_env!("CARGO_BIN_EXE_pia-qbittorrent-sync") else { panic!("not a test or bench") };
+        Self::with_binary(binary)
+    }
+
+    pub fn with_binary(binary: impl Into<PathBuf>) -> Self {
+        let setup = Self { binary: binary.into(), env: BTreeMap::new(), dir: Arc::new(TempDir::new()), echo: false };
+        let path = |name: &str| setup.dir.path().join(name).display().to_string();
+        let (state, token) = (path("state"), path("token"));
+        std::fs::create_dir(&state).expect("a state directory");
+        // Port 1 refuses: whatever a test forgets to set, no packet leaves the loopback interface.
+        setup
+            .env("PIA_GATEWAY", "127.0.0.1:1")
+            .env("PIA_LOGIN_URL", "https://127.0.0.1:1/api/client/v2/token")
+            .env("QBITTORRENT_HOST", "http://127.0.0.1:1")
+            .env("PIA_TOKEN_FILE", token)
+            .env("STATE_DIR", state)
+            .env("CHECK_INTERVAL", "1")
+            .env("LOG_LEVEL", "DEBUG")
+    }
+
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.env.remove(name);
+        self
+    }
+
+    /// Also prints every line of the daemon as it comes.
+    #[must_use]
+    pub fn echo(mut self) -> Self {
+        self.echo = true;
+        self
+    }
+
+    /// Account, gateway and authorities of the simulator.
+    #[must_use]
+    pub fn pia(self, pia: &pia::Pia) -> Self {
+        let ca = self.dir.write("ca.pem", pia.ca_pem()).display().to_string();
+        let login_ca = self.dir.write("login-ca.pem", pia.login_ca_pem()).display().to_string();
+        let (username, password) = pia.set(|state| (state.username.clone(), state.password.clone()));
+        self.env("PIA_GATEWAY", pia.gateway().to_string())
+            .env("PIA_HOSTNAME", pia.host_name())
+            .env("PIA_CA_CERT", ca)
+            .env("PIA_LOGIN_URL", pia.login_url())
+            .env("PIA_LOGIN_CA_CERT", login_ca)
+            .env("PIA_USERNAME", username)
+            .env("PIA_PASSWORD", password)
+    }
+
+    /// Address and credentials of the stand-in; none where it bypasses authentication or has an API key.
+    #[must_use]
+    pub fn qbt(self, qbt: &qbt::Qbt) -> Self {
+        let mut setup = self.env("QBITTORRENT_HOST", qbt.url());
+        if qbt.url().starts_with("https:") {
+            let ca = setup.dir.write("qbt-ca.pem", qbt.ca_pem()).display().to_string();
+            setup = setup.env("QBITTORRENT_CA_CERT", ca);
+        }
+        qbt.set(|state| match &state.api_key {
+            Some(key) => setup.env("QBITTORRENT_API_KEY", key),
+            None if state.bypass => setup,
+            None => setup.env("QBITTORRENT_USERNAME", &state.username).env("QBITTORRENT_PASSWORD", &state.password),
+        })
+    }
+
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    pub fn dir(&self) -> &TempDir {
+        &self.dir
+    }
+
+    /// Value of a variable that is set.
+    pub fn value(&self, name: &str) -> &str {
+        self.env.get(name).map_or("", String::as_str)
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        PathBuf::from(self.value("STATE_DIR"))
+    }
+
+    pub fn lease_file(&self) -> PathBuf {
+        self.state_dir().join("lease.json")
+    }
+
+    pub fn token_file(&self) -> PathBuf {
+        PathBuf::from(self.value("PIA_TOKEN_FILE"))
+    }
+
+    /// What status.json says; `None` until it is there.
+    pub fn status(&self) -> Option<Status> {
+        let text = std::fs::read_to_string(self.state_dir().join("status.json")).ok()?;
+        Some(miniserde::json::from_str(&text).unwrap_or_else(|_| panic!("no valid status.json: {text}")))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.env_clear().envs(&self.env).current_dir(self.dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts the daemon.
+    pub fn run(&self) -> Daemon {
+        self.run_with(&[])
+    }
+
+    /// Starts the binary with arguments and leaves it running.
+    pub fn run_with(&self, arguments: &[&str]) -> Daemon {
+        let mut command = self.command();
+        let started = Instant::now();
+        let mut child = command.args(arguments).spawn().expect("the binary can be started");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let readers = vec![
+            collect(child.stdout.take().expect("a pipe"), &lines, self.echo),
+            collect(child.stderr.take().expect("a pipe"), &lines, self.echo),
+        ];
+        Daemon { setup: self.clone(), child, lines, readers, started, cursor: 0 }
+    }
+
+    /// Runs the binary to its end, for at most half a minute.
+    pub fn run_once(&self, arguments: &[&str]) -> Output {
+        let mut child = self.command().args(arguments).spawn().expect("the binary can be started");
+        let (stdout, stderr) = (Arc::default(), Arc::default());
+        let readers = [
+            collect(child.stdout.take().expect("a pipe"), &stdout, self.echo),
+            collect(child.stderr.take().expect("a pipe"), &stderr, self.echo),
+        ];
+        let mut status = None;
+        wait_until(Duration::from_secs(30), || {
+            status = child.try_wait().expect("the child's status");
+            status.is_some()
+        });
+        let _ = child.kill();
+        let _ = child.wait();
+        for reader in readers {
+            let _ = reader.join();
+        }
+        let text = |lines: &Lines| lock(lines).concat();
+        Output { code: status.and_then(|s| s.code()), stdout: text(&stdout), stderr: text(&stderr) }
+    }
+}
+
+/// Lines with their line ends.
+type Lines = Arc<Mutex<Vec<String>>>;
+
+fn collect(pipe: impl Read + Send + 'static, lines: &Lines, echo: bool) -> JoinHandle<()> {
+    let lines = Arc::clone(lines);
+    thread::spawn(move || {
+        let mut pipe = BufReader::new(pipe);
+        let mut line = Vec::new();
+        while pipe.read_until(b'\n', &mut line).is_ok_and(|got| got > 0) {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            if echo {
+                print!("    {text}");
+            }
+            lock(&lines).push(text);
+            line.clear();
+        }
+    })
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Output {
+    /// `None` when it had to be killed.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// status.json.
+#[derive(Debug, PartialEq, miniserde::Deserialize)]
+#[allow(clippy::struct_field_names, reason = "the file's own names")]
+pub struct Status {
+    pub version: String,
+    pub interval_s: u64,
+    pub port: Option<u16>,
+    pub expires_at: Option<String>,
+    pub bound_at: Option<String>,
+    pub client: String,
+    pub client_port: Option<u16>,
+    pub client_verified_at: Option<String>,
+    pub connection_status: Option<String>,
+    pub problems: Vec<Problem>,
+    pub updated_at: String,
+}
+
+/// One gate that is shut.
+#[derive(Debug, PartialEq, miniserde::Deserialize)]
+pub struct Problem {
+    pub with: String,
+    pub since: String,
+    pub failures: u64,
+    pub error: String,
+    pub remedy: String,
+}
+
+/// A running daemon.
+pub struct Daemon {
+    setup: Setup,
+    child: Child,
+    lines: Lines,
+    readers: Vec<JoinHandle<()>>,
+    started: Instant,
+    cursor: usize,
+}
+
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Everything printed so far, both streams.
+    pub fn log(&self) -> String {
+        lock(&self.lines).concat()
+    }
+
+    /// How many lines contain the text.
+    pub fn count_lines(&self, text: &str) -> usize {
+        lock(&self.lines).iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Lines of a level (`ERROR`) that contain the text.
+    pub fn lines_at(&self, level: &str, text: &str) -> Vec<String> {
+        let lines = lock(&self.lines);
+        lines.iter().filter(|line| is_at(line, level) && line.contains(text)).cloned().collect()
+    }
+
+    /// Waits for the next line that contains the text and was not passed by an earlier wait; panics with the whole log.
+    #[track_caller]
+    pub fn wait_for_line(&mut self, text: &str, limit: Duration) -> String {
+        self.wait_for(&format!("{text:?}"), limit, |line| line.contains(text))
+    }
+
+    /// As [`Daemon::wait_for_line`], for a line of this level.
+    #[track_caller]
+    pub fn wait_for_level(&mut self, level: &str, limit: Duration) -> String {
+        self.wait_for(level, limit, |line| is_at(line, level))
+    }
+
+    #[track_caller]
+    fn wait_for(&mut self, what: &str, limit: Duration, matches: impl Fn(&str) -> bool) -> String {
+        let (lines, cursor) = (Arc::clone(&self.lines), self.cursor);
+        let mut found = None;
+        wait_until(limit, || {
+            found = lock(&lines)
+                .iter()
+                .enumerate()
+                .skip(cursor)
+                .find(|(_, line)| matches(line))
+                .map(|(index, line)| (index, line.clone()));
+            found.is_some() || self.ended().is_some()
+        });
+        let Some((index, line)) = found else {
+            self.fail(&format!("no line with {what} after line {cursor} within {limit:?}"))
+        };
+        self.cursor = index + 1;
+        line.trim_end().to_owned()
+    }
+
+    /// [`Daemon::wait_for_line`] with [`SOON`].
+    #[track_caller]
+    pub fn see(&mut self, text: &str) -> String {
+        self.wait_for_line(text, SOON)
+    }
+
+    /// The next wait starts at the first line again.
+    pub fn rewind(&mut self) {
+        self.cursor = 0;
+    }
+
+    /// The next wait looks at lines printed from now on.
+    pub fn skip_log(&mut self) {
+        self.cursor = lock(&self.lines).len();
+    }
+
+    /// Waits until the condition holds; panics with the whole log.
+    #[track_caller]
+    pub fn wait_until(&mut self, what: &str, condition: impl FnMut() -> bool) {
+        if !wait_until(SOON, condition) {
+            self.fail(what);
+        }
+    }
+
+    /// Waits until status.json says so; panics with it and the whole log.
+    #[track_caller]
+    pub fn wait_for_status(&mut self, what: &str, mut condition: impl FnMut(&Status) -> bool) -> Status {
+        let setup = self.setup.clone();
+        let mut last = None;
+        if !wait_until(SOON, || {
+            last = setup.status();
+            last.as_ref().is_some_and(&mut condition)
+        }) {
+            self.fail(&format!("status: {what}; it is {last:#?}"));
+        }
+        last.expect("the condition held for it")
+    }
+
+    #[track_caller]
+    fn fail(&mut self, what: &str) -> ! {
+        let ended = match self.ended() {
+            Some(status) => format!("; it has ended: {status}"),
+            None => String::new(),
+        };
+        panic!("{what}{ended}\n--- log\n{}---", self.log())
+    }
+
+    /// What status.json says; `None` until it is there.
+    pub fn status(&self) -> Option<Status> {
+        self.setup.status()
+    }
+
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child's status")
+    }
+
+    /// Sends a signal: `HUP`, `TERM`, `INT`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {}", self.pid());
+    }
+
+    /// Clears backoffs and asks for a bind at once.
+    pub fn hang_up(&self) {
+        self.signal("HUP");
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.join();
+    }
+
+    /// SIGTERM; returns how it ended and after how long.
+    #[track_caller]
+    pub fn stop(&mut self) -> (ExitStatus, Duration) {
+        self.end_by("TERM")
+    }
+
+    /// Sends the signal and waits for the end, for no longer than a request may take.
+    #[track_caller]
+    pub fn end_by(&mut self, signal: &str) -> (ExitStatus, Duration) {
+        let begin = Instant::now();
+        self.signal(signal);
+        let status = self.wait_for_end(Duration::from_secs(12));
+        (status, begin.elapsed())
+    }
+
+    /// Waits for the process to end by itself; panics with the whole log.
+    #[track_caller]
+    pub fn wait_for_end(&mut self, limit: Duration) -> ExitStatus {
+        let mut status = None;
+        wait_until(limit, || {
+            status = self.ended();
+            status.is_some()
+        });
+        let Some(status) = status else { self.fail(&format!("still running after {limit:?}")) };
+        self.join();
+        status
+    }
+
+    fn join(&mut self) {
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+/// The level is the second word of a line.
+fn is_at(line: &str, level: &str) -> bool {
+    line.split_whitespace().nth(1) == Some(level)
+}
+
+/// Permission bits of a file.
+pub fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).permissions().mode() & 0o7777
+}
+
+/// All regular files below a directory.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.flat_map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { vec![entry.path()] }).collect()
+}

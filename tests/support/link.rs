@@ -1,0 +1,79 @@
+//! A slow link between two network namespaces, carried by `link.py`: the kernels of small test machines have no netem.
+
+use std::net::Ipv4Addr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::{TempDir, wait_until};
+
+const SCRIPT: &str = include_str!("link.py");
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// One end: a process of its namespace and its address.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    pub pid: u32,
+    pub address: Ipv4Addr,
+}
+
+/// What the link does to packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quality {
+    /// One way: a round trip takes twice as long.
+    pub delay: Duration,
+    /// Share of packets that vanish, either way.
+    pub loss_percent: f64,
+}
+
+/// A link that is there until it is dropped.
+pub struct Link(Child);
+
+impl Link {
+    /// Joins two namespaces; the error says why this machine cannot.
+    pub fn start(a: End, b: End, quality: Quality) -> Result<Self, String> {
+        let dir = TempDir::new();
+        let (ready, errors) = (dir.path().join("ready"), dir.write("errors", ""));
+        let log = std::fs::File::create(&errors).map_err(|e| e.to_string())?;
+        let mut child = Command::new("python3")
+            .args(["-c", SCRIPT, "--ends"])
+            .args([a.pid.to_string(), a.address.to_string(), b.pid.to_string(), b.address.to_string()])
+            .arg(format!("--delay={}", quality.delay.as_secs_f64() * 1000.0))
+            .arg(format!("--loss={}", quality.loss_percent))
+            .arg("--ready")
+            .arg(&ready)
+            .stdin(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(|e| format!("python3: {e}"))?;
+        wait_until(READY_LIMIT, || ready.exists() || !matches!(child.try_wait(), Ok(None)));
+        // From here on dropping it ends the child, whatever became of it.
+        let link = Self(child);
+        if ready.exists() {
+            return Ok(link);
+        }
+        let errors = std::fs::read_to_string(errors).unwrap_or_default();
+        Err(errors.lines().last().unwrap_or("link.py did not get ready").to_owned())
+    }
+
+    /// Cuts the link: packets vanish, nobody is told.
+    pub fn down(&self) {
+        self.signal("-USR1");
+    }
+
+    /// Mends the link.
+    pub fn up(&self) {
+        self.signal("-USR2");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the link is gone");
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,630 @@
+//! What the end-to-end tests, the sandbox and the bench share: a small blocking HTTP server with scripted replies, certificates
+//! made on the spot, and temporary directories. The peers built on it are in [`pia`] and [`qbt`], the daemon's
+//! side in [`daemon`]. Nothing here knows what PIA or qBittorrent say.
+#![allow(dead_code, reason = "every test binary uses its own part of this module")]
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+pub mod daemon;
+pub mod pia;
+pub mod qbt;
+
+/// Longer than any connection of a test is idle; only bounds a leaked one.
+const IDLE: Duration = Duration::from_secs(60);
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Locks a mutex of the support code; a panic elsewhere must not hide behind a poisoned lock.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Waits until `condition` holds; `false` after `limit`.
+pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A number that no other call in any process gets: names, tokens, signatures.
+pub fn unique() -> u64 {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(CALLS.fetch_add(1, Ordering::Relaxed));
+    hasher.write_u32(std::process::id());
+    hasher.finish()
+}
+
+/// Runs the body for all cases at once: a daemon mostly waits.
+pub fn for_all<T: Send>(cases: impl IntoIterator<Item = T>, body: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| body(case));
+        }
+    });
+}
+
+/// A port of 127.0.0.1 on which nothing listens.
+pub fn closed_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// A directory that goes away with its contents when dropped.
+#[derive(Debug)]
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("pia-sync-test-{:016x}", unique()));
+        std::fs::create_dir(&path).expect("a directory for temporary files");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file into the directory and returns its path.
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, contents).expect("a file in the temporary directory");
+        path
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `%XX` decoded; `+` is a space, as every server of ours reads it.
+pub fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok());
+        match (bytes[at], hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 2;
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Everything but unreserved characters as `%XX`.
+pub fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}
+
+/// The pairs of a query or form, decoded.
+pub fn pairs(text: &str) -> Vec<(String, String)> {
+    text.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect()
+}
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    /// Path and query as sent.
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Server name of the TLS handshake, lower case.
+    pub sni: Option<String>,
+}
+
+impl Request {
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// A parameter of the query, decoded.
+    pub fn query(&self, name: &str) -> Option<String> {
+        let query = self.target.split_once('?').map_or("", |(_, query)| query);
+        pairs(query).into_iter().find(|(n, _)| n == name).map(|(_, value)| value)
+    }
+
+    /// A field of a form body, decoded.
+    pub fn form(&self, name: &str) -> Option<String> {
+        let body = String::from_utf8_lossy(&self.body);
+        pairs(&body).into_iter().find(|(n, _)| n == name).map(|(_, value)| value)
+    }
+
+    pub fn is_form(&self) -> bool {
+        let kind = self.header("content-type").unwrap_or_default();
+        kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Answer { status: u16, body: Vec<u8>, reason: Option<String> },
+    Echo { status: u16, page: fn(&Request) -> String },
+    Raw(Vec<u8>),
+    Hang,
+    Close,
+}
+
+/// What a server says to one request.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    act: Act,
+    headers: Vec<(String, String)>,
+    close: bool,
+    delay: Duration,
+}
+
+impl Reply {
+    fn of(act: Act) -> Self {
+        Self { act, headers: Vec::new(), close: false, delay: Duration::ZERO }
+    }
+
+    pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self::of(Act::Answer { status, body: body.into(), reason: None })
+            .header("Content-Type", "text/plain; charset=UTF-8")
+    }
+
+    pub fn json(status: u16, body: impl Into<String>) -> Self {
+        Self::of(Act::Answer { status, body: body.into().into_bytes(), reason: None })
+            .header("Content-Type", "application/json")
+    }
+
+    /// A page made from the request, as careless servers do.
+    pub fn echo(status: u16, page: fn(&Request) -> String) -> Self {
+        Self::of(Act::Echo { status, page })
+    }
+
+    /// These bytes and nothing else.
+    pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::of(Act::Raw(bytes.into()))
+    }
+
+    /// Nothing at all: the connection stays open and silent.
+    pub fn hang() -> Self {
+        Self::of(Act::Hang)
+    }
+
+    /// The connection is closed without an answer.
+    pub fn close_before_reply() -> Self {
+        Self::of(Act::Close)
+    }
+
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Closes the connection after the answer, and says so in it.
+    #[must_use]
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// Answers after this time.
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    #[must_use]
+    pub fn reason(mut self, text: &str) -> Self {
+        if let Act::Answer { reason, .. } = &mut self.act {
+            *reason = Some(text.into());
+        }
+        self
+    }
+}
+
+/// Replies that take the place of the normal ones, by endpoint.
+#[derive(Debug, Default)]
+pub struct Scripts {
+    scripts: Mutex<HashMap<String, Script>>,
+    used: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    next: std::collections::VecDeque<Reply>,
+    always: Option<Reply>,
+}
+
+impl Scripts {
+    /// The next requests to the endpoint get these, one each.
+    pub fn next(&self, endpoint: &str, replies: impl IntoIterator<Item = Reply>) {
+        lock(&self.scripts).entry(endpoint.into()).or_default().next.extend(replies);
+    }
+
+    /// Every request to the endpoint gets this (once `next` is used up), until [`Scripts::clear`].
+    pub fn always(&self, endpoint: &str, reply: Reply) {
+        lock(&self.scripts).entry(endpoint.into()).or_default().always = Some(reply);
+    }
+
+    pub fn clear(&self) {
+        lock(&self.scripts).clear();
+    }
+
+    /// How many requests got a scripted reply.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::SeqCst)
+    }
+
+    pub fn take(&self, endpoint: &str) -> Option<Reply> {
+        let mut scripts = lock(&self.scripts);
+        let script = scripts.get_mut(endpoint)?;
+        let reply = script.next.pop_front().or_else(|| script.always.clone())?;
+        self.used.fetch_add(1, Ordering::SeqCst);
+        Some(reply)
+    }
+}
+
+type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// A server on one address, a thread for each connection. Its threads end when it is paused or dropped.
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    handler: Box<Handler>,
+    tls: Option<Arc<ServerConfig>>,
+    lower_case: bool,
+    stopping: AtomicBool,
+    accepted: AtomicUsize,
+    open: Mutex<Vec<(TcpStream, JoinHandle<()>)>>,
+}
+
+impl Server {
+    /// Port 0 takes any free one.
+    pub fn start(
+        address: SocketAddr,
+        tls: Option<ServerConfig>,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::with_header_case(address, tls, false, handler)
+    }
+
+    /// As [`Server::start`]; `lower_case` header names are what qBittorrent sends.
+    pub fn with_header_case(
+        address: SocketAddr,
+        tls: Option<ServerConfig>,
+        lower_case: bool,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        let server = Self {
+            address: listener.local_addr().expect("an address"),
+            shared: Arc::new(Shared {
+                handler: Box::new(handler),
+                tls: tls.map(Arc::new),
+                lower_case,
+                stopping: AtomicBool::new(false),
+                accepted: AtomicUsize::new(0),
+                open: Mutex::default(),
+            }),
+            acceptor: Mutex::default(),
+        };
+        server.accept_on(listener);
+        server
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// TCP connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Stops listening and ends every connection: from now on connections are refused.
+    pub fn pause(&self) {
+        let Some(acceptor) = lock(&self.acceptor).take() else { return };
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // The acceptor sleeps in accept(): only a connection wakes it.
+        let _ = TcpStream::connect(self.address);
+        let _ = acceptor.join();
+        self.close_connections();
+    }
+
+    /// Listens again on the same port.
+    pub fn resume(&self) {
+        if lock(&self.acceptor).is_some() {
+            return;
+        }
+        let mut listener = None;
+        // Another process's outgoing connection may sit on the port for a moment.
+        wait_until(Duration::from_secs(10), || {
+            listener = TcpListener::bind(self.address).ok();
+            listener.is_some()
+        });
+        self.shared.stopping.store(false, Ordering::SeqCst);
+        self.accept_on(listener.expect("the port that was ours before"));
+    }
+
+    /// Ends the open connections; new ones are accepted.
+    pub fn close_connections(&self) {
+        let open = std::mem::take(&mut *lock(&self.shared.open));
+        for (stream, _) in &open {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        for (_, thread) in open {
+            let _ = thread.join();
+        }
+    }
+
+    fn accept_on(&self, listener: TcpListener) {
+        let shared = Arc::clone(&self.shared);
+        let acceptor = thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if shared.stopping.load(Ordering::SeqCst) {
+                    break;
+                }
+                shared.accepted.fetch_add(1, Ordering::SeqCst);
+                let Ok(handle) = stream.try_clone() else { continue };
+                let connection = Arc::clone(&shared);
+                let thread = thread::spawn(move || {
+                    let _ = connection.serve(stream);
+                });
+                let mut open = lock(&shared.open);
+                open.retain(|(_, thread)| !thread.is_finished());
+                open.push((handle, thread));
+            }
+        });
+        *lock(&self.acceptor) = Some(acceptor);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.pause();
+    }
+}
+
+impl Shared {
+    fn serve(&self, stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(IDLE))?;
+        stream.set_write_timeout(Some(IDLE))?;
+        let raw = stream.try_clone()?;
+        let done = match &self.tls {
+            None => self.converse(stream, None),
+            Some(config) => {
+                let mut stream = stream;
+                let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+                while connection.is_handshaking() {
+                    connection.complete_io(&mut stream)?;
+                }
+                let sni = connection.server_name().map(str::to_owned);
+                let mut tls = StreamOwned::new(connection, stream);
+                let done = self.converse(&mut tls, sni.as_ref());
+                if done.is_ok() {
+                    tls.conn.send_close_notify();
+                    let _ = tls.flush();
+                }
+                done
+            }
+        };
+        // The server's own list holds another handle of the socket: closing needs the explicit call.
+        let _ = raw.shutdown(Shutdown::Both);
+        done
+    }
+
+    fn converse(&self, mut stream: impl Read + Write, sni: Option<&String>) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        loop {
+            let mut request = match read_request(&mut stream, &mut buffer) {
+                Ok(Some(request)) => request,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    // For example a TLS handshake on a plain port.
+                    stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")?;
+                    return stream.flush();
+                }
+                other => return other.map(|_| ()),
+            };
+            request.sni = sni.cloned();
+            let reply = (self.handler)(&request);
+            thread::sleep(reply.delay);
+            let (status, reason, body) = match reply.act {
+                Act::Answer { status, body, reason } => (status, reason, body),
+                Act::Echo { status, page } => (status, None, page(&request).into_bytes()),
+                Act::Raw(bytes) => {
+                    stream.write_all(&bytes)?;
+                    return stream.flush();
+                }
+                Act::Hang => {
+                    while stream.read(&mut [0; 512])? > 0 {}
+                    return Ok(());
+                }
+                Act::Close => return Err(io::ErrorKind::ConnectionAborted.into()),
+            };
+            let reason = reason.unwrap_or_else(|| reason_phrase(status).into());
+            let mut head = String::new();
+            let mut header = |name: &str, value: &str| {
+                let name = if self.lower_case { name.to_lowercase() } else { name.to_owned() };
+                let _ = write!(head, "{name}: {value}\r\n");
+            };
+            for (name, value) in &reply.headers {
+                header(name, value);
+            }
+            header("Content-Length", &body.len().to_string());
+            header("Connection", if reply.close { "close" } else { "keep-alive" });
+            let mut bytes = format!("HTTP/1.1 {status} {reason}\r\n{head}\r\n").into_bytes();
+            bytes.extend(body);
+            stream.write_all(&bytes)?;
+            stream.flush()?;
+            if reply.close {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// `None` at the end of the connection. What follows the request stays in `buffer`.
+fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Option<Request>> {
+    let (length, mut request) = loop {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut head = httparse::Request::new(&mut headers);
+        match head.parse(buffer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))? {
+            httparse::Status::Complete(length) => {
+                let headers = head.headers.iter();
+                break (
+                    length,
+                    Request {
+                        method: head.method.unwrap_or_default().into(),
+                        target: head.path.unwrap_or_default().into(),
+                        headers: headers
+                            .map(|h| (h.name.into(), String::from_utf8_lossy(h.value).into_owned()))
+                            .collect(),
+                        body: Vec::new(),
+                        sni: None,
+                    },
+                );
+            }
+            httparse::Status::Partial if buffer.len() > MAX_HEAD => {
+                return Err(io::Error::other("long head"));
+            }
+            httparse::Status::Partial => {}
+        }
+        if fill(stream, buffer)? == 0 {
+            return Ok(None);
+        }
+    };
+    let body: usize = request.header("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+    while buffer.len() < length + body {
+        if fill(stream, buffer)? == 0 {
+            return Ok(None);
+        }
+    }
+    request.body = buffer[length..length + body].to_vec();
+    buffer.drain(..length + body);
+    Ok(Some(request))
+}
+
+fn fill(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let mut chunk = [0; 4096];
+    let got = stream.read(&mut chunk)?;
+    buffer.extend_from_slice(&chunk[..got]);
+    Ok(got)
+}
+
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        409 => "Conflict",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        _ => "Status",
+    }
+}
+
+/// A certificate authority made on the spot.
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// A server certificate to be made.
+pub struct Leaf<'a> {
+    /// DNS names and IP addresses of the subjectAltName; none at all leaves the extension out.
+    pub names: &'a [&'a str],
+    pub common_name: &'a str,
+    /// First and last year of validity, both from 1 January on.
+    pub years: (i32, i32),
+}
+
+/// Years that hold for every clock that runs these tests.
+pub const VALID: (i32, i32) = (2020, 2040);
+
+impl Ca {
+    pub fn new(common_name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = rcgen::date_time_ymd(VALID.0, 1, 1);
+        params.not_after = rcgen::date_time_ymd(VALID.1, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("a CA certificate").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A server's TLS configuration with a certificate of this authority.
+    pub fn server(&self, leaf: &Leaf, tls12_only: bool) -> ServerConfig {
+        let names: Vec<String> = leaf.names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names for a certificate");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, leaf.common_name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = rcgen::date_time_ymd(leaf.years.0, 1, 1);
+        params.not_after = rcgen::date_time_ymd(leaf.years.1, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let versions: &[&rustls::SupportedProtocolVersion] =
+            if tls12_only { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(versions)
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+            .expect("a server configuration")
+    }
+}

@@ -1,0 +1,109 @@
+//! Network namespaces that hold nothing but a loopback interface: how a program gets into one, and what listens in it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+/// State of a listening socket in `/proc/net/tcp`.
+const LISTEN: &str = "0A";
+
+/// How this machine lets us make namespaces: as root, or as root of a user namespace of our own.
+fn unshare_flag() -> Option<&'static str> {
+    static FLAG: OnceLock<Option<&str>> = OnceLock::new();
+    *FLAG.get_or_init(|| {
+        ["-n", "-rn"].into_iter().find(|flag| {
+            let mut attempt = Command::new("unshare");
+            attempt.args([flag, "ip", "link", "set", "lo", "up"]).stderr(Stdio::null());
+            attempt.status().is_ok_and(|status| status.success())
+        })
+    })
+}
+
+/// `program`, to be run in a new namespace; `None` where namespaces cannot be made.
+pub fn isolated(program: impl AsRef<OsStr>) -> Option<Command> {
+    let mut command = Command::new("unshare");
+    command.arg(unshare_flag()?).arg("--").arg(program);
+    Some(command)
+}
+
+/// `program`, to be run in the namespace that process `pid` is in.
+pub fn beside(pid: u32, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(program);
+    command
+}
+
+/// To be called once in a new namespace.
+pub fn raise_loopback() {
+    let raised = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    assert!(raised.is_ok_and(|status| status.success()), "the loopback interface cannot be raised");
+}
+
+/// Sockets that listen on TCP in the namespace of process `pid`, as (port, inode).
+fn listeners(pid: u32) -> Vec<(u16, String)> {
+    let mut found = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (Some(local), Some(&LISTEN), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9)) else {
+                continue;
+            };
+            let port = local.rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok());
+            found.extend(port.map(|port| (port, (*inode).to_owned())));
+        }
+    }
+    found
+}
+
+/// Whether anything listens on `port` in the namespace of process `pid`.
+pub fn listens(pid: u32, port: u16) -> bool {
+    listeners(pid).iter().any(|(listening, _)| *listening == port)
+}
+
+/// The TCP ports on which process `pid` itself listens.
+pub fn ports_of(pid: u32) -> BTreeSet<u16> {
+    let held: BTreeSet<String> = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()?.into_os_string().into_string().ok())
+        .filter_map(|target| Some(target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    listeners(pid).into_iter().filter(|(_, inode)| held.contains(inode)).map(|(port, _)| port).collect()
+}
+
+/// A namespace of its own for other programs (see [`beside`]), gone when dropped.
+pub struct Namespace(Child);
+
+impl Namespace {
+    /// `None` where namespaces cannot be made.
+    pub fn new() -> Option<Self> {
+        // The holder ends with its standard input, so it cannot outlive us.
+        let mut holder = isolated("sh")?
+            .args(["-c", "ip link set lo up && echo ready && exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let mut ready = String::new();
+        let read = BufReader::new(holder.stdout.take()?).read_line(&mut ready);
+        let namespace = Self(holder);
+        (read.is_ok() && !ready.is_empty()).then_some(namespace)
+    }
+
+    /// A process that is in it.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,436 @@
+//! A simulator of Private Internet Access: the login, and a gateway with getSignature and bindPort behind a
+//! certificate of its own authority. It checks what it is sent as PIA does; replies can be scripted, state can be
+//! changed while it runs.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Ca, Leaf, Reply, Request, Scripts, Server, VALID, lock, unique};
+
+/// Endpoints, as [`Scripts`] names them.
+pub const LOGIN: &str = "token";
+pub const GET_SIGNATURE: &str = "getSignature";
+pub const BIND_PORT: &str = "bindPort";
+
+/// What is wrong with the gateway's certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    None,
+    /// The name stands in the subject only, there is no subjectAltName.
+    CommonNameOnly,
+    Expired,
+    NotYetValid,
+    /// Signed by another authority than the one whose certificate [`Pia::ca_pem`] gives.
+    OtherCa,
+}
+
+/// How a simulator is to be started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Address of both listeners.
+    pub address: IpAddr,
+    /// 0 takes any free port.
+    pub gateway_port: u16,
+    /// 0 takes any free port.
+    pub login_port: u16,
+    /// Name of the server: in the certificate, expected in SNI and Host.
+    pub host_name: String,
+    pub certificate: Fault,
+    pub tls12_only: bool,
+    /// The client does not know the server's name: any SNI and Host will do.
+    pub anonymous: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            gateway_port: 0,
+            login_port: 0,
+            host_name: "Sandbox-409-1a".into(),
+            certificate: Fault::None,
+            tls12_only: false,
+            anonymous: false,
+        }
+    }
+}
+
+/// What the simulator was asked, for comparison as one value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Login requests, whatever the answer.
+    pub logins: usize,
+    /// getSignature requests, whatever the answer.
+    pub signatures: usize,
+    /// bindPort requests, whatever the answer.
+    pub binds: usize,
+    /// How many of all these were not granted.
+    pub rejected: usize,
+    /// TCP connections to the gateway.
+    pub connections: usize,
+}
+
+/// What the simulator knows and hands out; see [`Pia::set`].
+#[derive(Debug)]
+pub struct State {
+    pub username: String,
+    pub password: String,
+    /// Tokens that getSignature accepts.
+    pub tokens: Vec<String>,
+    /// Appended to every token that a login makes: characters that need escaping.
+    pub token_suffix: String,
+    /// Port of the next payload; any number, so that bad ones can be tried.
+    pub next_port: i64,
+    /// From now to the expiry of the next payload.
+    pub lifetime: SignedDuration,
+    /// Text of `expires_at` in place of the one that `lifetime` gives.
+    pub expires_at: Option<String>,
+    /// The payload carries `created_at` and no `expires_at`.
+    pub created_at_only: bool,
+    /// Whether payloads end in `=`.
+    pub padded: bool,
+    /// Handed out verbatim in place of the next payloads.
+    pub payload: Option<String>,
+    /// Close the connection after every answer.
+    pub close_always: bool,
+    issued: HashMap<String, Issued>,
+    last_secrets: Option<(String, String)>,
+    bound: Vec<i64>,
+    counts: Counts,
+    complaints: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Issued {
+    signature: String,
+    port: i64,
+    expires: Timestamp,
+}
+
+/// A running simulator; its threads end when it is dropped.
+pub struct Pia {
+    /// Replies in place of the normal ones; endpoints are [`LOGIN`], [`GET_SIGNATURE`], [`BIND_PORT`].
+    pub scripts: Arc<Scripts>,
+    state: Arc<Mutex<State>>,
+    gateway: Server,
+    login: Server,
+    options: Options,
+    ca: Ca,
+    login_ca: Ca,
+}
+
+impl Pia {
+    pub fn start() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub fn with(options: Options) -> Self {
+        let state = Arc::new(Mutex::new(State::new()));
+        let scripts = Arc::new(Scripts::default());
+        let ca = Ca::new("Simulated Private Internet Access");
+        let login_ca = Ca::new("Simulated public authority");
+
+        let name = options.host_name.as_str();
+        let leaf = Leaf {
+            names: if options.certificate == Fault::CommonNameOnly { &[] } else { &[name] },
+            common_name: name,
+            years: match options.certificate {
+                Fault::Expired => (2018, 2021),
+                Fault::NotYetValid => (2120, 2121),
+                _ => VALID,
+            },
+        };
+        let other_ca = Ca::new("Some other authority");
+        let signer = if options.certificate == Fault::OtherCa { &other_ca } else { &ca };
+        let tls = signer.server(&leaf, options.tls12_only);
+        let expected_name = (!options.anonymous).then(|| options.host_name.clone());
+        let gateway = {
+            let (state, scripts) = (Arc::clone(&state), Arc::clone(&scripts));
+            Server::start((options.address, options.gateway_port).into(), Some(tls), move |request| {
+                lock(&state).gateway(&scripts, expected_name.as_deref(), request)
+            })
+        };
+
+        let address = options.address.to_string();
+        let names = [address.as_str(), "localhost"];
+        let tls = login_ca.server(&Leaf { names: &names, common_name: "login", years: VALID }, options.tls12_only);
+        let login = {
+            let (state, scripts) = (Arc::clone(&state), Arc::clone(&scripts));
+            Server::start((options.address, options.login_port).into(), Some(tls), move |request| {
+                lock(&state).login(&scripts, request)
+            })
+        };
+        Self { scripts, state, gateway, login, options, ca, login_ca }
+    }
+
+    /// Changes or reads the state.
+    pub fn set<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut lock(&self.state))
+    }
+
+    pub fn gateway(&self) -> SocketAddr {
+        self.gateway.address()
+    }
+
+    pub fn login_url(&self) -> String {
+        format!("https://{}/api/client/v2/token", self.login.address())
+    }
+
+    pub fn host_name(&self) -> &str {
+        &self.options.host_name
+    }
+
+    /// Certificate of the gateway's authority, PEM.
+    pub fn ca_pem(&self) -> &str {
+        self.ca.pem()
+    }
+
+    /// Certificate of the login's authority, PEM.
+    pub fn login_ca_pem(&self) -> &str {
+        self.login_ca.pem()
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts { connections: self.gateway.connections(), ..lock(&self.state).counts }
+    }
+
+    /// Ports that were bound, one entry for each granted bindPort.
+    pub fn bound(&self) -> Vec<i64> {
+        lock(&self.state).bound.clone()
+    }
+
+    /// What a client did that PIA would not have understood; empty when all is well.
+    pub fn complaints(&self) -> Vec<String> {
+        lock(&self.state).complaints.clone()
+    }
+
+    /// Payload and signature handed out last.
+    pub fn last_secrets(&self) -> Option<(String, String)> {
+        lock(&self.state).last_secrets.clone()
+    }
+
+    /// Makes a token that getSignature accepts, as if a user had fetched it elsewhere.
+    pub fn make_token(&self) -> String {
+        lock(&self.state).make_token()
+    }
+
+    /// From now on no token made so far is accepted.
+    pub fn revoke_tokens(&self) {
+        lock(&self.state).tokens.clear();
+    }
+
+    /// The gateway goes down: connections to it are refused.
+    pub fn pause(&self) {
+        self.gateway.pause();
+    }
+
+    pub fn resume(&self) {
+        self.gateway.resume();
+    }
+
+    pub fn pause_login(&self) {
+        self.login.pause();
+    }
+
+    pub fn resume_login(&self) {
+        self.login.resume();
+    }
+
+    /// Ends the gateway's open connections, as a server does with idle ones.
+    pub fn close_connections(&self) {
+        self.gateway.close_connections();
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            username: format!("p{}", unique() % 10_000_000),
+            password: format!("Pw-{:016x}", unique()),
+            tokens: Vec::new(),
+            token_suffix: String::new(),
+            next_port: 47047,
+            lifetime: SignedDuration::from_hours(60 * 24),
+            expires_at: None,
+            created_at_only: false,
+            padded: true,
+            payload: None,
+            close_always: false,
+            issued: HashMap::new(),
+            last_secrets: None,
+            bound: Vec::new(),
+            counts: Counts::default(),
+            complaints: Vec::new(),
+        }
+    }
+
+    fn make_token(&mut self) -> String {
+        let token = format!("{:016x}{:016x}{}", unique(), unique(), self.token_suffix);
+        self.tokens.push(token.clone());
+        token
+    }
+
+    fn gateway(&mut self, scripts: &Scripts, name: Option<&str>, request: &Request) -> Reply {
+        let endpoint = request.path().trim_start_matches('/').to_owned();
+        match endpoint.as_str() {
+            GET_SIGNATURE => self.counts.signatures += 1,
+            BIND_PORT => self.counts.binds += 1,
+            "ping" => {}
+            _ => return self.complain(404, format!("no such page: {}", request.path())),
+        }
+        if request.method != "GET" {
+            return self.complain(405, format!("{} {endpoint}", request.method));
+        }
+        if let Some(name) = name {
+            let host = request.header("host").unwrap_or_default();
+            let host = host.split(':').next().unwrap_or_default();
+            if !host.eq_ignore_ascii_case(name) {
+                return self.complain(421, format!("Host {host:?} instead of {name:?}"));
+            }
+            if !request.sni.as_deref().is_some_and(|sni| sni.eq_ignore_ascii_case(name)) {
+                return self.complain(421, format!("SNI {:?} instead of {name:?}", request.sni));
+            }
+        }
+        let reply = if let Some(reply) = scripts.take(&endpoint) {
+            self.counts.rejected += 1;
+            reply
+        } else {
+            let granted = match endpoint.as_str() {
+                GET_SIGNATURE => self.get_signature(request),
+                BIND_PORT => self.bind_port(request),
+                _ => Ok(Reply::text(200, "pong\n")),
+            };
+            granted.unwrap_or_else(|refusal| {
+                self.counts.rejected += 1;
+                refusal
+            })
+        };
+        if self.close_always { reply.closing() } else { reply }
+    }
+
+    fn get_signature(&mut self, request: &Request) -> Result<Reply, Reply> {
+        let token = request.query("token").ok_or_else(no_auth_data)?;
+        if !self.tokens.contains(&token) {
+            return Err(unauthorized());
+        }
+        let (payload, issued) = self.issue(&token);
+        let reply = Reply::json(
+            200,
+            format!(r#"{{"status":"OK","payload":"{payload}","signature":"{}","message":""}}"#, issued.signature),
+        );
+        self.last_secrets = Some((payload.clone(), issued.signature.clone()));
+        self.issued.insert(payload, issued);
+        Ok(reply)
+    }
+
+    fn issue(&self, token: &str) -> (String, Issued) {
+        let now = Timestamp::now();
+        let expires = now + self.lifetime;
+        let time = match &self.expires_at {
+            Some(text) => format!(r#""expires_at":"{text}""#),
+            None if self.created_at_only => format!(r#""created_at":"{now:.9}""#),
+            None => format!(r#""expires_at":"{expires:.9}""#),
+        };
+        let mut json = format!(r#"{{"token":"{token}","port":{},{time},"extra":"x"}}"#, self.next_port);
+        // White space at the end of JSON means nothing: it picks a length that does need padding.
+        if json.len().is_multiple_of(3) {
+            json.push(' ');
+        }
+        let payload = match &self.payload {
+            Some(verbatim) => verbatim.clone(),
+            None if self.padded => STANDARD.encode(&json),
+            None => STANDARD_NO_PAD.encode(&json),
+        };
+        // Starts with bytes whose base64 is `+/+/`: they break when they are not escaped.
+        let mut bytes = vec![0xfb, 0xff, 0xbf];
+        for _ in 0..8 {
+            bytes.extend(unique().to_be_bytes());
+        }
+        (payload, Issued { signature: STANDARD.encode(bytes), port: self.next_port, expires })
+    }
+
+    fn bind_port(&mut self, request: &Request) -> Result<Reply, Reply> {
+        let (Some(payload), Some(signature)) = (request.query("payload"), request.query("signature")) else {
+            return Err(no_auth_data());
+        };
+        let Some(issued) = self.issued.get(&payload) else { return Err(bad_signature()) };
+        if issued.signature != signature {
+            return Err(bad_signature());
+        }
+        if issued.expires <= Timestamp::now() {
+            return Err(port_expired());
+        }
+        self.bound.push(issued.port);
+        Ok(Reply::json(200, r#"{"status":"OK","message":"port scheduled for add"}"#))
+    }
+
+    fn login(&mut self, scripts: &Scripts, request: &Request) -> Reply {
+        if request.path() != "/api/client/v2/token" {
+            return self.complain(404, format!("no such page: {}", request.path()));
+        }
+        self.counts.logins += 1;
+        if request.method != "POST" || !request.is_form() {
+            return self.complain(400, format!("{} with {:?}", request.method, request.header("content-type")));
+        }
+        if let Some(reply) = scripts.take(LOGIN) {
+            self.counts.rejected += 1;
+            return reply;
+        }
+        let given = (request.form("username"), request.form("password"));
+        if given != (Some(self.username.clone()), Some(self.password.clone())) {
+            self.counts.rejected += 1;
+            return access_denied();
+        }
+        let token = self.make_token();
+        Reply::json(200, format!(r#"{{"token":"{token}"}}"#))
+    }
+
+    fn complain(&mut self, status: u16, what: String) -> Reply {
+        self.counts.rejected += 1;
+        let reply = Reply::text(status, format!("simulator: {what}"));
+        self.complaints.push(what);
+        reply
+    }
+}
+
+/// Refusals of PIA, as seen by its users.
+pub fn unauthorized() -> Reply {
+    Reply::json(401, r#"{"status":"ERROR","message":"Unauthorized client"}"#)
+}
+
+pub fn bad_signature() -> Reply {
+    Reply::json(401, r#"{"status":"","message":"bad signature"}"#)
+}
+
+pub fn busy(port: u16) -> Reply {
+    let message = format!("Port {port} is busy. Please use another server");
+    Reply::json(409, format!(r#"{{"status":"ERROR","message":"{message}"}}"#))
+}
+
+pub fn port_expired() -> Reply {
+    Reply::json(400, r#"{"status":"ERROR","message":"port expired"}"#)
+}
+
+pub fn no_auth_data() -> Reply {
+    Reply::json(400, r#"{"status":"ERROR","message":"no auth data"}"#)
+}
+
+pub fn access_denied() -> Reply {
+    Reply::text(401, "HTTP Token: Access denied.\n")
+}
+
+/// Locked out; `wait` becomes Retry-After.
+pub fn too_many_attempts(status: u16, wait: Option<Duration>) -> Reply {
+    let reply = Reply::json(status, r#"{"status":"error","code":"too_many_attempts"}"#);
+    match wait {
+        Some(wait) => reply.header("Retry-After", wait.as_secs().to_string()),
+        None => reply,
+    }
+}

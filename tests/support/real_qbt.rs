@@ -1,0 +1,333 @@
+//! Real `qbittorrent-nox` processes, as `.ci/fetch-qbittorrent` unpacks them. They must be started inside a network
+//! namespace (see [`crate::netns`]): nothing here keeps them from the network otherwise.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use miniserde::json::{self, Value};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+use crate::netns;
+use crate::support::{TempDir, encode, wait_until};
+
+/// Debian's releases, oldest first: qBittorrent 4.2 to 5.3.
+pub const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
+
+pub const USERNAME: &str = "tester";
+/// Full of characters that a form must escape.
+pub const PASSWORD: &str = "p&ss=%+ wörd;ü";
+/// Salt and PBKDF2-HMAC-SHA512 (100,000 rounds, 64 bytes) of [`PASSWORD`], as qBittorrent stores it.
+const PASSWORD_PBKDF2: &str = "cGlhLXFiaXR0b3JyZW50IQ==:\
+    BPlKohDUtN7ZEEbQgj+hizkQiDmINkTXvKVHjGNxJhXfe3NGhdeo/BHOrziPBjNw3pX6G+l+ZnuSmlon2UqrDw==";
+
+const WEB_PORT: u16 = 8080;
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// Runs the qBittorrent of a suite, if it was unpacked.
+pub fn launcher(suite: &str) -> Option<PathBuf> {
+    let roots = std::env::var_os("QBT_ROOTS").unwrap_or_else(|| "/var/tmp/pia-qbittorrent-sync/qbt".into());
+    let launcher = Path::new(&roots).join(suite).join("bin/qbittorrent-nox");
+    launcher.is_file().then_some(launcher)
+}
+
+/// How a qBittorrent is to be configured.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether requests from 127.0.0.1 need a login.
+    pub local_host_auth: bool,
+    /// Port for torrents at the start.
+    pub listen_port: u16,
+    /// `None` for a Web UI without TLS.
+    pub https: Option<Https>,
+}
+
+/// Files of an https Web UI whose certificate an authority of its own has signed, all PEM.
+#[derive(Clone, Debug)]
+pub struct Https {
+    certificate: PathBuf,
+    key: PathBuf,
+    pub ca: PathBuf,
+}
+
+impl Https {
+    pub fn in_dir(dir: &TempDir) -> Self {
+        let mut ca = CertificateParams::default();
+        ca.distinguished_name.push(DnType::CommonName, "Authority of one household");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_key = KeyPair::generate().expect("a key");
+        let ca_pem = ca.self_signed(&ca_key).expect("a CA certificate").pem();
+        let key = KeyPair::generate().expect("a key");
+        let certificate = CertificateParams::new(["127.0.0.1".to_owned()])
+            .and_then(|leaf| leaf.signed_by(&key, &Issuer::new(ca, ca_key)))
+            .expect("a certificate");
+        Self {
+            certificate: dir.write("web-ui.pem", certificate.pem()),
+            key: dir.write("web-ui-key.pem", key.serialize_pem()),
+            ca: dir.write("web-ui-ca.pem", ca_pem),
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { local_host_auth: true, listen_port: 50_000, https: None }
+    }
+}
+
+/// A running qBittorrent with a profile of its own; killed and waited for when dropped.
+pub struct RealQbt {
+    launcher: PathBuf,
+    options: Options,
+    profile: TempDir,
+    /// What precedes the program: nothing, or the way into another namespace.
+    namespace_of: Option<u32>,
+    child: Child,
+}
+
+impl RealQbt {
+    /// Starts a qBittorrent in the namespace of this process; `None` if the suite was not unpacked.
+    pub fn start(suite: &str, options: Options) -> Option<Self> {
+        Self::start_beside(None, suite, options)
+    }
+
+    /// As [`RealQbt::start`], in the namespace of another process.
+    pub fn start_beside(pid: Option<u32>, suite: &str, options: Options) -> Option<Self> {
+        let launcher = launcher(suite)?;
+        let profile = TempDir::new();
+        let config = profile.path().join("qBittorrent/config");
+        fs::create_dir_all(&config).expect("a directory for the profile");
+        fs::write(config.join("qBittorrent.conf"), configuration(&options, profile.path())).expect("a configuration");
+        let child = spawn(&launcher, profile.path(), pid);
+        let mut qbt = Self { launcher, options, profile, namespace_of: pid, child };
+        qbt.wait_for_web_ui();
+        Some(qbt)
+    }
+
+    /// Ends the process in an orderly way and starts it again: settings stay, sessions are gone.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.child = spawn(&self.launcher, self.profile.path(), self.namespace_of);
+        self.wait_for_web_ui();
+    }
+
+    /// Ends the process in an orderly way.
+    pub fn stop(&mut self) {
+        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
+        assert!(asked.is_ok_and(|status| status.success()), "qBittorrent is gone already");
+        if !wait_until(STOP_LIMIT, || matches!(self.child.try_wait(), Ok(Some(_)))) {
+            self.kill();
+        }
+        // The next one could not log in with the session of this one.
+        let _ = fs::remove_file(self.cookies());
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Base URL of the Web UI.
+    pub fn url(&self) -> String {
+        let scheme = if self.options.https.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{WEB_PORT}")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The version that the Web API gives, without its `v`.
+    pub fn version(&self) -> String {
+        self.get("app/version").trim_start_matches('v').to_owned()
+    }
+
+    /// `listen_port` of the preferences: what qBittorrent was told.
+    pub fn preferred_port(&self) -> u16 {
+        match self.json("app/preferences").get("listen_port") {
+            Some(Value::Number(json::Number::U64(port))) => u16::try_from(*port).expect("a port"),
+            other => panic!("listen_port is {other:?}"),
+        }
+    }
+
+    /// The ports on which qBittorrent really listens for torrents: what it does.
+    pub fn listen_ports(&self) -> BTreeSet<u16> {
+        let mut ports = netns::ports_of(self.pid());
+        ports.remove(&WEB_PORT);
+        ports
+    }
+
+    /// `connection_status` of `transfer/info`.
+    pub fn connection_status(&self) -> String {
+        match self.json("transfer/info").get("connection_status") {
+            Some(Value::String(status)) => status.clone(),
+            other => panic!("connection_status is {other:?}"),
+        }
+    }
+
+    /// Changes preferences as a user does in the Web UI.
+    pub fn set_preferences(&self, preferences: &str) {
+        self.post("app/setPreferences", &format!("json={}", encode(preferences)));
+    }
+
+    /// Has an API key made, as a user does in the Web UI (5.2 and later).
+    pub fn make_api_key(&self) -> String {
+        let reply = self.post("app/rotateAPIKey", "");
+        match json::from_str(&reply) {
+            Ok(Value::Object(fields)) => match fields.get("apiKey") {
+                Some(Value::String(key)) => key.clone(),
+                other => panic!("apiKey is {other:?}"),
+            },
+            _ => panic!("no JSON object: {reply}"),
+        }
+    }
+
+    /// Tries to log in with a wrong password, as somebody else at this address may do.
+    pub fn fail_login(&self) {
+        let form = format!("username={}&password=wrong", encode(USERNAME));
+        let reply = self.curl("auth/login", &["--data", &form]);
+        assert!(!matches!(reply.as_deref(), Ok("Ok." | "")), "{reply:?}");
+    }
+
+    /// Lines of qBittorrent's own log that contain `text`.
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        let log = fs::read_to_string(self.profile.path().join("qBittorrent/data/logs/qbittorrent.log"));
+        log.expect("qBittorrent's log").lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+
+    fn json(&self, path: &str) -> json::Object {
+        let reply = self.get(path);
+        match json::from_str(&reply) {
+            Ok(Value::Object(fields)) => fields,
+            _ => panic!("{path}: no JSON object: {reply}"),
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.in_session(path, &[])
+    }
+
+    fn post(&self, path: &str, form: &str) -> String {
+        self.in_session(path, &["--data", form])
+    }
+
+    /// A request in the test's own session, which is none of the daemon's.
+    fn in_session(&self, path: &str, options: &[&str]) -> String {
+        let file = self.cookies();
+        let cookies = file.to_string_lossy();
+        if !file.exists() {
+            let form = format!("username={}&password={}", encode(USERNAME), encode(PASSWORD));
+            let reply = self.curl("auth/login", &["--data", &form, "--cookie-jar", &cookies]);
+            assert!(matches!(reply.as_deref(), Ok("Ok." | "")), "the test's login failed: {reply:?}");
+        }
+        let options = [&["--cookie", &cookies], options].concat();
+        self.curl(path, &options).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn cookies(&self) -> PathBuf {
+        self.profile.path().join("cookies")
+    }
+
+    fn curl(&self, path: &str, options: &[&str]) -> Result<String, String> {
+        let mut command = match self.namespace_of {
+            None => Command::new("curl"),
+            Some(pid) => netns::beside(pid, "curl"),
+        };
+        if let Some(https) = &self.options.https {
+            command.arg("--cacert").arg(&https.ca);
+        }
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--noproxy", "*"]);
+        let output = command.args(options).arg(format!("{}/api/v2/{path}", self.url())).output().expect("curl");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    fn wait_for_web_ui(&mut self) {
+        let pid = self.pid();
+        let mut ended = None;
+        let answers = wait_until(START_LIMIT, || {
+            ended = self.child.try_wait().expect("a child");
+            ended.is_some() || netns::ports_of(pid).contains(&WEB_PORT)
+        });
+        let output = fs::read_to_string(self.profile.path().join("output")).unwrap_or_default();
+        assert!(answers && ended.is_none(), "qBittorrent did not start ({ended:?}): {output}");
+    }
+}
+
+impl Drop for RealQbt {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(launcher: &Path, profile: &Path, namespace_of: Option<u32>) -> Child {
+    let mut command = match namespace_of {
+        None => Command::new(launcher),
+        Some(pid) => netns::beside(pid, launcher),
+    };
+    let output = File::options().create(true).append(true).open(profile.join("output")).expect("a file");
+    command
+        .arg(format!("--profile={}", profile.display()))
+        .arg(format!("--webui-port={WEB_PORT}"))
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .env("HOME", profile)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("a file"))
+        .stderr(output)
+        .spawn()
+        .expect("qbittorrent-nox")
+}
+
+/// A profile that has seen its first start, keeps to loopback, and has no way to find peers.
+fn configuration(options: &Options, profile: &Path) -> String {
+    let port = options.listen_port;
+    let https = options.https.as_ref().map_or_else(String::new, |https| {
+        format!(
+            "WebUI\\HTTPS\\Enabled=true\nWebUI\\HTTPS\\CertificatePath={}\nWebUI\\HTTPS\\KeyPath={}\n",
+            https.certificate.display(),
+            https.key.display()
+        )
+    });
+    format!(
+        "[LegalNotice]\n\
+         Accepted=true\n\
+         [Network]\n\
+         PortForwardingEnabled=false\n\
+         [Application]\n\
+         FileLogger\\Enabled=true\n\
+         FileLogger\\Path={profile}/qBittorrent/data/logs\n\
+         [BitTorrent]\n\
+         Session\\Port={port}\n\
+         Session\\InterfaceAddress=127.0.0.1\n\
+         Session\\DefaultSavePath={profile}/downloads\n\
+         Session\\DHTEnabled=false\n\
+         Session\\LSDEnabled=false\n\
+         Session\\PeXEnabled=false\n\
+         [Preferences]\n\
+         Connection\\PortRangeMin={port}\n\
+         Connection\\InterfaceAddress=127.0.0.1\n\
+         Connection\\UPnP=false\n\
+         Connection\\ResolvePeerCountries=false\n\
+         Downloads\\SavePath={profile}/downloads\n\
+         Bittorrent\\DHT=false\n\
+         Bittorrent\\LSD=false\n\
+         Bittorrent\\PeX=false\n\
+         Advanced\\updateCheck=false\n\
+         General\\Locale=en\n\
+         WebUI\\Enabled=true\n\
+         WebUI\\Address=127.0.0.1\n\
+         WebUI\\Port={WEB_PORT}\n\
+         WebUI\\UseUPnP=false\n\
+         WebUI\\LocalHostAuth={auth}\n\
+         WebUI\\Username={USERNAME}\n\
+         WebUI\\Password_PBKDF2=\"@ByteArray({PASSWORD_PBKDF2})\"\n\
+         {https}",
+        profile = profile.display(),
+        auth = options.local_host_auth,
+    )
+}
