@@ -93,7 +93,7 @@ pub fn place(client: &mut dyn TorrentClient, port: u16) -> Result<Option<i64>, E
 /// Makes sure that the client listens on `port`, which [`place`] has set: settings are not the socket. If nothing listens,
 /// the port is set anew once by way of another one, because setting the same port again does nothing.
 pub fn confirm(client: &mut dyn TorrentClient, port: u16, patience: Patience) -> Result<Connectivity, Error> {
-    let first = wait_until_listening(client, patience)?;
+    let first = wait_until_listening(client, patience.listen, patience.poll)?;
     if first != Connectivity::Disconnected {
         return Ok(first);
     }
@@ -101,20 +101,24 @@ pub fn confirm(client: &mut dyn TorrentClient, port: u16, patience: Patience) ->
     client.set_port(neighbour(port))?;
     client.set_port(port)?;
     thread::sleep(patience.lag);
-    match wait_until_listening(client, patience)? {
+    match wait_until_listening(client, patience.listen.saturating_sub(patience.lag), patience.poll)? {
         Connectivity::Disconnected => Err(Error::new(Op::ClientListening, Cause::NotListening { port })),
         connectivity => Ok(connectivity),
     }
 }
 
-fn wait_until_listening(client: &mut dyn TorrentClient, patience: Patience) -> Result<Connectivity, Error> {
-    let end = Instant::now() + patience.listen;
+fn wait_until_listening(
+    client: &mut dyn TorrentClient,
+    limit: Duration,
+    poll: Duration,
+) -> Result<Connectivity, Error> {
+    let end = Instant::now() + limit;
     loop {
         let connectivity = client.connectivity()?;
         if connectivity != Connectivity::Disconnected || Instant::now() >= end {
             return Ok(connectivity);
         }
-        thread::sleep(patience.poll);
+        thread::sleep(poll);
     }
 }
 
