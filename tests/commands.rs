@@ -136,7 +136,7 @@ fn wrong_usage_is_64() {
 #[test]
 fn output_may_be_cut_off() {
     // As in `… --help | head -1`.
-    let script = format!("{} --help | true", env!("CARGO_BIN_EXE_pia-qbittorrent-sync"));
+    let script = format!("{} --help | true", support::daemon::binary().display());
     let output = Command::new("sh").args(["-c", &script]).env_clear().output().expect("a shell");
     assert!(output.stderr.is_empty(), "{output:?}");
 }

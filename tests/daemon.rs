@@ -282,10 +282,10 @@ fn it_behaves_the_same_as_process_1() {
         return;
     }
     let mut world = World::new();
-    let binary = env!("CARGO_BIN_EXE_pia-qbittorrent-sync");
+    let binary = support::daemon::binary();
     let setup = Setup::with_binary("/usr/bin/unshare").pia(&world.pia).qbt(&world.qbt);
     world.setup = setup;
-    let mut outer = world.setup.run_with(&["--pid", "--fork", "--kill-child", binary]);
+    let mut outer = world.setup.run_with(&["--pid", "--fork", "--kill-child", binary.to_str().expect("UTF-8")]);
     outer.see("qBittorrent listens on port 47047");
     let children = format!("/proc/{0}/task/{0}/children", outer.pid());
     let inner = fs::read_to_string(children).expect("the list of children");

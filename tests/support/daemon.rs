@@ -16,6 +16,13 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// Longer than a request's deadline plus the longest backoff that tests provoke.
 pub const LATER: Duration = Duration::from_secs(25);
 
+/// The binary that Cargo built for this test, or another build of it that `PIA_SYNC_BINARY` names.
+pub fn binary() -> PathBuf {
+    // The first is unset where this module is part of an example, which has to say itself which binary it means.
+    let built = option_env!("CARGO_BIN_EXE_pia-qbittorrent-sync").map(PathBuf::from);
+    std::env::var_os("PIA_SYNC_BINARY").map(PathBuf::from).or(built).expect("a test, a bench, or PIA_SYNC_BINARY")
+}
+
 /// Environment and files of a daemon; several can be run with it one after the other.
 #[derive(Clone)]
 pub struct Setup {
@@ -26,11 +33,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// The binary that Cargo built for this test.
     pub fn new() -> Self {
-        // Unset where this module is part of an example, which has to say itself which binary it means.
-        let Some(binary) = option_env!("CARGO_BIN_EXE_pia-qbittorrent-sync") else { panic!("not a test or bench") };
-        Self::with_binary(binary)
+        Self::with_binary(binary())
     }
 
     pub fn with_binary(binary: impl Into<PathBuf>) -> Self {
