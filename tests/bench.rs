@@ -106,6 +106,8 @@ fn bench() {
     let runs = number("BENCH_RUNS", 11).max(2);
     let idle = Duration::from_secs(u64::from(number("BENCH_IDLE_S", 60).max(1)));
     let mut table = Table::default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("load of the machine at the start: {}", load.split(' ').next().unwrap_or_default());
 
     let clients = netns::Namespace::new().expect("a second namespace");
     let here = End { pid: std::process::id(), address: GATEWAY };

@@ -136,14 +136,14 @@ fn check_names_the_source() {
 fn from_file(extra: &str) -> (Pia, Qbt, Setup, String) {
     let (pia, qbt) = (Pia::start(), Qbt::start(Flavour::V5_3));
     let mut setup = Setup::new().pia(&pia).qbt(&qbt).env("CHECK_INTERVAL", "300");
-    let mut text = format!("# as in conf.d\r\n{extra}");
+    let mut lines = vec![format!("# as in conf.d\r\n{extra}")];
     for name in ["PIA_GATEWAY", "PIA_HOSTNAME", "PIA_CA_CERT", "PIA_LOGIN_URL", "PIA_LOGIN_CA_CERT", "PIA_USERNAME"] {
-        text += &format!("export {name}=\"{}\"  # comment\r\n", setup.value(name));
+        lines.push(format!("export {name}=\"{}\"  # comment\r\n", setup.value(name)));
         setup = setup.without(name);
     }
-    text += &format!("PIA_PASSWORD='{}'\n", setup.value("PIA_PASSWORD"));
+    lines.push(format!("PIA_PASSWORD='{}'\n", setup.value("PIA_PASSWORD")));
     let setup = setup.without("PIA_PASSWORD");
-    let path = setup.dir().write("config.env", text).display().to_string();
+    let path = setup.dir().write("config.env", lines.concat()).display().to_string();
     (pia, qbt, setup, path)
 }
 
