@@ -4,8 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, KeyProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, KeyProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::SigningKey;
@@ -38,10 +40,14 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Trusts `roots` and nothing else. `roots` must not be empty.
+    /// Trusts `roots` and nothing else.
     pub fn new(roots: RootCertStore, policy: NamePolicy) -> Self {
         let provider = Arc::new(CryptoProvider { key_provider: &NoKeys, ..ring::default_provider() });
-        let verifier = Arc::new(Verifier::new(roots, &policy, &provider));
+        let verifier = Arc::new(Verifier {
+            roots,
+            check_name: matches!(policy, NamePolicy::Exactly(_)),
+            algorithms: provider.signature_verification_algorithms,
+        });
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("ring supports TLS 1.2 and 1.3")
@@ -125,25 +131,12 @@ pub fn names(stream: &Stream) -> Vec<String> {
     }
 }
 
+/// rustls' own checks, with the one of the name left out where there is no name to compare.
 #[derive(Debug)]
-enum Verifier {
-    /// Chain and name.
-    Named(Arc<WebPkiServerVerifier>),
-    /// Chain only.
-    Nameless { roots: RootCertStore, provider: Arc<CryptoProvider> },
-}
-
-impl Verifier {
-    fn new(roots: RootCertStore, policy: &NamePolicy, provider: &Arc<CryptoProvider>) -> Self {
-        match policy {
-            NamePolicy::Exactly(_) => Self::Named(
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                    .build()
-                    .expect("roots are not empty and there are no CRLs"),
-            ),
-            NamePolicy::Any => Self::Nameless { roots, provider: provider.clone() },
-        }
-    }
+struct Verifier {
+    roots: RootCertStore,
+    check_name: bool,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -152,18 +145,15 @@ impl ServerCertVerifier for Verifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self {
-            Self::Named(inner) => inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
-            Self::Nameless { roots, provider } => {
-                let leaf = ParsedCertificate::try_from(end_entity)?;
-                let algorithms = provider.signature_verification_algorithms.all;
-                verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms)?;
-                Ok(ServerCertVerified::assertion())
-            }
+        let leaf = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, self.algorithms.all)?;
+        if self.check_name {
+            verify_server_name(&leaf, server_name)?;
         }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -172,12 +162,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        match self {
-            Self::Named(inner) => inner.verify_tls12_signature(message, cert, dss),
-            Self::Nameless { provider, .. } => {
-                verify_tls12_signature(message, cert, dss, &provider.signature_verification_algorithms)
-            }
-        }
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -186,19 +171,11 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        match self {
-            Self::Named(inner) => inner.verify_tls13_signature(message, cert, dss),
-            Self::Nameless { provider, .. } => {
-                verify_tls13_signature(message, cert, dss, &provider.signature_verification_algorithms)
-            }
-        }
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        match self {
-            Self::Named(inner) => inner.supported_verify_schemes(),
-            Self::Nameless { provider, .. } => provider.signature_verification_algorithms.supported_schemes(),
-        }
+        self.algorithms.supported_schemes()
     }
 }
 
