@@ -25,6 +25,8 @@ use crate::torrent::qbittorrent::Auth;
 pub use url::Url;
 use url::parse_address;
 
+/// Where the systemd unit takes its credentials from, so that commands typed by hand see what the service sees.
+const CREDENTIALS: &str = "/etc/pia-qbittorrent-sync/credentials";
 /// The port of PIA's port-forwarding API on every gateway.
 const GATEWAY_PORT: u16 = 19999;
 /// Seconds. A binding lapses 15 minutes after the last bind; this leaves one minute for a retry.
@@ -352,13 +354,13 @@ impl Reader<'_> {
     }
 
     /// The value of a secret or user name: from the variable, from the file that `NAME_FILE` names, or from systemd's
-    /// credential of that name. Services that come with empty credentials to be filled leave them unset.
+    /// credential of that name (by hand, from the file that systemd makes it of). Services that come with empty credentials to be filled leave them unset.
     fn secret(&mut self, name: &str) -> Option<String> {
         let file_name = format!("{name}_FILE");
         let value = self.get(name).map(str::to_owned);
         let file = self.get(&file_name).map(str::to_owned);
         if value.is_none() && file.is_none() {
-            let credential = Path::new(self.get("CREDENTIALS_DIRECTORY")?).join(name);
+            let credential = Path::new(self.get("CREDENTIALS_DIRECTORY").unwrap_or(CREDENTIALS)).join(name);
             let text = files::read(&credential).ok()?;
             return self.real(name, text.trim_end_matches(['\r', '\n'])).filter(|value| !value.is_empty());
         }
