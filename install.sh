@@ -1,0 +1,847 @@
+#!/bin/sh
+# Installs, upgrades and removes pia-qbittorrent-sync: `sh install.sh --help`.
+#
+# For any POSIX shell, busybox ash and dash among them. It is all in functions, so that half a download does nothing.
+# Every file is written beside its place and then renamed, and what is not finished is remembered in $unfinished: an
+# interrupted run is mended by running it again.
+
+show_help() {
+  cat <<EOF
+Usage: sh install.sh [OPTION...]
+
+Installs pia-qbittorrent-sync, or upgrades it. A configuration that is there is never overwritten.
+
+  --init systemd|openrc|none  what starts the service; found out by what is running unless given.
+                              none: binary and configuration only
+  --binary PATH               install this binary. Without it the first of these is taken: one beside install.sh,
+                              one that cargo built in this folder, the release for this machine
+  --url URL                   download the binary from there
+  --sha256 SUM                the binary's SHA-256; without it a download is compared with URL.sha256
+  --uninstall                 stop the service and remove it; configuration and lease are kept
+  --purge                     with --uninstall: remove those, too
+  --dry-run                   tell what would be done, and change nothing
+  --help
+EOF
+}
+
+info() { printf '%s\n' "$*"; }
+warn() { printf 'install.sh: %s\n' "$*" >&2; }
+fatal() {
+  warn "$*"
+  exit 1
+}
+refuse_usage() {
+  warn "$*; see --help"
+  exit 64
+}
+
+set_constants() {
+  name=pia-qbittorrent-sync
+  user=pia-sync
+  releases=https://github.com/pia-qbittorrent-sync/pia-qbittorrent-sync/releases/latest/download
+
+  binary=/usr/local/bin/$name
+  # The templates as they were last installed: only a new one is worth a .new file.
+  templates=/usr/local/share/$name
+  etc=/etc/$name
+  config=$etc/config.env
+  ca=$etc/ca.rsa.4096.crt
+  state=/var/lib/$name
+  unit=/etc/systemd/system/$name.service
+  initd=/etc/init.d/$name
+  confd=/etc/conf.d/$name
+  unfinished=$etc/.unfinished
+  python=/opt/$name
+}
+
+parse_options() {
+  init='' given_binary='' url='' sha256='' uninstall='' purge='' dry_run=''
+  while [ $# -gt 0 ]; do
+    case $1 in
+    --*=*)
+      option=$1
+      shift
+      set -- "${option%%=*}" "${option#*=}" "$@"
+      continue
+      ;;
+    --init | --binary | --url | --sha256)
+      [ -n "${2-}" ] || refuse_usage "$1 needs a value"
+      case $1 in
+      --init) init=$2 ;;
+      --binary) given_binary=$2 ;;
+      --url) url=$2 ;;
+      --sha256) sha256=$2 ;;
+      esac
+      shift 2
+      ;;
+    --uninstall) uninstall=yes && shift ;;
+    --purge) purge=yes && shift ;;
+    --dry-run) dry_run=yes && shift ;;
+    --help | -h)
+      show_help
+      exit 0
+      ;;
+    *) refuse_usage "unknown option: $1" ;;
+    esac
+  done
+  case $init in
+  '' | systemd | openrc | none) ;;
+  *) refuse_usage "--init is systemd, openrc or none, not $init" ;;
+  esac
+  [ -z "$given_binary" ] || [ -z "$url" ] || refuse_usage '--binary and --url exclude each other'
+  [ -z "$purge" ] || [ -n "$uninstall" ] || refuse_usage '--purge goes with --uninstall'
+  if [ -n "$sha256" ]; then
+    sha256=$(printf '%s' "$sha256" | tr 'A-F' 'a-f')
+    is_sha256 "$sha256" || refuse_usage '--sha256 is 64 hexadecimal digits'
+  fi
+}
+
+prepare_stage() {
+  umask 077
+  stage=$(mktemp -d "${TMPDIR:-/tmp}/$name.XXXXXX") || fatal 'cannot make a temporary folder'
+  part=''
+  trap 'rm -rf "$stage" ${part:+"$part"}' EXIT
+  trap 'warn "interrupted; run it again to finish"; exit 130' INT
+  trap 'warn "interrupted; run it again to finish"; exit 143' TERM HUP
+}
+
+# Which init system runs, not which ones are installed: a machine may have both.
+detect_init() {
+  if [ -d /run/systemd/system ]; then
+    running_init=systemd
+  elif [ -e /run/openrc/softlevel ]; then
+    running_init=openrc
+  else
+    running_init=none
+  fi
+  if [ -z "$init" ]; then
+    init=$running_init
+    info "init system: $init"
+  elif [ "$init" != none ] && [ "$init" != "$running_init" ]; then
+    warn "$init is not running here: the service is installed and enabled, but not started"
+  fi
+  case $init in
+  systemd) service=$unit settings=$config ;;
+  openrc) service=$initd settings=$confd ;;
+  none) service='' settings=$config ;;
+  esac
+}
+
+is_init_running() { [ "$init" = "$running_init" ]; }
+
+# --- the binary
+
+detect_target() {
+  machine=$(uname -m)
+  case $machine in
+  x86_64 | amd64) target=x86_64-unknown-linux-musl ;;
+  aarch64 | arm64) target=aarch64-unknown-linux-musl ;;
+  *) target='' ;;
+  esac
+}
+
+# Sets $source, a file whose sum is right if one was given.
+find_binary() {
+  detect_target
+  if [ -n "$given_binary" ]; then
+    source=$given_binary
+    [ -f "$source" ] || fatal "$source: no such file"
+  elif [ -z "$url" ] && find_local_binary; then
+    :
+  else
+    download_binary
+    return
+  fi
+  info "binary: $source"
+  [ -z "$sha256" ] || check_sum "$source" "$sha256" "$source"
+}
+
+find_local_binary() {
+  [ -n "$here" ] || return 1
+  for source in "$here/$name" "$here/$name-$target" "$here/target/$target/release/$name" "$here/target/release/$name"; do
+    [ ! -f "$source" ] || return 0
+  done
+  return 1
+}
+
+download_binary() {
+  if [ -z "$url" ]; then
+    [ -n "$target" ] || fatal "there is no release for $machine: build it with cargo and use --binary"
+    url=$releases/$name-$target
+  fi
+  case $url in
+  https://*) ;;
+  *) [ -n "$sha256" ] || fatal "$url is not https: give the binary's --sha256" ;;
+  esac
+  source=$stage/$name
+  info "binary: $url"
+  fetch_checked "$url" "$source" "$sha256"
+}
+
+# fetch_checked URL FILE SUM: URL.sha256 has the sum if it is empty.
+fetch_checked() {
+  fetch "$1" "$2"
+  expected=$3
+  if [ -z "$expected" ]; then
+    fetch "$1.sha256" "$2.sha256"
+    expected=$(tr 'A-F\r' 'a-f ' <"$2.sha256" | awk 'NR == 1 { print $1 }')
+    is_sha256 "$expected" || fatal "$1.sha256 does not hold a SHA-256"
+  fi
+  check_sum "$2" "$expected" "$1"
+}
+
+fetch() {
+  if command -v curl >/dev/null; then
+    curl --fail --silent --show-error --location --retry 2 --max-time 300 --output "$2" "$1" || fatal "cannot download $1"
+  elif command -v wget >/dev/null; then
+    wget -q -O "$2" "$1" || fatal "cannot download $1"
+  else
+    fatal "neither curl nor wget is here to download $1"
+  fi
+}
+
+is_sha256() {
+  case $1 in
+  *[!0-9a-f]*) return 1 ;;
+  esac
+  [ ${#1} -eq 64 ]
+}
+
+# check_sum FILE SUM ORIGIN
+check_sum() {
+  if command -v sha256sum >/dev/null; then
+    sum=$(sha256sum <"$1")
+  elif command -v openssl >/dev/null; then
+    sum=$(openssl dgst -sha256 -r <"$1")
+  else
+    fatal 'neither sha256sum nor openssl is here to check what is installed'
+  fi
+  [ "${sum%% *}" = "$2" ] || fatal "wrong SHA-256 of $3, nothing was installed: ${sum%% *}, expected $2"
+}
+
+# --- changes
+
+run() {
+  if [ -n "$dry_run" ]; then
+    info "would run: $*"
+  else
+    "$@"
+  fi
+}
+
+# Before every change that the service has to notice. The plan outlives an interruption, when what is on disk no longer
+# tells that the service has yet to be restarted.
+note_change() {
+  changed=yes
+  if [ -z "$dry_run" ] && [ ! -e "$unfinished" ]; then
+    make_folder "$etc" 755
+    printf '%s\n' "$plan" >"$unfinished.part"
+    mv "$unfinished.part" "$unfinished"
+  fi
+}
+
+make_folder() {
+  [ ! -d "$1" ] || return 0
+  if [ -n "$dry_run" ]; then
+    info "would make $1"
+  else
+    # Folders above it are for everybody, whatever the umask.
+    (umask 022 && mkdir -p "$1")
+    chmod "$2" "$1"
+  fi
+}
+
+is_installed() { cmp -s "$1" "$2" && [ -n "$(find "$2" -prune -user 0 -perm "$3")" ]; }
+
+# stage_file FILE PLACE MODE: a copy beside PLACE, in $part.
+stage_file() {
+  make_folder "${2%/*}" 755
+  part=${2%/*}/.${2##*/}.part
+  rm -f "$part"
+  cp "$1" "$part"
+  chmod "$3" "$part"
+}
+
+# place_file PLACE: what is staged becomes it, at once or not at all.
+place_file() {
+  mv -f "$part" "$1"
+  part=''
+}
+
+# install_file FILE PLACE MODE, unless it is there already.
+install_file() {
+  ! is_installed "$@" || return 0
+  if [ -n "$dry_run" ]; then
+    info "would install $2"
+    return
+  fi
+  stage_file "$@"
+  place_file "$2"
+  info "installed $2"
+}
+
+# strip_returns FILE: its text without a Windows editor's carriage returns, in $stripped.
+strip_returns() {
+  stripped=$stage/text.${1##*/}
+  tr -d '\r' <"$1" >"$stripped"
+}
+
+remove() {
+  for path; do
+    if [ -e "$path" ] || [ -L "$path" ]; then
+      run rm -rf "$path"
+      info "${dry_run:+would have }removed $path"
+    fi
+  done
+}
+
+# --- installing
+
+# ours, python (the daemon that this one replaces), other or none. Sets $plan: what becomes of the service.
+detect_previous() {
+  previous=none
+  if [ -z "$service" ] || [ ! -e "$service" ]; then
+    :
+  elif grep -q "$python/" "$service"; then
+    previous=python
+  elif grep -q "$binary" "$service"; then
+    previous=ours
+  elif [ -d "$python/venv" ]; then
+    previous=python
+  else
+    previous=other
+  fi
+  changed=''
+  if [ -e "$unfinished" ]; then
+    plan=$(cat "$unfinished")
+    changed=yes
+    info 'going on where the last run was interrupted'
+  elif [ "$previous" != ours ]; then
+    plan=start
+  elif is_active; then
+    plan=restart
+  else
+    plan=leave
+  fi
+}
+
+is_active() {
+  is_init_running || return 1
+  case $init in
+  systemd)
+    # One that has yet to report that it is ready runs, too.
+    case $(systemctl show --property ActiveState "$name.service") in
+    *=active | *=activating | *=reloading) ;;
+    *) return 1 ;;
+    esac
+    ;;
+  openrc) rc-service --quiet "$name" status >/dev/null 2>&1 ;;
+  none) return 1 ;;
+  esac
+}
+
+# Sets $files, where the folders systemd and openrc are: beside install.sh, or, for an install.sh alone, of the release.
+find_service_files() {
+  files=$here
+  if ! has_service_files; then
+    info "service files: $releases/$name-services.tar.gz"
+    fetch_checked "$releases/$name-services.tar.gz" "$stage/services.tar.gz" ''
+    files=$stage/services
+    mkdir "$files"
+    tar -xzf "$stage/services.tar.gz" -C "$files"
+    has_service_files || fatal 'the release lacks service files'
+  fi
+}
+
+has_service_files() {
+  [ -n "$files" ] || return 1
+  for file in systemd/$name.service systemd/config.env openrc/$name.initd openrc/$name.confd; do
+    [ -f "$files/$file" ] || return 1
+  done
+}
+
+install_binary() {
+  ! is_installed "$source" "$binary" 755 || return 0
+  if [ -n "$dry_run" ]; then
+    note_change
+    info "would install $binary"
+    return
+  fi
+  stage_file "$source" "$binary" 755
+  version=$("$part" --version 2>&1) || fatal "this binary does not run on this machine ($machine): $version"
+  case $version in
+  "$name "*) ;;
+  *) fatal "this binary is not $name: it says $version" ;;
+  esac
+  note_change
+  place_file "$binary"
+  info "installed $binary ($version)"
+}
+
+create_user() {
+  ! id -u "$user" >/dev/null 2>&1 || return 0
+  shell=/bin/false
+  for file in /usr/sbin/nologin /sbin/nologin; do [ ! -x "$file" ] || shell=$file; done
+  # The group first: an interrupted run may have left it.
+  if command -v useradd >/dev/null; then
+    grep -q "^$user:" /etc/group || run groupadd --system "$user"
+    run useradd --system --gid "$user" --no-create-home --home-dir /nonexistent --shell "$shell" "$user"
+  elif command -v adduser >/dev/null && command -v addgroup >/dev/null; then
+    grep -q "^$user:" /etc/group || run addgroup -S "$user"
+    run adduser -S -D -H -h /nonexistent -s "$shell" -G "$user" "$user"
+  elif [ "$init" = none ]; then
+    warn "no program to create users here: run $name as a user of your choice"
+    return
+  else
+    fatal "neither useradd nor adduser is here: create the user and group $user"
+  fi
+  info "${dry_run:+would have }created user $user"
+}
+
+# install_config TEMPLATE PLACE: never over one that is there; beside it only if the template is new.
+install_config() {
+  known=$templates/${1##*/}
+  strip_returns "$1"
+  if [ ! -e "$2" ]; then
+    note_change
+    install_file "$stripped" "$2" 600
+  elif ! cmp -s "$stripped" "$2" && ! cmp -s "$stripped" "$known"; then
+    offer_config "$stripped" "$2"
+  fi
+  install_file "$stripped" "$known" 644
+}
+
+# offer_config FILE PLACE
+offer_config() {
+  ! cmp -s "$1" "$2.new" || return 0
+  install_file "$1" "$2.new" 600
+  info "kept your $2; the new version is beside it, $2.new"
+}
+
+install_service() {
+  case $init in
+  systemd) strip_returns "$files/systemd/$name.service" && mode=644 ;;
+  openrc) strip_returns "$files/openrc/$name.initd" && mode=755 ;;
+  none) return ;;
+  esac
+  ! is_installed "$stripped" "$service" "$mode" || return 0
+  note_change
+  install_file "$stripped" "$service" "$mode"
+}
+
+install_all() {
+  find_service_files
+  find_binary
+  detect_previous
+  install_binary
+  if [ "$init" != systemd ]; then
+    create_user
+  fi
+  make_folder "$etc" 755
+  case $init in
+  systemd)
+    make_folder "$etc/credentials" 700
+    if [ "$previous" = python ]; then
+      take_over_unit
+    else
+      install_config "$files/systemd/config.env" "$config"
+    fi
+    ;;
+  openrc)
+    [ "$previous" != python ] || take_over_confd
+    install_config "$files/openrc/$name.confd" "$confd"
+    ;;
+  none)
+    [ ! -d "$python/venv" ] || warn "the Python daemon in $python is left alone with --init none: stop it"
+    install_config "$files/systemd/config.env" "$config"
+    make_state
+    ;;
+  esac
+  case $previous in
+  python | other) retire_previous ;;
+  esac
+  install_service
+  if [ -n "$dry_run" ]; then
+    [ -z "$changed" ] || [ "$init" = none ] || [ "$plan" = leave ] || info "would $plan the service"
+  else
+    finish_service
+    show_next_steps
+  fi
+}
+
+# systemd and OpenRC make it themselves.
+make_state() {
+  [ ! -d "$state" ] || return 0
+  make_folder "$state" 700
+  ! id -u "$user" >/dev/null 2>&1 || run chown "$user:$user" "$state"
+}
+
+# --- taking over from the Python daemon
+
+# read_unit FILE: NAME=value for each variable of ours that the unit sets, Environment= and EnvironmentFile= read as
+# systemd does: words, quotes, C escapes, %% for %, continued lines. Values go through files only, because everybody
+# can read a command line.
+read_unit() {
+  LC_ALL=C awk '
+    function keep(word,   at) {
+      at = index(word, "=")
+      if (substr(word, 1, at - 1) !~ /^(PIA_(USERNAME|PASSWORD|TOKEN_FILE|GATEWAY|HOSTNAME|CA_CERT)|QBITTORRENT_(HOST|USERNAME|PASSWORD)|CHECK_INTERVAL|LOG_LEVEL|LOG_FILE)$/) return
+      value[substr(word, 1, at - 1)] = substr(word, at + 1)
+    }
+    function digit(text, at) { return index("0123456789abcdef", tolower(substr(text, at, 1))) - 1 }
+    function take_words(text,   i, c, word, quote, begun) {
+      if (text == "") split("", value)
+      for (i = 1; i <= length(text); i++) {
+        c = substr(text, i, 1)
+        if (c == "\\") {
+          c = substr(text, ++i, 1)
+          if (c == "x") {
+            c = sprintf("%c", 16 * digit(text, i + 1) + digit(text, i + 2))
+            i += 2
+          } else if (substr(text, i, 3) ~ /^[0-3][0-7][0-7]$/) {
+            c = sprintf("%c", 64 * digit(text, i) + 8 * digit(text, i + 1) + digit(text, i + 2))
+            i += 2
+          } else if (c == "s") c = " "
+          else if (c == "t") c = "\t"
+          word = word c
+          begun = 1
+        } else if (quote != "") {
+          if (c == quote) quote = ""
+          else word = word c
+        } else if (c == "\"" || c == "\047") {
+          quote = c
+          begun = 1
+        } else if (c == " " || c == "\t") {
+          if (begun) end_word(word)
+          word = ""
+          begun = 0
+        } else {
+          word = word c
+          begun = 1
+        }
+      }
+      if (begun) end_word(word)
+    }
+    function end_word(word) {
+      gsub(/%%/, "%", word)
+      keep(word)
+    }
+    function take_file(path,   line, at, text) {
+      sub(/^-/, "", path)
+      while ((getline line < path) > 0) {
+        sub(/^[ \t]+/, "", line)
+        sub(/[ \t\r]+$/, "", line)
+        at = index(line, "=")
+        text = substr(line, at + 1)
+        if (text ~ /^\047.*\047$/) text = substr(text, 2, length(text) - 2)
+        else if (text ~ /^".*"$/) text = unquote(substr(text, 2, length(text) - 2))
+        keep(substr(line, 1, at) text)
+      }
+      close(path)
+    }
+    function unquote(text,   i, c, out) {
+      for (i = 1; i <= length(text); i++) {
+        c = substr(text, i, 1)
+        if (c == "\\" && index("\"\\$`", substr(text, i + 1, 1))) c = substr(text, ++i, 1)
+        out = out c
+      }
+      return out
+    }
+    { sub(/\r$/, "") }
+    /^[ \t]*[#;]/ { next }
+    {
+      line = held $0
+      held = ""
+    }
+    line ~ /\\$/ {
+      held = substr(line, 1, length(line) - 1) " "
+      next
+    }
+    line ~ /^[ \t]*\[/ { service = line ~ /^[ \t]*\[Service\]/ }
+    service && match(line, /^[ \t]*Environment[ \t]*=[ \t]*/) { take_words(substr(line, RLENGTH + 1)) }
+    service && match(line, /^[ \t]*EnvironmentFile[ \t]*=[ \t]*/) { files[++count] = substr(line, RLENGTH + 1) }
+    END {
+      # Wherever the line stands, the files win.
+      for (i = 1; i <= count; i++) take_file(files[i])
+      for (name in value) print name "=" value[name]
+    }
+  ' "$1" | sort
+}
+
+# value_of NAME: not for secrets that then go anywhere but into a file.
+value_of() { sed -n "s/^$1=//p" "$stage/old"; }
+
+take_over_unit() {
+  info "the Python daemon's unit is $unit"
+  read_unit "$unit" >"$stage/old"
+  taken='' dropped=''
+  while IFS='=' read -r variable _; do
+    case $variable in
+    PIA_USERNAME | PIA_PASSWORD | QBITTORRENT_USERNAME | QBITTORRENT_PASSWORD)
+      take_over_secret "$variable"
+      dropped="$dropped $variable"
+      ;;
+    PIA_CA_CERT) take_over_ca ;;
+    PIA_TOKEN_FILE)
+      # The service may write where its own variable says, and not in this default of old.
+      [ "$(value_of PIA_TOKEN_FILE)" != /var/run/pia_token ] || dropped="$dropped $variable"
+      ;;
+    LOG_FILE)
+      case $(value_of LOG_FILE) in
+      "/var/log/$name/"*) ;;
+      *)
+        warn "LOG_FILE is not taken over: the journal has the log, or a file below /var/log/$name"
+        dropped="$dropped $variable"
+        ;;
+      esac
+      ;;
+    esac
+    case " $dropped " in
+    *" $variable "*) ;;
+    *) taken="$taken $variable" ;;
+    esac
+  done <"$stage/old"
+  write_config
+  info "${dry_run:+would have }taken over into $config:$taken"
+  for file in "$unit".d/*.conf; do
+    [ ! -e "$file" ] || warn "$file goes on applying: remove what was for the Python daemon only"
+  done
+}
+
+# take_over_secret VARIABLE: a file of its own, which the service gets as a credential.
+take_over_secret() {
+  file=$etc/credentials/$1
+  if [ -s "$file" ]; then
+    info "kept your $file"
+    return
+  fi
+  value_of "$1" >"$stage/secret"
+  # An empty one is as good as none.
+  grep -q . "$stage/secret" || return 0
+  note_change
+  install_file "$stage/secret" "$file" 600
+}
+
+# The service sees no home folder, and /opt/... is about to be deleted.
+take_over_ca() {
+  file=$(value_of PIA_CA_CERT)
+  if [ ! -f "$file" ]; then
+    warn "PIA_CA_CERT=$file: no such file"
+    return
+  fi
+  if [ ! -e "$ca" ]; then
+    strip_returns "$file"
+    note_change
+    install_file "$stripped" "$ca" 644
+  fi
+  sed "s|^PIA_CA_CERT=.*|PIA_CA_CERT=$ca|" "$stage/old" >"$stage/new"
+  mv "$stage/new" "$stage/old"
+}
+
+# The template, and below it what was taken over.
+write_config() {
+  strip_returns "$files/systemd/config.env"
+  {
+    cat "$stripped"
+    printf "\n# Taken over from the Python daemon's unit.\n"
+    # Single quotes, because systemd, shells and the daemon agree on them; a value that has one needs the others.
+    LC_ALL=C awk -v dropped=" $dropped " '
+      {
+        at = index($0, "=")
+        name = substr($0, 1, at - 1)
+        value = substr($0, at + 1)
+        if (index(dropped, " " name " ")) next
+        if (index(value, "\047")) {
+          gsub(/["\\$`]/, "\\\\&", value)
+          print name "=\"" value "\""
+        } else print name "=\047" value "\047"
+      }
+    ' "$stage/old"
+  } >"$stage/taken"
+  if [ ! -e "$config" ]; then
+    note_change
+    install_file "$stage/taken" "$config" 600
+  elif ! cmp -s "$stage/taken" "$config"; then
+    offer_config "$stage/taken" "$config"
+  fi
+  install_file "$stripped" "$templates/config.env" 644
+}
+
+# Its conf.d file has the lines that ours has, so it stays; but it held the password for everybody to read.
+take_over_confd() {
+  info "the Python daemon's settings are $confd"
+  [ -e "$confd" ] || return 0
+  strip_returns "$confd"
+  if ! is_installed "$stripped" "$confd" 600; then
+    note_change
+    install_file "$stripped" "$confd" 600
+  fi
+  ! grep -q "$python/" "$confd" || warn "$confd names files below $python: move them before you delete that folder"
+}
+
+# Stops the service whose place ours takes, if ours can take it, and keeps its file, which may hold what was not taken over.
+retire_previous() {
+  note_change
+  if is_active; then
+    if [ -z "$dry_run" ]; then
+      check_config
+      [ -n "$is_valid" ] || fatal 'so far the old service goes on running: mend that and run this again'
+      info 'stopping the service that is replaced'
+    fi
+    case $init in
+    systemd) run systemctl stop "$name.service" ;;
+    openrc) run rc-service "$name" stop ;;
+    esac || fatal 'the service that is to be replaced does not stop: stop it and run this again'
+  fi
+  [ -e "$etc/replaced-${service##*/}" ] || install_file "$service" "$etc/replaced-${service##*/}" 600
+}
+
+# --- starting
+
+finish_service() {
+  case $init in
+  systemd) finish_systemd ;;
+  openrc) finish_openrc ;;
+  none) check_config ;;
+  esac
+  rm -f "$unfinished"
+  [ -n "$changed" ] || info 'nothing has changed'
+}
+
+# A running service is worth more than a stopped one with the latest configuration.
+finish_systemd() {
+  if [ -n "$changed" ] && is_init_running; then
+    systemctl daemon-reload
+  fi
+  [ "$plan" != start ] || systemctl --quiet enable "$name.service"
+  start_service systemctl restart "$name.service"
+}
+
+finish_openrc() {
+  [ "$plan" != start ] || rc-update --quiet add "$name" default
+  start_service rc-service "$name" restart
+}
+
+# start_service COMMAND...: which restarts it, too.
+start_service() {
+  check_config
+  if [ -z "$changed" ] || [ "$plan" = leave ] || ! is_init_running; then
+    return 0
+  elif [ -z "$is_valid" ]; then
+    warn "the service is not ${plan}ed before the configuration is right"
+  else
+    info "${plan}ing the service"
+    "$@" || warn "the service did not start: see its log"
+  fi
+}
+
+# What the service would say to its configuration. Without this shell's variables, because the service has none of them.
+check_config() {
+  case $init in
+  systemd) set -- env -i CREDENTIALS_DIRECTORY="$etc/credentials" "$binary" --config "$settings" check --config-only ;;
+  openrc)
+    set -- env -i PATH="$PATH" sh -c '. "$1"; shift; exec "$@"' sh "$settings" \
+      su -s /bin/sh "$user" -c "exec $binary check --config-only"
+    ;;
+  none) set -- env -i "$binary" --config "$settings" check --config-only ;;
+  esac
+  is_valid=yes
+  "$@" >"$stage/said" 2>&1 && return
+  is_valid=''
+  warn "the configuration ($settings) is not complete:"
+  sed 's/^/  /' "$stage/said" >&2
+}
+
+show_next_steps() {
+  case $init in
+  systemd)
+    secrets=", and each secret in a file of its own in $etc/credentials, named PIA_USERNAME, PIA_PASSWORD, ..."
+    by_hand="CREDENTIALS_DIRECTORY=$etc/credentials $name"
+    start="systemctl start $name"
+    log="journalctl -u $name"
+    ;;
+  openrc)
+    secrets=''
+    by_hand="$name --config $confd"
+    start="rc-service $name start"
+    log="/var/log/pia_qbittorrent_sync.log"
+    ;;
+  none)
+    secrets=''
+    by_hand=$name
+    start="$name, by whatever starts programs here; to run it as $user make the settings its own: chown $user $config"
+    log='its standard output, or LOG_FILE'
+    ;;
+  esac
+  info '
+Next steps:'
+  if [ ! -e "$ca" ]; then
+    info "  - PIA's CA certificate: save ca.rsa.4096.crt of PIA's manual-connections repository as $ca
+    and compare: openssl x509 -in $ca -outform der | sha256sum
+    1fd25658456eab3041fba77ccd398ab8124edcc1b8b2fc1d55fdf6b1bbfc9d70"
+  fi
+  info "  - settings: $settings$secrets
+  - see whether everything works: $by_hand check"
+  is_active || info "  - start: $start"
+  info "  - log: $log
+  - state: $name status"
+  [ ! -e "$python/venv" ] || [ "$previous" != python ] || info "  - the Python daemon is stopped; when you miss nothing: rm -r $python"
+}
+
+# --- uninstalling
+
+uninstall_all() {
+  for file in "$unit" "$initd"; do
+    [ ! -e "$file" ] || grep -q "$binary" "$file" || fatal "$file is not ours, nothing was removed"
+  done
+  if [ -e "$unit" ]; then
+    [ "$running_init" != systemd ] || run systemctl --quiet disable --now "$name.service"
+    remove "$unit" "${unit%/*}"/*.wants/"$name.service"
+    [ "$running_init" != systemd ] || run systemctl daemon-reload
+  fi
+  if [ -e "$initd" ]; then
+    [ "$running_init" != openrc ] || run rc-service --quiet --ifstarted "$name" stop
+    remove /etc/runlevels/*/"$name" "$initd"
+  fi
+  remove "$binary" "$templates" "$unfinished"
+  if [ -n "$purge" ]; then
+    remove "$etc" "$confd" "$confd.new" "$unit.d" "$state" "/var/lib/private/$name" /run/pia \
+      "/var/log/$name" "/var/log/private/$name" /var/log/pia_qbittorrent_sync.log
+    delete_user
+  else
+    for path in "$etc" "$confd" "$state"; do [ ! -e "$path" ] || info "kept $path"; done
+  fi
+}
+
+delete_user() {
+  if ! id -u "$user" >/dev/null 2>&1 || [ -d "$python" ]; then
+    return 0
+  fi
+  if command -v userdel >/dev/null; then
+    run userdel "$user"
+  elif command -v deluser >/dev/null; then
+    run deluser "$user"
+  fi
+  info "${dry_run:+would have }removed user $user"
+}
+
+main() {
+  set -eu
+  set_constants
+  parse_options "$@"
+  [ "$(id -u)" -eq 0 ] || fatal 'run it as root'
+  # Beside itself only if it is run as a file: with `curl | sh` that would be any folder.
+  here=''
+  case $0 in
+  */install.sh | install.sh) here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) ;;
+  esac
+  prepare_stage
+  detect_init
+  if [ -n "$uninstall" ]; then
+    uninstall_all
+  else
+    install_all
+  fi
+}
+
+main "$@"
