@@ -1,0 +1,46 @@
+# The image: one static binary and nothing else. BuildKit builds it for linux/amd64 and linux/arm64, each natively (or
+# under emulation): ring has C and assembly in it.
+
+# Any image with Rust whose own target is musl's, as Alpine's ones.
+ARG RUST_IMAGE=rust:1.94.1-alpine3.23
+
+FROM ${RUST_IMAGE} AS build
+WORKDIR /source
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+ARG TARGETARCH
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/source/target,sharing=locked \
+    case "$TARGETARCH" in \
+      amd64) target=x86_64-unknown-linux-musl ;; \
+      arm64) target=aarch64-unknown-linux-musl ;; \
+      *) echo "no image for '$TARGETARCH'" >&2 && exit 64 ;; \
+    esac \
+    && cargo build --release --locked --bin pia-qbittorrent-sync --target "$target" \
+    && install -D -m 0755 "target/$target/release/pia-qbittorrent-sync" /image/pia-qbittorrent-sync \
+    && install -d -m 0700 /image/volumes/state
+
+FROM scratch
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="pia-qbittorrent-sync" \
+      org.opencontainers.image.description="Keeps PIA's forwarded port bound and qBittorrent listening on it" \
+      org.opencontainers.image.source="https://github.com/pia-qbittorrent-sync/pia-qbittorrent-sync" \
+      org.opencontainers.image.documentation="https://github.com/pia-qbittorrent-sync/pia-qbittorrent-sync#readme" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /image/pia-qbittorrent-sync /
+# A new volume takes its owner from the folder in the image.
+COPY --from=build --chown=65532:65532 /image/volumes/ /
+# The path of a file, not a token.
+# hadolint ignore=DL3064
+ENV STATE_DIR=/state \
+    PIA_TOKEN_FILE=/state/token
+VOLUME /state
+USER 65532:65532
+STOPSIGNAL SIGTERM
+# The first minutes belong to the VPN.
+HEALTHCHECK --interval=20s --timeout=5s --start-period=2m --retries=2 \
+    CMD ["/pia-qbittorrent-sync", "healthcheck"]
+ENTRYPOINT ["/pia-qbittorrent-sync"]
