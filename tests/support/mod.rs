@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -61,6 +61,12 @@ pub fn for_all<T: Send>(cases: impl IntoIterator<Item = T>, body: impl Fn(T) + S
             scope.spawn(|| body(case));
         }
     });
+}
+
+/// A loopback address that no other server has: while one is paused, nobody else is given its address and port.
+pub fn loopback() -> IpAddr {
+    let [_, _, _, _, _, a, b, c] = unique().to_be_bytes();
+    IpAddr::from([127, a.clamp(1, 254), b, c.clamp(1, 254)])
 }
 
 /// A port of 127.0.0.1 on which nothing listens.

@@ -3,7 +3,7 @@
 //! changed while it runs.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Ca, Leaf, Reply, Request, Scripts, Server, VALID, lock, unique};
+use super::{Ca, Leaf, Reply, Request, Scripts, Server, VALID, lock, loopback, unique};
 
 /// Endpoints, as [`Scripts`] names them.
 pub const LOGIN: &str = "token";
@@ -51,7 +51,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            address: loopback(),
             gateway_port: 0,
             login_port: 0,
             host_name: "Sandbox-409-1a".into(),

@@ -2,11 +2,11 @@
 //! ones. It checks requests as strictly as they do, and does not hide where they are odd.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Ca, Leaf, Reply, Request, Scripts, Server, VALID, lock, unique};
+use super::{Ca, Leaf, Reply, Request, Scripts, Server, VALID, lock, loopback, unique};
 
 /// Endpoints, as [`Scripts`] names them.
 pub const LOGIN: &str = "auth/login";
@@ -51,7 +51,7 @@ pub struct Options {
     /// 0 takes any free port.
     pub port: u16,
     pub flavour: Flavour,
-    /// Serve HTTPS with a certificate of [`Qbt::ca_pem`]'s authority, for `127.0.0.1` and `localhost`.
+    /// Serve HTTPS with a certificate of [`Qbt::ca_pem`]'s authority, for its address and `localhost`.
     pub tls: bool,
     /// Path in front of `/api`, as behind a reverse proxy: `/qbt`.
     pub prefix: String,
@@ -59,13 +59,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            port: 0,
-            flavour: Flavour::V5_3,
-            tls: false,
-            prefix: String::new(),
-        }
+        Self { address: loopback(), port: 0, flavour: Flavour::V5_3, tls: false, prefix: String::new() }
     }
 }
 
