@@ -27,13 +27,15 @@ pub fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Replaces `path` by a file of mode 0600 that holds `bytes`; on an error the old file is untouched.
+/// Replaces `path` by a file of mode 0600 that holds `bytes`; on an error the old file is untouched. A missing folder is made
+/// (0700): those below /run are gone after a reboot.
 ///
 /// When root writes into a folder of the service's user (`check` typed by hand), the file is given to that user, or the
 /// service could not read it afterwards.
 pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
     let folder = folder_of(path);
     let temporary = temporary_for(path);
+    make_folder(folder)?;
     let result = write_temporary(&temporary, folder, bytes, durability).and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
@@ -45,9 +47,12 @@ pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()
     Ok(())
 }
 
-/// Creates `folder` (0700) if it is missing and tells whether files can be written there.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Tells whether files can be written in `folder`, which is made if it is missing.
 pub fn probe_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let probe = folder.join("probe");
     write(&probe, b"", Durability::Volatile)?;
     fs::remove_file(probe)
@@ -98,6 +103,13 @@ mod tests {
         assert_eq!(read(&path).unwrap(), "two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary is left");
+    }
+
+    #[test]
+    fn a_missing_folder_is_made_private() {
+        let dir = TempDir::new();
+        write(&dir.path().join("pia/token"), b"x", Durability::Durable).unwrap();
+        assert_eq!(fs::metadata(dir.path().join("pia")).unwrap().mode() & 0o777, 0o700);
     }
 
     #[test]

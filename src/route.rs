@@ -15,10 +15,10 @@ pub fn local_address_towards(peer: SocketAddr) -> std::io::Result<IpAddr> {
 /// Whether this network namespace has any way out. One whose VPN container was restarted has none: it is left with
 /// loopback.
 pub fn has_way_out() -> bool {
-    // The first line of `route` is a heading; `ipv6_route` lists loopback's own routes with `lo` at the end of the line.
+    // Under `self`, because a service may see processes only. The first line of `route` is a heading; `ipv6_route` lists loopback's own routes with `lo` at the end of the line.
     let table = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    table("/proc/net/route").lines().skip(1).any(|line| !line.trim().is_empty())
-        || table("/proc/net/ipv6_route").lines().any(|line| !line.trim_end().ends_with(" lo"))
+    table("/proc/self/net/route").lines().skip(1).any(|line| !line.trim().is_empty())
+        || table("/proc/self/net/ipv6_route").lines().any(|line| !line.trim_end().ends_with(" lo"))
 }
 
 #[cfg(test)]

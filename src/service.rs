@@ -138,6 +138,8 @@ impl Service {
 
     /// Runs until a signal says stop.
     pub fn run(&mut self) {
+        // What the last run has left says nothing of this one.
+        self.report.write(true);
         while !self.stopping.load(Ordering::Relaxed) {
             match self.keeper.next(now()) {
                 Step::Wait(wait) => self.wait(wait),
