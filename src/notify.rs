@@ -30,9 +30,9 @@ impl Notifier {
         Self { socket, watchdog }
     }
 
-    /// How often [`Notifier::alive`] must be called: half of what the watchdog allows.
+    /// How often [`Notifier::alive`] must be called: half of what the watchdog allows, within reason.
     pub fn heartbeat(&self) -> Option<Duration> {
-        self.watchdog.map(|limit| limit / 2)
+        self.watchdog.map(|limit| (limit / 2).max(Duration::from_millis(100)))
     }
 
     /// Sends `state`, e.g. `READY=1`. A manager that does not listen is no reason to stop.

@@ -153,17 +153,17 @@ impl Service {
 
     /// One full pass: until everything is done (true) or something fails (false).
     pub fn run_once(&mut self) -> bool {
-        loop {
+        let done = loop {
             match self.keeper.next(now()) {
-                Step::Wait(_) if self.keeper.is_content(now()) || self.keeper.has_failures() => break,
-                Step::Wait(_) if self.port().is_none() => break,
+                Step::Wait(_) if self.keeper.is_content(now()) => break true,
+                Step::Wait(_) if self.keeper.has_failures() || self.port().is_none() => break false,
                 Step::Wait(wait) => thread::sleep(wait),
                 step => self.carry_out(step),
             }
-        }
+        };
         self.client.log_out();
         self.report.write(true);
-        self.keeper.is_content(now())
+        done
     }
 
     /// What fails, a line each.
