@@ -842,8 +842,8 @@ fn a_state_directory_that_cannot_be_written_is_one_warning() {
 #[test]
 fn a_token_file_that_cannot_be_written_is_a_warning() {
     let world = World::new();
-    let file = world.setup.dir().path().join("missing/token");
-    let mut daemon = world.env("PIA_TOKEN_FILE", file.display().to_string()).bind();
+    let file = world.setup.dir().write("file", "");
+    let mut daemon = world.env("PIA_TOKEN_FILE", file.join("token").display().to_string()).bind();
     daemon.binds_again(1);
     assert_eq!(daemon.lines_at("WARN", "PIA_TOKEN_FILE").len(), 1, "{}", daemon.log());
     assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
