@@ -218,6 +218,13 @@ pub enum Cause {
     },
 }
 
+impl Cause {
+    /// A malformed field of a reply.
+    pub fn field(field: &'static str, problem: impl Into<String>) -> Self {
+        Self::Field { field, problem: problem.into() }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

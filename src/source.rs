@@ -95,12 +95,8 @@ fn ask(peer: &mut Peer, base: &str, api_key: Option<&Secret>) -> Result<Option<u
     }
     match json::from_str(&response.text()) {
         Ok(Value::Object(fields)) => forwarded(&fields),
-        _ => Err(bad("body", "is not a JSON object")),
+        _ => Err(Cause::field("body", "is not a JSON object")),
     }
-}
-
-fn bad(field: &'static str, problem: impl Into<String>) -> Cause {
-    Cause::Field { field, problem: problem.into() }
 }
 
 /// `{"port":N}` and `{"ports":[N]}`, alone or together.
@@ -113,13 +109,13 @@ fn forwarded(fields: &Object) -> Result<Option<u16>, Cause> {
         Some(Value::Number(Number::U64(0)) | Value::Null) => Ok(None),
         None if fields.contains_key("ports") => Ok(None),
         Some(Value::Number(Number::U64(port))) => in_range(*port).map(Some),
-        Some(_) => Err(bad("port", "is not a whole number")),
-        None => Err(bad("port", "is missing")),
+        Some(_) => Err(Cause::field("port", "is not a whole number")),
+        None => Err(Cause::field("port", "is missing")),
     }
 }
 
 fn in_range(port: u64) -> Result<u16, Cause> {
-    u16::try_from(port).map_err(|_| bad("port", format!("is {port}, not within 1 to 65535")))
+    u16::try_from(port).map_err(|_| Cause::field("port", format!("is {port}, not within 1 to 65535")))
 }
 
 /// The first entry of a list that is separated by commas, white space or line breaks.
@@ -127,7 +123,7 @@ fn first_port(text: &str) -> Result<Option<u16>, Cause> {
     match text.split([',', '\n', '\r', ' ', '\t']).find(|entry| !entry.is_empty()) {
         None | Some("0" | "null") => Ok(None),
         Some(entry) => {
-            let port = entry.parse().map_err(|_| bad("port", "in the file is not a number"))?;
+            let port = entry.parse().map_err(|_| Cause::field("port", "in the file is not a number"))?;
             in_range(port).map(Some)
         }
     }

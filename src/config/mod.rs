@@ -548,7 +548,7 @@ impl Reader<'_> {
 /// Values of sample files that nobody has replaced yet.
 fn is_placeholder(value: &str) -> bool {
     let value = value.to_ascii_uppercase().replace(['-', ' '], "_");
-    ["CHANGE_ME", "CHANGEME", "REPLACE_ME", "XXXXXXXX"].contains(&value.as_str())
+    ["CHANGE_ME", "CHANGEME", "REPLACE_ME"].contains(&value.as_str())
         || value.starts_with("YOUR_")
         || (value.starts_with('<') && value.ends_with('>'))
 }

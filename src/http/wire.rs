@@ -78,7 +78,7 @@ impl Head {
     }
 
     fn content_length(&self) -> Result<Option<usize>, Cause> {
-        let bad = |problem: &str| Cause::Field { field: "Content-Length", problem: problem.to_owned() };
+        let bad = |problem: &str| Cause::field("Content-Length", problem);
         let mut length = None;
         for value in self.values("content-length") {
             if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
@@ -189,7 +189,7 @@ impl<R: Read> Reader<'_, R> {
     }
 
     fn chunked(&mut self) -> Result<Vec<u8>, Cause> {
-        let bad = || Cause::Field { field: "chunk", problem: "is malformed".to_owned() };
+        let bad = || Cause::field("chunk", "is malformed");
         let mut body = Vec::new();
         loop {
             let line = self.line()?;
@@ -219,7 +219,7 @@ impl<R: Read> Reader<'_, R> {
                 return Ok(self.buffer.drain(..=end).collect());
             }
             if self.buffer.len() > MAX_LINE {
-                return Err(Cause::Field { field: "chunk", problem: "has an overlong line".to_owned() });
+                return Err(Cause::field("chunk", "has an overlong line"));
             }
             if !self.fill(Phase::Body)? {
                 return Err(Cause::Closed { phase: Phase::Body });

@@ -8,7 +8,6 @@ use miniserde::json::{self, Value};
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 
-use super::lease::field;
 use super::trust::public_roots;
 use crate::config::Url;
 use crate::error::{Cause, Error, Op, plain};
@@ -171,8 +170,8 @@ fn token_of(response: &Response) -> Result<Secret, Cause> {
     if !response.is_success() {
         return Err(response.unexpected());
     }
-    let token = text("token").ok_or_else(|| field("token", "is missing"))?;
-    check_token(token).map(Secret::new).ok_or_else(|| field("token", "is not a token"))
+    let token = text("token").ok_or_else(|| Cause::field("token", "is missing"))?;
+    check_token(token).map(Secret::new).ok_or_else(|| Cause::field("token", "is not a token"))
 }
 
 /// A token without the white space around it; none when it cannot be one. Its characters go into a URL encoded.

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use miniserde::json::{self, Object, Value};
 
-use super::lease::{Lease, field};
+use super::lease::Lease;
 use crate::error::{Cause, Error, Op, Refusal};
 use crate::http::tls::Tls;
 use crate::http::{Deadline, Peer, REQUEST_DEADLINE, Request, Response};
@@ -69,8 +69,8 @@ impl Gateway {
         let fields = accepted(&response, Op::GetSignature)?;
         let text = |name: &'static str| match fields.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(Secret::new(text.as_str())),
-            Some(Value::String(_)) | None => Err(field(name, "is missing")),
-            Some(_) => Err(field(name, "is not a string")),
+            Some(Value::String(_)) | None => Err(Cause::field(name, "is missing")),
+            Some(_) => Err(Cause::field(name, "is not a string")),
         };
         Lease::parse(text("payload")?, text("signature")?, Timestamp::now())
     }
@@ -101,7 +101,7 @@ fn accepted(response: &Response, op: Op) -> Result<Object, Cause> {
         // 401 comes as a bare JSON string or as HTML, depending on the server.
         let refusal = refusal(response.status, &response.text(), op);
         return Err(match refusal {
-            Refusal::Other if response.is_success() => field("body", "is not a JSON object"),
+            Refusal::Other if response.is_success() => Cause::field("body", "is not a JSON object"),
             Refusal::Other => response.unexpected(),
             refusal => Cause::Refused { refusal, status: response.status, excerpt: response.excerpt() },
         });

@@ -45,19 +45,14 @@ impl Lease {
     }
 }
 
-/// An error about a field of a reply.
-pub fn field(field: &'static str, problem: impl Into<String>) -> Cause {
-    Cause::Field { field, problem: problem.into() }
-}
-
 fn decode(payload: &Secret) -> Result<Object, Cause> {
     let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, lenient);
-    let bytes = engine.decode(payload.expose().trim()).map_err(|_| field("payload", "is not base64"))?;
-    let text = String::from_utf8(bytes).map_err(|_| field("payload", "is not UTF-8 inside its base64"))?;
+    let bytes = engine.decode(payload.expose().trim()).map_err(|_| Cause::field("payload", "is not base64"))?;
+    let text = String::from_utf8(bytes).map_err(|_| Cause::field("payload", "is not UTF-8 inside its base64"))?;
     match json::from_str(&text) {
         Ok(Value::Object(fields)) => Ok(fields),
-        _ => Err(field("payload", "is not a JSON object inside its base64")),
+        _ => Err(Cause::field("payload", "is not a JSON object inside its base64")),
     }
 }
 
@@ -65,11 +60,11 @@ fn port(fields: &Object) -> Result<u16, Cause> {
     match fields.get("port") {
         Some(Value::Number(Number::U64(port))) => match u16::try_from(*port) {
             Ok(port) if port > 0 => Ok(port),
-            _ => Err(field("payload.port", format!("is {port}, not within 1 to 65535"))),
+            _ => Err(Cause::field("payload.port", format!("is {port}, not within 1 to 65535"))),
         },
-        Some(Value::Number(other)) => Err(field("payload.port", format!("is {other}, not within 1 to 65535"))),
-        Some(_) => Err(field("payload.port", "is not a number")),
-        None => Err(field("payload.port", "is missing")),
+        Some(Value::Number(other)) => Err(Cause::field("payload.port", format!("is {other}, not within 1 to 65535"))),
+        Some(_) => Err(Cause::field("payload.port", "is not a number")),
+        None => Err(Cause::field("payload.port", "is missing")),
     }
 }
 
@@ -82,9 +77,9 @@ fn time(fields: &Object, name: &'static str) -> Result<Option<Timestamp>, Cause>
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => match text.parse() {
             Ok(time) => Ok(Some(time)),
-            Err(_) => Err(field(error, format!("is not an RFC 3339 time: {}", printable(text)))),
+            Err(_) => Err(Cause::field(error, format!("is not an RFC 3339 time: {}", printable(text)))),
         },
-        Some(_) => Err(field(error, "is not a string")),
+        Some(_) => Err(Cause::field(error, "is not a string")),
     }
 }
 

@@ -62,7 +62,7 @@ impl Pia {
 
     /// Binds the lease's port, and stores the lease if that has not worked yet.
     pub fn bind_port(&mut self) -> Result<u16, Error> {
-        let missing = || Error::new(Op::BindPort, lease::field("lease", "is missing"));
+        let missing = || Error::new(Op::BindPort, Cause::field("lease", "is missing"));
         let lease = self.lease.as_ref().ok_or_else(missing)?;
         self.gateway.bind_port(lease)?;
         if self.unsaved {

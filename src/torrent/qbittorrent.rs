@@ -148,13 +148,9 @@ impl QBittorrent {
         let response = self.call(op, Method::Get, call, &[])?;
         match json::from_str(&response.text()) {
             Ok(Value::Object(fields)) => Ok(fields),
-            _ => Err(bad(op, "body", "is not a JSON object")),
+            _ => Err(Error::new(op, Cause::field("body", "is not a JSON object"))),
         }
     }
-}
-
-fn bad(op: Op, field: &'static str, problem: &str) -> Error {
-    Error::new(op, Cause::Field { field, problem: problem.to_owned() })
 }
 
 /// `name=value` of a Set-Cookie header; none when the cookie is being deleted.
@@ -178,8 +174,8 @@ impl TorrentClient for QBittorrent {
         let port = match fields.get("listen_port") {
             Some(Value::Number(Number::U64(port))) => i64::try_from(*port).unwrap_or(i64::MAX),
             Some(Value::Number(Number::I64(port))) => *port,
-            Some(_) => return Err(bad(Op::ClientPort, "listen_port", "is not a whole number")),
-            None => return Err(bad(Op::ClientPort, "listen_port", "is missing")),
+            Some(_) => return Err(Error::new(Op::ClientPort, Cause::field("listen_port", "is not a whole number"))),
+            None => return Err(Error::new(Op::ClientPort, Cause::field("listen_port", "is missing"))),
         };
         let random = matches!(fields.get("random_port"), Some(Value::Bool(true)));
         Ok(ListenPort { port, random })
@@ -196,8 +192,10 @@ impl TorrentClient for QBittorrent {
             Some(Value::String(status)) if status == "connected" => Ok(Connectivity::Connected),
             Some(Value::String(status)) if status == "firewalled" => Ok(Connectivity::Firewalled),
             Some(Value::String(status)) if status == "disconnected" => Ok(Connectivity::Disconnected),
-            Some(_) => Err(bad(Op::ClientListening, "connection_status", "is none of the known words")),
-            None => Err(bad(Op::ClientListening, "connection_status", "is missing")),
+            Some(_) => {
+                Err(Error::new(Op::ClientListening, Cause::field("connection_status", "is none of the known words")))
+            }
+            None => Err(Error::new(Op::ClientListening, Cause::field("connection_status", "is missing"))),
         }
     }
 
