@@ -125,7 +125,8 @@ impl<R: Read> Reader<'_, R> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut parsed = httparse::Response::new(&mut headers);
-            match parsed.parse(&self.buffer) {
+            // No byte beyond the limit is looked at: what counts must not depend on how much one read brought.
+            match parsed.parse(&self.buffer[..self.buffer.len().min(MAX_HEAD)]) {
                 Ok(httparse::Status::Complete(length)) => {
                     let head = Head {
                         status: parsed.code.unwrap_or_default(),
@@ -139,7 +140,7 @@ impl<R: Read> Reader<'_, R> {
                     self.buffer.drain(..length);
                     return Ok(head);
                 }
-                Ok(httparse::Status::Partial) if self.buffer.len() > MAX_HEAD => {
+                Ok(httparse::Status::Partial) if self.buffer.len() >= MAX_HEAD => {
                     return Err(Cause::TooLarge { what: "head", limit: MAX_HEAD });
                 }
                 Ok(httparse::Status::Partial) => {}
@@ -215,10 +216,11 @@ impl<R: Read> Reader<'_, R> {
     /// One line with its line break.
     fn line(&mut self) -> Result<Vec<u8>, Cause> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
+            let start = &self.buffer[..self.buffer.len().min(MAX_LINE)];
+            if let Some(end) = start.iter().position(|&byte| byte == b'\n') {
                 return Ok(self.buffer.drain(..=end).collect());
             }
-            if self.buffer.len() > MAX_LINE {
+            if self.buffer.len() >= MAX_LINE {
                 return Err(Cause::field("chunk", "has an overlong line"));
             }
             if !self.fill(Phase::Body)? {
@@ -339,6 +341,16 @@ mod tests {
         }
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
         assert!(read(many.as_bytes()).unwrap_err().contains("head"));
+    }
+
+    #[test]
+    fn limits_do_not_depend_on_the_pieces_that_arrive() {
+        let long = "x".repeat(MAX_LINE);
+        let chunked = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;{long}\r\na\r\n0\r\n\r\n");
+        assert!(read(chunked.as_bytes()).unwrap_err().contains("overlong line"));
+        let long = "x".repeat(MAX_HEAD);
+        let text = format!("HTTP/1.1 200 OK\r\nX: {long}\r\nContent-Length: 0\r\n\r\n");
+        assert!(read(text.as_bytes()).unwrap_err().contains("head"));
     }
 
     #[test]
