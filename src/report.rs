@@ -103,7 +103,7 @@ impl Status {
         let verified = age(self.client_verified_at.as_deref(), now)
             .filter(|_| self.client_port == Some(port))
             .ok_or_else(|| format!("{} was never seen listening on port {port}", self.client))?;
-        if verified > Duration::from_secs(2 * self.interval_s + 60) {
+        if verified > Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60)) {
             return Err(format!("{} was last seen listening on port {port} {} ago", self.client, span(verified)));
         }
         Ok(format!("port {port} bound {} ago, {} listening", span(bound), self.client))
@@ -339,6 +339,7 @@ mod tests {
         assert!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")).is_ok());
         assert!(health(|s| s.client_verified_at = at("2026-11-23T11:48:59Z")).is_err());
         assert!(health(|s| s.client_port = Some(1)).unwrap_err().contains("never seen listening on port 4711"));
+        assert!(health(|s| s.interval_s = u64::MAX).is_ok());
         assert!(health(|s| s.port = None).is_err());
         assert!(health(|s| s.bound_at = None).is_err());
     }
