@@ -116,11 +116,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.variable)?;
-        if let Some(value) = &self.value {
-            write!(f, "={value}")?;
-        }
-        write!(f, ": {}; {}", self.wrong, self.right)
+        let value = self.value.as_ref().map_or(String::new(), |value| format!("={value}"));
+        f.write_str(&one_line(&format!("{}{value}: {}; {}", self.variable, self.wrong, self.right)))
     }
 }
 
@@ -344,7 +341,7 @@ impl Reader<'_> {
     fn problem(&mut self, variable: &str, value: Option<&str>, wrong: impl Into<String>, right: impl Into<String>) {
         // A URL with a user in it holds a password.
         let value = value.filter(|value| !value.contains('@'));
-        let value = value.map(|value| value.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect());
+        let value = value.map(|value| value.chars().take(80).collect());
         self.problems.push(Problem { variable: variable.to_owned(), value, wrong: wrong.into(), right: right.into() });
     }
 
@@ -539,10 +536,16 @@ impl Reader<'_> {
                 continue;
             }
             if let Some(closest) = known.iter().min_by_key(|candidate| strsim::levenshtein(name, candidate)) {
+                let name = one_line(name);
                 self.warnings.push(format!("{name} is not a variable of ours and is ignored; did you mean {closest}?"));
             }
         }
     }
+}
+
+/// `text` without line breaks and whatever else could move a cursor.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Values of sample files that nobody has replaced yet.
@@ -643,7 +646,7 @@ mod tests {
             .with("PIA_CA_CERT", "")
             .with("QBITTORRENT_HOST", "ftp://x")
             .fails(&[
-                "PIA_GATEWAY=nonsense:99999: has port 99999, which is not within 1 to 65535; ADDRESS",
+                "PIA_GATEWAY=nonsense:99999: has a port that is not within 1 to 65535; ADDRESS",
                 "PIA_CA_CERT: is not set",
                 "QBITTORRENT_HOST=ftp://x: has a scheme",
                 "CHECK_INTERVAL=0: is not a number of seconds within 1 to 86400",
@@ -665,7 +668,7 @@ mod tests {
             assert_eq!((pia.gateway_host.as_str(), pia.gateway_port), (host, port), "{text}");
         }
         for text in
-            [":19999", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:x", "[fd00::1", "[x]:1", "[fd00::1]x", "a b", "http://x"]
+            [":19999", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:x", "[fd00::1", "[x]:1", "[fd00::1]80", "a b", "http://x"]
         {
             Vars::good().with("PIA_GATEWAY", text).fails(&["PIA_GATEWAY="]);
         }
@@ -741,6 +744,16 @@ mod tests {
             vars.fails(&["PIA_PASSWORD: still holds a placeholder"]);
         }
         Vars::good().with("PIA_HOSTNAME", "your_server").fails(&["PIA_HOSTNAME=your_server: is a placeholder"]);
+    }
+
+    #[test]
+    fn problems_and_warnings_are_one_line_without_a_secret() {
+        let problems = Vars::good().with("PIA_GATEWAY", "user:hunter2@10.0.0.1").config().err();
+        assert!(problems.is_some_and(|problems| !problems.concat().contains("hunter2")));
+        let mut vars = Vars::good().with("PIA_TOKEN_FILE", "/nonexistent/a\nb\u{1b}[31m");
+        vars.vars.retain(|name, _| name != "PIA_USERNAME" && name != "PIA_PASSWORD");
+        vars.fails(&["/nonexistent/a?b?[31m holds no token"]);
+        Vars::good().with("PIA_X\n", "x").warns("PIA_X? is not a variable of ours");
     }
 
     #[test]

@@ -69,7 +69,10 @@ pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("has no closing bracket")?;
         host.parse::<Ipv6Addr>().map_err(|_| "has no IPv6 address in its brackets")?;
-        (host, rest.strip_prefix(':').or(if rest.is_empty() { None } else { Some(rest) }))
+        match rest.strip_prefix(':') {
+            None if !rest.is_empty() => return Err("has no colon after its bracket".to_owned()),
+            port => (host, port),
+        }
     } else {
         text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)))
     };
@@ -83,7 +86,8 @@ pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
         None => None,
         Some(port) => match port.parse::<u16>() {
             Ok(port) if port > 0 => Some(port),
-            _ => return Err(format!("has port {port}, which is not within 1 to 65535")),
+            // Not shown: of user:password@host it would be the password.
+            _ => return Err("has a port that is not within 1 to 65535".to_owned()),
         },
     };
     Ok((host.to_owned(), port))
