@@ -121,11 +121,12 @@ fn in_range(port: u64) -> Result<u16, Cause> {
 /// The first entry of a list that is separated by commas, white space or line breaks.
 fn first_port(text: &str) -> Result<Option<u16>, Cause> {
     match text.split([',', '\n', '\r', ' ', '\t']).find(|entry| !entry.is_empty()) {
-        None | Some("0" | "null") => Ok(None),
-        Some(entry) => {
-            let port = entry.parse().map_err(|_| Cause::field("port", "in the file is not a number"))?;
-            in_range(port).map(Some)
-        }
+        None | Some("null") => Ok(None),
+        Some(entry) => match entry.parse() {
+            Ok(0) => Ok(None),
+            Ok(port) => in_range(port).map(Some),
+            Err(_) => Err(Cause::field("port", "in the file is not a number")),
+        },
     }
 }
 
@@ -164,7 +165,7 @@ mod tests {
         for text in ["4711", "4711\n", "\n 4711\r\n4712\n", "4711,4712", "4711, 4712"] {
             assert_eq!(port(text), Ok(Some(4711)), "{text:?}");
         }
-        for text in ["", "\n", "0\n", "null"] {
+        for text in ["", "\n", "0\n", "00", "null"] {
             assert_eq!(port(text), Ok(None), "{text:?}");
         }
         for text in ["70000", "-1", "port 4711", "4711.5"] {
