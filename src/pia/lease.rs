@@ -205,8 +205,15 @@ mod tests {
         says(parse(r#"{"port":1,"created_at":"x"}"#), "payload.created_at is not an RFC 3339 time: x");
     }
 
+    #[test]
+    fn what_a_payload_says_is_shown_short_and_harmless() {
+        let error = parse(&format!(r#"{{"port":1,"expires_at":"in\u001b a \u00fc{}"}}"#, "x".repeat(50))).unwrap_err();
+        assert!(error.ends_with(&format!(": in? a ?{}", "x".repeat(33))), "{error}");
+    }
+
+    /// Without a time of its own: only the file knows when it ends.
     fn sample() -> Lease {
-        parse(r#"{"token":"x","port":47047,"created_at":"2026-10-01T00:00:00Z"}"#).unwrap()
+        parse(r#"{"token":"x","port":47047}"#).unwrap()
     }
 
     #[test]
@@ -216,6 +223,14 @@ mod tests {
         assert_eq!(store.load(), Ok(None));
         store.save(&sample()).unwrap();
         assert_eq!(store.load(), Ok(Some(sample())));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_taken_for_none() {
+        let dir = TempDir::new();
+        let store = LeaseStore::new(dir.path());
+        std::fs::create_dir(store.path()).unwrap();
+        assert_eq!(store.load(), Err("is a directory".to_owned()));
     }
 
     #[test]
