@@ -248,9 +248,22 @@ mod tests {
         }
     }
 
+    /// Fails once, then ends.
+    struct Fault(Option<io::ErrorKind>);
+
+    impl Read for Fault {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0.take().map_or(Ok(0), |kind| Err(kind.into()))
+        }
+    }
+
+    fn soon() -> Deadline {
+        Deadline::after(Duration::from_secs(5))
+    }
+
     fn read(text: &[u8]) -> Result<(u16, String, bool), String> {
         let read_by = |step| {
-            read_response(&mut Drip(text, step), Deadline::after(Duration::from_secs(5)))
+            read_response(&mut Drip(text, step), soon())
                 .map(|(r, reusable)| (r.status, r.text().into_owned(), reusable))
                 .map_err(|e| e.to_string())
         };
@@ -294,10 +307,7 @@ mod tests {
     #[test]
     fn close_and_leftovers_end_the_connection() {
         assert_eq!(read(b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n"), ok(200, "", false));
-        let leftover = read_response(
-            &mut &b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1"[..],
-            Deadline::after(Duration::from_secs(5)),
-        );
+        let leftover = read_response(&mut &b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1"[..], soon());
         assert!(!leftover.unwrap().1);
     }
 
@@ -309,6 +319,20 @@ mod tests {
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert!(read(format!("{chunked}5\r\nabc").as_bytes()).unwrap_err().contains("reading the reply"));
         assert!(read(format!("{chunked}3\r\nabc\r\n0\r\n").as_bytes()).unwrap_err().contains("reading the reply"));
+    }
+
+    #[test]
+    fn a_fault_of_the_stream_means_what_was_still_to_come() {
+        let after = |text: &[u8], fault| {
+            read_response(&mut text.chain(Fault(Some(fault))), soon()).map(|(response, _)| response.text().into_owned())
+        };
+        let unmarked = b"HTTP/1.1 200 OK\r\n\r\nall of it";
+        assert_eq!(after(unmarked, io::ErrorKind::UnexpectedEof).unwrap(), "all of it");
+        assert_eq!(after(unmarked, io::ErrorKind::Interrupted).unwrap(), "all of it");
+        let reset = after(unmarked, io::ErrorKind::ConnectionReset);
+        assert!(matches!(reset, Err(Cause::Broken { phase: Phase::Body, .. })), "{reset:?}");
+        let late = after(b"HTTP", io::ErrorKind::TimedOut);
+        assert!(matches!(late, Err(Cause::Timeout { phase: Phase::Head, .. })), "{late:?}");
     }
 
     #[test]
@@ -354,6 +378,36 @@ mod tests {
     }
 
     #[test]
+    fn a_head_has_up_to_32_kib() {
+        let head = |length: usize| read(format!("{:x<1$}\r\n\r\n", "HTTP/1.1 204\r\nX: ", length - 4).as_bytes());
+        assert_eq!(head(32 * 1024), ok(204, "", true));
+        assert_eq!(head(32 * 1024 + 1).unwrap_err(), "the head of the reply is larger than 32768 bytes");
+    }
+
+    #[test]
+    fn a_body_has_up_to_256_kib_however_it_is_framed() {
+        let half = "x".repeat(128 * 1024);
+        let length = |header: &str, body: &str| {
+            read(format!("HTTP/1.1 200 OK\r\n{header}\r\n{body}").as_bytes()).map(|(_, body, _)| body.len())
+        };
+        assert_eq!(length("", &half.repeat(2)), Ok(262_144));
+        assert_eq!(length("Content-Length: 262144\r\n", &half.repeat(2)), Ok(262_144));
+        let chunked = |further: &str| {
+            let chunks = format!("20000\r\n{half}\r\n").repeat(2);
+            length("Transfer-Encoding: chunked\r\n", &format!("{chunks}{further}0\r\n\r\n"))
+        };
+        assert_eq!(chunked(""), Ok(262_144));
+        assert_eq!(chunked("1\r\nx\r\n").unwrap_err(), "the body of the reply is larger than 262144 bytes");
+    }
+
+    #[test]
+    fn a_chunk_has_a_line_of_up_to_1_kib() {
+        let line = format!("{:1$}\r\n", "1;", 1024 - 2);
+        let reply = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{line}x\r\n0\r\n\r\n");
+        assert_eq!(read(reply.as_bytes()), ok(200, "x", true));
+    }
+
+    #[test]
     fn requests_are_one_piece_with_an_exact_length() {
         let mut sent = Vec::new();
         let secret = Secret::new("ü&");
@@ -369,8 +423,10 @@ mod tests {
         assert!(sent.starts_with("POST /api/v2/auth/login HTTP/1.1\r\nHost: localhost\r\n"), "{sent}");
         assert!(sent.ends_with("Content-Length: 18\r\n\r\npassword=%C3%BC%26"), "{sent}");
         assert!(!sent.contains("Origin") && !sent.contains("Referer"));
-        let mut sent = Vec::new();
-        write_request(&mut sent, "h", &Request { fields: &[("a", "b")], ..Request::get("/p") }).unwrap();
-        assert!(sent.starts_with(b"GET /p?a=b HTTP/1.1\r\n"));
+        for (fields, line) in [(&[][..], "GET /p HTTP/1.1\r\n"), (&[("a", "b")], "GET /p?a=b HTTP/1.1\r\n")] {
+            let mut sent = Vec::new();
+            write_request(&mut sent, "h", &Request { fields, ..Request::get("/p") }).unwrap();
+            assert!(sent.starts_with(line.as_bytes()), "{line}");
+        }
     }
 }
