@@ -433,26 +433,164 @@ impl std::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
 
-    #[test]
-    fn a_repetition_is_told_from_something_new() {
-        let http = |status, excerpt: &str| {
-            Error::new(Op::BindPort, Cause::Http { status, excerpt: excerpt.to_owned(), retry_after: None }).gist()
-        };
-        assert_eq!(http(502, "request 1"), http(502, "request 2"));
-        assert_ne!(http(502, "x"), http(503, "x"));
-        let locked = |s| Error::new(Op::Login, Cause::LockedOut { retry_after: Some(Duration::from_secs(s)) }).gist();
-        assert_eq!(locked(60), locked(59));
+    fn lookup() -> Cause {
+        Cause::Lookup { name: "h".to_owned(), error: "no address".to_owned() }
+    }
+
+    fn connect(error: io::ErrorKind) -> Cause {
+        Cause::Connect { to: "10.0.0.1:19999".to_owned(), error: error.into() }
+    }
+
+    fn timeout(phase: Phase) -> Cause {
+        Cause::Timeout { phase, after: Duration::from_secs(10) }
+    }
+
+    fn broken(phase: Phase) -> Cause {
+        Cause::Broken { phase, error: io::ErrorKind::ConnectionReset.into() }
+    }
+
+    fn mismatch(carried: &[&str]) -> Cause {
+        Cause::NameMismatch { expected: "mexico".to_owned(), carried: carried.iter().map(|&n| n.to_owned()).collect() }
+    }
+
+    fn http(status: u16, excerpt: &str) -> Cause {
+        Cause::Http { status, excerpt: excerpt.to_owned(), retry_after: None }
+    }
+
+    fn refused(refusal: Refusal) -> Cause {
+        Cause::Refused { refusal, status: 401, excerpt: "no".to_owned() }
+    }
+
+    fn locked(seconds: Option<u64>) -> Cause {
+        Cause::LockedOut { retry_after: seconds.map(Duration::from_secs) }
+    }
+
+    fn file() -> Cause {
+        Cause::File { path: "/port".to_owned(), error: io::ErrorKind::PermissionDenied.into() }
     }
 
     #[test]
-    fn advice_depends_on_the_step() {
-        let refused = |op| {
-            let error = io::Error::from(io::ErrorKind::ConnectionRefused);
-            Error::new(op, Cause::Connect { to: "10.0.0.1:19999".to_owned(), error }).remedy()
-        };
-        assert!(refused(Op::BindPort).contains("no port forwarding"));
-        assert!(refused(Op::ClientPort).contains("QBITTORRENT_HOST"));
-        assert!(refused(Op::Login).contains("internet"));
+    fn a_repetition_is_told_from_something_new() {
+        let gist = |cause| Error::new(Op::BindPort, cause).gist();
+        assert_eq!(gist(http(502, "request 1")), gist(http(502, "request 2")));
+        assert_ne!(gist(http(502, "x")), gist(http(503, "x")));
+        assert_eq!(gist(locked(Some(60))), gist(locked(Some(59))));
+        assert_eq!(gist(Cause::CertificateExpired), "bindPort: CertificateExpired", "without the time");
+        assert_eq!(gist(timeout(Phase::Head)), "bindPort: no answer within 10 s while waiting for the reply");
+    }
+
+    #[test]
+    fn every_cause_says_what_is_wrong() {
+        for (cause, text) in [
+            (lookup(), "cannot resolve h: no address"),
+            (connect(io::ErrorKind::ConnectionRefused), "cannot connect to 10.0.0.1:19999: connection refused"),
+            (timeout(Phase::Lookup), "no answer within 10 s while looking up the name"),
+            (timeout(Phase::Connect), "no answer within 10 s while connecting"),
+            (Cause::Closed { phase: Phase::Handshake }, "the peer closed the connection during the TLS handshake"),
+            (broken(Phase::Send), "connection reset during sending the request"),
+            (timeout(Phase::Head), "no answer within 10 s while waiting for the reply"),
+            (timeout(Phase::Body), "no answer within 10 s while reading the reply"),
+            (mismatch(&[]), "the certificate carries no name at all, mexico was asked for"),
+            (mismatch(&["mexico409", "x"]), "the certificate is for mexico409, x, not for mexico"),
+            (Cause::UnknownIssuer, "the certificate is not signed by the configured CA"),
+            (Cause::NotTls, "the peer does not speak TLS"),
+            (Cause::Tls("no cipher".to_owned()), "TLS: no cipher"),
+            (Cause::NotHttp, "the peer does not speak HTTP"),
+            (Cause::TooLarge { what: "body", limit: 9 }, "the body of the reply is larger than 9 bytes"),
+            (Cause::field("payload", "is missing"), "bad reply: payload is missing"),
+            (http(502, ""), "HTTP 502, empty body"),
+            (http(502, "later"), "HTTP 502: later"),
+            (refused(Refusal::Busy), "HTTP 401: no"),
+            (Cause::CredentialsRejected { status: 403 }, "credentials rejected (HTTP 403)"),
+            (Cause::NoCredentials, "credentials are needed and none are set"),
+            (locked(Some(59)), "locked out after too many logins, for 59 s"),
+            (locked(None), "locked out after too many logins"),
+            (Cause::Banned, "our address is banned after failed logins"),
+            (Cause::HostRejected, "the Host header is not accepted (HTTP 401)"),
+            (Cause::PortNotTaken { wanted: 1, found: 2 }, "port 1 was set, 2 is what it has"),
+            (Cause::NotListening { port: 1 }, "port 1 is set and nothing listens on it"),
+            (file(), "/port: permission denied"),
+        ] {
+            assert_eq!(Error::new(Op::BindPort, cause).to_string(), format!("bindPort: {text}"));
+        }
+    }
+
+    #[test]
+    fn a_certificate_out_of_its_time_shows_our_clock() {
+        for (cause, problem) in [
+            (Cause::CertificateExpired, "the certificate has expired"),
+            (Cause::CertificateNotYetValid, "the certificate is not valid yet"),
+        ] {
+            let text = cause.to_string();
+            let (told, clock) = text.strip_suffix(')').unwrap().split_once(" by this system's clock (").unwrap();
+            assert_eq!(told, problem);
+            let age = Timestamp::now().duration_since(clock.parse().unwrap());
+            assert!((0..60).contains(&age.as_secs()), "{text}");
+        }
+    }
+
+    #[test]
+    fn advice_depends_on_the_step_and_the_cause() {
+        let rejected = || Cause::CredentialsRejected { status: 401 };
+        let field = || Cause::field("port", "is missing");
+        let closed = |phase| Cause::Closed { phase };
+        for (op, cause, advice) in [
+            (Op::Login, rejected(), "check PIA_USERNAME and PIA_PASSWORD"),
+            (Op::TokenFile, Cause::NoCredentials, "put a new token into PIA_TOKEN_FILE"),
+            (Op::Login, connect(io::ErrorKind::ConnectionRefused), "reaches the internet"),
+            (Op::Login, Cause::UnknownIssuer, "PIA_LOGIN_CA_CERT"),
+            (Op::Login, mismatch(&[]), "PIA_LOGIN_CA_CERT"),
+            (Op::Login, locked(None), "when the lockout is over"),
+            (Op::Login, lookup(), "DNS"),
+            (Op::GetSignature, connect(io::ErrorKind::ConnectionRefused), "no port forwarding"),
+            (Op::GetSignature, connect(io::ErrorKind::HostUnreachable), "check that the VPN is up"),
+            (Op::BindPort, timeout(Phase::Connect), "check that the VPN is up"),
+            (Op::BindPort, timeout(Phase::Head), "check the network"),
+            (Op::BindPort, closed(Phase::Handshake), "check the network"),
+            (Op::BindPort, broken(Phase::Send), "check the network"),
+            (Op::BindPort, mismatch(&["mexico409"]), "set PIA_HOSTNAME"),
+            (Op::BindPort, Cause::UnknownIssuer, "if it is, PIA_GATEWAY is wrong"),
+            (Op::BindPort, Cause::NotTls, "check that PIA_GATEWAY is the tunnel's gateway"),
+            (Op::BindPort, Cause::Tls("no cipher".to_owned()), "check that PIA_GATEWAY is the tunnel's gateway"),
+            (Op::BindPort, Cause::CertificateExpired, "check this system's clock"),
+            (Op::BindPort, Cause::CertificateNotYetValid, "check this system's clock"),
+            (Op::BindPort, Cause::TooLarge { what: "body", limit: 9 }, "check the address"),
+            (Op::BindPort, Cause::NotHttp, "check the address"),
+            (Op::BindPort, field(), "check the address"),
+            (Op::BindPort, http(502, ""), "nothing to do if it passes"),
+            (Op::GetSignature, refused(Refusal::TokenRejected), "never the server's public one"),
+            (Op::GetSignature, refused(Refusal::NoAuthData), "a bug of ours"),
+            (Op::BindPort, refused(Refusal::Busy), "connect the VPN to another server"),
+            (Op::BindPort, refused(Refusal::BadSignature), "nothing to do: a new signature is asked for"),
+            (Op::BindPort, refused(Refusal::Expired), "nothing to do: a new signature is asked for"),
+            (Op::BindPort, refused(Refusal::Other), "nothing to do if it passes"),
+            (Op::PortSource, rejected(), "GLUETUN_API_KEY"),
+            (Op::PortSource, connect(io::ErrorKind::ConnectionRefused), "check that gluetun runs"),
+            (Op::PortSource, http(404, ""), "too old"),
+            (Op::PortSource, http(500, ""), "nothing to do if it passes"),
+            (Op::PortSource, field(), "check what PORT_SOURCE names"),
+            (Op::PortSource, file(), "check what PORT_SOURCE names"),
+            (Op::ClientLogin, connect(io::ErrorKind::ConnectionRefused), "check that qBittorrent runs"),
+            (Op::ClientLogin, rejected(), "check QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
+            (Op::ClientLogin, Cause::NoCredentials, "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
+            (Op::ClientLogin, Cause::Banned, "wait until its ban ends"),
+            (Op::ClientPort, Cause::HostRejected, "'Server domains'"),
+            (Op::ClientPort, Cause::NotTls, "use http://"),
+            (Op::ClientPort, Cause::NotHttp, "use https://"),
+            (Op::ClientPort, closed(Phase::Head), "use https://"),
+            (Op::ClientPort, closed(Phase::Body), "check the network"),
+            (Op::ClientPort, Cause::UnknownIssuer, "set QBITTORRENT_CA_CERT"),
+            (Op::ClientPort, mismatch(&["nas"]), "use one of those names"),
+            (Op::ClientPort, http(302, ""), "the address that it redirects to"),
+            (Op::ClientPort, http(404, ""), "with its path prefix"),
+            (Op::ClientSetPort, http(405, ""), "with its path prefix"),
+            (Op::ClientSetPort, Cause::PortNotTaken { wanted: 1, found: 2 }, "something else that sets"),
+            (Op::ClientListening, Cause::NotListening { port: 1 }, "another program may have the port"),
+        ] {
+            let error = Error::new(op, cause);
+            assert!(error.remedy().contains(advice), "{error}: {}", error.remedy());
+        }
     }
 }
