@@ -12,6 +12,9 @@ use crate::service::{Parts, PortSource};
 use crate::source::Followed;
 use crate::torrent::{Connectivity, TorrentClient};
 
+/// A check ends by itself; signals end it as they end any program.
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
 /// Runs the check; true if all is well.
 pub fn run(config: Config, out: &mut dyn Write) -> bool {
     let mut lines = Lines { out, well: true };
@@ -24,7 +27,7 @@ pub fn run(config: Config, out: &mut dyn Write) -> bool {
         Source::Pia(pia) => (pia.hostname.clone(), pia.token_file.display().to_string()),
         Source::Followed(_) => (None, String::new()),
     };
-    let Parts { source, mut client } = Parts::new(config);
+    let Parts { source, mut client } = Parts::new(config, false);
     let port = match source {
         PortSource::Pia(mut pia) => check_pia(&mut lines, &mut pia, hostname.as_deref(), &token_file),
         PortSource::Followed { followed, .. } => check_followed(&mut lines, followed),
@@ -86,7 +89,7 @@ fn check_followed(lines: &mut Lines, mut followed: Followed) -> Option<u16> {
 }
 
 fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_file: &str) -> Option<u16> {
-    let has_token = match pia.account.obtain(&AtomicBool::new(false)) {
+    let has_token = match pia.get_token(&GO_ON) {
         Ok(account::Source::File) => {
             lines.ok("token", &format!("cached in {token_file}"));
             true
@@ -110,7 +113,7 @@ fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_fil
         lines.skip("bind", "needs a lease");
         return None;
     }
-    match pia.bind_port() {
+    match pia.bind_port(&GO_ON) {
         Ok(port) => lines.ok("bind", &format!("port {port} is bound for 15 minutes")),
         Err(error) => lines.fail("bind", &error),
     }
@@ -119,50 +122,58 @@ fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_fil
 
 /// Connection, chain and name; one handshake tells them apart by how it fails.
 fn check_gateway(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>) -> bool {
-    let (tcp, tls, name) = ("gateway TCP", "gateway TLS", "gateway name");
+    let (ca, tcp, tls, name) = ("gateway CA", "gateway TCP", "gateway TLS", "gateway name");
+    let result = pia.gateway.connect(Op::GetSignature, &GO_ON);
     let address = pia.gateway.address();
     let connected = || format!("{address} answers");
-    match pia.gateway.connect() {
+    let trusted = "the certificate leads to the CA";
+    let error = match result {
         Ok(()) => {
-            lines.ok(tcp, &connected());
-            lines.ok(tls, "the certificate leads to PIA_CA_CERT");
+            let how = pia.gateway.how_found().map_or(String::new(), |how| format!(", found: {how}"));
+            lines.ok(tcp, &format!("{}{how}", connected()));
+            lines.ok(tls, trusted);
             let names = pia.gateway.certificate_names().join(", ");
             match hostname {
                 Some(hostname) => lines.ok(name, &format!("the certificate is for {hostname}")),
                 None => lines.note(name, &format!("not checked: set PIA_HOSTNAME to {names}")),
             }
-            true
+            return true;
         }
-        Err(cause) => {
-            let error = Error::new(Op::GetSignature, cause);
-            match &error.cause {
-                Cause::Lookup { .. }
-                | Cause::Connect { .. }
-                | Cause::Timeout { phase: Phase::Lookup | Phase::Connect, .. } => {
-                    lines.fail(tcp, &error);
-                    lines.skip(tls, "needs a connection");
-                    lines.skip(name, "needs a connection");
-                }
-                Cause::NameMismatch { .. } => {
-                    lines.ok(tcp, &connected());
-                    lines.ok(tls, "the certificate leads to PIA_CA_CERT");
-                    lines.fail(name, &error);
-                }
-                _ => {
-                    lines.ok(tcp, &connected());
-                    lines.fail(tls, &error);
-                    lines.skip(name, "needs a certificate that can be trusted");
-                }
+        Err(error) => error,
+    };
+    match &error.cause {
+        _ if error.op == Op::FetchCa => {
+            lines.fail(ca, &error);
+            for step in [tcp, tls, name] {
+                lines.skip(step, "needs the CA");
             }
-            false
+        }
+        Cause::Lookup { .. }
+        | Cause::Connect { .. }
+        | Cause::AllFailed(_)
+        | Cause::Timeout { phase: Phase::Lookup | Phase::Connect, .. } => {
+            lines.fail(tcp, &error);
+            lines.skip(tls, "needs a connection");
+            lines.skip(name, "needs a connection");
+        }
+        Cause::NameMismatch { .. } => {
+            lines.ok(tcp, &connected());
+            lines.ok(tls, trusted);
+            lines.fail(name, &error);
+        }
+        _ => {
+            lines.ok(tcp, &connected());
+            lines.fail(tls, &error);
+            lines.skip(name, "needs a certificate that can be trusted");
         }
     }
+    false
 }
 
 /// Whether there is a lease to bind: the stored one while it lives, else a new one.
 fn check_lease(lines: &mut Lines, pia: &mut Pia, has_token: bool) -> bool {
     let describe = |lease: &Lease, whence: &str| format!("port {} until {:.0}, {whence}", lease.port, lease.expires_at);
-    if let Some(lease) = pia.lease.as_ref().filter(|lease| lease.expires_at > jiff::Timestamp::now()) {
+    if let Some(lease) = pia.lease.as_ref().filter(|lease| lease.expires_at > pia.gateway.clock.now()) {
         lines.ok("lease", &describe(lease, "stored"));
         return true;
     }
@@ -185,11 +196,11 @@ fn check_lease(lines: &mut Lines, pia: &mut Pia, has_token: bool) -> bool {
 
 /// With one new token and one repeat when the gateway does not accept the first.
 fn new_lease(pia: &mut Pia) -> Result<Lease, Error> {
-    match pia.get_signature() {
+    match pia.get_signature(&GO_ON) {
         Err(Error { cause: Cause::Refused { refusal: Refusal::TokenRejected, .. }, .. }) => {
             pia.account.reject();
-            pia.account.obtain(&AtomicBool::new(false))?;
-            pia.get_signature().cloned()
+            pia.get_token(&GO_ON)?;
+            pia.get_signature(&GO_ON).cloned()
         }
         result => result.cloned(),
     }

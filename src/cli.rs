@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 
 use crate::config::{self, Config, ConfigError, VARIABLES};
+use crate::error::{Error, Op, plain};
 use crate::report::Status;
 use crate::service::Service;
 use crate::signals::Signals;
@@ -67,6 +68,8 @@ pub fn run(args: &[String]) -> Result<(), Failure> {
         ["status"] => status(file).map(|status| say(&status.describe(Timestamp::now()))),
         ["status", "--json"] => status(file).map(|status| say(&format!("{}\n", miniserde::json::to_string(&status)))),
         ["healthcheck"] => healthcheck(file),
+        ["fetch-ca"] => fetch_ca(file, None),
+        ["fetch-ca", path] if !path.starts_with('-') => fetch_ca(file, Some(path)),
         ["--help" | "-h" | "help"] => {
             say(&help());
             Ok(())
@@ -126,6 +129,26 @@ fn healthcheck(file: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
+fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
+    let published = config::variables(file).and_then(|all| config::published_ca(&all)).map_err(Failure::Config)?;
+    let published = match path {
+        Some(path) => published.kept_in(path.into()),
+        None => published,
+    };
+    let path = published.file().display();
+    if matches!(published.stored(), Ok(Some(_))) {
+        say(&format!("PIA's CA is already in {path}\n"));
+        return Ok(());
+    }
+    let certificate = published.fetch().map_err(|cause| {
+        let error = Error::new(Op::FetchCa, cause);
+        Failure::Negative(vec![format!("{error}; {}", error.remedy())])
+    })?;
+    published.store(&certificate).map_err(|error| Failure::Negative(vec![format!("{path}: {}", plain(&error))]))?;
+    say(&format!("PIA's CA is now in {path}\n"));
+    Ok(())
+}
+
 fn help() -> String {
     let mut text = String::from(concat!(
         env!("CARGO_PKG_NAME"),
@@ -139,6 +162,7 @@ fn help() -> String {
         "  check            go the whole way step by step and say what works; changes nothing at qBittorrent\n",
         "  status [--json]  the state of the running service\n",
         "  healthcheck      exit 0 only if the port is bound and qBittorrent listens on it\n",
+        "  fetch-ca [PATH]  fetch PIA's CA, check it, and store it where the service looks for it, or in PATH\n",
         "  --help, --version\n",
         "check --config-only looks at the configuration alone and sends nothing.\n\n",
         "--config PATH names a file of NAME=value lines; without it /etc/pia-qbittorrent-sync/config.env is read when it\n",

@@ -14,6 +14,10 @@ pub enum Op {
     Login,
     /// Reading or writing the token cache.
     TokenFile,
+    /// Fetching the CA that signs the gateways' certificates.
+    FetchCa,
+    /// Finding a way to the gateway, before anything is sent.
+    Tunnel,
     /// `getSignature` on the gateway.
     GetSignature,
     /// `bindPort` on the gateway.
@@ -35,6 +39,8 @@ impl fmt::Display for Op {
         f.write_str(match self {
             Self::Login => "PIA login",
             Self::TokenFile => "PIA token",
+            Self::FetchCa => "PIA's CA",
+            Self::Tunnel => "tunnel",
             Self::GetSignature => "getSignature",
             Self::BindPort => "bindPort",
             Self::PortSource => "port source",
@@ -123,6 +129,13 @@ pub enum Cause {
         /// What was going on.
         phase: Phase,
     },
+    /// The kernel knows no way to an address.
+    NoRoute {
+        /// `host:port` or the address.
+        to: String,
+        /// The system's error.
+        error: io::Error,
+    },
     /// Any other failure of the connection.
     Broken {
         /// What was going on.
@@ -143,6 +156,15 @@ pub enum Cause {
     CertificateExpired,
     /// The certificate's time has not begun, by our clock.
     CertificateNotYetValid,
+    /// A CA certificate is another one than the pinned one.
+    NotPinned {
+        /// The SHA-256 of what came, hexadecimal; none if there was no certificate.
+        found: Option<String>,
+        /// The pinned SHA-256.
+        pin: String,
+    },
+    /// Several servers that would do were tried, and each one failed; never empty.
+    AllFailed(Vec<Attempt>),
     /// The peer does not speak TLS.
     NotTls,
     /// Any other TLS failure, in rustls' words.
@@ -218,10 +240,36 @@ pub enum Cause {
     },
 }
 
+/// One of several servers that were tried.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Which one, for people.
+    pub at: String,
+    /// Why it did not do.
+    pub cause: Cause,
+}
+
 impl Cause {
     /// A malformed field of a reply.
     pub fn field(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Field { field, problem: problem.into() }
+    }
+
+    /// The cause when each of `attempts` has failed; they are one or more.
+    pub fn all_failed(mut attempts: Vec<Attempt>) -> Self {
+        if attempts.len() == 1 { attempts.remove(0).cause } else { Self::AllFailed(attempts) }
+    }
+
+    /// The cause to go by: of several, the one that says most. A server that answers, if wrongly, says more than
+    /// one that refuses, and that more than silence.
+    pub fn most_telling(&self) -> &Self {
+        let Self::AllFailed(attempts) = self else { return self };
+        let tells = |cause: &Self| match cause {
+            Self::Lookup { .. } | Self::NoRoute { .. } | Self::Timeout { .. } => 0,
+            Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
+            _ => 2,
+        };
+        attempts.iter().map(|attempt| &attempt.cause).rev().max_by_key(|cause| tells(cause)).unwrap_or(self)
     }
 }
 
@@ -234,6 +282,7 @@ impl fmt::Display for Cause {
                 write!(f, "no answer within {} s while {phase}", after.as_secs())
             }
             Self::Closed { phase } => write!(f, "the peer closed the connection during {phase}"),
+            Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", plain(error)),
             Self::Broken { phase, error } => write!(f, "{} during {phase}", plain(error)),
             Self::NameMismatch { expected, carried } if carried.is_empty() => {
                 write!(f, "the certificate carries no name at all, {expected} was asked for")
@@ -247,6 +296,17 @@ impl fmt::Display for Cause {
             }
             Self::CertificateNotYetValid => {
                 write!(f, "the certificate is not valid yet by this system's clock ({})", today())
+            }
+            Self::NotPinned { found: None, .. } => f.write_str("no certificate in it"),
+            Self::NotPinned { found: Some(found), pin } => {
+                write!(f, "the SHA-256 of its certificate is {found} and not {pin}")
+            }
+            Self::AllFailed(attempts) => {
+                for (index, Attempt { at, cause }) in attempts.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "; " };
+                    write!(f, "{separator}{at}: {cause}")?;
+                }
+                Ok(())
             }
             Self::NotTls => f.write_str("the peer does not speak TLS"),
             Self::Tls(text) => write!(f, "TLS: {text}"),
@@ -315,10 +375,11 @@ impl Error {
 
     /// What the user can do about it: the one table.
     pub fn remedy(&self) -> &'static str {
-        if let Some(advice) = self.specific_remedy() {
+        let cause = self.cause.most_telling();
+        if let Some(advice) = self.specific_remedy(cause) {
             return advice;
         }
-        match &self.cause {
+        match cause {
             Cause::Lookup { .. } => "check the name and this host's DNS",
             Cause::CertificateExpired | Cause::CertificateNotYetValid => "check this system's clock",
             Cause::LockedOut { .. } => "nothing to do: it is tried again when the lockout is over",
@@ -332,9 +393,9 @@ impl Error {
         }
     }
 
-    fn specific_remedy(&self) -> Option<&'static str> {
+    fn specific_remedy(&self, cause: &Cause) -> Option<&'static str> {
         let advice = match self.op {
-            Op::Login | Op::TokenFile => match &self.cause {
+            Op::Login | Op::TokenFile => match cause {
                 Cause::CredentialsRejected { .. } => {
                     "check PIA_USERNAME and PIA_PASSWORD, then restart; the next try is in 30 minutes"
                 }
@@ -347,16 +408,23 @@ impl Error {
                 }
                 _ => return None,
             },
-            Op::GetSignature | Op::BindPort => match &self.cause {
+            Op::FetchCa => match cause {
+                Cause::NotPinned { .. } => {
+                    "it is neither used nor stored: get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT"
+                }
+                _ => "it is tried again; or get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT",
+            },
+            Op::Tunnel => "check that the VPN is up: it goes on as soon as there is a route again",
+            Op::GetSignature | Op::BindPort => match cause {
                 Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
                     "this server's region probably has no port forwarding (no US region has): connect the VPN elsewhere"
                 }
-                Cause::Connect { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
+                Cause::Connect { .. } | Cause::NoRoute { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
                     "check that the VPN is up and that PIA_GATEWAY is the tunnel's gateway"
                 }
                 Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name that the certificate is for",
                 Cause::UnknownIssuer => {
-                    "PIA_CA_CERT must be PIA's CA (ca.rsa.4096.crt); if it is, PIA_GATEWAY is wrong"
+                    "PIA_CA_CERT must be unset or PIA's CA (ca.rsa.4096.crt); if it is, PIA_GATEWAY is wrong"
                 }
                 Cause::NotTls | Cause::Tls(_) => "check that PIA_GATEWAY is the tunnel's gateway",
                 Cause::Refused { refusal: Refusal::TokenRejected, .. } => {
@@ -371,7 +439,7 @@ impl Error {
                 Cause::Refused { refusal: Refusal::NoAuthData, .. } => "this is a bug of ours: please report it",
                 _ => return None,
             },
-            Op::PortSource => match &self.cause {
+            Op::PortSource => match cause {
                 Cause::CredentialsRejected { .. } => {
                     "set HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE='{\"auth\":\"apikey\",\"apikey\":\"KEY\"}' for gluetun and \
                      GLUETUN_API_KEY to the same KEY"
@@ -383,7 +451,7 @@ impl Error {
                 Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE names",
                 _ => return None,
             },
-            Op::ClientLogin | Op::ClientPort | Op::ClientSetPort | Op::ClientListening => match &self.cause {
+            Op::ClientLogin | Op::ClientPort | Op::ClientSetPort | Op::ClientListening => match cause {
                 Cause::Connect { .. } => "check that qBittorrent runs and that QBITTORRENT_HOST is its Web UI",
                 Cause::CredentialsRejected { .. } => {
                     "check QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), then restart; the next \

@@ -51,10 +51,11 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Tells whether files can be written in `folder`, which is made if it is missing.
+/// Tells whether a file of the usual size can be written in `folder`, which is made if it is missing. On a full disk an
+/// empty one could.
 pub fn probe_folder(folder: &Path) -> io::Result<()> {
     let probe = folder.join("probe");
-    write(&probe, b"", Durability::Volatile)?;
+    write(&probe, &[b'\n'; 2048], Durability::Volatile)?;
     fs::remove_file(probe)
 }
 

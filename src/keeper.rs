@@ -55,6 +55,8 @@ pub enum Step {
     AskPort,
     /// Make the leased port the client's listen port.
     PlacePort,
+    /// The same, and have the client open its socket anew although the port is the same.
+    ReopenPort,
     /// Make sure that the client listens on it.
     ConfirmPort,
     /// Nothing to do for this long.
@@ -148,8 +150,9 @@ impl Gate {
 #[derive(Debug)]
 struct LeaseFacts {
     expires_at: Timestamp,
-    /// Whether our clock can tell when it ends. A lease that seems to be over when it arrives says that our clock is wrong;
-    /// renewing it by that clock would ask for one new port after the other. The gateway tells when it has expired.
+    /// Whether our clock can tell when it ends. A lease that seems to be over when it arrives, when we start or when the
+    /// clock jumps says that our clock may be wrong; renewing it by that clock would cost the port, or ask for one new port
+    /// after the other. The gateway tells when it has expired.
     by_clock: bool,
     bound: bool,
     /// The next bind is due then.
@@ -167,6 +170,16 @@ struct Followed {
     ask_at: Instant,
     /// A port was seen.
     known: bool,
+}
+
+/// Whether the client's socket may belong to a tunnel that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Socket {
+    Fresh,
+    /// The tunnel has changed; whether the new one works, the next bind will tell.
+    Doubtful,
+    /// It has to be opened anew: some clients keep a dead one, and all looks well.
+    Stale,
 }
 
 /// Where the port comes from, as far as decisions go.
@@ -202,6 +215,9 @@ pub struct Keeper {
     place_at: Option<Instant>,
     /// Placed, to be confirmed then.
     confirm_at: Option<Instant>,
+    socket: Socket,
+    /// The kernel knows a way to the gateway.
+    routed: bool,
     account: Gate,
     gateway: Gate,
     client: Gate,
@@ -212,7 +228,7 @@ impl Keeper {
     /// A keeper that binds and checks every `interval`; `seed` makes its jitter.
     pub fn new(interval: Duration, source: Source, seed: u64, now: Now) -> Self {
         let (lease, followed) = match source {
-            Source::Lease { expires_at } => (expires_at.map(|expires_at| LeaseFacts::new(expires_at, now.mono)), None),
+            Source::Lease { expires_at } => (expires_at.map(|expires_at| LeaseFacts::stored(expires_at, now)), None),
             Source::Followed { every } => (None, Some(Followed { every, ask_at: now.mono, known: false })),
         };
         Self {
@@ -225,6 +241,8 @@ impl Keeper {
             renewal_failed: false,
             place_at: Some(now.mono),
             confirm_at: None,
+            socket: Socket::Fresh,
+            routed: true,
             account: Gate::default(),
             gateway: Gate::default(),
             client: Gate::default(),
@@ -234,7 +252,7 @@ impl Keeper {
 
     /// The next thing to do.
     pub fn next(&self, now: Now) -> Step {
-        if self.gateway.is_open(now.mono) {
+        if self.gateway.is_open(now.mono) && self.routed {
             if self.followed.as_ref().is_some_and(|followed| now.mono >= followed.ask_at) {
                 return Step::AskPort;
             }
@@ -258,7 +276,7 @@ impl Keeper {
                 return Step::ConfirmPort;
             }
             if self.confirm_at.is_none() && is_due(self.place_at, now) {
-                return Step::PlacePort;
+                return if self.socket == Socket::Stale { Step::ReopenPort } else { Step::PlacePort };
             }
         }
         Step::Wait(self.wait(now))
@@ -283,12 +301,17 @@ impl Keeper {
         [&self.account, &self.gateway, &self.client].iter().any(|gate| gate.failures > 0)
     }
 
+    /// Whether the gateway does not do as asked.
+    pub fn gateway_is_failing(&self) -> bool {
+        self.gateway.failures > 0
+    }
+
     /// A port that the client has not heard of is worth telling before the bind: the client opens its socket while the
     /// gateway is asked. But only while all goes well, so that a hanging client never delays a bind twice, and never for a
     /// lease that may be worthless.
     fn place_goes_first(&self, now: Now) -> bool {
-        let untested = self.lease.as_ref().is_some_and(|lease| !lease.bound && lease.is_good(now));
-        untested
+        let untested = |lease: &LeaseFacts| !lease.bound && lease.is_good(now) && now.wall < lease.expires_at;
+        self.lease.as_ref().is_some_and(untested)
             && self.gateway.failures == 0
             && self.client.failures == 0
             && self.confirm_at.is_none()
@@ -322,9 +345,11 @@ impl Keeper {
     fn wait(&self, now: Now) -> Duration {
         let gateway = self.gateway.closed_until.unwrap_or(now.mono);
         let mut wakes = vec![now.mono + self.interval];
-        wakes.extend(self.lease.as_ref().map(|lease| lease.bind_at.max(gateway)));
-        wakes.extend(self.followed.as_ref().map(|followed| followed.ask_at.max(gateway)));
-        if self.renewal_is_due(now) {
+        if self.routed {
+            wakes.extend(self.lease.as_ref().map(|lease| lease.bind_at.max(gateway)));
+            wakes.extend(self.followed.as_ref().map(|followed| followed.ask_at.max(gateway)));
+        }
+        if self.routed && self.renewal_is_due(now) {
             let account = self.account.closed_until.filter(|_| !self.token).unwrap_or(now.mono);
             wakes.push(gateway.max(account));
         }
@@ -361,6 +386,10 @@ impl Keeper {
                     lease.refused = false;
                     lease.refusals = 0;
                     lease.bind_at = now.mono + self.interval;
+                    lease.by_clock |= now.wall + RENEW_BEFORE < lease.expires_at;
+                }
+                if self.socket == Socket::Doubtful {
+                    self.reopen(now);
                 }
                 // A signature alone does not open the gate: a gateway that gives signatures and refuses to bind them
                 // would be asked for one after the other.
@@ -378,6 +407,9 @@ impl Keeper {
                 }
             }
             Outcome::Placed { settle } => {
+                if step == Step::ReopenPort {
+                    self.socket = Socket::Fresh;
+                }
                 self.confirm_at = Some(now.mono + settle);
             }
             Outcome::Confirmed => {
@@ -429,7 +461,7 @@ impl Keeper {
                 self.close_gateway(now, failure);
             }
             Step::AskPort => self.close_gateway(now, failure),
-            Step::PlacePort | Step::ConfirmPort => {
+            Step::PlacePort | Step::ReopenPort | Step::ConfirmPort => {
                 self.confirm_at = None;
                 self.place_at = Some(now.mono);
                 let (wait, held) = self.wait_after(failure, self.client.failures, RETRY_AFTER_CAP);
@@ -469,6 +501,35 @@ impl Keeper {
         wait * (80 + u32::try_from(self.random % 21).unwrap_or(0)) / 100
     }
 
+    /// There is a way to the gateway, or there is none: then nobody there is asked anything.
+    pub fn set_routed(&mut self, routed: bool) {
+        self.routed = routed;
+    }
+
+    /// The tunnel is another one: the binding may be gone with the old one, and the client's socket, too.
+    pub fn tunnel_changed(&mut self, now: Now) {
+        self.socket = Socket::Doubtful;
+        self.hurry(now);
+        if self.knows_followed_port() {
+            self.reopen(now);
+        }
+    }
+
+    fn reopen(&mut self, now: Now) {
+        self.socket = Socket::Stale;
+        self.place_at = Some(now.mono);
+        self.confirm_at = None;
+    }
+
+    /// The clock was set, or the machine has slept: the binding may have lapsed, and of the lease's end the clock is believed
+    /// no more than at the start.
+    pub fn clock_jumped(&mut self, now: Now) {
+        if let Some(lease) = &mut self.lease {
+            lease.by_clock &= now.wall < lease.expires_at;
+        }
+        self.hurry(now);
+    }
+
     /// Somebody asks to bind and check now: every wait ends, except those that protect an account.
     pub fn hurry(&mut self, now: Now) {
         for gate in [&mut self.account, &mut self.gateway, &mut self.client] {
@@ -494,6 +555,11 @@ fn is_due(at: Option<Instant>, now: Now) -> bool {
 impl LeaseFacts {
     fn new(expires_at: Timestamp, now: Instant) -> Self {
         Self { expires_at, by_clock: true, bound: false, bind_at: now, refused: false, refusals: 0 }
+    }
+
+    /// One of an earlier run.
+    fn stored(expires_at: Timestamp, now: Now) -> Self {
+        Self { by_clock: now.wall < expires_at, ..Self::new(expires_at, now.mono) }
     }
 
     fn is_good(&self, now: Now) -> bool {
@@ -787,14 +853,140 @@ mod tests {
             bench.step(Step::GetToken, Outcome::Token { logged_in: true });
             let expires_at = bench.now.wall - Duration::from_secs(hours * HOUR) + Duration::from_secs(60);
             bench.step(Step::GetSignature, Outcome::Leased { expires_at });
-            bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
-            bench.step(Step::BindPort, Outcome::Bound);
+            let place = (Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+            let bind = (Step::BindPort, Outcome::Bound);
+            // One that seems to be over is not shown to the client before it is bound.
+            for (step, outcome) in if hours == 0 { [place, bind] } else { [bind, place] } {
+                bench.step(step, outcome);
+            }
             bench.step(Step::ConfirmPort, Outcome::Confirmed);
-            assert_eq!(bench.waits(), 300);
+            assert!((299..=300).contains(&bench.waits()));
             bench.pass(300);
             bench.fail(Step::BindPort, Failure::LeaseRefused);
             assert_eq!(bench.next(), Step::GetSignature, "the gateway tells when it has expired");
         }
+    }
+
+    #[test]
+    fn a_stored_lease_that_seems_to_be_over_is_not_given_up_before_the_gateway_says_so() {
+        let stored = |ago: u64| {
+            let mut bench = Bench::new(None);
+            let expires_at = Some(bench.now.wall - Duration::from_secs(ago));
+            bench.keeper = Keeper::new(Duration::from_secs(300), Source::Lease { expires_at }, 7, bench.now);
+            bench
+        };
+        let mut bench = stored(1000 * HOUR);
+        bench.step(Step::BindPort, Outcome::Bound);
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        assert!((299..=300).contains(&bench.waits()), "the clock was wrong, and the port is kept");
+        let mut bench = stored(0);
+        bench.fail(Step::BindPort, Failure::LeaseRefused);
+        assert_eq!(bench.next(), Step::GetToken, "at once, for a new signature");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_costs_no_port() {
+        let mut bench = Bench::steady();
+        bench.now.wall += Duration::from_secs(2000 * HOUR);
+        bench.keeper.clock_jumped(bench.now);
+        bench.step(Step::BindPort, Outcome::Bound);
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        assert!((299..=300).contains(&bench.waits()));
+
+        // The gateway has told the time: from here on the lease's end is known again.
+        bench.now.wall -= Duration::from_secs(2000 * HOUR);
+        bench.pass(300);
+        bench.step(Step::BindPort, Outcome::Bound);
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        bench.pass(1000 * HOUR);
+        assert_eq!(bench.next(), Step::GetSignature);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_within_the_life_of_a_lease_only_binds() {
+        let mut bench = Bench::steady();
+        bench.now.wall += Duration::from_secs(8 * HOUR);
+        bench.keeper.clock_jumped(bench.now);
+        bench.step(Step::BindPort, Outcome::Bound);
+        bench.pass(993 * HOUR);
+        assert_eq!(bench.next(), Step::GetSignature, "its end is still known");
+    }
+
+    #[test]
+    fn another_tunnel_means_a_bind_at_once_and_a_socket_opened_anew_once() {
+        let mut bench = Bench::steady();
+        bench.pass(10);
+        bench.keeper.tunnel_changed(bench.now);
+        bench.step(Step::BindPort, Outcome::Bound);
+        bench.step(Step::ReopenPort, Outcome::Placed { settle: Duration::from_secs(1) });
+        bench.pass(1);
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        bench.pass(300);
+        bench.step(Step::BindPort, Outcome::Bound);
+        assert_eq!(bench.next(), Step::PlacePort);
+    }
+
+    #[test]
+    fn the_socket_is_opened_anew_when_the_new_tunnel_works_and_until_that_is_done() {
+        let mut bench = Bench::steady();
+        bench.keeper.tunnel_changed(bench.now);
+        bench.fail(Step::BindPort, Failure::Transient);
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        assert!(bench.keeper.gateway_is_failing());
+        bench.pass(6);
+        bench.step(Step::BindPort, Outcome::Bound);
+        assert!(!bench.keeper.gateway_is_failing());
+        bench.fail(Step::ReopenPort, Failure::Transient);
+        bench.pass(6);
+        bench.step(Step::ReopenPort, Outcome::Placed { settle: Duration::ZERO });
+        assert_eq!(bench.next(), Step::ConfirmPort);
+    }
+
+    #[test]
+    fn another_tunnel_ends_the_backoff_but_no_lockout() {
+        let mut bench = Bench::new(Some(1000));
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.fail(Step::BindPort, Failure::Transient);
+        bench.keeper.tunnel_changed(bench.now);
+        bench.step(Step::BindPort, Outcome::Bound);
+        let mut bench = Bench::new(None);
+        bench.fail(Step::GetToken, Failure::LockedOut);
+        bench.keeper.tunnel_changed(bench.now);
+        assert_eq!(bench.waits(), 60);
+    }
+
+    #[test]
+    fn without_a_route_nobody_beyond_it_is_asked() {
+        let mut bench = Bench::steady();
+        bench.keeper.set_routed(false);
+        for _ in 0..3 {
+            bench.pass(300);
+            bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+            bench.step(Step::ConfirmPort, Outcome::Confirmed);
+            assert!((299..=300).contains(&bench.waits()));
+        }
+        bench.keeper.set_routed(true);
+        assert_eq!(bench.next(), Step::BindPort);
+        let mut bench = Bench::new(None);
+        bench.keeper.set_routed(false);
+        assert_eq!(bench.waits(), 300);
+    }
+
+    #[test]
+    fn whoever_follows_has_the_socket_opened_anew_at_once() {
+        let mut bench = Bench::following();
+        bench.keeper.tunnel_changed(bench.now);
+        bench.step(Step::AskPort, Outcome::Asked(News::Another));
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        bench.keeper.tunnel_changed(bench.now);
+        bench.step(Step::AskPort, Outcome::Asked(News::Same));
+        bench.step(Step::ReopenPort, Outcome::Placed { settle: Duration::ZERO });
+        assert_eq!(bench.next(), Step::ConfirmPort);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod check;
 mod cli;
+mod clock;
 mod config;
 mod error;
 mod files;
@@ -22,6 +23,7 @@ mod source;
 #[cfg(test)]
 mod testing;
 mod torrent;
+mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;

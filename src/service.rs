@@ -1,15 +1,15 @@
 //! The loop that carries out what the keeper decides: steps, signals, waiting, status.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use rustls::pki_types::ServerName;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, GatewayAddress};
 use crate::error::{Cause, Error, Op, Refusal, plain};
 use crate::files;
 use crate::http::plain;
@@ -18,14 +18,19 @@ use crate::keeper::{self, Failure, Keeper, News, Now, Outcome, Step};
 use crate::notify::Notifier;
 use crate::pia::Pia;
 use crate::pia::account::Source;
+use crate::pia::discover;
 use crate::pia::lease::Lease;
 use crate::pia::trust::public_roots;
-use crate::report::{PeerKind, Report, now_text};
+use crate::report::{PeerKind, Report, now_text, span};
 use crate::route;
 use crate::signals::{Event, Signals};
 use crate::source::Followed;
 use crate::torrent::qbittorrent::QBittorrent;
 use crate::torrent::{self, Connectivity, TorrentClient};
+use crate::watch::{self, Change, Watch};
+
+/// Until PIA's CA is fetched again when another certificate came in its place.
+const CA_RETRY: Duration = Duration::from_secs(5 * 60);
 
 /// Where the port comes from.
 pub enum PortSource {
@@ -51,10 +56,11 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Builds the parts; what of `config` they do not need is left.
-    pub fn new(config: Config) -> Self {
+    /// Builds the parts; what of `config` they do not need is left. `warned` says that the user knows already that nothing
+    /// can be written in `STATE_DIR`.
+    pub fn new(config: Config, warned: bool) -> Self {
         let source = match config.source {
-            config::Source::Pia(pia) => PortSource::Pia(Box::new(Pia::new(*pia, &config.state_dir))),
+            config::Source::Pia(pia) => PortSource::Pia(Box::new(Pia::new(*pia, &config.state_dir, warned))),
             config::Source::Followed(followed) => PortSource::Followed { followed, port: None, told_none: false },
         };
         let client_tls = config.client_url.https.then(|| {
@@ -77,13 +83,10 @@ pub struct Service {
     /// None in `once`, which signals end as they end any program.
     signals: Option<Signals>,
     stopping: Arc<AtomicBool>,
+    watch: Watch,
     notifier: Notifier,
     /// The service manager knows that we are ready.
     ready: bool,
-}
-
-fn now() -> Now {
-    Now { mono: Instant::now(), wall: Timestamp::now() }
 }
 
 impl Service {
@@ -102,7 +105,10 @@ impl Service {
             );
         }
         let whence = match &config.source {
-            config::Source::Pia(pia) => format!("gateway {}", plain::join(&pia.gateway_host, pia.gateway_port)),
+            config::Source::Pia(pia) => match &pia.gateway {
+                GatewayAddress::At { host, port } => format!("gateway {}", plain::join(host, *port)),
+                GatewayAddress::Find { .. } => "gateway to be found".to_owned(),
+            },
             config::Source::Followed(followed) => format!("port from {}", followed.name()),
         };
         log::info!(
@@ -114,7 +120,7 @@ impl Service {
         );
         let interval = config.interval;
         let state_dir = config.state_dir.clone();
-        let Parts { source, client } = Parts::new(config);
+        let Parts { source, client } = Parts::new(config, unwritable.is_some());
         let mut report = Report::new(&state_dir, unwritable.is_some(), interval, client.name());
         let facts = match &source {
             PortSource::Pia(pia) => {
@@ -130,10 +136,20 @@ impl Service {
             }
         };
         let seed = RandomState::new().build_hasher().finish();
-        let keeper = Keeper::new(interval, facts, seed, now());
+        let keeper = Keeper::new(interval, facts, seed, watch::now());
         let notifier = if signals.is_some() { Notifier::from_environment() } else { Notifier::default() };
         let stopping = signals.as_ref().map(Signals::stopping).unwrap_or_default();
-        Self { source, client, keeper, told: None, report, signals, stopping, notifier, ready: false }
+        let watch = Watch::new(watch::now());
+        Self { source, client, keeper, told: None, report, signals, stopping, watch, notifier, ready: false }
+    }
+
+    /// Now, by the clock that leases are judged by.
+    fn now(&self) -> Now {
+        let now = watch::now();
+        match &self.source {
+            PortSource::Pia(pia) => Now { wall: pia.gateway.clock.now(), ..now },
+            PortSource::Followed { .. } => now,
+        }
     }
 
     /// Runs until a signal says stop.
@@ -141,7 +157,8 @@ impl Service {
         // What the last run has left says nothing of this one.
         self.report.write(true);
         while !self.stopping.load(Ordering::Relaxed) {
-            match self.keeper.next(now()) {
+            self.look_around();
+            match self.keeper.next(self.now()) {
                 Step::Wait(wait) => self.wait(wait),
                 step => self.carry_out(step),
             }
@@ -154,8 +171,8 @@ impl Service {
     /// One full pass: until everything is done (true) or something fails (false).
     pub fn run_once(&mut self) -> bool {
         let done = loop {
-            match self.keeper.next(now()) {
-                Step::Wait(_) if self.keeper.is_content(now()) => break true,
+            match self.keeper.next(self.now()) {
+                Step::Wait(_) if self.keeper.is_content(self.now()) => break true,
                 Step::Wait(_) if self.keeper.has_failures() || self.port().is_none() => break false,
                 Step::Wait(wait) => thread::sleep(wait),
                 step => self.carry_out(step),
@@ -188,7 +205,9 @@ impl Service {
         let end = Instant::now() + wait;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let slice = self.notifier.heartbeat().map_or(left, |beat| beat.min(left));
+            let calm = !self.watch.is_lost() && !self.keeper.gateway_is_failing();
+            let look = if calm { watch::EVERY } else { watch::EVERY_IN_TROUBLE };
+            let slice = self.notifier.heartbeat().map_or(look, |beat| beat.min(look)).min(left);
             let event = match &self.signals {
                 Some(signals) if !slice.is_zero() => signals.wait(slice),
                 _ => return,
@@ -198,12 +217,64 @@ impl Service {
                 Some(Event::Reload) => {
                     log::info!("reload: binding and checking now");
                     self.notifier.tell("RELOADING=1");
-                    self.keeper.hurry(now());
+                    self.keeper.hurry(self.now());
                     self.ready = false;
                     return;
                 }
                 Some(Event::Stop) => return,
+                None if self.look_around() => return,
                 None => {}
+            }
+        }
+    }
+
+    /// Looks at clock and tunnel; true if there is something new to decide.
+    fn look_around(&mut self) -> bool {
+        let (gateway, path) = match &self.source {
+            PortSource::Pia(pia) => (pia.gateway.dialled(), pia.gateway.path()),
+            // Whoever binds the port does so through the same tunnel.
+            PortSource::Followed { .. } => (None, Some(discover::path())),
+        };
+        let path = path.and_then(|path| self.watch.path(gateway, path));
+        let changes = [self.watch.clock(watch::now()), path];
+        let mut new = false;
+        for change in changes.into_iter().flatten() {
+            new = true;
+            self.take_note(change, gateway);
+        }
+        new
+    }
+
+    fn take_note(&mut self, change: Change, gateway: Option<SocketAddr>) {
+        match change {
+            Change::Clock(jump) => {
+                let way = if jump.is_positive() { "on" } else { "back" };
+                log::info!("the clock went {way} by {}, or the machine slept: binding now", span(jump.unsigned_abs()));
+                if let PortSource::Pia(pia) = &mut self.source {
+                    pia.gateway.clock.forget();
+                }
+                self.keeper.clock_jumped(self.now());
+            }
+            Change::Lost(error) => {
+                let to = gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
+                let error = Error::new(Op::Tunnel, Cause::NoRoute { to, error });
+                match &self.source {
+                    PortSource::Pia(_) => {
+                        self.report.failed(PeerKind::Gateway, &error);
+                        self.keeper.set_routed(false);
+                    }
+                    // Who knows the port can be asked all the same, and answering does not mean that the tunnel is back.
+                    PortSource::Followed { .. } => log::error!("{error}; {}", error.remedy()),
+                }
+            }
+            Change::Tunnel { from, to } => {
+                let from = from.map_or(String::new(), |from| format!(", it was {from}"));
+                log::info!("the tunnel has changed: we are {to}{from}");
+                if let PortSource::Pia(pia) = &mut self.source {
+                    pia.gateway.forget();
+                }
+                self.keeper.set_routed(true);
+                self.keeper.tunnel_changed(self.now());
             }
         }
     }
@@ -219,19 +290,22 @@ impl Service {
         let report = &mut self.report;
         let (peer, result) = match (step, &mut self.source) {
             (Step::GetToken, PortSource::Pia(pia)) => (PeerKind::Account, get_token(pia, &self.stopping)),
-            (Step::GetSignature, PortSource::Pia(pia)) => (PeerKind::Gateway, get_signature(pia, report)),
-            (Step::BindPort, PortSource::Pia(pia)) => (PeerKind::Gateway, bind_port(pia, report)),
+            (Step::GetSignature, PortSource::Pia(pia)) => {
+                (PeerKind::Gateway, get_signature(pia, report, &self.stopping))
+            }
+            (Step::BindPort, PortSource::Pia(pia)) => (PeerKind::Gateway, bind_port(pia, report, &self.stopping)),
             (Step::AskPort, PortSource::Followed { followed, port, told_none }) => {
                 (PeerKind::Gateway, ask_port(followed, port, told_none, report))
             }
             (Step::PlacePort, _) => (PeerKind::Client, self.place_port()),
+            (Step::ReopenPort, _) => (PeerKind::Client, self.reopen_port()),
             (Step::ConfirmPort, _) => (PeerKind::Client, self.confirm_port()),
             _ => unreachable!("the keeper knows its source"),
         };
         self.notifier.alive();
         match result {
             Ok(outcome) => {
-                self.keeper.record(now(), step, outcome);
+                self.keeper.record(self.now(), step, outcome);
                 // A gate is open again only when the last of its peer's steps was done.
                 if matches!(outcome, Outcome::Token { .. } | Outcome::Bound | Outcome::Asked(_) | Outcome::Confirmed) {
                     self.report.recovered(peer);
@@ -239,13 +313,13 @@ impl Service {
             }
             Err(error) => {
                 let failure = failure_of(&error);
-                self.keeper.record(now(), step, Outcome::Failed(failure));
+                self.keeper.record(self.now(), step, Outcome::Failed(failure));
                 if self.keeper.wants_token()
                     && let PortSource::Pia(pia) = &mut self.source
                 {
                     pia.account.reject();
                 }
-                if failure == Failure::TokenRejected && self.keeper.next(now()) == Step::GetToken {
+                if failure == Failure::TokenRejected && self.keeper.next(self.now()) == Step::GetToken {
                     log::warn!("{error}; getting another token");
                 } else {
                     self.report.failed(peer, &error);
@@ -274,6 +348,16 @@ impl Service {
         Ok(Outcome::Placed { settle })
     }
 
+    fn reopen_port(&mut self) -> Result<Outcome, Error> {
+        let port = self.port().unwrap_or_default();
+        let client = self.client.as_mut();
+        torrent::reopen(client, port)?;
+        log::info!("{}: socket opened anew on port {port}, because the tunnel has changed", client.name());
+        self.told = None;
+        self.report.status.client_port = Some(port);
+        Ok(Outcome::Placed { settle: torrent::PATIENCE.lag })
+    }
+
     fn confirm_port(&mut self) -> Result<Outcome, Error> {
         let port = self.port().unwrap_or_default();
         let client = self.client.as_mut();
@@ -288,7 +372,7 @@ impl Service {
 }
 
 fn get_token(pia: &mut Pia, stopping: &AtomicBool) -> Result<Outcome, Error> {
-    let source = pia.account.obtain(stopping)?;
+    let source = pia.get_token(stopping)?;
     match source {
         Source::Login => log::info!("logged in to PIA"),
         Source::File => log::debug!("token taken from the cache file"),
@@ -296,18 +380,19 @@ fn get_token(pia: &mut Pia, stopping: &AtomicBool) -> Result<Outcome, Error> {
     Ok(Outcome::Token { logged_in: source == Source::Login })
 }
 
-fn get_signature(pia: &mut Pia, report: &mut Report) -> Result<Outcome, Error> {
-    let lease = pia.get_signature()?;
+fn get_signature(pia: &mut Pia, report: &mut Report, stopping: &AtomicBool) -> Result<Outcome, Error> {
+    let lease = pia.get_signature(stopping)?;
     show_lease(report, lease);
     log::info!("lease: port {} until {:.0}", lease.port, lease.expires_at);
-    if lease.expires_at <= Timestamp::now() {
+    let expires_at = lease.expires_at;
+    if expires_at <= pia.gateway.clock.now() {
         log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", now_text());
     }
-    Ok(Outcome::Leased { expires_at: lease.expires_at })
+    Ok(Outcome::Leased { expires_at })
 }
 
-fn bind_port(pia: &mut Pia, report: &mut Report) -> Result<Outcome, Error> {
-    let port = pia.bind_port()?;
+fn bind_port(pia: &mut Pia, report: &mut Report, stopping: &AtomicBool) -> Result<Outcome, Error> {
+    let port = pia.bind_port(stopping)?;
     log::info!("bound port {port}");
     let dialled = pia.gateway.dialled();
     let local = dialled.and_then(|address| route::local_address_towards(address).ok());
@@ -346,9 +431,11 @@ fn show_lease(report: &mut Report, lease: &Lease) {
 
 /// What an error means for the next decision.
 fn failure_of(error: &Error) -> Failure {
-    match &error.cause {
+    match error.cause.most_telling() {
         // Whoever follows somebody else's port locks nobody out by asking again.
         _ if error.op == Op::PortSource => Failure::Transient,
+        // Whoever replaces PIA's CA on the way goes on doing so.
+        Cause::NotPinned { .. } => Failure::RetryAfter(CA_RETRY),
         Cause::CredentialsRejected { .. } | Cause::Banned => Failure::Credentials,
         Cause::LockedOut { retry_after: None } => Failure::LockedOut,
         Cause::LockedOut { retry_after: Some(wait) }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use miniserde::json::{self, Number, Object, Value};
+use miniserde::json::{self, Number, Value};
 
 use crate::config::Url;
 use crate::error::{Cause, Error, Op};
@@ -93,14 +93,14 @@ fn ask(peer: &mut Peer, base: &str, api_key: Option<&Secret>) -> Result<Option<u
         401 | 403 => return Err(Cause::CredentialsRejected { status: response.status }),
         _ => return Err(response.unexpected()),
     }
-    match json::from_str(&response.text()) {
-        Ok(Value::Object(fields)) => forwarded(&fields),
-        _ => Err(Cause::field("body", "is not a JSON object")),
-    }
+    forwarded(&response.text())
 }
 
 /// `{"port":N}` and `{"ports":[N]}`, alone or together.
-fn forwarded(fields: &Object) -> Result<Option<u16>, Cause> {
+pub(crate) fn forwarded(body: &str) -> Result<Option<u16>, Cause> {
+    let Ok(Value::Object(fields)) = json::from_str(body) else {
+        return Err(Cause::field("body", "is not a JSON object"));
+    };
     let first = match fields.get("ports") {
         Some(Value::Array(ports)) => ports.first(),
         _ => None,
@@ -135,8 +135,7 @@ mod tests {
     use super::*;
 
     fn reply(body: &str) -> Result<Option<u16>, String> {
-        let Ok(Value::Object(fields)) = json::from_str(body) else { panic!("{body}") };
-        forwarded(&fields).map_err(|error| error.to_string())
+        forwarded(body).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -154,7 +153,8 @@ mod tests {
         ] {
             assert_eq!(reply(body), Ok(port), "{body}");
         }
-        for body in ["{}", r#"{"port":70000}"#, r#"{"port":-1}"#, r#"{"port":"4711"}"#, r#"{"ports":["x"]}"#] {
+        for body in ["", "[]", "{}", r#"{"port":70000}"#, r#"{"port":-1}"#, r#"{"port":"4711"}"#, r#"{"ports":["x"]}"#]
+        {
             assert!(reply(body).is_err(), "{body}");
         }
     }

@@ -5,12 +5,6 @@
 //! other. `BENCH_RUNS` (11) is how many starts each median is of, `BENCH_IDLE_S` (60) how long the idle daemon is
 //! watched.
 
-#[allow(dead_code, reason = "the tests cut the link as well")]
-#[path = "support/link.rs"]
-mod link;
-#[allow(dead_code, reason = "the tests use other parts of it")]
-#[path = "support/netns.rs"]
-mod netns;
 #[allow(dead_code, reason = "the tests use other parts of it")]
 #[path = "support/real_qbt.rs"]
 mod real_qbt;
@@ -23,12 +17,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use link::{End, Link, Quality};
 use real_qbt::RealQbt;
 use support::daemon::{Daemon, Setup};
+use support::link::{End, Link, Quality};
 use support::pia::{self, Pia};
 use support::qbt::{Flavour, Qbt};
-use support::{TempDir, wait_until};
+use support::{TempDir, netns, wait_until};
 
 /// Built with the profile of releases.
 const DAEMON: &str = env!("CARGO_BIN_EXE_pia-qbittorrent-sync");

@@ -3,11 +3,6 @@
 //! `.ci/fetch-qbittorrent` brings the qBittorrents; what is missing is skipped loudly, and fails with
 //! `REQUIRE_QBITTORRENT=1`.
 
-#[path = "support/link.rs"]
-mod link;
-#[allow(dead_code, reason = "the bench uses other parts of it")]
-#[path = "support/netns.rs"]
-mod netns;
 #[path = "support/real_qbt.rs"]
 mod real_qbt;
 mod support;
@@ -15,16 +10,16 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use link::{End, Link, Quality};
 use real_qbt::{Https, Options, PASSWORD, RealQbt, SUITES, USERNAME};
 use support::daemon::{Daemon, LATER, SOON, Setup};
+use support::link::{End, Link, Quality};
 use support::pia::{self, Pia};
-use support::{TempDir, lock, wait_until};
+use support::{TempDir, lock, netns, wait_until};
 
 /// Port of the first lease that the simulator hands out.
 const LEASED: u16 = 47_047;
@@ -48,10 +43,10 @@ macro_rules! drive {
 }
 
 drive! {
-    bullseye: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https;
-    bookworm: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https link_down;
-    trixie: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https;
-    sid: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https api_key;
+    bullseye: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew;
+    bookworm: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew link_down;
+    trixie: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew;
+    sid: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew api_key;
 }
 
 /// What became of the tests so far.
@@ -386,6 +381,44 @@ fn api_key(suite: &str) {
         status.problems.iter().any(|problem| problem.with == "client")
     });
     see_binds(&mut daemon, &pia, 2);
+    end(daemon, &pia);
+}
+
+/// The tunnel is made anew with the same address while qBittorrent keeps to it: whoever is at its far end reaches
+/// qBittorrent again, although some versions keep their socket in the old one and say that all is well.
+fn tunnel_anew(suite: &str) {
+    let peers = netns::Namespace::new().expect("a second namespace");
+    let own = End { pid: std::process::id(), address: [10, 10, 229, 5].into() };
+    let gateway = End { pid: peers.pid(), address: [10, 10, 224, 1].into() };
+    let raise = || Link::start(own, gateway, Quality::default()).unwrap_or_else(|why| panic!("SKIPPED: {why}"));
+    let link = raise();
+    let qbt = start(suite, Options { device: Some("pialink"), ..Options::default() });
+    let pia = Pia::with(pia::Options {
+        namespace_of: Some(gateway.pid),
+        address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        ..pia::Options::default()
+    });
+    let setup = setup(&pia, &qbt)
+        .env("PIA_GATEWAY", format!("{}:{}", gateway.address, pia.gateway().port()))
+        .env("CHECK_INTERVAL", "300");
+    std::fs::write(setup.token_file(), pia.make_token()).expect("a token");
+    let mut daemon = setup.run();
+    see_port(&mut daemon, &qbt, LEASED);
+    see_verified(&mut daemon, LEASED);
+    let limit = Duration::from_millis(500);
+    let reached = || {
+        netns::within(Some(gateway.pid), || TcpStream::connect_timeout(&(own.address, LEASED).into(), limit)).is_ok()
+    };
+    assert!(wait_until(SOON, reached), "qBittorrent is not reached through the first tunnel");
+
+    drop(link);
+    let _link = raise();
+    let began = Instant::now();
+    let by_itself = wait_until(Duration::from_secs(3), reached);
+    daemon.wait_for_line("socket opened anew on port 47047", LATER);
+    assert!(wait_until(SOON, reached), "qBittorrent is not reached through the new tunnel\n{}", daemon.log());
+    println!("reached by itself: {by_itself}, in the end after {:.1?}", began.elapsed());
+    assert_eq!(pia.counts().signatures, 1);
     end(daemon, &pia);
 }
 

@@ -17,7 +17,7 @@ use crate::error::plain;
 use crate::files;
 use crate::http::tls::NamePolicy;
 use crate::pia::account::{self, Credentials};
-use crate::pia::trust;
+use crate::pia::trust::{self, Authority, Published};
 use crate::secret::Secret;
 use crate::source::Followed;
 use crate::torrent::qbittorrent::Auth;
@@ -31,6 +31,11 @@ const CREDENTIALS: &str = "/etc/pia-qbittorrent-sync/credentials";
 const GATEWAY_PORT: u16 = 19999;
 /// Seconds. A binding lapses 15 minutes after the last bind; this leaves one minute for a retry.
 const LONGEST_INTERVAL: u64 = 840;
+/// Where PIA publishes its CA: the same certificate in two of its repositories.
+const CA_URLS: [&str; 2] = [
+    "https://raw.githubusercontent.com/pia-foss/manual-connections/master/ca.rsa.4096.crt",
+    "https://raw.githubusercontent.com/pia-foss/desktop/master/daemon/res/ca/rsa_4096.crt",
+];
 /// PIA's public login endpoints, in the order of PIA's own desktop client. Both take a form.
 const LOGIN_URLS: [&str; 2] = [
     "https://www.privateinternetaccess.com/api/client/v2/token",
@@ -58,14 +63,20 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 21] = [
+pub const VARIABLES: [Variable; 23] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "its password"),
     variable("PIA_TOKEN_FILE", "/var/run/pia_token", "token cache; a token may be put there by hand"),
-    variable("PIA_GATEWAY", "10.0.0.1", "ADDRESS[:PORT] of the gateway inside the tunnel; port 19999 unless given"),
+    variable(
+        "PIA_GATEWAY",
+        "10.0.0.1, else auto",
+        "ADDRESS[:PORT] of the gateway inside the tunnel, or auto to find it",
+    ),
     variable("PIA_HOSTNAME", "", "name that the gateway's certificate must carry, e.g. mexico409"),
-    variable("PIA_CA_CERT", "", "PIA's CA certificate (PEM file); needed"),
+    variable("PIA_CA_CERT", "", "CA certificate of the gateway (PEM file) instead of PIA's own, which is fetched once"),
+    variable("PIA_CA_URL", "", "http or https URL to fetch PIA's CA from instead of PIA's repositories"),
+    variable("PIA_CA_SHA256", "", "SHA-256 of that CA (DER, hexadecimal) instead of the built-in one"),
     variable("PIA_LOGIN_URL", "", "https URL to log in at instead of PIA's two public ones"),
     variable("PIA_LOGIN_CA_CERT", "", "CA certificates for the login (PEM file) instead of Mozilla's"),
     variable("GLUETUN_URL", "http://127.0.0.1:8000", "gluetun's control server"),
@@ -173,20 +184,39 @@ pub struct Pia {
     pub credentials: Option<Credentials>,
     /// Token cache.
     pub token_file: PathBuf,
-    /// Gateway host, a name or an address.
-    pub gateway_host: String,
-    /// Gateway port.
-    pub gateway_port: u16,
+    /// Where the gateway is.
+    pub gateway: GatewayAddress,
     /// Name that the gateway's certificate must carry.
     pub hostname: Option<String>,
     /// The same as a policy.
     pub gateway_name: NamePolicy,
-    /// PIA's CA.
-    pub ca: RootCertStore,
+    /// Who signs the gateway's certificate.
+    pub authority: Authority,
     /// Login URLs in order, all https.
     pub login_urls: Vec<Url>,
+    /// Whether the gateway may be asked for a token when none of them answers.
+    pub login_in_tunnel: bool,
     /// Roots for the login instead of the public ones.
     pub login_ca: Option<RootCertStore>,
+}
+
+/// Where the gateway is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum GatewayAddress {
+    /// The user said so.
+    At {
+        /// A name or an address.
+        host: String,
+        /// 1 to 65535.
+        port: u16,
+    },
+    /// It is looked for.
+    Find {
+        /// Beginning with the usual address, as for somebody who has set nothing.
+        usual_first: bool,
+        /// 1 to 65535.
+        port: u16,
+    },
 }
 
 /// All variables: those of this process, and below them those of the configuration file, which is `path` or, when it
@@ -229,6 +259,15 @@ pub fn state_dir(vars: &BTreeMap<String, String>) -> PathBuf {
     // systemd lists several folders with colons; ours is the first.
     let systemd = || set("STATE_DIRECTORY").and_then(|list| list.split(':').next());
     PathBuf::from(set("STATE_DIR").map(String::as_str).or_else(systemd).unwrap_or("/var/lib/pia-qbittorrent-sync"))
+}
+
+/// Where PIA's CA is kept and fetched from; all that `fetch-ca` needs to know.
+pub fn published_ca(all: &Variables) -> Result<Published, ConfigError> {
+    let mut reader = Reader { vars: &all.values, problems: Vec::new(), warnings: Vec::new() };
+    match reader.published_ca() {
+        Some(published) if reader.problems.is_empty() => Ok(published),
+        _ => Err(ConfigError(reader.problems)),
+    }
 }
 
 impl Config {
@@ -302,29 +341,49 @@ impl Reader<'_> {
     fn pia(&mut self) -> Option<Pia> {
         let token_file = PathBuf::from(self.get("PIA_TOKEN_FILE").unwrap_or("/var/run/pia_token"));
         let credentials = self.credentials(&token_file);
-        let right = "ADDRESS or ADDRESS:PORT is right, e.g. 10.0.0.1";
-        let gateway = self.parsed("PIA_GATEWAY", "10.0.0.1", right, parse_address);
+        let right = "auto, ADDRESS or ADDRESS:PORT is right, e.g. 10.0.0.1";
+        let usual_first = self.get("PIA_GATEWAY").is_none();
+        let gateway = self.parsed("PIA_GATEWAY", "auto", right, parse_address);
         let hostname = self.get("PIA_HOSTNAME").map(str::to_owned);
         let gateway_name = self.gateway_name(hostname.as_deref());
-        let ca = self.roots("PIA_CA_CERT");
-        if self.get("PIA_CA_CERT").is_none() {
-            let right = "set it to the path of PIA's CA certificate, ca.rsa.4096.crt";
-            self.problem("PIA_CA_CERT", None, "is not set", right);
-        }
+        let given = self.roots("PIA_CA_CERT");
+        let published = self.published_ca();
+        let authority = match self.get("PIA_CA_CERT") {
+            Some(_) => given.map(Authority::given),
+            None => published.map(Authority::published),
+        };
+        let login_in_tunnel = self.get("PIA_LOGIN_URL").is_none();
         let login_urls = self.login_urls();
         let login_ca = self.roots("PIA_LOGIN_CA_CERT");
-        let (gateway_host, gateway_port) = gateway?;
+        let (host, port) = gateway?;
+        let port = port.unwrap_or(GATEWAY_PORT);
+        let find = host.eq_ignore_ascii_case("auto");
         Some(Pia {
             credentials,
             token_file,
-            gateway_host,
-            gateway_port: gateway_port.unwrap_or(GATEWAY_PORT),
+            gateway: if find { GatewayAddress::Find { usual_first, port } } else { GatewayAddress::At { host, port } },
             hostname,
             gateway_name: gateway_name?,
-            ca: ca?,
+            authority: authority?,
             login_urls,
+            login_in_tunnel,
             login_ca,
         })
+    }
+
+    fn published_ca(&mut self) -> Option<Published> {
+        let urls = self.get("PIA_CA_URL").map_or(CA_URLS.to_vec(), |url| vec![url]);
+        let urls: Vec<String> = urls.into_iter().map(str::to_owned).collect();
+        let mut parsed = Vec::new();
+        for url in urls {
+            match Url::parse(&url) {
+                Ok(url) => parsed.push(url),
+                Err(wrong) => self.problem("PIA_CA_URL", Some(&url), wrong, "an http or https URL is right"),
+            }
+        }
+        let right = "the SHA-256 of the certificate (DER) is right, 64 hexadecimal digits";
+        let pin = self.parsed("PIA_CA_SHA256", trust::PIA_CA_SHA256, right, trust::parse_sha256);
+        Some(Published::new(&state_dir(self.vars), parsed, pin?))
     }
 
     /// A line break or an umlaut cannot go into a header.
@@ -628,7 +687,8 @@ mod tests {
     fn defaults() {
         let config = Vars::good().config().unwrap_or_else(|e| panic!("{e:?}"));
         let pia = Vars::good().pia();
-        assert_eq!((pia.gateway_host.as_str(), pia.gateway_port), ("10.0.0.1", 19999));
+        assert_eq!(pia.gateway, GatewayAddress::Find { usual_first: true, port: 19999 });
+        assert!(pia.login_in_tunnel);
         assert_eq!(config.client_url.to_string(), "http://localhost:8080");
         assert_eq!(config.interval, Duration::from_secs(300));
         assert_eq!(pia.login_urls.len(), 2);
@@ -644,10 +704,13 @@ mod tests {
             .with("CHECK_INTERVAL", "0")
             .with("LOG_LEVEL", "loud")
             .with("PIA_CA_CERT", "")
+            .with("PIA_CA_URL", "ftp://x")
+            .with("PIA_CA_SHA256", "abc")
             .with("QBITTORRENT_HOST", "ftp://x")
             .fails(&[
-                "PIA_GATEWAY=nonsense:99999: has a port that is not within 1 to 65535; ADDRESS",
-                "PIA_CA_CERT: is not set",
+                "PIA_GATEWAY=nonsense:99999: has a port that is not within 1 to 65535; auto, ADDRESS",
+                "PIA_CA_URL=ftp://x: has a scheme",
+                "PIA_CA_SHA256=abc: is not a SHA-256; the",
                 "QBITTORRENT_HOST=ftp://x: has a scheme",
                 "CHECK_INTERVAL=0: is not a number of seconds within 1 to 86400",
                 "LOG_LEVEL=loud: is not a level; TRACE, DEBUG",
@@ -665,7 +728,11 @@ mod tests {
             ("gateway.lan:65535", "gateway.lan", 65535),
         ] {
             let pia = Vars::good().with("PIA_GATEWAY", text).pia();
-            assert_eq!((pia.gateway_host.as_str(), pia.gateway_port), (host, port), "{text}");
+            assert_eq!(pia.gateway, GatewayAddress::At { host: host.to_owned(), port }, "{text}");
+        }
+        for (text, port) in [("auto", 19999), ("Auto:1234", 1234)] {
+            let pia = Vars::good().with("PIA_GATEWAY", text).pia();
+            assert_eq!(pia.gateway, GatewayAddress::Find { usual_first: false, port }, "{text}");
         }
         for text in
             [":19999", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:x", "[fd00::1", "[x]:1", "[fd00::1]80", "a b", "http://x"]

@@ -8,10 +8,11 @@ pub mod tls;
 pub mod wire;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Cause, Phase};
 use crate::secret::Secret;
@@ -48,20 +49,22 @@ impl Deadline {
     }
 }
 
-/// The two methods that our peers need.
+/// The methods that our peers need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// GET.
     Get,
     /// POST with a form as its body.
     Post,
+    /// POST with a JSON object as its body.
+    PostJson,
 }
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Get => "GET",
-            Self::Post => "POST",
+            Self::Post | Self::PostJson => "POST",
         })
     }
 }
@@ -73,7 +76,7 @@ pub struct Request<'a> {
     pub method: Method,
     /// The path, starting with `/`, without the query.
     pub path: &'a str,
-    /// Query (GET) or form body (POST): pairs, not yet encoded.
+    /// Query (GET) or body (POST): pairs, not yet encoded.
     pub fields: &'a [(&'a str, &'a str)],
     /// Further headers, values without line breaks.
     pub headers: &'a [(&'a str, &'a str)],
@@ -101,6 +104,12 @@ pub fn encode_fields(fields: &[(&str, &str)]) -> String {
         percent_encode(value, &mut encoded);
     }
     encoded
+}
+
+/// A JSON object of strings.
+pub fn encode_json(fields: &[(&str, &str)]) -> String {
+    let object: BTreeMap<&str, &str> = fields.iter().copied().collect();
+    miniserde::json::to_string(&object)
 }
 
 fn percent_encode(text: &str, into: &mut String) {
@@ -139,6 +148,11 @@ impl Response {
         self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// When the peer sent it by its own clock; none when it does not say so intelligibly.
+    pub fn date(&self) -> Option<SystemTime> {
+        httpdate::parse_http_date(self.header("date").next()?.trim()).ok()
+    }
+
     /// The body as text, for parsing.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.body)
@@ -151,7 +165,7 @@ impl Response {
             return Some(Duration::from_secs(seconds));
         }
         let date = httpdate::parse_http_date(value).ok()?;
-        Some(date.duration_since(std::time::SystemTime::now()).unwrap_or_default())
+        Some(date.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
     /// The start of the body for a log: the request's secrets cut out, control characters replaced, one line.
@@ -236,6 +250,12 @@ impl Peer {
             names: None,
             address: None,
         }
+    }
+
+    /// The same host at another port, proved in the same way.
+    #[must_use]
+    pub fn at_port(&self, port: u16) -> Self {
+        Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone())
     }
 
     /// `host:port` for people.
@@ -352,7 +372,7 @@ mod tests {
     #[test]
     fn retry_after_is_read_in_both_forms() {
         assert_eq!(response(&[("Retry-After", "120")], "", &[]).retry_after(), Some(Duration::from_secs(120)));
-        let soon = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(60));
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
         let wait = response(&[("retry-after", &soon)], "", &[]).retry_after().unwrap();
         assert!((57..=60).contains(&wait.as_secs()), "{wait:?}");
         let past = "Sun, 06 Nov 1994 08:49:37 GMT";

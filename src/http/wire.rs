@@ -4,7 +4,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Deadline, Method, Request, Response, encode_fields};
+use super::{Deadline, Method, Request, Response, encode_fields, encode_json};
 use crate::error::{Cause, Phase};
 
 /// Bytes of status line and headers.
@@ -21,8 +21,12 @@ const READ_SIZE: usize = 4096;
 
 /// Writes `request` in one piece, so that head and body leave in one segment.
 pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> io::Result<()> {
-    let fields = encode_fields(request.fields);
-    let query = if request.method == Method::Post || fields.is_empty() { String::new() } else { format!("?{fields}") };
+    let (query, body) = match request.method {
+        Method::Get if request.fields.is_empty() => (String::new(), None),
+        Method::Get => (format!("?{}", encode_fields(request.fields)), None),
+        Method::Post => (String::new(), Some(("application/x-www-form-urlencoded", encode_fields(request.fields)))),
+        Method::PostJson => (String::new(), Some(("application/json", encode_json(request.fields)))),
+    };
     let agent = env!("CARGO_PKG_NAME");
     let mut lines = vec![
         format!("{} {}{query} HTTP/1.1", request.method, request.path),
@@ -31,11 +35,11 @@ pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> 
         "Accept: */*".to_owned(),
     ];
     lines.extend(request.headers.iter().map(|(name, value)| format!("{name}: {value}")));
-    if request.method == Method::Post {
-        lines.push("Content-Type: application/x-www-form-urlencoded".to_owned());
-        lines.push(format!("Content-Length: {}", fields.len()));
+    if let Some((kind, body)) = &body {
+        lines.push(format!("Content-Type: {kind}"));
+        lines.push(format!("Content-Length: {}", body.len()));
     }
-    let body = if request.method == Method::Post { fields.as_str() } else { "" };
+    let body = body.map_or(String::new(), |(_, body)| body);
     let text = format!("{}\r\n\r\n{body}", lines.join("\r\n"));
     stream.write_all(text.as_bytes())?;
     stream.flush()

@@ -41,6 +41,19 @@ struct Weather {
     tokens_refused: bool,
     /// Chance in percent of a bind to be refused for good.
     refusals: u64,
+    /// The tunnel that there is; none when it is gone.
+    tunnel: Tunnel,
+    /// What the system's clock is ahead, until the gateway tells the time.
+    clock_ahead: Duration,
+}
+
+/// Which tunnel there is, and whether somebody watches it: most weather has one, and to watch it takes time.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Tunnel {
+    #[default]
+    Unwatched,
+    Up(u64),
+    Gone,
 }
 
 #[derive(Default)]
@@ -51,6 +64,7 @@ struct Tally {
     login_attempts: Vec<Duration>,
     client_attempts: usize,
     confirmed: Vec<Duration>,
+    reopened: Vec<Duration>,
     waits: usize,
 }
 
@@ -78,25 +92,48 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
     let mut random = Random(seed);
     let mut tally = Tally::default();
     let mut elapsed = Duration::ZERO;
-    let at = |elapsed: Duration| Now { mono: start + elapsed, wall: epoch + elapsed };
-    let mut keeper = Keeper::new(INTERVAL, Source::Lease { expires_at: None }, seed, at(elapsed));
+    let at = |elapsed: Duration, ahead: Duration| Now { mono: start + elapsed, wall: epoch + elapsed + ahead };
+    let mut before = weather(elapsed);
+    let mut ahead = before.clock_ahead;
+    let mut keeper = Keeper::new(INTERVAL, Source::Lease { expires_at: None }, seed, at(elapsed, ahead));
+    keeper.set_routed(before.tunnel != Tunnel::Gone);
     let mut without_wait = 0;
     while elapsed < length {
-        let step = keeper.next(at(elapsed));
+        let sky = weather(elapsed);
+        if sky.clock_ahead != before.clock_ahead {
+            ahead = sky.clock_ahead;
+            keeper.clock_jumped(at(elapsed, ahead));
+        }
+        if sky.tunnel != before.tunnel {
+            keeper.set_routed(sky.tunnel != Tunnel::Gone);
+            if sky.tunnel != Tunnel::Gone {
+                keeper.tunnel_changed(at(elapsed, ahead));
+            }
+        }
+        before = sky;
+        let step = keeper.next(at(elapsed, ahead));
         if let Step::Wait(wait) = step {
             assert!(wait > Duration::ZERO, "a wait of zero at {elapsed:?}");
             assert!(wait <= INTERVAL + SECOND, "a wait of {wait:?}");
             tally.waits += 1;
             without_wait = 0;
-            elapsed += wait;
+            elapsed += match sky.tunnel {
+                Tunnel::Unwatched => wait,
+                Tunnel::Up(_) if !keeper.gateway_is_failing() => wait.min(15 * SECOND),
+                _ => wait.min(SECOND),
+            };
             continue;
         }
+        let beyond = matches!(step, Step::GetToken | Step::GetSignature | Step::BindPort);
+        assert!(!beyond || sky.tunnel != Tunnel::Gone, "{step:?} without a tunnel at {elapsed:?}");
         without_wait += 1;
         assert!(without_wait <= 12, "{without_wait} steps without a wait at {elapsed:?}, the last one {step:?}");
-        let sky = weather(elapsed);
-        let (outcome, took) = carry_out(step, sky, &mut random, at(elapsed), &mut tally, elapsed);
+        let (outcome, took) = carry_out(step, sky, &mut random, at(elapsed, Duration::ZERO), &mut tally, elapsed);
         elapsed += took;
-        keeper.record(at(elapsed), step, outcome);
+        if matches!(outcome, Outcome::Leased { .. } | Outcome::Bound) {
+            ahead = Duration::ZERO;
+        }
+        keeper.record(at(elapsed, ahead), step, outcome);
     }
     tally
 }
@@ -117,6 +154,7 @@ fn carry_out(
     match step {
         Step::GetToken => tally.login_attempts.push(elapsed),
         Step::PlacePort | Step::ConfirmPort => tally.client_attempts += 1,
+        Step::ReopenPort => tally.reopened.push(elapsed),
         _ => {}
     }
     if down || random.percent(sky.loss) {
@@ -141,7 +179,9 @@ fn carry_out(
             tally.binds.push(elapsed);
             Outcome::Bound
         }
-        Step::PlacePort => Outcome::Placed { settle: if random.percent(10) { SECOND * 2 } else { Duration::ZERO } },
+        Step::PlacePort | Step::ReopenPort => {
+            Outcome::Placed { settle: if random.percent(10) { SECOND * 2 } else { Duration::ZERO } }
+        }
         Step::ConfirmPort => {
             tally.confirmed.push(elapsed);
             Outcome::Confirmed
@@ -221,6 +261,46 @@ fn refused_leases_make_no_signature_storm() {
 }
 
 #[test]
+fn a_tunnel_that_comes_and_goes_costs_seconds() {
+    for seed in 1..=10 {
+        // Each hour has a tunnel of its own, and some of them begin with none.
+        let gone = move |hour: u64| {
+            let mut dice = Random(seed * 7_654_321 + hour);
+            dice.below(2);
+            Duration::from_secs(if dice.percent(50) { dice.below(3000) } else { 0 })
+        };
+        let tunnel = move |at: Duration| {
+            let hour = at.as_secs() / 3600;
+            if at < HOUR * u32::try_from(hour).unwrap() + gone(hour) { Tunnel::Gone } else { Tunnel::Up(hour) }
+        };
+        let weather = move |at: Duration| Weather { tunnel: tunnel(at), ..Weather::default() };
+        let tally = run(seed, 5 * DAY, weather);
+        assert_eq!(tally.signatures.len(), 1, "no outage costs a port");
+        for hour in 1..119 {
+            let up = HOUR * u32::try_from(hour).unwrap() + gone(hour);
+            let after = |times: &[Duration]| times.iter().find(|&&time| time >= up).unwrap().saturating_sub(up);
+            assert!(after(&tally.binds) <= 16 * SECOND, "hour {hour}: bound after {:?}", after(&tally.binds));
+            assert!(after(&tally.reopened) <= 17 * SECOND, "hour {hour}: {:?}", after(&tally.reopened));
+        }
+        assert!(tally.reopened.len() <= 120, "{} for 119 changes", tally.reopened.len());
+    }
+}
+
+#[test]
+fn clocks_that_jump_by_months_cost_no_port() {
+    let weather = |at: Duration| Weather {
+        clock_ahead: if at.as_secs() / 7200 % 2 == 1 { 90 * DAY } else { Duration::ZERO },
+        loss: 10,
+        ..Weather::default()
+    };
+    for seed in 1..=20 {
+        let tally = run(seed, 20 * DAY, weather);
+        assert_eq!(tally.signatures.len(), 1, "seed {seed}");
+        assert!(longest_gap(&tally.binds, MINUTE, 20 * DAY) < 15 * MINUTE, "seed {seed}");
+    }
+}
+
+#[test]
 fn everything_at_once_for_a_year() {
     for seed in 1..=5 {
         // Each day draws its own faults; every fourth one is calm.
@@ -239,6 +319,7 @@ fn everything_at_once_for_a_year() {
                 wrong_password: dice.percent(2),
                 tokens_refused: dice.percent(2),
                 refusals: dice.below(5),
+                ..Weather::default()
             }
         };
         let tally = run(seed, 365 * DAY, weather);

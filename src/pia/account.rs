@@ -1,4 +1,5 @@
-//! The account: a token from the cache file, or from a login at PIA's public endpoints.
+//! The account: a token from the cache file, or from a login at PIA's public endpoints or, when none of them can be
+//! reached, at the gateway.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -6,13 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use miniserde::json::{self, Value};
 use rustls::RootCertStore;
-use rustls::pki_types::ServerName;
 
-use super::trust::public_roots;
+use super::gateway::Gateway;
+use super::trust::tls_to;
 use crate::config::Url;
-use crate::error::{Cause, Error, Op, plain};
+use crate::error::{Attempt, Cause, Error, Op, plain};
 use crate::files::{self, Durability};
-use crate::http::tls::{NamePolicy, Tls};
 use crate::http::{Method, Peer, Request, Response};
 use crate::secret::Secret;
 
@@ -41,6 +41,8 @@ pub struct Account {
     credentials: Option<Credentials>,
     /// In the order in which they are tried.
     endpoints: Vec<Url>,
+    /// Whether the gateway is asked after them.
+    in_tunnel: bool,
     /// Roots for the login instead of the public ones.
     roots: Option<RootCertStore>,
     token_file: PathBuf,
@@ -56,10 +58,11 @@ impl Account {
     pub fn new(
         credentials: Option<Credentials>,
         endpoints: Vec<Url>,
+        in_tunnel: bool,
         roots: Option<RootCertStore>,
         token_file: PathBuf,
     ) -> Self {
-        Self { credentials, endpoints, roots, token_file, token: None, rejected: None, warned: false }
+        Self { credentials, endpoints, in_tunnel, roots, token_file, token: None, rejected: None, warned: false }
     }
 
     /// The token, once [`Account::obtain`] found one.
@@ -79,12 +82,12 @@ impl Account {
     ///
     /// An endpoint that cannot be reached or does not know the call leads to the next one; rejected credentials and a
     /// lockout end the round.
-    pub fn obtain(&mut self, stop: &AtomicBool) -> Result<Source, Error> {
+    pub fn obtain(&mut self, gateway: &mut Gateway, stop: &AtomicBool) -> Result<Source, Error> {
         if let Some(token) = self.cached() {
             self.token = Some(token);
             return Ok(Source::File);
         }
-        let token = self.log_in(stop)?;
+        let token = self.log_in(gateway, stop)?;
         if let Err(error) = files::write(&self.token_file, token.expose().as_bytes(), Durability::Durable) {
             log::warn!(
                 "PIA_TOKEN_FILE {}: {}; the token is kept in memory, and every start will log in",
@@ -110,19 +113,23 @@ impl Account {
         }
     }
 
-    fn log_in(&self, stop: &AtomicBool) -> Result<Secret, Error> {
+    fn log_in(&self, gateway: &mut Gateway, stop: &AtomicBool) -> Result<Secret, Error> {
         let Some(credentials) = &self.credentials else {
             return Err(Error::new(Op::TokenFile, Cause::NoCredentials));
         };
-        let mut last = Cause::NoCredentials;
-        for endpoint in &self.endpoints {
-            match self.log_in_at(endpoint, credentials) {
+        let mut attempts = Vec::new();
+        for endpoint in self.endpoints.iter().map(Some).chain(self.in_tunnel.then_some(None)) {
+            let (at, result) = match endpoint {
+                Some(url) => (url.host.clone(), self.log_in_at(url, credentials)),
+                None => ("the gateway".to_owned(), log_in_in_tunnel(gateway, credentials, stop)),
+            };
+            match result {
                 Err(cause @ (Cause::CredentialsRejected { .. } | Cause::LockedOut { .. })) => {
                     return Err(Error::new(Op::Login, cause));
                 }
                 Err(cause) => {
-                    log::debug!("login at {}: {cause}", endpoint.host);
-                    last = cause;
+                    log::debug!("login at {at}: {cause}");
+                    attempts.push(Attempt { at, cause });
                 }
                 Ok(token) => return Ok(token),
             }
@@ -130,25 +137,31 @@ impl Account {
                 break;
             }
         }
-        Err(Error::new(Op::Login, last))
+        Err(Error::new(Op::Login, Cause::all_failed(attempts)))
     }
 
     fn log_in_at(&self, endpoint: &Url, credentials: &Credentials) -> Result<Secret, Cause> {
-        let roots = self.roots.clone().unwrap_or_else(public_roots);
-        let name = ServerName::try_from(endpoint.host.clone())
-            .map_err(|_| Cause::Lookup { name: endpoint.host.clone(), error: "is not a host name".to_owned() })?;
-        let tls = Tls::new(roots, NamePolicy::Exactly(name));
-        let mut peer = Peer::new(endpoint.host.clone(), endpoint.port, endpoint.host_header(), Some(tls));
-        let username = Secret::new(credentials.username.clone());
-        let response = peer.send(&Request {
-            method: Method::Post,
-            path: &endpoint.path,
-            fields: &[("username", &credentials.username), ("password", credentials.password.expose())],
-            headers: &[],
-            secrets: &[&username, &credentials.password],
-        })?;
-        token_of(&response)
+        let tls = tls_to(&endpoint.host, self.roots.as_ref())?;
+        let peer = Peer::new(endpoint.host.clone(), endpoint.port, endpoint.host_header(), Some(tls));
+        ask_for_token(peer, Method::Post, &endpoint.path, credentials)
     }
+}
+
+/// As PIA's desktop client does where the website is blocked (`10.0.0.1:443/apiv2/token`); JSON.
+fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials, stop: &AtomicBool) -> Result<Secret, Cause> {
+    ask_for_token(gateway.login_peer(stop)?, Method::PostJson, "/apiv2/token", credentials)
+}
+
+fn ask_for_token(mut peer: Peer, method: Method, path: &str, credentials: &Credentials) -> Result<Secret, Cause> {
+    let username = Secret::new(credentials.username.clone());
+    let response = peer.send(&Request {
+        method,
+        path,
+        fields: &[("username", &credentials.username), ("password", credentials.password.expose())],
+        headers: &[],
+        secrets: &[&username, &credentials.password],
+    })?;
+    token_of(&response)
 }
 
 /// `{"token":"…"}`, a rejection (401), or a lockout (429 or `too_many_attempts`).
@@ -195,12 +208,20 @@ pub fn read_token(path: &Path) -> Result<Secret, Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::GatewayAddress;
+    use crate::http::tls::NamePolicy;
+    use crate::pia::trust::Authority;
     use crate::testing::TempDir;
 
-    static GO_ON: AtomicBool = AtomicBool::new(false);
-
     fn account(file: &Path) -> Account {
-        Account::new(None, Vec::new(), None, file.to_owned())
+        Account::new(None, Vec::new(), false, None, file.to_owned())
+    }
+
+    /// From the file: no gateway is asked.
+    fn obtain(account: &mut Account) -> Result<Source, Error> {
+        let address = GatewayAddress::At { host: "127.0.0.1".to_owned(), port: 1 };
+        let authority = Authority::given(RootCertStore::empty());
+        account.obtain(&mut Gateway::new(address, None, NamePolicy::Any, authority), &AtomicBool::new(false))
     }
 
     #[test]
@@ -209,7 +230,7 @@ mod tests {
         let file = dir.path().join("token");
         std::fs::write(&file, "\n  abc123 \r\n").unwrap();
         let mut account = account(&file);
-        assert_eq!(account.obtain(&GO_ON).unwrap(), Source::File);
+        assert_eq!(obtain(&mut account).unwrap(), Source::File);
         assert_eq!(account.token().unwrap().expose(), "abc123");
     }
 
@@ -219,12 +240,12 @@ mod tests {
         let file = dir.path().join("token");
         std::fs::write(&file, "old").unwrap();
         let mut account = account(&file);
-        account.obtain(&GO_ON).unwrap();
+        obtain(&mut account).unwrap();
         account.reject();
-        assert!(matches!(account.obtain(&GO_ON).unwrap_err().cause, Cause::NoCredentials));
+        assert!(matches!(obtain(&mut account).unwrap_err().cause, Cause::NoCredentials));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "old", "the file is the user's");
         std::fs::write(&file, "new").unwrap();
-        assert_eq!(account.obtain(&GO_ON).unwrap(), Source::File);
+        assert_eq!(obtain(&mut account).unwrap(), Source::File);
         assert_eq!(account.token().unwrap().expose(), "new");
     }
 

@@ -1,55 +1,194 @@
-//! The gateway, port 19999: `getSignature` gives a lease, `bindPort` keeps its port bound.
+//! The gateway, port 19999: `getSignature` gives a lease, `bindPort` keeps its port bound. Port 443 gives tokens.
 //!
-//! Both are HTTPS GETs to the gateway's address inside the tunnel, with the server's name as SNI and Host, over one
-//! connection while the server keeps it open.
+//! All are HTTPS to the gateway's address inside the tunnel, with the server's name as SNI and Host, over one connection
+//! while the server keeps it open. Where nobody said which address that is, the first candidate whose certificate proves
+//! it is, until it fails.
 
-use jiff::Timestamp;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use miniserde::json::{self, Object, Value};
 
+use super::discover::{self, Candidate};
 use super::lease::Lease;
-use crate::error::{Cause, Error, Op, Refusal};
-use crate::http::tls::Tls;
-use crate::http::{Deadline, Peer, REQUEST_DEADLINE, Request, Response};
+use super::trust::Authority;
+use crate::clock::Clock;
+use crate::config::GatewayAddress;
+use crate::error::{Attempt, Cause, Error, Op, Phase, Refusal};
+use crate::http::tls::{NamePolicy, Tls};
+use crate::http::{Deadline, Peer, REQUEST_DEADLINE, Request, Response, plain};
+use crate::route::Path;
 use crate::secret::Secret;
+
+/// For a candidate to prove that it is the gateway, TLS included.
+const PROOF_DEADLINE: Duration = Duration::from_secs(3);
+/// The port of the API that gives tokens inside the tunnel (PIA's desktop client).
+const LOGIN_PORT: u16 = 443;
 
 /// The gateway of the tunnel.
 pub struct Gateway {
-    peer: Peer,
+    address: GatewayAddress,
+    hostname: Option<String>,
+    policy: NamePolicy,
+    authority: Authority,
+    /// The one that is asked; none before the first search and after one that was found has failed.
+    peer: Option<Peer>,
+    /// A found one that has failed, the first to be tried again.
+    failed: Option<Candidate>,
+    /// How the one that is asked was found.
+    how: Option<String>,
     /// Warn about a certificate's name that nobody asked for, once.
     unnamed: bool,
+    /// Corrected by what the gateway says.
+    pub clock: Clock,
 }
 
 impl Gateway {
-    /// A gateway at `host:port` that must prove itself by `tls`; `hostname` is what its certificate must carry, if known.
-    pub fn new(host: &str, port: u16, hostname: Option<&str>, tls: Tls) -> Self {
-        let peer = Peer::new(host, port, hostname.unwrap_or(host), Some(tls));
-        Self { peer, unnamed: hostname.is_none() }
+    /// A gateway at `address` whose certificate `authority` must have signed and `policy` must accept; `hostname` is what it
+    /// must carry, if known. Nothing is read or sent yet.
+    pub fn new(address: GatewayAddress, hostname: Option<String>, policy: NamePolicy, authority: Authority) -> Self {
+        let unnamed = hostname.is_none();
+        Self {
+            address,
+            hostname,
+            policy,
+            authority,
+            peer: None,
+            failed: None,
+            how: None,
+            unnamed,
+            clock: Clock::default(),
+        }
     }
 
     /// `host:port` for people.
     pub fn address(&self) -> String {
-        self.peer.address()
+        match (&self.peer, &self.address) {
+            (Some(peer), _) => peer.address(),
+            (None, GatewayAddress::At { host, port }) => plain::join(host, *port),
+            (None, GatewayAddress::Find { .. }) => "to be found".to_owned(),
+        }
     }
 
-    /// Connects and verifies.
-    pub fn connect(&mut self) -> Result<(), Cause> {
-        self.peer.connect(Deadline::after(REQUEST_DEADLINE))?;
-        self.warn_if_unnamed();
-        Ok(())
+    /// How it was found, when it was.
+    pub fn how_found(&self) -> Option<&str> {
+        self.how.as_deref()
+    }
+
+    /// Finds it if need be, connects and verifies. `stop` ends a search between two candidates.
+    pub fn connect(&mut self, op: Op, stop: &AtomicBool) -> Result<(), Error> {
+        let result = self
+            .peer(op, stop)
+            .and_then(|peer| peer.connect(Deadline::after(REQUEST_DEADLINE)).map_err(|cause| Error::new(op, cause)));
+        self.look_at(&result);
+        result
     }
 
     /// The names that the gateway's certificate carries.
     pub fn certificate_names(&self) -> &[String] {
-        self.peer.certificate_names().unwrap_or_default()
+        self.peer.as_ref().and_then(Peer::certificate_names).unwrap_or_default()
     }
 
-    /// The address of the last connection.
-    pub fn dialled(&self) -> Option<std::net::SocketAddr> {
-        self.peer.dialled()
+    /// Its address, once it is known.
+    pub fn dialled(&self) -> Option<SocketAddr> {
+        match (&self.peer, &self.address) {
+            (Some(peer), _) if peer.dialled().is_some() => peer.dialled(),
+            (_, GatewayAddress::At { host, port }) => host.parse().ok().map(|ip| SocketAddr::new(ip, *port)),
+            _ => None,
+        }
+    }
+
+    /// The way there; none for a name that was not looked up yet. Nothing is sent.
+    pub fn path(&self) -> Option<io::Result<Path>> {
+        match (self.dialled(), &self.address) {
+            (Some(address), _) => Some(Path::towards(address)),
+            (None, GatewayAddress::Find { .. }) => Some(discover::path()),
+            (None, GatewayAddress::At { .. }) => None,
+        }
+    }
+
+    /// The tunnel is another one: whoever was found in the old one is not looked for in the new one.
+    pub fn forget(&mut self) {
+        self.hang_up();
+        if let GatewayAddress::Find { .. } = self.address {
+            (self.peer, self.failed) = (None, None);
+        }
+    }
+
+    /// Whom to ask, found if need be.
+    fn peer(&mut self, op: Op, stop: &AtomicBool) -> Result<&mut Peer, Error> {
+        let peer = if let Some(peer) = self.peer.take() {
+            peer
+        } else {
+            let roots = self.authority.roots().map_err(|cause| Error::new(Op::FetchCa, cause))?;
+            let tls = Tls::new(roots, self.policy.clone());
+            match &self.address {
+                GatewayAddress::At { host, port } => self.at(host, *port, tls),
+                &GatewayAddress::Find { port, usual_first } => {
+                    self.find(port, usual_first, &tls, stop).map_err(|cause| Error::new(op, cause))?
+                }
+            }
+        };
+        Ok(self.peer.insert(peer))
+    }
+
+    fn at(&self, host: &str, port: u16, tls: Tls) -> Peer {
+        Peer::new(host, port, self.hostname.as_deref().unwrap_or(host), Some(tls))
+    }
+
+    /// The first candidate that proves itself.
+    fn find(&mut self, port: u16, usual_first: bool, tls: &Tls, stop: &AtomicBool) -> Result<Peer, Cause> {
+        let mut candidates = discover::candidates(usual_first && self.how.is_none());
+        if let Some(failed) = &self.failed {
+            candidates.retain(|candidate| candidate.address != failed.address);
+            candidates.insert(0, failed.clone());
+        }
+        let mut attempts = Vec::new();
+        for candidate in candidates {
+            let mut peer = self.at(&candidate.address.to_string(), port, tls.clone());
+            match peer.connect(Deadline::after(PROOF_DEADLINE)) {
+                Ok(()) => {
+                    log::info!("gateway {} found: {}", peer.address(), candidate.how);
+                    self.how = Some(candidate.how);
+                    return Ok(peer);
+                }
+                Err(cause) => attempts.push(Attempt { at: format!("{} ({})", peer.address(), candidate.how), cause }),
+            }
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        Err(Cause::all_failed(attempts))
+    }
+
+    /// Draws conclusions from how an exchange went: a found gateway that cannot be spoken to is looked for anew, beginning
+    /// with itself.
+    fn look_at<T>(&mut self, result: &Result<T, Error>) {
+        self.warn_if_unnamed();
+        let unreachable = matches!(
+            result.as_ref().map_err(|error| &error.cause),
+            Err(Cause::Connect { .. }
+                | Cause::Timeout { .. }
+                | Cause::Closed { phase: Phase::Handshake }
+                | Cause::Broken { .. }
+                | Cause::NameMismatch { .. }
+                | Cause::UnknownIssuer
+                | Cause::NotTls
+                | Cause::Tls(_))
+        );
+        if unreachable
+            && let GatewayAddress::Find { .. } = self.address
+            && let (Some(peer), Some(how)) = (self.peer.take(), &self.how)
+            && let Some(SocketAddr::V4(address)) = peer.dialled()
+        {
+            self.failed = Some(Candidate { address: *address.ip(), how: how.clone() });
+        }
     }
 
     fn warn_if_unnamed(&mut self) {
-        if self.unnamed && self.peer.certificate_names().is_some() {
+        if self.unnamed && self.peer.as_ref().is_some_and(|peer| peer.certificate_names().is_some()) {
             self.unnamed = false;
             log::warn!(
                 "PIA_HOSTNAME is not set, so any server with a certificate of the CA is accepted; this one's certificate \
@@ -59,39 +198,54 @@ impl Gateway {
         }
     }
 
-    /// `getSignature`: a new lease.
-    pub fn get_signature(&mut self, token: &Secret) -> Result<Lease, Error> {
-        self.lease(token).map_err(|cause| Error::new(Op::GetSignature, cause))
+    /// The API that gives tokens, at the same address; it must prove itself in the same way.
+    pub fn login_peer(&mut self, stop: &AtomicBool) -> Result<Peer, Cause> {
+        self.peer(Op::Login, stop).map(|peer| peer.at_port(LOGIN_PORT)).map_err(|error| error.cause)
     }
 
-    fn lease(&mut self, token: &Secret) -> Result<Lease, Cause> {
-        let response = self.send("/getSignature", &[("token", token.expose())], &[token])?;
-        let fields = accepted(&response, Op::GetSignature)?;
+    /// `getSignature`: a new lease.
+    pub fn get_signature(&mut self, token: &Secret, stop: &AtomicBool) -> Result<Lease, Error> {
+        let fields = self.ask(Op::GetSignature, "/getSignature", &[("token", token.expose())], &[token], stop)?;
         let text = |name: &'static str| match fields.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(Secret::new(text.as_str())),
             Some(Value::String(_)) | None => Err(Cause::field(name, "is missing")),
             Some(_) => Err(Cause::field(name, "is not a string")),
         };
-        Lease::parse(text("payload")?, text("signature")?, Timestamp::now())
+        text("payload")
+            .and_then(|payload| Lease::parse(payload, text("signature")?, self.clock.now()))
+            .map_err(|cause| Error::new(Op::GetSignature, cause))
     }
 
     /// `bindPort`: binds the lease's port for the next 15 minutes. Payload and signature go back byte for byte.
-    pub fn bind_port(&mut self, lease: &Lease) -> Result<(), Error> {
+    pub fn bind_port(&mut self, lease: &Lease, stop: &AtomicBool) -> Result<(), Error> {
         let fields = [("payload", lease.payload.expose()), ("signature", lease.signature.expose())];
-        self.send("/bindPort", &fields, &[&lease.payload, &lease.signature])
-            .and_then(|response| accepted(&response, Op::BindPort).map(|_| ()))
-            .map_err(|cause| Error::new(Op::BindPort, cause))
+        self.ask(Op::BindPort, "/bindPort", &fields, &[&lease.payload, &lease.signature], stop).map(|_| ())
     }
 
-    fn send(&mut self, path: &str, fields: &[(&str, &str)], secrets: &[&Secret]) -> Result<Response, Cause> {
-        let response = self.peer.send(&Request { fields, secrets, ..Request::get(path) });
-        self.warn_if_unnamed();
-        response
+    fn ask(
+        &mut self,
+        op: Op,
+        path: &str,
+        fields: &[(&str, &str)],
+        secrets: &[&Secret],
+        stop: &AtomicBool,
+    ) -> Result<Object, Error> {
+        let response = self.peer(op, stop).and_then(|peer| {
+            peer.send(&Request { fields, secrets, ..Request::get(path) }).map_err(|cause| Error::new(op, cause))
+        });
+        self.look_at(&response);
+        let response = response?;
+        if let Some(date) = response.date() {
+            self.clock.compare(date);
+        }
+        accepted(&response, op).map_err(|cause| Error::new(op, cause))
     }
 
     /// Closes the connection.
     pub fn hang_up(&mut self) {
-        self.peer.hang_up();
+        if let Some(peer) = &mut self.peer {
+            peer.hang_up();
+        }
     }
 }
 

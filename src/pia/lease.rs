@@ -16,6 +16,9 @@ use crate::secret::Secret;
 /// creation: 'about two months' in PIA's words.
 const ASSUMED_LIFE: SignedDuration = SignedDuration::from_hours(60 * 24);
 
+/// Bytes of payload and of signature. PIA's have a few hundred; more than this could not be read back from the file.
+const MAX_LENGTH: usize = 16 * 1024;
+
 /// A forwarded port for about two months, valid on every server that forwards ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -32,6 +35,11 @@ pub struct Lease {
 impl Lease {
     /// Reads port and expiry out of a payload that arrived at `now`.
     pub fn parse(payload: Secret, signature: Secret, now: Timestamp) -> Result<Self, Cause> {
+        for (field, value) in [("payload", &payload), ("signature", &signature)] {
+            if value.expose().len() > MAX_LENGTH {
+                return Err(Cause::field(field, format!("is longer than {MAX_LENGTH} bytes")));
+            }
+        }
         let fields = decode(&payload)?;
         // The names only: the values hold an access token.
         let names: Vec<_> = fields.keys().map(|name| printable(name)).collect();
@@ -203,6 +211,26 @@ mod tests {
         says(parse(r#"{"port":1,"expires_at":"soon"}"#), "payload.expires_at is not an RFC 3339 time: soon");
         says(parse(r#"{"port":1,"expires_at":12}"#), "payload.expires_at is not a string");
         says(parse(r#"{"port":1,"created_at":"x"}"#), "payload.created_at is not an RFC 3339 time: x");
+    }
+
+    #[test]
+    fn the_longest_lease_comes_back_and_a_longer_one_is_refused() {
+        let dir = TempDir::new();
+        let store = LeaseStore::new(dir.path());
+        // White space after JSON means nothing; base64 makes 4 bytes of 3.
+        let payload =
+            |spaces: usize| Secret::new(BASE64_STANDARD.encode(format!("{{\"port\":1}}{}", " ".repeat(spaces))));
+        let parse = |payload, length| Lease::parse(payload, Secret::new("s".repeat(length)), NOW.parse().unwrap());
+        let fits = MAX_LENGTH / 4 * 3 - r#"{"port":1}"#.len();
+        let lease = parse(payload(fits), MAX_LENGTH).unwrap();
+        store.save(&lease).unwrap();
+        assert_eq!(store.load(), Ok(Some(lease)));
+        for (payload, length, field) in
+            [(payload(fits + 1), MAX_LENGTH, "payload"), (payload(0), MAX_LENGTH + 1, "signature")]
+        {
+            let refused = parse(payload, length).unwrap_err().to_string();
+            assert_eq!(refused, format!("bad reply: {field} is longer than 16384 bytes"));
+        }
     }
 
     #[test]

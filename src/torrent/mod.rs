@@ -90,6 +90,13 @@ pub fn place(client: &mut dyn TorrentClient, port: u16) -> Result<Option<i64>, E
     Ok(Some(before.port))
 }
 
+/// Makes `port` the client's listen port by way of another one, so that its socket is opened anew. After a tunnel was made
+/// anew some clients keep a socket in the old one, and setting the port that they have already does nothing.
+pub fn reopen(client: &mut dyn TorrentClient, port: u16) -> Result<(), Error> {
+    client.set_port(neighbour(port))?;
+    place(client, port).map(|_| ())
+}
+
 /// Makes sure that the client listens on `port`, which [`place`] has set: settings are not the socket. If nothing listens,
 /// the port is set anew once by way of another one, because setting the same port again does nothing.
 pub fn confirm(client: &mut dyn TorrentClient, port: u16, patience: Patience) -> Result<Connectivity, Error> {
@@ -181,6 +188,13 @@ mod tests {
         let mut fake = Fake { port: 65535, random: true, ..Fake::default() };
         assert_eq!(place(&mut fake, 65535).unwrap(), Some(65535));
         assert_eq!(fake.sets, [65534, 65535]);
+    }
+
+    #[test]
+    fn a_socket_is_opened_anew_by_way_of_another_port() {
+        let mut fake = Fake { port: 4711, ..Fake::default() };
+        reopen(&mut fake, 4711).unwrap();
+        assert_eq!(fake.sets, [4712, 4711]);
     }
 
     #[test]

@@ -135,7 +135,9 @@ impl Setup {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
-        command.env_clear().envs(&self.env).current_dir(self.dir.path());
+        // Where a measurement of coverage wants its data.
+        let profile = std::env::var_os("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file));
+        command.env_clear().envs(profile).envs(&self.env).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -249,6 +251,19 @@ pub struct Daemon {
 impl Daemon {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Resident memory, KiB: now, or the most there ever was.
+    pub fn memory(&self, most: bool) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let name = if most { "VmHWM:" } else { "VmRSS:" };
+        let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        value.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+    }
+
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
     /// When it was started.

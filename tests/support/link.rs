@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{TempDir, wait_until};
+use super::{TempDir, wait_until};
 
 const SCRIPT: &str = include_str!("link.py");
 const READY_LIMIT: Duration = Duration::from_secs(10);

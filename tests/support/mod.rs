@@ -15,12 +15,16 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 pub mod daemon;
+pub mod link;
+pub mod netns;
 pub mod pia;
 pub mod qbt;
+pub mod world;
 
 /// Longer than any connection of a test is idle; only bounds a leaked one.
 const IDLE: Duration = Duration::from_secs(60);
@@ -185,11 +189,39 @@ impl Request {
 
 #[derive(Clone, Debug)]
 enum Act {
-    Answer { status: u16, body: Vec<u8>, reason: Option<String> },
-    Echo { status: u16, page: fn(&Request) -> String },
+    Answer {
+        status: u16,
+        body: Vec<u8>,
+        reason: Option<String>,
+    },
+    Echo {
+        status: u16,
+        page: fn(&Request) -> String,
+    },
     Raw(Vec<u8>),
+    /// A byte a second.
+    Drip(Vec<u8>),
+    /// The start, and then this many bytes, or as many as the client takes.
+    Flood(Vec<u8>, usize),
+    /// The start, and then the connection is reset.
+    Reset(Vec<u8>),
     Hang,
     Close,
+}
+
+/// What a server does before it can be asked anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    #[default]
+    Normal,
+    /// Accepts and says nothing.
+    Silent,
+    /// Resets a connection as soon as it has accepted it.
+    Resets,
+    /// Resets a connection after its first bytes: in the handshake, with TLS.
+    ResetsHandshake,
+    /// Answers TLS with a page.
+    Plain,
 }
 
 /// What a server says to one request.
@@ -224,6 +256,21 @@ impl Reply {
     /// These bytes and nothing else.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self::of(Act::Raw(bytes.into()))
+    }
+
+    /// These bytes, one a second.
+    pub fn drip(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::of(Act::Drip(bytes.into()))
+    }
+
+    /// These bytes, and then `more` of them.
+    pub fn flood(bytes: impl Into<Vec<u8>>, more: usize) -> Self {
+        Self::of(Act::Flood(bytes.into(), more))
+    }
+
+    /// These bytes, and then a reset of the connection.
+    pub fn reset(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::of(Act::Reset(bytes.into()))
     }
 
     /// Nothing at all: the connection stays open and silent.
@@ -311,6 +358,8 @@ type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
 
 /// A server on one address, a thread for each connection. Its threads end when it is paused or dropped.
 pub struct Server {
+    /// A process in whose network namespace it listens; none for our own.
+    namespace_of: Option<u32>,
     address: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Mutex<Option<JoinHandle<()>>>,
@@ -318,10 +367,11 @@ pub struct Server {
 
 struct Shared {
     handler: Box<Handler>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Mutex<Option<Arc<ServerConfig>>>,
     lower_case: bool,
     stopping: AtomicBool,
     accepted: AtomicUsize,
+    mood: Mutex<Mood>,
     open: Mutex<Vec<(TcpStream, JoinHandle<()>)>>,
 }
 
@@ -332,7 +382,17 @@ impl Server {
         tls: Option<ServerConfig>,
         handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        Self::with_header_case(address, tls, false, handler)
+        Self::start_in(None, address, tls, handler)
+    }
+
+    /// As [`Server::start`], in the network namespace of a process.
+    pub fn start_in(
+        namespace_of: Option<u32>,
+        address: SocketAddr,
+        tls: Option<ServerConfig>,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(namespace_of, address, tls, false, handler)
     }
 
     /// As [`Server::start`]; `lower_case` header names are what qBittorrent sends.
@@ -342,15 +402,28 @@ impl Server {
         lower_case: bool,
         handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        Self::with(None, address, tls, lower_case, handler)
+    }
+
+    fn with(
+        namespace_of: Option<u32>,
+        address: SocketAddr,
+        tls: Option<ServerConfig>,
+        lower_case: bool,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = netns::within(namespace_of, || TcpListener::bind(address));
+        let listener = listener.unwrap_or_else(|e| panic!("{address}: {e}"));
         let server = Self {
+            namespace_of,
             address: listener.local_addr().expect("an address"),
             shared: Arc::new(Shared {
                 handler: Box::new(handler),
-                tls: tls.map(Arc::new),
+                tls: Mutex::new(tls.map(Arc::new)),
                 lower_case,
                 stopping: AtomicBool::new(false),
                 accepted: AtomicUsize::new(0),
+                mood: Mutex::default(),
                 open: Mutex::default(),
             }),
             acceptor: Mutex::default(),
@@ -368,25 +441,41 @@ impl Server {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
+    /// From now on new connections are shown this certificate; the open ones are ended.
+    pub fn set_tls(&self, tls: ServerConfig) {
+        *lock(&self.shared.tls) = Some(Arc::new(tls));
+        self.close_connections();
+    }
+
+    /// From now on new connections are treated so; the open ones are ended.
+    pub fn set_mood(&self, mood: Mood) {
+        *lock(&self.shared.mood) = mood;
+        self.close_connections();
+    }
+
     /// Stops listening and ends every connection: from now on connections are refused.
     pub fn pause(&self) {
         let Some(acceptor) = lock(&self.acceptor).take() else { return };
         self.shared.stopping.store(true, Ordering::SeqCst);
         // The acceptor sleeps in accept(): only a connection wakes it.
-        let _ = TcpStream::connect(self.address);
+        let _ = netns::within(self.namespace_of, || TcpStream::connect(self.address));
         let _ = acceptor.join();
         self.close_connections();
     }
 
+    pub fn is_paused(&self) -> bool {
+        lock(&self.acceptor).is_none()
+    }
+
     /// Listens again on the same port.
     pub fn resume(&self) {
-        if lock(&self.acceptor).is_some() {
+        if !self.is_paused() {
             return;
         }
         let mut listener = None;
         // Another process's outgoing connection may sit on the port for a moment.
         wait_until(Duration::from_secs(10), || {
-            listener = TcpListener::bind(self.address).ok();
+            listener = netns::within(self.namespace_of, || TcpListener::bind(self.address)).ok();
             listener.is_some()
         });
         self.shared.stopping.store(false, Ordering::SeqCst);
@@ -438,17 +527,22 @@ impl Shared {
         stream.set_read_timeout(Some(IDLE))?;
         stream.set_write_timeout(Some(IDLE))?;
         let raw = stream.try_clone()?;
-        let done = match &self.tls {
-            None => self.converse(stream, None),
+        let mood = *lock(&self.mood);
+        if mood != Mood::Normal {
+            return indulge(mood, stream);
+        }
+        let tls = lock(&self.tls).clone();
+        let done = match tls {
+            None => self.converse(stream, &raw, None),
             Some(config) => {
                 let mut stream = stream;
-                let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+                let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
                 while connection.is_handshaking() {
                     connection.complete_io(&mut stream)?;
                 }
                 let sni = connection.server_name().map(str::to_owned);
                 let mut tls = StreamOwned::new(connection, stream);
-                let done = self.converse(&mut tls, sni.as_ref());
+                let done = self.converse(&mut tls, &raw, sni.as_ref());
                 if done.is_ok() {
                     tls.conn.send_close_notify();
                     let _ = tls.flush();
@@ -461,7 +555,7 @@ impl Shared {
         done
     }
 
-    fn converse(&self, mut stream: impl Read + Write, sni: Option<&String>) -> io::Result<()> {
+    fn converse(&self, mut stream: impl Read + Write, raw: &TcpStream, sni: Option<&String>) -> io::Result<()> {
         let mut buffer = Vec::new();
         loop {
             let mut request = match read_request(&mut stream, &mut buffer) {
@@ -482,6 +576,27 @@ impl Shared {
                 Act::Raw(bytes) => {
                     stream.write_all(&bytes)?;
                     return stream.flush();
+                }
+                Act::Drip(bytes) => {
+                    for byte in bytes {
+                        stream.write_all(&[byte])?;
+                        stream.flush()?;
+                        thread::sleep(Duration::from_secs(1));
+                    }
+                    return Ok(());
+                }
+                Act::Flood(start, more) => {
+                    stream.write_all(&start)?;
+                    let piece = [b'x'; 1 << 14];
+                    for _ in 0..more / piece.len() {
+                        stream.write_all(&piece)?;
+                    }
+                    return stream.flush();
+                }
+                Act::Reset(start) => {
+                    stream.write_all(&start)?;
+                    stream.flush()?;
+                    return reset(raw);
                 }
                 Act::Hang => {
                     while stream.read(&mut [0; 512])? > 0 {}
@@ -509,6 +624,30 @@ impl Shared {
             }
         }
     }
+}
+
+/// Ends a connection without a word, whoever else holds its socket.
+fn reset(stream: &TcpStream) -> io::Result<()> {
+    rustix::net::connect_unspec(stream)?;
+    Ok(())
+}
+
+fn indulge(mood: Mood, mut stream: TcpStream) -> io::Result<()> {
+    match mood {
+        Mood::Normal => {}
+        Mood::Silent => while stream.read(&mut [0; 512])? > 0 {},
+        Mood::Resets => reset(&stream)?,
+        Mood::ResetsHandshake => {
+            let _ = stream.read(&mut [0; 1])?;
+            reset(&stream)?;
+        }
+        Mood::Plain => {
+            let _ = stream.read(&mut [0; 512])?;
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\n<html>not TLS</html>")?;
+            stream.shutdown(Shutdown::Both)?;
+        }
+    }
+    Ok(())
 }
 
 /// `None` at the end of the connection. What follows the request stays in `buffer`.
@@ -610,6 +749,16 @@ impl Ca {
 
     pub fn pem(&self) -> &str {
         &self.pem
+    }
+
+    /// SHA-256 of the certificate's DER, hexadecimal.
+    pub fn sha256(&self) -> String {
+        let der = CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("our own PEM");
+        let digest = ring::digest::digest(&ring::digest::SHA256, &der);
+        digest.as_ref().iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
     }
 
     /// A server's TLS configuration with a certificate of this authority.

@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// State of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
@@ -30,11 +34,37 @@ pub fn isolated(program: impl AsRef<OsStr>) -> Option<Command> {
     Some(command)
 }
 
+/// As [`isolated`], with mounts of its own as well.
+pub fn isolated_with_mounts(program: impl AsRef<OsStr>) -> Option<Command> {
+    let mut command = Command::new("unshare");
+    command.args([unshare_flag()?, "--mount", "--"]).arg(program);
+    Some(command)
+}
+
 /// `program`, to be run in the namespace that process `pid` is in.
 pub fn beside(pid: u32, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(program);
     command
+}
+
+/// Does `work` in the network namespace of a process; sockets that it opens stay there.
+pub fn within<T: Send>(pid: Option<u32>, work: impl FnOnce() -> T + Send) -> T {
+    let Some(pid) = pid else { return work() };
+    let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).expect("the namespace of a process that runs");
+    // Only the thread that enters is in it.
+    let in_thread = move || {
+        let kind = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(namespace.as_fd(), kind).expect("root may enter a namespace");
+        work()
+    };
+    thread::scope(|scope| scope.spawn(in_thread).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Runs `ip` with the words of `arguments`, in the network namespace of process `pid`.
+pub fn ip(pid: u32, arguments: &str) {
+    let done = beside(pid, "ip").args(arguments.split_whitespace()).status();
+    assert!(done.is_ok_and(|status| status.success()), "ip {arguments}");
 }
 
 /// To be called once in a new namespace.

@@ -5,18 +5,25 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Ca, Leaf, Reply, Request, Scripts, Server, VALID, lock, loopback, unique};
+use miniserde::json::{self, Value};
+use rustls::ServerConfig;
+
+use super::{Ca, Leaf, Mood, Reply, Request, Scripts, Server, VALID, lock, loopback, unique};
 
 /// Endpoints, as [`Scripts`] names them.
 pub const LOGIN: &str = "token";
+pub const TUNNEL_LOGIN: &str = "apiv2/token";
 pub const GET_SIGNATURE: &str = "getSignature";
 pub const BIND_PORT: &str = "bindPort";
+
+/// Where PIA's login endpoints are.
+pub const WEBSITES: [&str; 2] = ["www.privateinternetaccess.com", "apiv2.privateinternetaccess.com"];
 
 /// What is wrong with the gateway's certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +41,8 @@ pub enum Fault {
 /// How a simulator is to be started.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// A process in whose network namespace the listeners are; none for our own.
+    pub namespace_of: Option<u32>,
     /// Address of both listeners.
     pub address: IpAddr,
     /// 0 takes any free port.
@@ -44,6 +53,8 @@ pub struct Options {
     pub host_name: String,
     pub certificate: Fault,
     pub tls12_only: bool,
+    /// The gateway gives tokens, too: on its port 443, which takes root or a namespace.
+    pub tunnel_login: bool,
     /// The client does not know the server's name: any SNI and Host will do.
     pub anonymous: bool,
 }
@@ -51,12 +62,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            namespace_of: None,
             address: loopback(),
             gateway_port: 0,
             login_port: 0,
             host_name: "Sandbox-409-1a".into(),
             certificate: Fault::None,
             tls12_only: false,
+            tunnel_login: false,
             anonymous: false,
         }
     }
@@ -65,8 +78,10 @@ impl Default for Options {
 /// What the simulator was asked, for comparison as one value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Login requests, whatever the answer.
+    /// Login requests at the website, whatever the answer.
     pub logins: usize,
+    /// Login requests at the gateway, whatever the answer.
+    pub tunnel_logins: usize,
     /// getSignature requests, whatever the answer.
     pub signatures: usize,
     /// bindPort requests, whatever the answer.
@@ -90,6 +105,8 @@ pub struct State {
     pub next_port: i64,
     /// From now to the expiry of the next payload.
     pub lifetime: SignedDuration,
+    /// How far the gateway's clock is ahead of this system's: in `Date` and in payloads.
+    pub clock_ahead: SignedDuration,
     /// Text of `expires_at` in place of the one that `lifetime` gives.
     pub expires_at: Option<String>,
     /// The payload carries `created_at` and no `expires_at`.
@@ -103,6 +120,7 @@ pub struct State {
     issued: HashMap<String, Issued>,
     last_secrets: Option<(String, String)>,
     bound: Vec<i64>,
+    bound_at: Vec<Instant>,
     counts: Counts,
     complaints: Vec<String>,
 }
@@ -121,8 +139,11 @@ pub struct Pia {
     state: Arc<Mutex<State>>,
     gateway: Server,
     login: Server,
+    /// Kept for as long as it has to serve.
+    _tunnel_login: Option<Server>,
     options: Options,
     ca: Ca,
+    other_ca: Ca,
     login_ca: Ca,
 }
 
@@ -137,37 +158,35 @@ impl Pia {
         let ca = Ca::new("Simulated Private Internet Access");
         let login_ca = Ca::new("Simulated public authority");
 
-        let name = options.host_name.as_str();
-        let leaf = Leaf {
-            names: if options.certificate == Fault::CommonNameOnly { &[] } else { &[name] },
-            common_name: name,
-            years: match options.certificate {
-                Fault::Expired => (2018, 2021),
-                Fault::NotYetValid => (2120, 2121),
-                _ => VALID,
-            },
-        };
         let other_ca = Ca::new("Some other authority");
-        let signer = if options.certificate == Fault::OtherCa { &other_ca } else { &ca };
-        let tls = signer.server(&leaf, options.tls12_only);
+        let tls = gateway_tls(&ca, &other_ca, &options.host_name, options.certificate, options.tls12_only);
         let expected_name = (!options.anonymous).then(|| options.host_name.clone());
+        let tunnel_login = options.tunnel_login.then(|| {
+            let (state, scripts) = (Arc::clone(&state), Arc::clone(&scripts));
+            let address = (options.address, 443).into();
+            Server::start_in(options.namespace_of, address, Some(tls.clone()), move |request| {
+                lock(&state).tunnel_login(&scripts, request)
+            })
+        });
         let gateway = {
             let (state, scripts) = (Arc::clone(&state), Arc::clone(&scripts));
-            Server::start((options.address, options.gateway_port).into(), Some(tls), move |request| {
+            let address = (options.address, options.gateway_port).into();
+            Server::start_in(options.namespace_of, address, Some(tls), move |request| {
                 lock(&state).gateway(&scripts, expected_name.as_deref(), request)
             })
         };
 
         let address = options.address.to_string();
-        let names = [address.as_str(), "localhost"];
+        let names = [&[address.as_str(), "localhost"], &WEBSITES[..]].concat();
         let tls = login_ca.server(&Leaf { names: &names, common_name: "login", years: VALID }, options.tls12_only);
         let login = {
             let (state, scripts) = (Arc::clone(&state), Arc::clone(&scripts));
-            Server::start((options.address, options.login_port).into(), Some(tls), move |request| {
+            let address = (options.address, options.login_port).into();
+            Server::start_in(options.namespace_of, address, Some(tls), move |request| {
                 lock(&state).login(&scripts, request)
             })
         };
-        Self { scripts, state, gateway, login, options, ca, login_ca }
+        Self { scripts, state, gateway, login, _tunnel_login: tunnel_login, options, ca, other_ca, login_ca }
     }
 
     /// Changes or reads the state.
@@ -192,6 +211,34 @@ impl Pia {
         self.ca.pem()
     }
 
+    /// SHA-256 of the gateway's authority.
+    pub fn ca_sha256(&self) -> String {
+        self.ca.sha256()
+    }
+
+    /// From now on the gateway shows a certificate for `name` with this fault.
+    pub fn present(&self, name: &str, certificate: Fault, tls12_only: bool) {
+        self.gateway.set_tls(gateway_tls(&self.ca, &self.other_ca, name, certificate, tls12_only));
+    }
+
+    /// What the gateway does before it can be asked anything.
+    pub fn set_mood(&self, mood: Mood) {
+        self.gateway.set_mood(mood);
+    }
+
+    /// The same of the login.
+    pub fn set_login_mood(&self, mood: Mood) {
+        self.login.set_mood(mood);
+    }
+
+    /// The longest time between two granted binds since `begin`, the one that runs included.
+    pub fn longest_gap(&self, begin: Instant) -> Duration {
+        let state = lock(&self.state);
+        let times = state.bound_at.iter().copied().filter(|&time| time > begin).chain([Instant::now()]);
+        let mut last = begin;
+        times.map(|time| time - std::mem::replace(&mut last, time)).max().unwrap_or_default()
+    }
+
     /// Certificate of the login's authority, PEM.
     pub fn login_ca_pem(&self) -> &str {
         self.login_ca.pem()
@@ -204,6 +251,11 @@ impl Pia {
     /// Ports that were bound, one entry for each granted bindPort.
     pub fn bound(&self) -> Vec<i64> {
         lock(&self.state).bound.clone()
+    }
+
+    /// How many leases were handed out.
+    pub fn leases(&self) -> usize {
+        lock(&self.state).issued.len()
     }
 
     /// What a client did that PIA would not have understood; empty when all is well.
@@ -249,6 +301,20 @@ impl Pia {
     }
 }
 
+fn gateway_tls(ca: &Ca, other_ca: &Ca, name: &str, certificate: Fault, tls12_only: bool) -> ServerConfig {
+    let leaf = Leaf {
+        names: if certificate == Fault::CommonNameOnly { &[] } else { &[name] },
+        common_name: name,
+        years: match certificate {
+            Fault::Expired => (2018, 2021),
+            Fault::NotYetValid => (2120, 2121),
+            _ => VALID,
+        },
+    };
+    let signer = if certificate == Fault::OtherCa { other_ca } else { ca };
+    signer.server(&leaf, tls12_only)
+}
+
 impl State {
     fn new() -> Self {
         Self {
@@ -258,6 +324,7 @@ impl State {
             token_suffix: String::new(),
             next_port: 47047,
             lifetime: SignedDuration::from_hours(60 * 24),
+            clock_ahead: SignedDuration::ZERO,
             expires_at: None,
             created_at_only: false,
             padded: true,
@@ -266,6 +333,7 @@ impl State {
             issued: HashMap::new(),
             last_secrets: None,
             bound: Vec::new(),
+            bound_at: Vec::new(),
             counts: Counts::default(),
             complaints: Vec::new(),
         }
@@ -312,7 +380,14 @@ impl State {
                 refusal
             })
         };
+        let now = SystemTime::from(self.now());
+        let reply = reply.header("Date", httpdate::fmt_http_date(now));
         if self.close_always { reply.closing() } else { reply }
+    }
+
+    /// By the gateway's clock.
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + self.clock_ahead
     }
 
     fn get_signature(&mut self, request: &Request) -> Result<Reply, Reply> {
@@ -320,18 +395,21 @@ impl State {
         if !self.tokens.contains(&token) {
             return Err(unauthorized());
         }
-        let (payload, issued) = self.issue(&token);
-        let reply = Reply::json(
-            200,
-            format!(r#"{{"status":"OK","payload":"{payload}","signature":"{}","message":""}}"#, issued.signature),
-        );
+        Ok(Reply::json(200, self.grant(&token)))
+    }
+
+    /// Hands out a lease: the body of the reply.
+    pub fn grant(&mut self, token: &str) -> String {
+        let (payload, issued) = self.issue(token);
+        let body =
+            format!(r#"{{"status":"OK","payload":"{payload}","signature":"{}","message":""}}"#, issued.signature);
         self.last_secrets = Some((payload.clone(), issued.signature.clone()));
         self.issued.insert(payload, issued);
-        Ok(reply)
+        body
     }
 
     fn issue(&self, token: &str) -> (String, Issued) {
-        let now = Timestamp::now();
+        let now = self.now();
         let expires = now + self.lifetime;
         let time = match &self.expires_at {
             Some(text) => format!(r#""expires_at":"{text}""#),
@@ -364,10 +442,11 @@ impl State {
         if issued.signature != signature {
             return Err(bad_signature());
         }
-        if issued.expires <= Timestamp::now() {
+        if issued.expires <= self.now() {
             return Err(port_expired());
         }
         self.bound.push(issued.port);
+        self.bound_at.push(Instant::now());
         Ok(Reply::json(200, r#"{"status":"OK","message":"port scheduled for add"}"#))
     }
 
@@ -390,6 +469,36 @@ impl State {
         }
         let token = self.make_token();
         Reply::json(200, format!(r#"{{"token":"{token}"}}"#))
+    }
+
+    /// As PIA's desktop client asks: JSON.
+    fn tunnel_login(&mut self, scripts: &Scripts, request: &Request) -> Reply {
+        if (request.method.as_str(), request.path()) != ("POST", "/apiv2/token") {
+            return self.complain(404, format!("no such page: {} {}", request.method, request.path()));
+        }
+        self.counts.tunnel_logins += 1;
+        if let Some(reply) = scripts.take(TUNNEL_LOGIN) {
+            self.counts.rejected += 1;
+            return reply;
+        }
+        let given = json::from_str(&String::from_utf8_lossy(&request.body));
+        let text = |fields: &json::Object, name| match fields.get(name) {
+            Some(Value::String(text)) => text.clone(),
+            _ => String::new(),
+        };
+        match given {
+            Ok(Value::Object(fields)) if request.header("content-type") == Some("application/json") => {
+                if (text(&fields, "username"), text(&fields, "password"))
+                    != (self.username.clone(), self.password.clone())
+                {
+                    self.counts.rejected += 1;
+                    return access_denied();
+                }
+                let token = self.make_token();
+                Reply::json(200, format!(r#"{{"token":"{token}"}}"#))
+            }
+            _ => self.complain(400, "a login at the gateway that is not JSON".into()),
+        }
     }
 
     fn complain(&mut self, status: u16, what: String) -> Reply {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Ca, Leaf, Reply, Request, Scripts, Server, VALID, lock, loopback, unique};
+use super::{Ca, Leaf, Mood, Reply, Request, Scripts, Server, VALID, lock, loopback, unique};
 
 /// Endpoints, as [`Scripts`] names them.
 pub const LOGIN: &str = "auth/login";
@@ -81,6 +81,7 @@ pub struct Counts {
 
 /// What the stand-in is and how it behaves; see [`Qbt::set`].
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a habit that can be switched by itself")]
 pub struct State {
     pub username: String,
     pub password: String,
@@ -106,6 +107,8 @@ pub struct State {
     pub random_port: bool,
     /// Where the socket really is.
     pub socket: Option<u16>,
+    /// The socket belongs to a device that is gone; nothing tells so.
+    dead: bool,
     sessions: Vec<String>,
     failures: usize,
     status_before: (&'static str, Instant),
@@ -185,7 +188,8 @@ impl Qbt {
 
     /// The port that really listens.
     pub fn listening(&self) -> Option<u16> {
-        lock(&self.state).socket
+        let state = lock(&self.state);
+        state.socket.filter(|_| !state.dead)
     }
 
     /// Ports that were set through the API, in order, also those that were there already.
@@ -210,6 +214,17 @@ impl Qbt {
         state.socket = None;
     }
 
+    /// The tunnel was made anew with the same address: the socket hears nothing any more while everything looks fine, and
+    /// is alive again when another port is set (4.5 and 4.6).
+    pub fn deaden_socket(&self) {
+        lock(&self.state).dead = true;
+    }
+
+    /// What the Web UI does before it can be asked anything.
+    pub fn set_mood(&self, mood: Mood) {
+        self.server.set_mood(mood);
+    }
+
     pub fn expire_sessions(&self) {
         lock(&self.state).sessions.clear();
     }
@@ -227,6 +242,10 @@ impl Qbt {
     /// The Web UI goes down: connections to it are refused.
     pub fn pause(&self) {
         self.server.pause();
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.server.is_paused()
     }
 
     /// The Web UI comes back; its sessions are lost, as after a restart.
@@ -252,6 +271,7 @@ impl State {
             port: 6881,
             random_port: false,
             socket: Some(6881),
+            dead: false,
             sessions: Vec::new(),
             failures: 0,
             status_before: ("firewalled", Instant::now()),
@@ -459,6 +479,7 @@ impl State {
         }
         self.remember_status();
         self.port = port;
+        self.dead = false;
         let wanted = if port == 0 { Some(40_000 + (unique() % 20_000) as u16) } else { u16::try_from(port).ok() };
         self.socket = match self.taken.get_mut(&port) {
             Some(times) if *times > 0 => {

@@ -1,5 +1,5 @@
 //! Real `qbittorrent-nox` processes, as `.ci/fetch-qbittorrent` unpacks them. They must be started inside a network
-//! namespace (see [`crate::netns`]): nothing here keeps them from the network otherwise.
+//! namespace (see [`crate::support::netns`]): nothing here keeps them from the network otherwise.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -10,8 +10,7 @@ use std::time::Duration;
 use miniserde::json::{self, Value};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-use crate::netns;
-use crate::support::{TempDir, encode, wait_until};
+use crate::support::{TempDir, encode, netns, wait_until};
 
 /// Debian's releases, oldest first: qBittorrent 4.2 to 5.3.
 pub const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
@@ -41,6 +40,8 @@ pub struct Options {
     pub local_host_auth: bool,
     /// Port for torrents at the start.
     pub listen_port: u16,
+    /// The device that it is told to keep to, with all addresses; otherwise it keeps to 127.0.0.1.
+    pub device: Option<&'static str>,
     /// `None` for a Web UI without TLS.
     pub https: Option<Https>,
 }
@@ -74,7 +75,7 @@ impl Https {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { local_host_auth: true, listen_port: 50_000, https: None }
+        Self { local_host_auth: true, listen_port: 50_000, device: None, https: None }
     }
 }
 
@@ -293,6 +294,15 @@ fn configuration(options: &Options, profile: &Path) -> String {
             https.key.display()
         )
     });
+    let (session, connection) = match options.device {
+        None => {
+            ("Session\\InterfaceAddress=127.0.0.1\n".to_owned(), "Connection\\InterfaceAddress=127.0.0.1\n".to_owned())
+        }
+        Some(device) => (
+            format!("Session\\Interface={device}\nSession\\InterfaceName={device}\n"),
+            format!("Connection\\Interface={device}\nConnection\\InterfaceName={device}\n"),
+        ),
+    };
     format!(
         "[LegalNotice]\n\
          Accepted=true\n\
@@ -303,14 +313,14 @@ fn configuration(options: &Options, profile: &Path) -> String {
          FileLogger\\Path={profile}/qBittorrent/data/logs\n\
          [BitTorrent]\n\
          Session\\Port={port}\n\
-         Session\\InterfaceAddress=127.0.0.1\n\
+         {session}\
          Session\\DefaultSavePath={profile}/downloads\n\
          Session\\DHTEnabled=false\n\
          Session\\LSDEnabled=false\n\
          Session\\PeXEnabled=false\n\
          [Preferences]\n\
          Connection\\PortRangeMin={port}\n\
-         Connection\\InterfaceAddress=127.0.0.1\n\
+         {connection}\
          Connection\\UPnP=false\n\
          Connection\\ResolvePeerCountries=false\n\
          Downloads\\SavePath={profile}/downloads\n\

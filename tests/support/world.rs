@@ -1,0 +1,175 @@
+//! A daemon between its two peers, as most tests need it.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use super::daemon::{Daemon, SOON, Setup};
+use super::pia::{self, Pia};
+use super::qbt::{self, Flavour, Qbt};
+
+/// Simulator, stand-in and what a daemon needs to talk to both.
+pub struct World {
+    pub pia: Pia,
+    pub qbt: Qbt,
+    pub setup: Setup,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with(pia::Options::default(), qbt::Options::default())
+    }
+
+    pub fn flavour(flavour: Flavour) -> Self {
+        Self::with(pia::Options::default(), qbt::Options { flavour, ..qbt::Options::default() })
+    }
+
+    pub fn pia(options: pia::Options) -> Self {
+        Self::with(options, qbt::Options::default())
+    }
+
+    pub fn qbt(options: qbt::Options) -> Self {
+        Self::with(pia::Options::default(), options)
+    }
+
+    pub fn with(pia: pia::Options, qbt: qbt::Options) -> Self {
+        let (pia, qbt) = (Pia::with(pia), Qbt::with(qbt));
+        let setup = Setup::new().pia(&pia).qbt(&qbt);
+        Self { pia, qbt, setup }
+    }
+
+    /// Changes the daemon's environment.
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.setup = self.setup.env(name, value);
+        self
+    }
+
+    pub fn without(mut self, names: &[&str]) -> Self {
+        for name in names {
+            self.setup = self.setup.without(name);
+        }
+        self
+    }
+
+    /// Takes what was changed at the simulator and the stand-in over into the environment.
+    pub fn renew(mut self) -> Self {
+        self.setup = self.setup.pia(&self.pia).qbt(&self.qbt);
+        self
+    }
+
+    pub fn run(self) -> Running {
+        let daemon = self.setup.run();
+        Running { daemon, world: self }
+    }
+
+    /// Runs until the port is bound; what it does with qBittorrent may take longer.
+    pub fn bind(self) -> Running {
+        let mut running = self.run();
+        running.see("bound port 47047");
+        running
+    }
+
+    /// Runs until qBittorrent listens on the leased port.
+    pub fn settle(self) -> Running {
+        let mut running = self.run();
+        running.settled(47047);
+        running
+    }
+}
+
+/// A daemon in its world. Dereferences to the daemon.
+pub struct Running {
+    // Dropped before its peers.
+    pub daemon: Daemon,
+    pub world: World,
+}
+
+impl Deref for Running {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.daemon
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+}
+
+impl Running {
+    #[track_caller]
+    pub fn settled(&mut self, port: u16) {
+        self.see(&format!("qBittorrent listens on port {port}"));
+        assert_eq!(self.qbt().listening(), Some(port));
+    }
+
+    pub fn pia(&self) -> &Pia {
+        &self.world.pia
+    }
+
+    pub fn qbt(&self) -> &Qbt {
+        &self.world.qbt
+    }
+
+    /// Waits until the gateway granted this many more binds.
+    #[track_caller]
+    pub fn sees_more_binds(&mut self, more: usize) {
+        let Self { daemon, world } = self;
+        let enough = world.pia.bound().len() + more;
+        daemon.wait_until("more binds", || world.pia.bound().len() >= enough);
+    }
+
+    /// SIGHUP, and waits until it has led to a granted bind.
+    #[track_caller]
+    pub fn hang_up_and_bind(&mut self) {
+        let before = self.pia().bound().len();
+        self.hang_up();
+        let Self { daemon, world } = self;
+        daemon.wait_until("a bind after SIGHUP", || world.pia.bound().len() > before);
+    }
+
+    /// Has everything that is due done this often, without waiting for the interval.
+    #[track_caller]
+    pub fn binds_again(&mut self, times: usize) {
+        for _ in 0..times {
+            self.hang_up_and_bind();
+        }
+    }
+
+    /// Waits for the line of a first failure: ERROR, with every one of the words.
+    #[track_caller]
+    pub fn fails(&mut self, words: &[&str]) -> String {
+        self.fails_within(SOON, words)
+    }
+
+    /// [`Running::fails`] with a limit of its own.
+    #[track_caller]
+    pub fn fails_within(&mut self, limit: Duration, words: &[&str]) -> String {
+        let line = self.wait_for_level("ERROR", limit);
+        for word in words {
+            assert!(line.contains(word), "{word:?} is not in: {line}\n--- log\n{}", self.log());
+        }
+        line
+    }
+
+    /// Kills the daemon and starts the next one of the same world.
+    pub fn restart(&mut self) {
+        self.daemon.kill9();
+        self.daemon = self.world.setup.run();
+    }
+
+    /// Neither peer was sent anything that a real one would refuse.
+    pub fn nobody_complained(&self) {
+        assert_eq!(self.pia().complaints(), [""; 0]);
+        assert_eq!(self.qbt().complaints(), [""; 0]);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.nobody_complained();
+        }
+    }
+}
