@@ -1,0 +1,197 @@
+//! The fault matrix: whatever PIA, the tunnel, qBittorrent, the resolver, the disk and the clock do to the real binary, one
+//! row each. Of every row it is asserted what the user reads, that the bind gap stays within bounds, that the port is
+//! kept, and that memory stays flat. `cargo test --test faults NAME` runs the rows whose name contains NAME.
+//!
+//! Rows that need a network of their own run this program once more inside one. What the machine lacks is skipped
+//! loudly, and fails with `REQUIRE_FAULTS=1`.
+
+#[path = "faults/clock.rs"]
+mod clock;
+#[path = "faults/gateway.rs"]
+mod gateway;
+#[path = "faults/peers.rs"]
+mod peers;
+#[path = "faults/state.rs"]
+mod state;
+mod support;
+#[path = "faults/tunnel.rs"]
+mod tunnel;
+
+use std::env;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use support::netns;
+use support::wait_until;
+use support::world::{Running, World};
+
+/// Rows at a time: nearly all of them wait nearly always.
+const AT_ONCE: usize = 16;
+/// Set for a row that runs inside its namespace already.
+const INSIDE: &str = "INSIDE_NAMESPACE";
+/// The end of a fault until everything is well: a request under way, the longest backoff, and another request.
+const RECOVERY: Duration = Duration::from_secs(60);
+/// Longer than a request's deadline.
+const TOLD: Duration = Duration::from_secs(30);
+/// KiB that the daemon, a debug build, may ever have used.
+const MEMORY: u64 = 24 * 1024;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    let rows = [peers::rows(), gateway::rows(), tunnel::rows(), state::rows(), clock::rows()].concat();
+    libtest_mimic::run(&arguments, rows.into_iter().map(Row::into_trial).collect()).exit();
+}
+
+/// One line of the matrix.
+#[derive(Clone)]
+struct Row {
+    name: String,
+    body: std::sync::Arc<dyn Fn() + Send + Sync>,
+    place: Place,
+}
+
+/// Where a row runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On loopback addresses of its own.
+    Here,
+    /// In network and mount namespaces of its own.
+    Isolated,
+}
+
+impl Row {
+    fn new(name: impl Into<String>, body: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { name: name.into(), body: std::sync::Arc::new(body), place: Place::Here }
+    }
+
+    fn isolated(name: impl Into<String>, body: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { place: Place::Isolated, ..Self::new(name, body) }
+    }
+
+    fn into_trial(self) -> Trial {
+        let name = self.name.clone();
+        Trial::test(name, move || {
+            if self.place == Place::Isolated && env::var_os(INSIDE).is_none() {
+                return self.run_inside();
+            }
+            if self.place == Place::Isolated {
+                netns::raise_loopback();
+            }
+            (self.body)();
+            Ok(())
+        })
+    }
+
+    fn run_inside(&self) -> Result<(), Failed> {
+        let program = env::current_exe()?;
+        let usable =
+            netns::isolated_with_mounts("true").is_some_and(|mut command| command.status().is_ok_and(|s| s.success()));
+        let Some(mut again) = netns::isolated_with_mounts(program).filter(|_| usable) else {
+            return skip(&self.name, "unshare and ip cannot make namespaces here");
+        };
+        let output = again.args(["--exact", &self.name]).env(INSIDE, "1").output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Err(format!("{}\n{}", text(&output.stdout), text(&output.stderr)).into())
+    }
+}
+
+/// For what this machine cannot do.
+fn skip(name: &str, why: &str) -> Result<(), Failed> {
+    if env::var("REQUIRE_FAULTS").as_deref() == Ok("1") {
+        return Err(format!("SKIPPED: {why}").into());
+    }
+    eprintln!("SKIPPED: {name}: {why}");
+    Ok(())
+}
+
+/// A fault that has begun at a daemon.
+struct Fault {
+    daemon: Running,
+    began: Instant,
+    ended: Option<Instant>,
+    signatures: usize,
+}
+
+impl Fault {
+    /// Strikes a daemon that was well.
+    fn strike(world: World, inflict: impl FnOnce(&World)) -> Self {
+        let mut daemon = world.settle();
+        daemon.skip_log();
+        let signatures = daemon.pia().leases();
+        inflict(&daemon.world);
+        Self { daemon, began: Instant::now(), ended: None, signatures }
+    }
+
+    /// There already when the daemon starts.
+    fn from_start(world: World, inflict: impl FnOnce(&World)) -> Self {
+        inflict(&world);
+        Self { daemon: world.run(), began: Instant::now(), ended: None, signatures: 1 }
+    }
+
+    /// The user reads this, once.
+    #[track_caller]
+    fn reads(mut self, words: &[&str]) -> Self {
+        self.daemon.fails_within(TOLD, words);
+        self
+    }
+
+    /// Binds go on while the fault lasts.
+    #[track_caller]
+    fn binds_on(mut self) -> Self {
+        let Running { daemon, world } = &mut self.daemon;
+        let enough = world.pia.bound().len() + 3;
+        // A client that hangs takes the whole deadline of a request from every pass.
+        assert!(wait_until(RECOVERY, || world.pia.bound().len() >= enough), "no binds\n{}", daemon.log());
+        self
+    }
+
+    /// Undoes the fault.
+    fn relieve(mut self, relief: impl FnOnce(&World)) -> Self {
+        relief(&self.daemon.world);
+        self.ended = Some(Instant::now());
+        self
+    }
+
+    /// It costs another signature, and so perhaps another port.
+    fn costs_a_signature(mut self) -> Self {
+        self.signatures += 1;
+        self
+    }
+
+    /// Without being asked to, the daemon gets everything right again, and nothing was lost.
+    #[track_caller]
+    fn recovers(mut self) -> Running {
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        let Running { daemon, world } = &mut self.daemon;
+        let before = world.pia.bound().len();
+        let well = wait_until(RECOVERY, || {
+            let status = world.setup.status();
+            world.pia.bound().len() > before
+                && world.qbt.listening().map(i64::from) == world.pia.bound().last().copied()
+                && status.is_some_and(|status| status.problems.is_empty())
+        });
+        assert!(well, "not well within {RECOVERY:?}; {:?}\n{}", world.setup.status(), daemon.log());
+        let allowed = ended.saturating_duration_since(self.began) + RECOVERY;
+        let gap = world.pia.longest_gap(self.began);
+        assert!(gap < allowed, "a gap of {gap:?} where {allowed:?} is allowed\n{}", daemon.log());
+        assert!(world.pia.leases() <= self.signatures, "{:?}\n{}", world.pia.counts(), daemon.log());
+        let memory = daemon.memory(true);
+        assert!(memory < MEMORY, "{memory} KiB");
+        // Told once, and once more if the words have changed on the way; repetitions are DEBUG.
+        let errors = daemon.lines_at("ERROR", "").len();
+        assert!(errors <= 3, "{errors} errors\n{}", daemon.log());
+        self.daemon
+    }
+}
+
+/// Not a fault: nothing is told, and nothing is lost.
+#[track_caller]
+fn harmless(mut daemon: Running) {
+    daemon.sees_more_binds(2);
+    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
+    assert_eq!(daemon.pia().counts().signatures, 1);
+}

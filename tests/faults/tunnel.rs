@@ -1,0 +1,321 @@
+//! The tunnel: slow, cut, gone, made anew; where its gateway is; and a resolver that says nothing.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::support::daemon::Setup;
+use super::support::link::{End, Link, Quality};
+use super::support::netns::{Namespace, ip};
+use super::support::pia;
+use super::support::qbt::{self, Flavour, Qbt};
+use super::support::world::{Running, World};
+use super::support::{Mood, wait_until};
+use super::{Fault, RECOVERY, Row, TOLD};
+
+const PORT: u16 = 19999;
+/// What a change of the tunnel may cost: 15 s until it is noticed, and the way to a port that is bound and listened on.
+const REBOUND: Duration = Duration::from_secs(20);
+/// From the start to a bound port where the gateway has to be found.
+const FOUND: Duration = Duration::from_secs(15);
+
+pub fn rows() -> Vec<Row> {
+    [links(), discovery(), changes(), vec![Row::isolated("the resolver says nothing", the_resolver_says_nothing)]]
+        .concat()
+}
+
+/// This namespace is the machine's, another one the VPN server's, and a TUN device in each is the tunnel.
+struct Wires {
+    link: Option<Link>,
+    server: Namespace,
+}
+
+impl Wires {
+    fn new() -> Self {
+        Self { link: None, server: Namespace::new().expect("a second namespace") }
+    }
+
+    /// Makes the tunnel anew: our address with its prefix length, the server's, and whether everything goes through it.
+    fn tunnel(&mut self, own: &str, gateway: &str, quality: Quality) {
+        self.link = None;
+        let (address, _) = own.split_once('/').expect("a prefix length");
+        let own_end = End { pid: std::process::id(), address: parsed(address) };
+        let server_end = End { pid: self.server.pid(), address: parsed(gateway) };
+        self.link = Some(Link::start(own_end, server_end, quality).unwrap_or_else(|why| panic!("SKIPPED: {why}")));
+        here("addr flush dev pialink");
+        here(&format!("addr add {own} dev pialink"));
+    }
+
+    fn drop_tunnel(&mut self) {
+        self.link = None;
+    }
+
+    fn link(&self) -> &Link {
+        self.link.as_ref().expect("a tunnel")
+    }
+
+    /// PIA at the far end, and a daemon here that has a token and looks for the gateway.
+    fn world(&self) -> World {
+        let options = pia::Options {
+            namespace_of: Some(self.server.pid()),
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            gateway_port: PORT,
+            ..pia::Options::default()
+        };
+        let world = World::with(options, qbt::Options { flavour: Flavour::V4_5, ..qbt::Options::default() });
+        std::fs::write(world.setup.token_file(), world.pia.make_token()).expect("a token file");
+        world.without(&["PIA_GATEWAY"]).env("LOG_LEVEL", "INFO")
+    }
+}
+
+fn parsed(address: &str) -> Ipv4Addr {
+    address.parse().expect("an address")
+}
+
+/// `ip`, in this namespace.
+fn here(arguments: &str) {
+    ip(std::process::id(), arguments);
+}
+
+fn default_route() {
+    here("route add default dev pialink");
+}
+
+/// Puts `file` in the place of `target` for everything in this mount namespace.
+pub fn mount_over(file: &Path, target: &str) {
+    let done = Command::new("mount").arg("--bind").arg(file).arg(target).status();
+    assert!(done.is_ok_and(|status| status.success()), "mount --bind {} {target}", file.display());
+}
+
+fn links() -> Vec<Row> {
+    let quality = Quality { delay: Duration::from_millis(50), loss_percent: 5.0 };
+    let mut rows = vec![Row::isolated("a round trip of 100 ms and 5 % loss", move || {
+        let mut wires = Wires::new();
+        wires.tunnel("10.10.229.5/19", "10.10.224.1", quality);
+        default_route();
+        let mut daemon = wires.world().env("PIA_GATEWAY", "10.10.224.1").run();
+        daemon.wait_for_line("listens on port 47047", RECOVERY);
+        let begin = Instant::now();
+        let Running { daemon, world } = &mut daemon;
+        assert!(wait_until(2 * RECOVERY, || world.pia.bound().len() >= 20), "{}", daemon.log());
+        let gap = world.pia.longest_gap(begin);
+        assert!(gap < Duration::from_secs(30), "{gap:?}\n{}", daemon.log());
+        assert_eq!(world.pia.leases(), 1);
+    })];
+    // At an interval of 5 s in place of 300 s, a second stands for a minute.
+    for minutes in [1, 20, 60] {
+        rows.push(Row::isolated(format!("the link is down for {minutes} simulated minutes"), move || {
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", quality);
+            default_route();
+            let world = wires.world().env("PIA_GATEWAY", "10.10.224.1").env("CHECK_INTERVAL", "5");
+            let mut daemon = world.run();
+            daemon.wait_for_line("listens on port 47047", RECOVERY);
+            let began = Instant::now();
+            wires.link().down();
+            std::thread::sleep(Duration::from_secs(minutes));
+            wires.link().up();
+            let Running { daemon, world } = &mut daemon;
+            let before = world.pia.bound().len();
+            assert!(wait_until(RECOVERY, || world.pia.bound().len() > before + 1), "{}", daemon.log());
+            let gap = world.pia.longest_gap(began);
+            let allowed = Duration::from_secs(minutes + 45);
+            assert!(gap < allowed, "{gap:?} where {allowed:?} is allowed\n{}", daemon.log());
+            assert!(daemon.lines_at("ERROR", "").len() <= 2, "{}", daemon.log());
+            assert_eq!((world.pia.leases(), world.qbt.listening()), (1, Some(47047)));
+        }));
+    }
+    rows
+}
+
+fn discovery() -> Vec<Row> {
+    let row = |name: &str, gateway: &'static str, how: &'static str, prepare: fn(&mut Wires)| {
+        Row::isolated(format!("the gateway is found {name}"), move || {
+            let mut wires = Wires::new();
+            prepare(&mut wires);
+            let mut daemon = wires.world().env("CHECK_INTERVAL", "300").run();
+            let found = daemon.wait_for_line(&format!("gateway {gateway}:{PORT} found: "), FOUND);
+            assert!(found.contains(how), "{found}");
+            daemon.wait_for_line("bound port 47047", FOUND);
+            let took = daemon.started().elapsed();
+            assert!(took < FOUND, "{took:?}\n{}", daemon.log());
+            println!("{found}\nbound {took:.1?} after the start");
+            let output = daemon.world.setup.run_once(&["check"]);
+            assert!(output.stdout.contains(&format!("{gateway}:{PORT} answers, found: ")), "{output:?}");
+        })
+    };
+    vec![
+        row("at the start of the tunnel's network", "10.10.224.1", "network", |wires| {
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+        }),
+        row("by our address alone", "10.10.224.1", "our address 10.10.229.5", |wires| {
+            wires.tunnel("10.10.229.5/32", "10.10.224.1", Quality::default());
+            default_route();
+        }),
+        row("behind the policy routing of wg-quick", "10.10.128.1", "our address 10.10.229.5", |wires| {
+            wires.tunnel("10.10.229.5/32", "10.10.128.1", Quality::default());
+            here("route add default dev pialink table 51820");
+            here("rule add not fwmark 51820 table 51820");
+        }),
+        row("as the next hop of OpenVPN's routes", "10.7.112.1", "next hop", |wires| {
+            wires.tunnel("10.7.112.9/24", "10.7.112.1", Quality::default());
+            here("route add 0.0.0.0/1 via 10.7.112.1");
+            here("route add 128.0.0.0/1 via 10.7.112.1");
+        }),
+        row("at the usual address", "10.0.0.1", "usual", |wires| {
+            wires.tunnel("10.9.8.7/32", "10.0.0.1", Quality::default());
+            default_route();
+        }),
+        row("in a split tunnel", "10.10.224.1", "network", |wires| {
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+        }),
+        Row::isolated("nobody is the gateway", || {
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            // The server is there and does not forward ports.
+            let fault = Fault::from_start(wires.world(), |world| world.pia.pause());
+            fault
+                .reads(&["getSignature", "10.10.224.1", "10.0.0.1", "no port forwarding"])
+                .relieve(|world| world.pia.resume())
+                .recovers();
+        }),
+        Row::isolated("the gateway moves within the tunnel", || {
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            let server = wires.server.pid();
+            ip(server, "addr add 10.10.128.1/32 dev lo");
+            let world = wires.world().env("PIA_GATEWAY", "auto");
+            let fault = Fault::strike(world, |_| {
+                ip(server, "addr del 10.10.224.1 peer 10.10.229.5 dev pialink");
+                ip(server, "route add 10.10.229.5 dev pialink");
+            });
+            let mut daemon = fault.relieve(|_| ()).recovers();
+            daemon.see("gateway 10.10.128.1:19999 found");
+        }),
+        Row::isolated("a stranger at the gateway's address is told nothing", || {
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            let mut daemon = Fault::from_start(wires.world(), |world| world.pia.set_mood(Mood::Plain))
+                .reads(&["getSignature", "does not speak TLS"])
+                .relieve(|world| world.pia.set_mood(Mood::Normal))
+                .recovers();
+            daemon.see("found");
+        }),
+    ]
+}
+
+/// Waits until the port is bound in the tunnel of now and the client listens in it; tells how long it took.
+#[track_caller]
+fn is_rebound(daemon: &mut Running, bound_before: usize, since: Instant) {
+    let Running { daemon, world } = daemon;
+    let well = || world.pia.bound().len() > bound_before && world.qbt.listening() == Some(47047);
+    assert!(wait_until(REBOUND, well), "{:?}, {}\n{}", world.qbt.ports(), world.pia.bound().len(), daemon.log());
+    println!("bound and listening again {:.1?} after the change", since.elapsed());
+    assert_eq!(world.qbt.ports()[1..], [47048, 47047], "one bounce\n{}", daemon.log());
+    assert_eq!(world.pia.leases(), 1);
+}
+
+fn changes() -> Vec<Row> {
+    let anew = |name: &str, fixed: bool, own: &'static str, gateway: &'static str| {
+        Row::isolated(format!("the tunnel is made anew {name}"), move || {
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            let world = wires.world().env("CHECK_INTERVAL", "300");
+            let mut daemon = if fixed { world.env("PIA_GATEWAY", "10.10.224.1") } else { world }.settle();
+            let before = daemon.pia().bound().len();
+            wires.tunnel(own, gateway, Quality::default());
+            default_route();
+            daemon.qbt().deaden_socket();
+            is_rebound(&mut daemon, before, Instant::now());
+            daemon.see("the tunnel has changed");
+            daemon.see("socket opened anew on port 47047");
+            daemon.see("qBittorrent listens on port 47047");
+        })
+    };
+    vec![
+        anew("with another address", false, "10.10.240.77/19", "10.10.224.1"),
+        anew("with another address and gateway", false, "10.20.131.9/17", "10.20.128.1"),
+        anew("with the same address", true, "10.10.229.5/19", "10.10.224.1"),
+        Row::isolated("the tunnel is gone for a while", || {
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            let mut daemon = wires.world().env("PIA_GATEWAY", "10.10.224.1").settle();
+            let healthy = |daemon: &Running| daemon.world.setup.run_once(&["healthcheck"]).code == Some(0);
+            assert!(wait_until(TOLD, || healthy(&daemon)), "{}", daemon.log());
+            wires.drop_tunnel();
+            daemon.qbt().deaden_socket();
+            assert!(!healthy(&daemon), "at once");
+            daemon.fails(&["tunnel: no way to 10.10.224.1:19999", "unreachable", "VPN"]);
+            daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+            let (before, lines) = (daemon.pia().bound().len(), daemon.log().lines().count());
+            std::thread::sleep(Duration::from_secs(5));
+            // Five intervals later it has not said or tried anything.
+            assert_eq!(daemon.log().lines().count(), lines, "{}", daemon.log());
+            assert_eq!(daemon.status().map(|status| status.problems[0].failures), Some(1));
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            let back = Instant::now();
+            is_rebound(&mut daemon, before, back);
+            assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+            daemon.see("gateway: recovered after");
+            assert!(wait_until(TOLD, || healthy(&daemon)), "{}", daemon.log());
+        }),
+        Row::isolated("the tunnel comes after the daemon", || {
+            let mut wires = Wires::new();
+            let mut daemon = wires.world().run();
+            daemon.fails(&["tunnel: no way to the gateway"]);
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            daemon.wait_for_line("bound port 47047", REBOUND);
+            daemon.settled(47047);
+        }),
+        Row::isolated("a followed port's tunnel is made anew", || {
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            let qbt = Qbt::start(Flavour::V4_5);
+            let setup =
+                Setup::new().qbt(&qbt).without("PIA_GATEWAY").without("PIA_LOGIN_URL").without("PIA_TOKEN_FILE");
+            let port = setup.dir().write("port", "47047\n");
+            let setup = setup.env("PORT_SOURCE", format!("file:{}", port.display())).env("CHECK_INTERVAL", "300");
+            let mut daemon = setup.run();
+            daemon.see("qBittorrent listens on port 47047");
+            wires.drop_tunnel();
+            daemon.wait_for_line("tunnel: no way to the gateway", REBOUND);
+            assert_eq!(setup.run_once(&["healthcheck"]).code, Some(1));
+            qbt.deaden_socket();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            assert!(wait_until(REBOUND, || qbt.listening() == Some(47047)), "{}", daemon.log());
+            assert_eq!(qbt.ports()[1..], [47048, 47047]);
+        }),
+    ]
+}
+
+fn the_resolver_says_nothing() {
+    // It hears every question, and there is no other.
+    let resolver = UdpSocket::bind("127.0.0.53:53").expect("a port of a namespace of our own");
+    let dir = super::support::TempDir::new();
+    mount_over(&dir.write("resolv.conf", "nameserver 127.0.0.53\n"), "/etc/resolv.conf");
+    let hosts = dir.write("hosts", "");
+    mount_over(&hosts, "/etc/hosts");
+    let world = World::new();
+    let gateway = world.pia.gateway();
+    let world = world.env("PIA_GATEWAY", format!("gateway.vpn.example:{}", gateway.port()));
+    let fault = Fault::from_start(world, |_| ()).reads(&["getSignature", "no answer within 10 s", "looking up"]);
+    let threads = std::fs::read_dir(format!("/proc/{}/task", fault.daemon.pid())).map_or(0, Iterator::count);
+    assert!(threads <= 6, "{threads} threads");
+    fault
+        .relieve(|_| {
+            std::fs::write(&hosts, format!("{} gateway.vpn.example\n", gateway.ip())).expect("a hosts file");
+        })
+        .recovers();
+    drop(resolver);
+}

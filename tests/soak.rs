@@ -1,0 +1,113 @@
+//! The soak: one daemon at an interval of a second, and one random fault after the other for `SOAK_SECONDS` (20 unless set;
+//! CI sets 600). Every recovery is awaited, and in the end memory and descriptors are where they were at the start.
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::pia::{self, BIND_PORT, Fault, GET_SIGNATURE};
+use support::qbt::{self, PREFERENCES, SET_PREFERENCES, TRANSFER_INFO};
+use support::world::{Running, World};
+use support::{Mood, Reply, unique, wait_until};
+
+/// The end of a fault until everything is well: a request under way, the longest backoff, and another request.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// A fault and how it is named in what is printed.
+type Strike = (&'static str, fn(&World));
+
+const STRIKES: [Strike; 19] = [
+    ("gateway down", |world| world.pia.pause()),
+    ("gateway silent", |world| world.pia.set_mood(Mood::Silent)),
+    ("gateway resets", |world| world.pia.set_mood(Mood::ResetsHandshake)),
+    ("gateway with another certificate", |world| world.pia.present("berlin401", Fault::OtherCa, false)),
+    ("bindPort refused", |world| world.pia.scripts.next(BIND_PORT, [pia::bad_signature()])),
+    ("bindPort and getSignature fail", |world| {
+        world.pia.scripts.next(BIND_PORT, [pia::port_expired()]);
+        world.pia.scripts.next(GET_SIGNATURE, [Reply::text(502, "<html>")]);
+    }),
+    ("bindPort answers garbage", |world| world.pia.scripts.next(BIND_PORT, [Reply::raw("\u{1}\u{2}\u{3}")])),
+    ("bindPort floods", |world| world.pia.scripts.next(BIND_PORT, [Reply::flood("HTTP/1.1 200 OK\r\n\r\n", 1 << 24)])),
+    ("bindPort truncates", |world| {
+        world.pia.scripts.next(BIND_PORT, [Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")]);
+    }),
+    ("another port", |world| {
+        world.pia.set(|state| state.next_port = 20_000 + state.next_port % 20_000 + 7);
+        world.pia.scripts.next(BIND_PORT, [pia::busy(47047)]);
+    }),
+    ("idle connections closed", |world| world.pia.close_connections()),
+    ("qBittorrent down", |world| world.qbt.pause()),
+    ("qBittorrent silent", |world| world.qbt.set_mood(Mood::Silent)),
+    ("session expired", |world| world.qbt.expire_sessions()),
+    ("port changed by hand", |world| world.qbt.change_port_by_hand(1234)),
+    ("socket lost", |world| world.qbt.drop_socket()),
+    ("preferences are a page", |world| world.qbt.scripts.next(PREFERENCES, [Reply::text(200, "<html>")])),
+    ("setPreferences fails", |world| {
+        world.qbt.scripts.next(SET_PREFERENCES, [Reply::text(500, "it broke")]);
+        world.qbt.change_port_by_hand(4321);
+    }),
+    ("transfer/info resets", |world| world.qbt.scripts.next(TRANSFER_INFO, [Reply::reset("HTTP/1.1")])),
+];
+
+fn relieve(world: &World) {
+    world.pia.scripts.clear();
+    world.qbt.scripts.clear();
+    world.pia.set_mood(Mood::Normal);
+    world.qbt.set_mood(Mood::Normal);
+    world.pia.present(world.pia.host_name(), Fault::None, false);
+    world.pia.resume();
+    if world.qbt.is_paused() {
+        world.qbt.resume();
+    }
+}
+
+/// Waits until a fault has had its effect, if it shows one in `longest`, and then for the recovery.
+fn strike(running: &mut Running, (name, inflict): Strike, longest: Duration) {
+    let Running { daemon, world } = running;
+    inflict(world);
+    let struck = || world.setup.status().is_some_and(|status| !status.problems.is_empty());
+    wait_until(longest, struck);
+    relieve(world);
+    let before = world.pia.bound().len();
+    let well = wait_until(RECOVERY, || {
+        world.pia.bound().len() > before + 1
+            && world.qbt.listening().map(i64::from) == world.pia.bound().last().copied()
+            && world.setup.status().is_some_and(|status| status.problems.is_empty())
+    });
+    assert!(well, "{name}: not recovered within {RECOVERY:?}\n{}", daemon.log());
+}
+
+#[test]
+fn nothing_grows_and_every_fault_is_recovered_from() {
+    let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let world = World::with(pia::Options::default(), qbt::Options::default()).env("LOG_LEVEL", "WARN");
+    let mut running = world.run();
+    let Running { daemon, world } = &mut running;
+    daemon.wait_until("a port that is listened on", || world.qbt.listening() == Some(47047));
+
+    // What each kind of fault allocates for good, it allocates the first time.
+    for kind in STRIKES.into_iter().take(if seconds < 60 { 6 } else { STRIKES.len() }) {
+        strike(&mut running, kind, Duration::from_secs(2));
+    }
+    let start = (running.memory(false), running.descriptors());
+    let (mut faults, mut dice) = (0, unique());
+    while Instant::now() < end {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let kind = STRIKES[usize::try_from(dice >> 33).unwrap_or(0) % STRIKES.len()];
+        strike(&mut running, kind, Duration::from_millis(500 + (dice >> 20) % 3500));
+        faults += 1;
+    }
+    let stop = (running.memory(false), running.descriptors());
+    println!(
+        "soak: {faults} faults in {seconds} s, all recovered from; resident {} -> {} KiB, descriptors {} -> {}",
+        start.0, stop.0, start.1, stop.1
+    );
+    assert!(
+        stop.0.abs_diff(start.0) * 20 <= start.0,
+        "memory: {} KiB at the start, {} KiB in the end",
+        start.0,
+        stop.0
+    );
+    assert_eq!(start.1, stop.1, "descriptors");
+    assert_eq!(running.ended(), None);
+}
