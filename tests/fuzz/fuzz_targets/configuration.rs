@@ -1,0 +1,108 @@
+//! Configuration file and environment: anything is a configuration or a list of problems, each one line without a secret.
+//!
+//! The input is the file's text, and after a NUL the environment as the kernel shows it: `NAME=value` with NULs between.
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use pia_qbittorrent_sync_fuzz::config::file::{self, Unreadable};
+use pia_qbittorrent_sync_fuzz::config::url::parse_address;
+use pia_qbittorrent_sync_fuzz::config::{Config, GatewayAddress, Source, Url, VARIABLES};
+use pia_qbittorrent_sync_fuzz::http::plain::join;
+use pia_qbittorrent_sync_fuzz::{assert_one_line, folder, put};
+
+/// A secret that stands in no text of ours.
+const MARK: &str = "hunter2";
+const CA: &[u8] = include_bytes!("../ca.pem");
+
+/// Whether the value names a file or a folder that is looked into.
+fn is_path(name: &str) -> bool {
+    name.ends_with("_FILE") || name.ends_with("_CA_CERT") || name == "CREDENTIALS_DIRECTORY"
+}
+
+fn is_secret(name: &str) -> bool {
+    VARIABLES.iter().any(|variable| variable.from_file && variable.name == name)
+}
+
+/// Whether the mark may be shown: it stands where no secret belongs.
+fn is_open(name: &str, value: &str) -> bool {
+    name.contains(MARK) || (value.contains(MARK) && !is_secret(name) && (is_path(name) || !value.contains('@')))
+}
+
+fn check_line(line: &str, open: bool) {
+    assert_one_line(line);
+    assert!(open || !line.contains(MARK), "a secret is shown: {line}");
+}
+
+/// What paths may lead to. The last one is found as a credential.
+static FILES: LazyLock<()> = LazyLock::new(|| {
+    for (name, text) in [("ca.pem", CA), ("token", b"abc123"), ("secret", b"hunter2\n"), ("PIA_PASSWORD", b"hunter2")] {
+        put(name, text);
+    }
+});
+
+/// Paths stay in a folder without devices and pipes, which would be waited for. The credentials of this machine are no
+/// part of the input.
+fn confine(values: &mut BTreeMap<String, String>) {
+    for (_, value) in values.iter_mut().filter(|(name, value)| is_path(name) && !value.is_empty()) {
+        let name = value.rsplit('/').next().unwrap_or_default();
+        *value = format!("{}/{name}", folder().display());
+    }
+    values.entry("CREDENTIALS_DIRECTORY".to_owned()).or_insert_with(|| folder().join("nowhere").display().to_string());
+}
+
+/// What is accepted can be shown, and is accepted as the same again.
+fn parse(text: &str) {
+    if let Ok(url) = Url::parse(text) {
+        assert_ne!(url.port, 0);
+        let shown = url.to_string();
+        assert_one_line(&shown);
+        let again = Url::parse(&shown).expect("what was shown");
+        assert_eq!((again.https, &again.host, again.port, again.to_string()), (url.https, &url.host, url.port, shown));
+    }
+    if let Ok((host, port)) = parse_address(text) {
+        let shown = port.map_or(host.clone(), |port| join(&host, port));
+        assert_one_line(&shown);
+        assert_eq!(parse_address(&shown), Ok((host.clone(), port)));
+        let written = if port.is_some() { text.rsplit_once(':').map_or("", |(written, _)| written) } else { text };
+        assert!(written == host || written == format!("[{host}]"), "{host} is not what was written: {text}");
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let mut parts = input.split(|&byte| byte == 0);
+    let text = parts.next().unwrap_or_default();
+    parse(&String::from_utf8_lossy(text));
+
+    let mut all = match file::read(&put("config.env", text)) {
+        Ok(all) => all,
+        Err(Unreadable::File(_)) => return,
+        Err(Unreadable::Lines(problems)) => {
+            return problems.iter().for_each(|problem| check_line(&problem.to_string(), false));
+        }
+    };
+    for pair in parts {
+        if let Some((name, value)) = String::from_utf8_lossy(pair).split_once('=') {
+            all.values.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    all.values.values().for_each(|value| parse(value));
+    LazyLock::force(&FILES);
+    confine(&mut all.values);
+
+    let open = all.values.iter().any(|(name, value)| is_open(name, value));
+    match Config::new(all) {
+        Ok(config) => {
+            assert!((1..=840).contains(&config.interval.as_secs()));
+            config.warnings.iter().for_each(|warning| check_line(warning, open));
+            if let Source::Pia(pia) = config.source {
+                let (GatewayAddress::At { port, .. } | GatewayAddress::Find { port, .. }) = pia.gateway;
+                assert_ne!(port, 0);
+                assert!(!pia.login_urls.is_empty() && pia.login_urls.iter().all(|url| url.https));
+            }
+        }
+        Err(error) => error.0.iter().for_each(|problem| check_line(&problem.to_string(), open)),
+    }
+});

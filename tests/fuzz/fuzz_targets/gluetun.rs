@@ -1,0 +1,12 @@
+//! gluetun's replies.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pia_qbittorrent_sync_fuzz::{assert_one_line, forwarded};
+
+fuzz_target!(|input: &[u8]| {
+    match forwarded(&String::from_utf8_lossy(input)) {
+        Ok(port) => assert_ne!(port, Some(0)),
+        Err(cause) => assert_one_line(&cause.to_string()),
+    }
+});

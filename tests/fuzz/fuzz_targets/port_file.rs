@@ -1,0 +1,13 @@
+//! The file that `PORT_SOURCE=file:PATH` names.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pia_qbittorrent_sync_fuzz::source::Followed;
+use pia_qbittorrent_sync_fuzz::{assert_one_line, put};
+
+fuzz_target!(|input: &[u8]| {
+    match Followed::file(put("port", input)).port() {
+        Ok(port) => assert_ne!(port, Some(0)),
+        Err(error) => assert_one_line(&error.to_string()),
+    }
+});

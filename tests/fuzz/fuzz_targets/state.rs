@@ -1,0 +1,37 @@
+//! The files in `STATE_DIR`, as a crash, a full disk or another version may have left them.
+#![no_main]
+
+use jiff::Timestamp;
+use libfuzzer_sys::fuzz_target;
+use miniserde::json;
+use pia_qbittorrent_sync_fuzz::pia::lease::LeaseStore;
+use pia_qbittorrent_sync_fuzz::report::Status;
+use pia_qbittorrent_sync_fuzz::{assert_one_line, folder, put};
+
+fuzz_target!(|input: &[u8]| {
+    put("lease.json", input);
+    let store = LeaseStore::new(folder());
+    match store.load() {
+        Ok(Some(lease)) => {
+            assert_ne!(lease.port, 0);
+            store.save(&lease).expect("a folder that can be written");
+            assert_eq!(store.load(), Ok(Some(lease)));
+        }
+        Ok(None) => panic!("there is a file"),
+        Err(problem) => assert_one_line(&problem),
+    }
+
+    put("status.json", input);
+    match Status::read(folder()) {
+        Ok(mut status) => {
+            let _ = status.health(Timestamp::UNIX_EPOCH);
+            // The kernel is asked for the way to an address, which is not what is looked at here.
+            status.gateway = None;
+            status.describe(Timestamp::UNIX_EPOCH);
+            let text = json::to_string(&status);
+            put("status.json", text.as_bytes());
+            assert_eq!(Status::read(folder()).map(|again| json::to_string(&again)), Ok(text));
+        }
+        Err(problem) => assert_one_line(&problem),
+    }
+});

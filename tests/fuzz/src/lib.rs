@@ -1,0 +1,54 @@
+//! The daemon's modules, mounted for the fuzz targets: the daemon is a binary and nobody's library. What is not public in
+//! them is wrapped here.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+#[path = "../../../src/clock.rs"]
+pub mod clock;
+#[path = "../../../src/config/mod.rs"]
+pub mod config;
+#[path = "../../../src/error.rs"]
+pub mod error;
+#[path = "../../../src/files.rs"]
+pub mod files;
+#[path = "../../../src/http/mod.rs"]
+pub mod http;
+#[path = "../../../src/pia/mod.rs"]
+pub mod pia;
+#[path = "../../../src/report.rs"]
+pub mod report;
+#[path = "../../../src/route.rs"]
+pub mod route;
+#[path = "../../../src/secret.rs"]
+pub mod secret;
+#[path = "../../../src/source.rs"]
+pub mod source;
+#[path = "../../../src/testing.rs"]
+mod testing;
+#[path = "../../../src/torrent/mod.rs"]
+pub mod torrent;
+
+/// The port in the body of a reply of gluetun's.
+pub fn forwarded(body: &str) -> Result<Option<u16>, error::Cause> {
+    source::forwarded(body)
+}
+
+/// The folder of this process below `TMPDIR`. libFuzzer ends without a drop, so it stays: whoever runs a target for long sets
+/// `TMPDIR` to a folder in memory that is removed afterwards.
+pub fn folder() -> &'static Path {
+    static FOLDER: LazyLock<testing::TempDir> = LazyLock::new(testing::TempDir::new);
+    FOLDER.path()
+}
+
+/// Makes `data` the file `name` in [`folder`], where the daemon's own code reads it.
+pub fn put(name: &str, data: &[u8]) -> PathBuf {
+    let path = folder().join(name);
+    std::fs::write(&path, data).expect("a folder that can be written");
+    path
+}
+
+/// What is said to people or to the log is one line and cannot move a terminal's cursor.
+pub fn assert_one_line(text: &str) {
+    assert!(!text.chars().any(char::is_control), "not one line: {text:?}");
+}
