@@ -18,6 +18,13 @@ pub struct Clock {
     lacks: SignedDuration,
 }
 
+/// What is new about it.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Wrong { lacks: SignedDuration },
+    Right,
+}
+
 impl Clock {
     /// Now, corrected.
     pub fn now(&self) -> Timestamp {
@@ -27,25 +34,28 @@ impl Clock {
     /// Compares the system's clock with `date`, what a peer that has proved itself just said. Leases end by that peer's
     /// clock, so where the two differ it is the one to go by; tells when it begins and ends to differ.
     pub fn compare(&mut self, date: SystemTime) {
-        self.compare_at(date, Timestamp::now());
+        match self.compare_at(date, Timestamp::now()) {
+            Some(News::Wrong { lacks }) => {
+                let way = if lacks.is_positive() { "behind" } else { "ahead of" };
+                let by = span(lacks.unsigned_abs());
+                log::warn!(
+                    "this system's clock is {by} {way} the gateway's, which leases are judged by; set the clock"
+                );
+            }
+            Some(News::Right) => log::info!("this system's clock agrees with the gateway's again"),
+            None => {}
+        }
     }
 
-    fn compare_at(&mut self, date: SystemTime, now: Timestamp) {
-        let Ok(date) = Timestamp::try_from(date) else { return };
-        if date.as_second() < TOO_EARLY {
-            return;
-        }
+    fn compare_at(&mut self, date: SystemTime, now: Timestamp) -> Option<News> {
+        let date = Timestamp::try_from(date).ok().filter(|date| date.as_second() >= TOO_EARLY)?;
         let lacks = date.duration_since(now);
         let lacks = if lacks.abs() > EVIDENT { lacks } else { SignedDuration::ZERO };
-        if self.lacks.is_zero() && !lacks.is_zero() {
-            let way = if lacks.is_positive() { "behind" } else { "ahead of" };
-            let by = span(lacks.unsigned_abs());
-            log::warn!("this system's clock is {by} {way} the gateway's, which leases are judged by; set the clock");
+        match (std::mem::replace(&mut self.lacks, lacks).is_zero(), lacks.is_zero()) {
+            (true, false) => Some(News::Wrong { lacks }),
+            (false, true) => Some(News::Right),
+            _ => None,
         }
-        if !self.lacks.is_zero() && lacks.is_zero() {
-            log::info!("this system's clock agrees with the gateway's again");
-        }
-        self.lacks = lacks;
     }
 
     /// The system's clock was set: what was known of its error is not any more.
@@ -62,7 +72,8 @@ mod tests {
     fn lacks(date: &str, now: &str) -> i64 {
         let mut clock = Clock::default();
         let date: Timestamp = date.parse().unwrap();
-        clock.compare_at(date.into(), now.parse().unwrap());
+        let news = clock.compare_at(date.into(), now.parse().unwrap());
+        assert_eq!(news.is_some(), !clock.lacks.is_zero());
         clock.lacks.as_secs()
     }
 
@@ -77,6 +88,20 @@ mod tests {
     #[test]
     fn a_peer_that_lives_in_the_past_is_not_believed() {
         assert_eq!(lacks("1970-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+        assert_eq!(lacks("2025-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
+        assert_ne!(lacks("2026-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+    }
+
+    #[test]
+    fn a_wrong_clock_is_told_once_and_so_is_its_end() {
+        let mut clock = Clock::default();
+        let date: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
+        let mut compare = |ahead: i64| clock.compare_at(date.into(), date + SignedDuration::from_hours(ahead));
+        assert_eq!(compare(0), None);
+        assert_eq!(compare(1), Some(News::Wrong { lacks: SignedDuration::from_hours(-1) }));
+        assert_eq!(compare(2), None);
+        assert_eq!(compare(0), Some(News::Right));
+        assert_eq!(compare(0), None);
     }
 
     #[test]

@@ -768,8 +768,54 @@ mod tests {
             bench.pass(wait + 1);
         }
         bench.fail(Step::GetToken, Failure::RetryAfter(Duration::MAX));
-        bench.pass(25 * HOUR);
+        bench.pass(24 * HOUR - 60);
+        assert_eq!(bench.waits(), 60, "no longer than a day");
+        bench.pass(61);
         assert_eq!(bench.next(), Step::GetToken);
+    }
+
+    #[test]
+    fn a_gateway_may_ask_for_five_minutes_and_no_more() {
+        for (asked, waits) in [(Duration::MAX, 300), (Duration::from_secs(60), 60), (Duration::ZERO, 5)] {
+            let mut bench = Bench::steady();
+            bench.pass(300);
+            bench.fail(Step::BindPort, Failure::RetryAfter(asked));
+            bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+            bench.step(Step::ConfirmPort, Outcome::Confirmed);
+            assert_eq!(bench.waits(), waits);
+        }
+    }
+
+    #[test]
+    fn content_is_who_is_bound_and_listened_on_while_nothing_fails() {
+        let mut bench = Bench::new(None);
+        let content = |bench: &Bench| bench.keeper.is_content(bench.now);
+        bench.step(Step::GetToken, Outcome::Token { logged_in: true });
+        let lease = bench.lease(1000);
+        bench.step(Step::GetSignature, lease);
+        assert!(!content(&bench), "not placed");
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        assert!(!content(&bench), "not bound");
+        bench.step(Step::BindPort, Outcome::Bound);
+        assert!(!content(&bench), "not confirmed");
+        bench.step(Step::ConfirmPort, Outcome::Confirmed);
+        assert!(content(&bench) && !bench.keeper.has_failures());
+        bench.pass(300);
+        assert!(!content(&bench), "the next bind is due");
+        bench.step(Step::BindPort, Outcome::Bound);
+        assert!(!content(&bench), "so is a look at the client");
+        bench.fail(Step::PlacePort, Failure::Transient);
+        assert!(!content(&bench) && bench.keeper.has_failures());
+    }
+
+    #[test]
+    fn a_token_is_wanted_until_there_is_one_and_when_it_is_refused() {
+        let mut bench = Bench::new(None);
+        assert!(bench.keeper.wants_token());
+        bench.step(Step::GetToken, Outcome::Token { logged_in: false });
+        assert!(!bench.keeper.wants_token());
+        bench.fail(Step::GetSignature, Failure::TokenRejected);
+        assert!(bench.keeper.wants_token());
     }
 
     #[test]
