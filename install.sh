@@ -19,8 +19,11 @@ Installs pia-qbittorrent-sync, or upgrades it. A configuration that is there is 
   --sha256 SUM                the binary's SHA-256; without it a download is compared with URL.sha256
   --uninstall                 stop the service and remove it; configuration and lease are kept
   --purge                     with --uninstall: remove those, too
-  --dry-run                   tell what would be done, and change nothing
+  --dry-run                   tell what would be done, change nothing and send nothing
   --help
+
+PIA's CA certificate is fetched where the service needs it. PIA_CA_URL and PIA_CA_SHA256 in the environment go before
+those in the configuration.
 EOF
 }
 
@@ -311,7 +314,7 @@ detect_previous() {
   else
     previous=other
   fi
-  changed=''
+  changed='' fetched=''
   if [ -e "$unfinished" ]; then
     plan=$(cat "$unfinished")
     changed=yes
@@ -450,6 +453,7 @@ install_all() {
   openrc)
     [ "$previous" != python ] || take_over_confd
     install_config "$files/openrc/$name.confd" "$confd"
+    make_state
     ;;
   none)
     [ ! -d "$python/venv" ] || warn "the Python daemon in $python is left alone with --init none: stop it"
@@ -457,6 +461,8 @@ install_all() {
     make_state
     ;;
   esac
+  # While what is to be replaced still runs: this may take a while.
+  fetch_ca
   case $previous in
   python | other) retire_previous ;;
   esac
@@ -469,11 +475,55 @@ install_all() {
   fi
 }
 
-# systemd and OpenRC make it themselves.
+# OpenRC makes it itself, but takes nothing that is in it for the service's user. systemd does.
 make_state() {
-  [ ! -d "$state" ] || return 0
-  make_folder "$state" 700
-  ! id -u "$user" >/dev/null 2>&1 || run chown "$user:$user" "$state"
+  folder=$(state_folder)
+  [ ! -d "$folder" ] || return 0
+  make_folder "$folder" 700
+  ! id -u "$user" >/dev/null 2>&1 || run chown "$user:$user" "$folder"
+}
+
+state_folder() {
+  folder=$(setting STATE_DIR)
+  printf '%s\n' "${folder:-$state}"
+}
+
+# setting NAME: what the service has for it, or would have after what --dry-run only tells. Not for secrets.
+setting() {
+  file=$settings
+  [ -e "$file" ] || file=$stage/taken
+  [ -e "$file" ] || return 0
+  if [ "$init" = openrc ]; then
+    env -i PATH="$PATH" sh -c '. "$0" && exec env' "$file" 2>/dev/null
+  else
+    cat "$file"
+  fi | sed -nE "s/[[:space:]]+\$//; s/^[[:space:]]*(export[[:space:]]+)?$1=[\"']?([^\"']*).*/\2/p" | tail -n 1
+}
+
+# PIA's CA to where the service looks for it, if it needs it. It would fetch it itself, but here somebody is looking.
+fetch_ca() {
+  case $(setting PORT_SOURCE) in
+  '' | pia) ;;
+  *) return 0 ;;
+  esac
+  [ -z "$(setting PIA_CA_CERT)" ] || return 0
+  if [ -n "$dry_run" ]; then
+    [ -e "$(state_folder)/ca.rsa.4096.crt" ] || info "would fetch PIA's CA certificate"
+    return
+  fi
+  set --
+  [ -z "${PIA_CA_URL-}" ] || set -- "PIA_CA_URL=$PIA_CA_URL"
+  [ -z "${PIA_CA_SHA256-}" ] || set -- "$@" "PIA_CA_SHA256=$PIA_CA_SHA256"
+  case $init in
+  openrc) set -- env -i PATH="$PATH" sh -c '. "$1"; shift; exec env "$@"' sh "$settings" "$@" "$binary" fetch-ca ;;
+  *) set -- env -i "$@" "$binary" --config "$settings" fetch-ca ;;
+  esac
+  if "$@" >"$stage/said" 2>&1; then
+    # One that was there already is nothing to tell.
+    ! grep 'is now in' "$stage/said" || fetched=yes
+  else
+    warn "PIA's CA certificate is not here yet; $name fetches it when it needs it. $(sed "s/^$name: //" "$stage/said")"
+  fi
 }
 
 # --- taking over from the Python daemon
@@ -705,7 +755,7 @@ finish_service() {
   none) check_config ;;
   esac
   rm -f "$unfinished"
-  [ -n "$changed" ] || info 'nothing has changed'
+  [ -n "$changed$fetched" ] || info 'nothing has changed'
 }
 
 # A running service is worth more than a stopped one with the latest configuration.
@@ -775,11 +825,6 @@ show_next_steps() {
   esac
   info '
 Next steps:'
-  if [ ! -e "$ca" ]; then
-    info "  - PIA's CA certificate: save ca.rsa.4096.crt of PIA's manual-connections repository as $ca
-    and compare: openssl x509 -in $ca -outform der | sha256sum
-    1fd25658456eab3041fba77ccd398ab8124edcc1b8b2fc1d55fdf6b1bbfc9d70"
-  fi
   info "  - settings: $settings$secrets
   - see whether everything works: $by_hand check"
   is_active || info "  - start: $start"
