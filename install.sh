@@ -636,6 +636,10 @@ take_over_unit() {
       # The service may write where its own variable says, and not in this default of old.
       [ "$(value_of PIA_TOKEN_FILE)" != /var/run/pia_token ] || dropped="$dropped $variable"
       ;;
+    PIA_GATEWAY)
+      # Unset it is this as well, and looked for when this is not the gateway.
+      [ "$(value_of PIA_GATEWAY)" != 10.0.0.1 ] || dropped="$dropped $variable"
+      ;;
     LOG_FILE)
       case $(value_of LOG_FILE) in
       "/var/log/$name/"*) ;;
