@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::support::daemon::mode;
 use super::support::pia::{self, BIND_PORT, Fault as Bad, GET_SIGNATURE, WEBSITES};
 use super::support::world::World;
-use super::support::{Mood, Reply, Server, wait_until};
+use super::support::{Mood, Reply, Request, Server, wait_until};
 use super::{Fault, Row, TOLD, harmless};
 
 pub fn rows() -> Vec<Row> {
@@ -271,6 +271,19 @@ fn logins() -> Vec<Row> {
             let mut daemon = world.env("PIA_PASSWORD", "wrong").run();
             daemon.fails(&["PIA login", "credentials rejected"]);
             assert_eq!(daemon.pia().counts().logins, 1, "nor at the second host");
+        }),
+        Row::isolated("a gateway that repeats the login in its error shows no password", || {
+            websites_are_at("127.0.0.66");
+            let mut world = default_logins(true);
+            let password = r#"a&b="c\d/e ü'"#;
+            world.pia.set(|state| state.password = password.into());
+            world.setup = world.setup.env("PIA_PASSWORD", password);
+            let page = |request: &Request| String::from_utf8_lossy(&request.body).into_owned();
+            world.pia.scripts.next(pia::TUNNEL_LOGIN, [Reply::echo(500, page)]);
+            let mut daemon = world.env("LOG_LEVEL", "TRACE").run();
+            daemon.fails(&["PIA login", "HTTP 500", r#""password":"***""#]);
+            daemon.wait_for_line("account: recovered after", TOLD);
+            assert!(!daemon.log().contains("c\\d") && !daemon.log().contains("c\\\\d"), "{}", daemon.log());
         }),
         Row::isolated("a locked out account is waited for", || {
             websites_are_at("127.0.0.66");
