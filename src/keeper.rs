@@ -150,9 +150,9 @@ impl Gate {
 #[derive(Debug)]
 struct LeaseFacts {
     expires_at: Timestamp,
-    /// Whether our clock can tell when it ends. A lease that seems to be over when it arrives, when we start or when the
-    /// clock jumps says that our clock may be wrong; renewing it by that clock would cost the port, or ask for one new port
-    /// after the other. The gateway tells when it has expired.
+    /// Whether our clock can tell when it ends. A lease that seems to be over when it was just bound, when we start or when
+    /// the clock jumps says that our clock may be wrong; renewing it by that clock would cost the port, or ask for one new
+    /// port after the other. The gateway tells when it has expired.
     by_clock: bool,
     bound: bool,
     /// The next bind is due then.
@@ -344,7 +344,7 @@ impl Keeper {
     /// of the wall clock costs one interval at most.
     fn wait(&self, now: Now) -> Duration {
         let gateway = self.gateway.closed_until.unwrap_or(now.mono);
-        let mut wakes = vec![now.mono + self.interval];
+        let mut wakes = Vec::new();
         if self.routed {
             wakes.extend(self.lease.as_ref().map(|lease| lease.bind_at.max(gateway)));
             wakes.extend(self.followed.as_ref().map(|followed| followed.ask_at.max(gateway)));
@@ -357,7 +357,7 @@ impl Keeper {
             let client = self.client.closed_until.unwrap_or(now.mono);
             wakes.extend(self.confirm_at.or(self.place_at).map(|at| at.max(client)));
         }
-        let first = wakes.into_iter().filter(|&wake| wake > now.mono).min().unwrap_or(now.mono + self.interval);
+        let first = wakes.into_iter().filter(|&wake| wake > now.mono).fold(now.mono + self.interval, Instant::min);
         // One timer tick later than the deadline, so that it has surely passed.
         first - now.mono + Duration::from_millis(1)
     }
@@ -375,8 +375,7 @@ impl Keeper {
             Outcome::Leased { expires_at } => {
                 self.tokens_rejected = 0;
                 self.renewal_failed = false;
-                let by_clock = now.wall + RENEW_BEFORE < expires_at;
-                self.lease = Some(LeaseFacts { by_clock, ..LeaseFacts::new(expires_at, now.mono) });
+                self.lease = Some(LeaseFacts::new(expires_at, now.mono));
                 self.place_at = Some(now.mono);
                 self.confirm_at = None;
             }
@@ -554,7 +553,7 @@ fn is_due(at: Option<Instant>, now: Now) -> bool {
 
 impl LeaseFacts {
     fn new(expires_at: Timestamp, now: Instant) -> Self {
-        Self { expires_at, by_clock: true, bound: false, bind_at: now, refused: false, refusals: 0 }
+        Self { expires_at, by_clock: false, bound: false, bind_at: now, refused: false, refusals: 0 }
     }
 
     /// One of an earlier run.
@@ -893,11 +892,11 @@ mod tests {
 
     #[test]
     fn leases_that_seem_to_be_over_when_they_arrive_make_no_storm() {
-        for hours in [0, 1] {
+        for (hours, life) in [(0, 60), (0, 15 * 60), (1, 60)] {
             let mut bench = Bench::new(None);
             bench.pass(hours * HOUR);
             bench.step(Step::GetToken, Outcome::Token { logged_in: true });
-            let expires_at = bench.now.wall - Duration::from_secs(hours * HOUR) + Duration::from_secs(60);
+            let expires_at = bench.now.wall - Duration::from_secs(hours * HOUR) + Duration::from_secs(life);
             bench.step(Step::GetSignature, Outcome::Leased { expires_at });
             let place = (Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
             let bind = (Step::BindPort, Outcome::Bound);
@@ -1018,6 +1017,7 @@ mod tests {
         bench.keeper.set_routed(true);
         assert_eq!(bench.next(), Step::BindPort);
         let mut bench = Bench::new(None);
+        bench.fail(Step::GetToken, Failure::LockedOut);
         bench.keeper.set_routed(false);
         assert_eq!(bench.waits(), 300);
     }

@@ -410,7 +410,8 @@ impl Reader<'_> {
     }
 
     /// The value of a secret or user name: from the variable, from the file that `NAME_FILE` names, or from systemd's
-    /// credential of that name (by hand, from the file that systemd makes it of). Services that come with empty credentials to be filled leave them unset.
+    /// credential of that name (by hand, from the file that systemd makes it of). Services that come with empty credentials
+    /// to be filled leave them unset.
     fn secret(&mut self, name: &str) -> Option<String> {
         let file_name = format!("{name}_FILE");
         let value = self.get(name).map(str::to_owned);
