@@ -31,6 +31,8 @@ const AT_ONCE: usize = 16;
 const INSIDE: &str = "INSIDE_NAMESPACE";
 /// The end of a fault until everything is well: a request under way, the longest backoff, and another request.
 const RECOVERY: Duration = Duration::from_secs(60);
+/// Precedes what a row measured.
+const MEASURED: &str = "measured: ";
 /// Longer than a request's deadline.
 const TOLD: Duration = Duration::from_secs(30);
 /// KiB that the daemon, a debug build, may ever have used.
@@ -91,10 +93,14 @@ impl Row {
             return skip(&self.name, "unshare and ip cannot make namespaces here");
         };
         let output = again.args(["--exact", &self.name]).env(INSIDE, "1").output()?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() {
+            // What the row measured, without what the harness says of it.
+            for line in text(&output.stdout).lines().filter(|line| line.starts_with(MEASURED)) {
+                println!("{}: {line}", self.name);
+            }
             return Ok(());
         }
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Err(format!("{}\n{}", text(&output.stdout), text(&output.stderr)).into())
     }
 }

@@ -12,7 +12,7 @@ use super::support::pia;
 use super::support::qbt::{self, Flavour, Qbt};
 use super::support::world::{Running, World};
 use super::support::{Mood, wait_until};
-use super::{Fault, RECOVERY, Row, TOLD};
+use super::{Fault, MEASURED, RECOVERY, Row, TOLD};
 
 const PORT: u16 = 19999;
 /// What a change of the tunnel may cost: 15 s until it is noticed, and the way to a port that is bound and listened on.
@@ -140,7 +140,7 @@ fn discovery() -> Vec<Row> {
             daemon.wait_for_line("bound port 47047", FOUND);
             let took = daemon.started().elapsed();
             assert!(took < FOUND, "{took:?}\n{}", daemon.log());
-            println!("{found}\nbound {took:.1?} after the start");
+            println!("{MEASURED}bound {took:.1?} after the start; {found}");
             let output = daemon.world.setup.run_once(&["check"]);
             assert!(output.stdout.contains(&format!("{gateway}:{PORT} answers, found: ")), "{output:?}");
         })
@@ -215,7 +215,7 @@ fn is_rebound(daemon: &mut Running, bound_before: usize, since: Instant) {
     let Running { daemon, world } = daemon;
     let well = || world.pia.bound().len() > bound_before && world.qbt.listening() == Some(47047);
     assert!(wait_until(REBOUND, well), "{:?}, {}\n{}", world.qbt.ports(), world.pia.bound().len(), daemon.log());
-    println!("bound and listening again {:.1?} after the change", since.elapsed());
+    println!("{MEASURED}bound and listening again {:.1?} after the change", since.elapsed());
     assert_eq!(world.qbt.ports()[1..], [47048, 47047], "one bounce\n{}", daemon.log());
     assert_eq!(world.pia.leases(), 1);
 }
