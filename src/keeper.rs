@@ -700,6 +700,14 @@ mod tests {
     }
 
     #[test]
+    fn waits_are_spread_as_the_seed_says() {
+        let mut bench = Bench::steady();
+        let waits: Vec<_> = (0..8).map(|_| bench.keeper.jittered(Duration::from_secs(100)).as_secs()).collect();
+        // xorshift64 from 7, worked out elsewhere.
+        assert_eq!(waits, [80, 80, 86, 99, 81, 93, 87, 86]);
+    }
+
+    #[test]
     fn a_hanging_client_delays_the_first_bind_once() {
         let mut bench = Bench::new(Some(1000));
         bench.fail(Step::PlacePort, Failure::Transient);
