@@ -520,11 +520,11 @@ impl Keeper {
         self.confirm_at = None;
     }
 
-    /// The clock was set, or the machine has slept: the binding may have lapsed, and of the lease's end the clock is believed
-    /// no more than at the start.
+    /// The clock was set, or the machine has slept: the binding may have lapsed, and of the lease's end the clock is not
+    /// believed before the next bind.
     pub fn clock_jumped(&mut self, now: Now) {
         if let Some(lease) = &mut self.lease {
-            lease.by_clock &= now.wall < lease.expires_at;
+            lease.by_clock = false;
         }
         self.hurry(now);
     }

@@ -113,13 +113,14 @@ mod tests {
     #[test]
     fn a_way_is_lost_and_found_once() {
         let mut watch = Watch::new(now());
-        let mut look = |path| watch.path(None, path);
         let lost = || Err(io::ErrorKind::NetworkUnreachable.into());
-        assert!(look(Ok(path("10.1.0.2"))).is_none(), "the first look has nothing to compare with");
-        assert!(look(Ok(path("10.1.0.2"))).is_none());
-        assert!(matches!(look(lost()), Some(Change::Lost(_))));
-        assert!(look(lost()).is_none());
-        let back = look(Ok(path("10.1.0.2")));
+        assert!(watch.path(None, Ok(path("10.1.0.2"))).is_none(), "the first look has nothing to compare with");
+        assert!(watch.path(None, Ok(path("10.1.0.2"))).is_none() && !watch.is_lost());
+        assert!(matches!(watch.path(None, lost()), Some(Change::Lost(_))));
+        assert!(watch.path(None, lost()).is_none() && watch.is_lost());
+        let back = watch.path(None, Ok(path("10.1.0.2")));
+        assert!(!watch.is_lost());
+        let mut look = |path| watch.path(None, path);
         assert!(matches!(back, Some(Change::Tunnel { from: Some(from), to }) if from == to), "the same, made anew");
         assert!(look(Ok(path("10.1.0.2"))).is_none());
         assert!(matches!(look(Ok(path("10.2.0.2"))), Some(Change::Tunnel { .. })));
