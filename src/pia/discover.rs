@@ -148,6 +148,16 @@ mod tests {
     }
 
     #[test]
+    fn a_network_of_one_or_two_addresses_has_no_start() {
+        for (network, first) in [("10.10.224.0/19", "10.10.224.1"), ("10.10.224.4/30", "10.10.224.5")] {
+            assert_eq!(found(&[route("tun0", network, None)], "", false), [first, "10.0.0.1"]);
+        }
+        for network in ["10.10.224.4/31", "10.10.224.4/32", "84.17.0.0/16"] {
+            assert_eq!(found(&[route("tun0", network, None)], "", false), ["10.0.0.1"], "{network}");
+        }
+    }
+
+    #[test]
     fn policy_routing_hides_all_but_our_address() {
         let lan = [route("eth0", "0.0.0.0/0", Some("192.168.1.1")), route("eth0", "192.168.1.0/24", None)];
         let expected = ["10.10.224.1", "10.10.128.1", "10.10.0.1", "10.0.0.1"];
