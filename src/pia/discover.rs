@@ -138,6 +138,8 @@ mod tests {
             ["10.7.112.1", "10.7.96.1", "10.7.128.1", "10.7.0.1", "10.0.0.1"]
         );
         assert_eq!(found(&routes, "10.7.112.9", true)[..2], ["10.0.0.1", "10.7.112.1"]);
+        let beyond = [route("tun0", "10.20.0.0/16", Some("10.7.112.1"))];
+        assert_eq!(found(&beyond, "", false), ["10.7.112.1", "10.0.0.1"], "a network beyond the tunnel is not its own");
     }
 
     #[test]
