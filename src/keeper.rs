@@ -284,8 +284,8 @@ impl Keeper {
 
     /// Whether nothing is failing and everything was done: the end of one full pass.
     pub fn is_content(&self, now: Now) -> bool {
-        let bound = self.lease.as_ref().is_some_and(|lease| lease.bound && now.mono < lease.bind_at);
-        (bound || self.knows_followed_port())
+        // The next look at the client is due with the next bind.
+        self.client_has_a_port_to_follow()
             && self.confirm_at.is_none()
             && !is_due(self.place_at, now)
             && !self.has_failures()
