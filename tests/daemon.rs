@@ -374,9 +374,9 @@ fn a_refused_bind_leads_to_a_new_signature() {
         |(refusal, words)| {
             let world = World::new();
             world.pia.scripts.next(BIND_PORT, [refusal]);
+            world.pia.set(|state| state.later_port = Some(50002));
             let mut daemon = world.run();
             daemon.see("lease: port 47047");
-            daemon.pia().set(|state| state.next_port = 50002);
             let failed = daemon.fails(words);
             daemon.hang_up();
             daemon.see("lease: port 50002");

@@ -103,6 +103,8 @@ pub struct State {
     pub token_suffix: String,
     /// Port of the next payload; any number, so that bad ones can be tried.
     pub next_port: i64,
+    /// Port of the payload after that, if it is to be another one.
+    pub later_port: Option<i64>,
     /// From now to the expiry of the next payload.
     pub lifetime: SignedDuration,
     /// How far the gateway's clock is ahead of this system's: in `Date` and in payloads.
@@ -323,6 +325,7 @@ impl State {
             tokens: Vec::new(),
             token_suffix: String::new(),
             next_port: 47047,
+            later_port: None,
             lifetime: SignedDuration::from_hours(60 * 24),
             clock_ahead: SignedDuration::ZERO,
             expires_at: None,
@@ -401,6 +404,7 @@ impl State {
     /// Hands out a lease: the body of the reply.
     pub fn grant(&mut self, token: &str) -> String {
         let (payload, issued) = self.issue(token);
+        self.next_port = self.later_port.take().unwrap_or(self.next_port);
         let body =
             format!(r#"{{"status":"OK","payload":"{payload}","signature":"{}","message":""}}"#, issued.signature);
         self.last_secrets = Some((payload.clone(), issued.signature.clone()));
