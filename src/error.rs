@@ -74,7 +74,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Self::Lookup => "looking up the name",
             Self::Connect => "connecting",
-            Self::Handshake => "the TLS handshake",
+            Self::Handshake => "negotiating TLS",
             Self::Send => "sending the request",
             Self::Head => "waiting for the reply",
             Self::Body => "reading the reply",
@@ -281,9 +281,9 @@ impl fmt::Display for Cause {
             Self::Timeout { phase, after } => {
                 write!(f, "no answer within {} s while {phase}", after.as_secs())
             }
-            Self::Closed { phase } => write!(f, "the peer closed the connection during {phase}"),
+            Self::Closed { phase } => write!(f, "the peer closed the connection while {phase}"),
             Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", plain(error)),
-            Self::Broken { phase, error } => write!(f, "{} during {phase}", plain(error)),
+            Self::Broken { phase, error } => write!(f, "{} while {phase}", plain(error)),
             Self::NameMismatch { expected, carried } if carried.is_empty() => {
                 write!(f, "the certificate carries no name at all, {expected} was asked for")
             }
@@ -556,8 +556,8 @@ mod tests {
             (connect(io::ErrorKind::ConnectionRefused), "cannot connect to 10.0.0.1:19999: connection refused"),
             (timeout(Phase::Lookup), "no answer within 10 s while looking up the name"),
             (timeout(Phase::Connect), "no answer within 10 s while connecting"),
-            (Cause::Closed { phase: Phase::Handshake }, "the peer closed the connection during the TLS handshake"),
-            (broken(Phase::Send), "connection reset during sending the request"),
+            (Cause::Closed { phase: Phase::Handshake }, "the peer closed the connection while negotiating TLS"),
+            (broken(Phase::Send), "connection reset while sending the request"),
             (timeout(Phase::Head), "no answer within 10 s while waiting for the reply"),
             (timeout(Phase::Body), "no answer within 10 s while reading the reply"),
             (mismatch(&[]), "the certificate carries no name at all, mexico was asked for"),
@@ -600,6 +600,29 @@ mod tests {
     }
 
     #[test]
+    fn of_several_failures_the_most_telling_one_is_advised_about() {
+        let failed = |causes: Vec<Cause>| {
+            let attempts = causes.into_iter().map(|cause| Attempt { at: "x".to_owned(), cause }).collect();
+            Error::new(Op::GetSignature, Cause::all_failed(attempts))
+        };
+        let silent = || timeout(Phase::Connect);
+        let refusing = || connect(io::ErrorKind::ConnectionRefused);
+        let unreachable = || connect(io::ErrorKind::HostUnreachable);
+        for (causes, advice) in [
+            (vec![refusing(), silent()], "no port forwarding"),
+            (vec![refusing(), unreachable()], "no port forwarding"),
+            (vec![unreachable(), refusing()], "no port forwarding"),
+            (vec![refused(Refusal::Busy), refusing(), silent()], "connect the VPN to another server"),
+        ] {
+            let error = failed(causes);
+            assert!(error.remedy().contains(advice), "{error}: {}", error.remedy());
+        }
+        assert_eq!(failed(vec![silent()]).to_string(), "getSignature: no answer within 10 s while connecting");
+        let both = failed(vec![Cause::NotTls, Cause::NotHttp]).to_string();
+        assert_eq!(both, "getSignature: x: the peer does not speak TLS; x: the peer does not speak HTTP");
+    }
+
+    #[test]
     fn advice_depends_on_the_step_and_the_cause() {
         let rejected = || Cause::CredentialsRejected { status: 401 };
         let field = || Cause::field("port", "is missing");
@@ -612,6 +635,8 @@ mod tests {
             (Op::Login, mismatch(&[]), "PIA_LOGIN_CA_CERT"),
             (Op::Login, locked(None), "when the lockout is over"),
             (Op::Login, lookup(), "DNS"),
+            (Op::FetchCa, Cause::NotPinned { found: None, pin: "1f".to_owned() }, "neither used nor stored"),
+            (Op::FetchCa, http(404, ""), "it is tried again; or get"),
             (Op::GetSignature, connect(io::ErrorKind::ConnectionRefused), "no port forwarding"),
             (Op::GetSignature, connect(io::ErrorKind::HostUnreachable), "check that the VPN is up"),
             (Op::BindPort, timeout(Phase::Connect), "check that the VPN is up"),
