@@ -689,6 +689,19 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_answers_late_is_not_asked_again_at_once() {
+        let mut bench = Bench::steady();
+        bench.pass(300);
+        bench.step(Step::BindPort, Outcome::Bound);
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        assert_eq!(bench.next(), Step::ConfirmPort);
+        bench.pass(300);
+        bench.keeper.record(bench.now, Step::ConfirmPort, Outcome::Confirmed);
+        bench.step(Step::BindPort, Outcome::Bound);
+        bench.waits_between(299, 300);
+    }
+
+    #[test]
     fn a_dead_client_does_not_stop_the_binds() {
         let mut bench = Bench::steady();
         for _ in 0..3 {

@@ -126,7 +126,7 @@ impl LeaseStore {
         let stored: Stored = json::from_str(&text).map_err(|_| "is damaged".to_owned())?;
         let expires_at: Timestamp = stored.expires_at.parse().map_err(|_| "has a damaged expires_at".to_owned())?;
         let (payload, signature) = (Secret::new(stored.payload), Secret::new(stored.signature));
-        // The payload is the truth; the two other fields are for people, and for payloads without an expiry.
+        // The port is the payload's. The end is the file's: a payload without one would get another at every start.
         let lease = Lease::parse(payload, signature, expires_at).map_err(|error| error.to_string())?;
         if lease.port != stored.port {
             return Err("has another port than its payload".to_owned());
