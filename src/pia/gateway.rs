@@ -91,12 +91,13 @@ impl Gateway {
         self.peer.as_ref().and_then(Peer::certificate_names).unwrap_or_default()
     }
 
-    /// Its address, once it is known.
+    /// Its address, once it is known. A found one that has failed is still the one whose way is watched: were it forgotten,
+    /// a tunnel that was made anew while a bind hung in the old one would go unnoticed.
     pub fn dialled(&self) -> Option<SocketAddr> {
         match (&self.peer, &self.address) {
             (Some(peer), _) if peer.dialled().is_some() => peer.dialled(),
             (_, GatewayAddress::At { host, port }) => host.parse().ok().map(|ip| SocketAddr::new(ip, *port)),
-            _ => None,
+            (_, GatewayAddress::Find { port, .. }) => self.failed.as_ref().map(|failed| (failed.address, *port).into()),
         }
     }
 

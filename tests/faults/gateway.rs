@@ -17,7 +17,6 @@ type MakeReply = fn() -> Reply;
 
 /// Every error row of PIA's protocol.
 fn refusals() -> Vec<Row> {
-    let other = r#"{"status":"ERROR","message":"something else"}"#;
     // What it says, whether that costs another signature, and what the user reads.
     let once: [(&str, MakeReply, bool, &[&str]); 6] = [
         ("bindPort: bad signature", pia::bad_signature, true, &["bindPort", "bad signature", "new signature"]),
@@ -52,8 +51,9 @@ fn refusals() -> Vec<Row> {
         let daemon = fault.reads(&["getSignature", "wrong gateway?"]).relieve(|w| w.pia.scripts.clear()).recovers();
         assert_eq!(daemon.pia().counts().logins, 1, "no storm of logins");
     }));
-    rows.push(Row::new("getSignature: 200 and not OK", move || {
+    rows.push(Row::new("getSignature: 200 and not OK", || {
         let fault = Fault::from_start(World::new(), |world| {
+            let other = r#"{"status":"ERROR","message":"something else"}"#;
             world.pia.scripts.next(GET_SIGNATURE, [Reply::json(200, other)]);
         });
         fault.reads(&["getSignature", "something else"]).relieve(|_| ()).recovers();

@@ -242,6 +242,21 @@ fn changes() -> Vec<Row> {
         anew("with another address", false, "10.10.240.77/19", "10.10.224.1"),
         anew("with another address and gateway", false, "10.20.131.9/17", "10.20.128.1"),
         anew("with the same address", true, "10.10.229.5/19", "10.10.224.1"),
+        Row::isolated("the tunnel is made anew while a bind hangs in the old one", || {
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            let mut daemon = wires.world().settle();
+            let (before, connections) = (daemon.pia().bound().len(), daemon.pia().counts().connections);
+            daemon.pia().set_mood(Mood::Silent);
+            let Running { daemon: child, world } = &mut daemon;
+            child.wait_until("a bind that hangs", || world.pia.counts().connections > connections);
+            wires.tunnel("10.20.131.9/17", "10.20.128.1", Quality::default());
+            default_route();
+            daemon.pia().set_mood(Mood::Normal);
+            daemon.qbt().deaden_socket();
+            is_rebound(&mut daemon, before, Instant::now());
+        }),
         Row::isolated("the tunnel is gone for a while", || {
             let mut wires = Wires::new();
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
