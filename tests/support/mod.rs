@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// Locks a mutex of the support code; a panic elsewhere must not hide behind a poisoned lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until `condition` holds; `false` after `limit`.
@@ -303,6 +303,10 @@ impl Reply {
         self
     }
 
+    fn is_immediate(&self) -> bool {
+        self.delay.is_zero() && matches!(self.act, Act::Answer { .. } | Act::Echo { .. })
+    }
+
     #[must_use]
     pub fn reason(mut self, text: &str) -> Self {
         if let Act::Answer { reason, .. } = &mut self.act {
@@ -373,6 +377,8 @@ struct Shared {
     accepted: AtomicUsize,
     mood: Mutex<Mood>,
     open: Mutex<Vec<(TcpStream, JoinHandle<()>)>>,
+    /// Held to read while an ordinary answer is made and sent.
+    answering: RwLock<()>,
 }
 
 impl Server {
@@ -425,6 +431,7 @@ impl Server {
                 accepted: AtomicUsize::new(0),
                 mood: Mutex::default(),
                 open: Mutex::default(),
+                answering: RwLock::default(),
             }),
             acceptor: Mutex::default(),
         };
@@ -482,12 +489,15 @@ impl Server {
         self.accept_on(listener.expect("the port that was ours before"));
     }
 
-    /// Ends the open connections; new ones are accepted.
+    /// Ends the open connections; new ones are accepted. An answer on its way arrives: what a test has seen counted was
+    /// not cut off before the client could read it.
     pub fn close_connections(&self) {
         let open = std::mem::take(&mut *lock(&self.shared.open));
+        let nothing_half_said = self.shared.answering.write().unwrap_or_else(PoisonError::into_inner);
         for (stream, _) in &open {
             let _ = stream.shutdown(Shutdown::Both);
         }
+        drop(nothing_half_said);
         for (_, thread) in open {
             let _ = thread.join();
         }
@@ -568,7 +578,11 @@ impl Shared {
                 other => return other.map(|_| ()),
             };
             request.sni = sni.cloned();
+            let mut answering = Some(self.answering.read().unwrap_or_else(PoisonError::into_inner));
             let reply = (self.handler)(&request);
+            if !reply.is_immediate() {
+                answering = None;
+            }
             thread::sleep(reply.delay);
             let (status, reason, body) = match reply.act {
                 Act::Answer { status, body, reason } => (status, reason, body),
@@ -619,6 +633,7 @@ impl Shared {
             bytes.extend(body);
             stream.write_all(&bytes)?;
             stream.flush()?;
+            drop(answering);
             if reply.close {
                 return Ok(());
             }
