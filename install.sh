@@ -23,7 +23,7 @@ Installs pia-qbittorrent-sync, or upgrades it. A configuration that is there is 
   --help
 
 PIA's CA certificate is fetched where the service needs it. PIA_CA_URL and PIA_CA_SHA256 in the environment go before
-those in the configuration.
+those in the configuration; the service has only the latter.
 EOF
 }
 
@@ -521,6 +521,10 @@ fetch_ca() {
   if "$@" >"$stage/said" 2>&1; then
     # One that was there already is nothing to tell.
     ! grep 'is now in' "$stage/said" || fetched=yes
+    case ${PIA_CA_SHA256-} in
+    '' | "$(setting PIA_CA_SHA256)") ;;
+    *) warn "the service believes that certificate only with PIA_CA_SHA256=$PIA_CA_SHA256 in $settings, too" ;;
+    esac
   else
     warn "PIA's CA certificate is not here yet; $name fetches it when it needs it. $(sed "s/^$name: //" "$stage/said")"
   fi
