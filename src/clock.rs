@@ -10,6 +10,8 @@ use crate::report::span;
 const EVIDENT: SignedDuration = SignedDuration::from_mins(5);
 /// Seconds since 1970: 2026-01-01. This program is younger: an earlier clock is wrong, whosever it is.
 const TOO_EARLY: i64 = 1_767_225_600;
+/// Seconds since 1970: 2100-01-01, long after PIA's CA has ended.
+const TOO_LATE: i64 = 4_102_444_800;
 
 /// The system's clock and what is known of its error.
 #[derive(Debug, Default)]
@@ -48,7 +50,7 @@ impl Clock {
     }
 
     fn compare_at(&mut self, date: SystemTime, now: Timestamp) -> Option<News> {
-        let date = Timestamp::try_from(date).ok().filter(|date| date.as_second() >= TOO_EARLY)?;
+        let date = Timestamp::try_from(date).ok().filter(|date| (TOO_EARLY..TOO_LATE).contains(&date.as_second()))?;
         let lacks = date.duration_since(now);
         let lacks = if lacks.abs() > EVIDENT { lacks } else { SignedDuration::ZERO };
         match (std::mem::replace(&mut self.lacks, lacks).is_zero(), lacks.is_zero()) {
@@ -90,6 +92,12 @@ mod tests {
         assert_eq!(lacks("1970-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
         assert_eq!(lacks("2025-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
         assert_ne!(lacks("2026-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+    }
+
+    #[test]
+    fn nor_is_one_of_the_far_future() {
+        assert_eq!(lacks("2100-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+        assert_ne!(lacks("2099-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
     }
 
     #[test]

@@ -6,13 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 #[cfg(test)]
 mod simulation;
 
 /// A new signature is asked for from this long before the lease ends.
-const RENEW_BEFORE: Duration = Duration::from_secs(15 * 60);
+const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(15);
 /// The first wait after a failure; doubled with each further one.
 const BACKOFF_FIRST: Duration = Duration::from_secs(5);
 /// The longest wait after an ordinary failure. A binding lapses after 15 minutes, and with longer waits a run of bad luck
@@ -20,13 +20,13 @@ const BACKOFF_FIRST: Duration = Duration::from_secs(5);
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// After rejected credentials: trying again cannot help and gets the user locked out of their own accounts.
 const CREDENTIALS_WAIT: Duration = Duration::from_secs(30 * 60);
-/// The first wait of a lockout that does not say how long it is (PIA's desktop client assumes 59 s); doubled while it
-/// lasts, up to [`CREDENTIALS_WAIT`].
+/// The first wait of a lockout that does not say how long it is (PIA's desktop client assumes 59 s). Every lockout's wait is
+/// doubled while it lasts, up to [`CREDENTIALS_WAIT`], whatever it says.
 const LOCKOUT_FIRST: Duration = Duration::from_secs(60);
-/// The longest `Retry-After` of an account or client that is believed.
-const RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
-/// The same for the gateway, where a binding is at stake.
-const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
+/// The longest `Retry-After` of an account that is believed.
+const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
+/// The same for gateway and client, where a port is at stake.
+const RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 /// Between two logins for tokens that the gateway refuses: a fresh token that is refused means a wrong gateway, not a
 /// wrong token.
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
@@ -109,8 +109,11 @@ pub enum Failure {
     Transient,
     /// The peer said when to come back.
     RetryAfter(Duration),
-    /// Locked out, and the peer did not say for how long.
-    LockedOut,
+    /// Locked out after too many logins.
+    LockedOut {
+        /// For how long, if the peer said so.
+        retry_after: Option<Duration>,
+    },
     /// User name, password or key are wrong, or we are banned.
     Credentials,
     /// The gateway does not accept the token.
@@ -209,7 +212,7 @@ pub struct Keeper {
     /// Tokens that were refused since the last one that was accepted.
     tokens_rejected: u32,
     lease: Option<LeaseFacts>,
-    /// A new signature was asked for and not given.
+    /// A signature was asked for since there is this lease, and not given.
     renewal_failed: bool,
     /// When the client has to be looked at next.
     place_at: Option<Instant>,
@@ -310,7 +313,7 @@ impl Keeper {
     /// gateway is asked. But only while all goes well, so that a hanging client never delays a bind twice, and never for a
     /// lease that may be worthless.
     fn place_goes_first(&self, now: Now) -> bool {
-        let untested = |lease: &LeaseFacts| !lease.bound && lease.is_good(now) && now.wall < lease.expires_at;
+        let untested = |lease: &LeaseFacts| !lease.bound && lease.is_good(now) && lease.left(now).is_positive();
         self.lease.as_ref().is_some_and(untested)
             && self.gateway.failures == 0
             && self.client.failures == 0
@@ -336,7 +339,7 @@ impl Keeper {
 
     fn renewal_is_due(&self, now: Now) -> bool {
         self.lease.as_ref().map_or(self.followed.is_none(), |lease| {
-            !lease.is_good(now) || (lease.by_clock && now.wall + RENEW_BEFORE >= lease.expires_at)
+            !lease.is_good(now) || (lease.by_clock && lease.left(now) <= RENEW_BEFORE)
         })
     }
 
@@ -385,7 +388,7 @@ impl Keeper {
                     lease.refused = false;
                     lease.refusals = 0;
                     lease.bind_at = now.mono + self.interval;
-                    lease.by_clock |= now.wall + RENEW_BEFORE < lease.expires_at;
+                    lease.by_clock |= lease.left(now) > RENEW_BEFORE;
                 }
                 if self.socket == Socket::Doubtful {
                     self.reopen(now);
@@ -426,7 +429,7 @@ impl Keeper {
         match step {
             Step::GetToken => {
                 self.renewal_failed = true;
-                let (wait, held) = self.wait_after(failure, self.account.failures, RETRY_AFTER_CAP);
+                let (wait, held) = self.wait_after(failure, self.account.failures, ACCOUNT_RETRY_AFTER_CAP);
                 self.account.close(now.mono + wait, held);
             }
             Step::GetSignature => {
@@ -450,7 +453,6 @@ impl Keeper {
                         let first = good && self.gateway.failures == 0;
                         lease.refused |= renew;
                         lease.bind_at = now.mono + self.interval;
-                        self.renewal_failed = false;
                         if first {
                             self.gateway.close(now.mono, false);
                             return;
@@ -476,7 +478,7 @@ impl Keeper {
     }
 
     fn close_gateway(&mut self, now: Now, failure: Failure) {
-        let (wait, _) = self.wait_after(failure, self.gateway.failures, GATEWAY_RETRY_AFTER_CAP);
+        let (wait, _) = self.wait_after(failure, self.gateway.failures, RETRY_AFTER_CAP);
         self.gateway.close(now.mono + wait, false);
     }
 
@@ -485,8 +487,14 @@ impl Keeper {
         let doubled = |first: Duration, cap: Duration| first.saturating_mul(1 << before.min(16)).min(cap);
         match failure {
             Failure::Credentials => (CREDENTIALS_WAIT, true),
-            Failure::LockedOut => (doubled(LOCKOUT_FIRST, CREDENTIALS_WAIT), true),
-            Failure::RetryAfter(wait) => (wait.clamp(BACKOFF_FIRST, retry_after_cap), true),
+            Failure::LockedOut { retry_after } => {
+                let first = if retry_after.is_some() { BACKOFF_FIRST } else { LOCKOUT_FIRST };
+                let asked = retry_after.unwrap_or_default().min(retry_after_cap);
+                (asked.max(doubled(first, CREDENTIALS_WAIT)), true)
+            }
+            Failure::RetryAfter(asked) => {
+                (asked.min(retry_after_cap).max(self.jittered(doubled(BACKOFF_FIRST, BACKOFF_CAP))), false)
+            }
             _ => (self.jittered(doubled(BACKOFF_FIRST, BACKOFF_CAP)), false),
         }
     }
@@ -558,11 +566,18 @@ impl LeaseFacts {
 
     /// One of an earlier run.
     fn stored(expires_at: Timestamp, now: Now) -> Self {
-        Self { by_clock: now.wall < expires_at, ..Self::new(expires_at, now.mono) }
+        let mut lease = Self::new(expires_at, now.mono);
+        lease.by_clock = lease.left(now).is_positive();
+        lease
     }
 
     fn is_good(&self, now: Now) -> bool {
-        !self.refused && (!self.by_clock || now.wall < self.expires_at)
+        !self.refused && (!self.by_clock || self.left(now).is_positive())
+    }
+
+    /// Until its end, by our clock.
+    fn left(&self, now: Now) -> SignedDuration {
+        self.expires_at.duration_since(now.wall)
     }
 }
 
@@ -778,16 +793,21 @@ mod tests {
     #[test]
     fn lockouts_last_as_long_as_they_say_or_longer_and_longer() {
         let mut bench = Bench::new(None);
-        bench.fail(Step::GetToken, Failure::RetryAfter(Duration::from_secs(120)));
+        let locked = |seconds: Option<u64>| Failure::LockedOut { retry_after: seconds.map(Duration::from_secs) };
+        bench.fail(Step::GetToken, locked(Some(120)));
         assert_eq!(bench.waits(), 120);
         bench.pass(121);
-        let mut bench = Bench::new(None);
-        for wait in [60, 120, 240] {
-            bench.fail(Step::GetToken, Failure::LockedOut);
-            assert_eq!(bench.waits(), wait);
-            bench.pass(wait + 1);
+        // A peer whose words do not fit its deeds is not asked again and again.
+        for (said, waits) in [(None, [60, 120, 240]), (Some(0), [5, 10, 20])] {
+            let mut bench = Bench::new(None);
+            for wait in waits {
+                bench.fail(Step::GetToken, locked(said));
+                bench.keeper.hurry(bench.now);
+                assert_eq!(bench.waits(), wait);
+                bench.pass(wait + 1);
+            }
         }
-        bench.fail(Step::GetToken, Failure::RetryAfter(Duration::MAX));
+        bench.fail(Step::GetToken, Failure::LockedOut { retry_after: Some(Duration::MAX) });
         bench.pass(24 * HOUR - 60);
         assert_eq!(bench.waits(), 60, "no longer than a day");
         bench.pass(61);
@@ -795,14 +815,26 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_may_ask_for_five_minutes_and_no_more() {
-        for (asked, waits) in [(Duration::MAX, 300), (Duration::from_secs(60), 60), (Duration::ZERO, 5)] {
+    fn gateway_and_client_may_ask_for_five_minutes_and_no_more() {
+        let mut bench = Bench::steady();
+        bench.pass(300);
+        bench.step(Step::BindPort, Outcome::Bound);
+        bench.fail(Step::PlacePort, Failure::RetryAfter(Duration::from_secs(3600)));
+        bench.pass(300);
+        bench.step(Step::BindPort, Outcome::Bound);
+        assert_eq!(bench.next(), Step::PlacePort);
+        bench.fail(Step::PlacePort, Failure::RetryAfter(Duration::from_secs(3600)));
+        bench.keeper.hurry(bench.now);
+        bench.step(Step::BindPort, Outcome::Bound);
+        assert_eq!(bench.next(), Step::PlacePort, "a reload does not wait");
+        for (asked, low, high) in [(Duration::MAX, 300, 300), (Duration::from_secs(60), 60, 60), (Duration::ZERO, 4, 5)]
+        {
             let mut bench = Bench::steady();
             bench.pass(300);
             bench.fail(Step::BindPort, Failure::RetryAfter(asked));
             bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
             bench.step(Step::ConfirmPort, Outcome::Confirmed);
-            assert_eq!(bench.waits(), waits);
+            bench.waits_between(low, high);
         }
     }
 
@@ -872,6 +904,30 @@ mod tests {
         assert!((2..=4).contains(&binds), "{binds} binds in some 16 minutes");
         bench.keeper.record(bench.now, Step::GetSignature, bench.lease(1000));
         bench.step(Step::BindPort, Outcome::Bound);
+    }
+
+    #[test]
+    fn a_rejected_password_does_not_end_the_binds_of_a_refused_lease() {
+        let mut bench = Bench::new(Some(1000));
+        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.fail(Step::BindPort, Failure::LeaseRefused);
+        bench.fail(Step::GetToken, Failure::Credentials);
+        for _ in 0..5 {
+            bench.waits_between(269, 300);
+            bench.pass(301);
+            bench.fail(Step::BindPort, Failure::Transient);
+        }
+        bench.pass(301);
+        bench.step(Step::BindPort, Outcome::Bound);
+    }
+
+    #[test]
+    fn a_clock_at_the_end_of_time_is_survived() {
+        let mut bench = Bench::new(Some(1000));
+        bench.now.wall = Timestamp::MAX;
+        bench.keeper.clock_jumped(bench.now);
+        bench.step(Step::BindPort, Outcome::Bound);
+        assert_eq!(bench.next(), Step::PlacePort);
     }
 
     #[test]
@@ -1020,7 +1076,7 @@ mod tests {
         bench.keeper.tunnel_changed(bench.now);
         bench.step(Step::BindPort, Outcome::Bound);
         let mut bench = Bench::new(None);
-        bench.fail(Step::GetToken, Failure::LockedOut);
+        bench.fail(Step::GetToken, Failure::LockedOut { retry_after: None });
         bench.keeper.tunnel_changed(bench.now);
         assert_eq!(bench.waits(), 60);
     }
@@ -1038,7 +1094,7 @@ mod tests {
         bench.keeper.set_routed(true);
         assert_eq!(bench.next(), Step::BindPort);
         let mut bench = Bench::new(None);
-        bench.fail(Step::GetToken, Failure::LockedOut);
+        bench.fail(Step::GetToken, Failure::LockedOut { retry_after: None });
         bench.keeper.set_routed(false);
         assert_eq!(bench.waits(), 300);
     }

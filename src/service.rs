@@ -437,9 +437,8 @@ fn failure_of(error: &Error) -> Failure {
         // Whoever replaces PIA's CA on the way goes on doing so.
         Cause::NotPinned { .. } => Failure::RetryAfter(CA_RETRY),
         Cause::CredentialsRejected { .. } | Cause::Banned => Failure::Credentials,
-        Cause::LockedOut { retry_after: None } => Failure::LockedOut,
-        Cause::LockedOut { retry_after: Some(wait) }
-        | Cause::Http { status: 429 | 503, retry_after: Some(wait), .. } => Failure::RetryAfter(*wait),
+        &Cause::LockedOut { retry_after } => Failure::LockedOut { retry_after },
+        Cause::Http { status: 429 | 503, retry_after: Some(wait), .. } => Failure::RetryAfter(*wait),
         Cause::Http { status: 400..429 | 430..500, .. } if error.op == Op::BindPort => Failure::Refused,
         Cause::Refused { refusal, .. } => match refusal {
             Refusal::TokenRejected => Failure::TokenRejected,

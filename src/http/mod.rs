@@ -158,14 +158,14 @@ impl Response {
         String::from_utf8_lossy(&self.body)
     }
 
-    /// `Retry-After`, in seconds or as a date (RFC 9110 10.2.3); a date in the past is zero.
+    /// `Retry-After`, in seconds or as a date by the peer's clock (RFC 9110 10.2.3); a date in the past is zero.
     pub fn retry_after(&self) -> Option<Duration> {
         let value = self.header("retry-after").next()?.trim();
         if let Ok(seconds) = value.parse() {
             return Some(Duration::from_secs(seconds));
         }
         let date = httpdate::parse_http_date(value).ok()?;
-        Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+        Some(date.duration_since(self.date().unwrap_or_else(SystemTime::now)).unwrap_or_default())
     }
 
     /// The start of the body for a log: the request's secrets cut out, control characters replaced, one line.
@@ -375,6 +375,9 @@ mod tests {
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
         let wait = response(&[("retry-after", &soon)], "", &[]).retry_after().unwrap();
         assert!((57..=60).contains(&wait.as_secs()), "{wait:?}");
+        // Whose clock is wrong does not matter: the peer's date is judged by the peer's.
+        let dated = [("Date", "Tue, 24 Nov 2026 12:00:00 GMT"), ("Retry-After", "Tue, 24 Nov 2026 12:01:30 GMT")];
+        assert_eq!(response(&dated, "", &[]).retry_after(), Some(Duration::from_secs(90)));
         let past = "Sun, 06 Nov 1994 08:49:37 GMT";
         assert_eq!(response(&[("retry-after", past)], "", &[]).retry_after(), Some(Duration::ZERO));
         assert_eq!(response(&[("retry-after", "soon")], "", &[]).retry_after(), None);
