@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+/// Bytes: PIA's tokens have 128, qBittorrent's sessions 32, and words less.
+const TOKEN_LENGTH: usize = 24;
+
 /// A password, token, payload, signature, cookie or API key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -17,27 +20,39 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+}
 
-    /// `text` with `***` wherever it holds the secret, however a peer that echoes it may have escaped its characters: for
-    /// a URL, a form, JSON or HTML.
-    pub fn cut_out_of(&self, text: &str) -> String {
-        let spellings: Vec<_> = self.0.chars().map(spellings).collect();
-        let mut shown = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(first) = rest.chars().next() {
-            match spelled_length(rest, &spellings) {
-                Some(length) if length > 0 => {
-                    shown.push_str("***");
-                    rest = &rest[length..];
-                }
-                _ => {
-                    shown.push(first);
-                    rest = &rest[first.len_utf8()..];
-                }
+/// The first `limit` characters of `text` with `***` wherever it holds one of the secrets, however a peer that echoes it may
+/// have escaped its characters: for a URL, a form, JSON or HTML. What looks like a token goes the same way: a peer may say
+/// one that we do not know yet.
+pub fn cut_out_of(text: &str, secrets: &[Secret], limit: usize) -> String {
+    let secrets: Vec<Vec<_>> = secrets.iter().map(|secret| secret.0.chars().map(spellings).collect()).collect();
+    let mut shown = String::new();
+    let (mut rest, mut count) = (text, 0);
+    while let Some(first) = rest.chars().next().filter(|_| count < limit) {
+        let known = secrets.iter().filter_map(|secret| spelled_length(rest, secret)).max().unwrap_or(0);
+        match known.max(token_length(rest)) {
+            0 => {
+                shown.push(first);
+                count += 1;
+                rest = &rest[first.len_utf8()..];
+            }
+            length => {
+                shown.push_str("***");
+                count += 3;
+                rest = &rest[length..];
             }
         }
-        shown
     }
+    shown
+}
+
+/// How many bytes at the start of `text` are too many without a space or a sentence's mark to be words: base64, hexadecimal,
+/// and both with escapes.
+fn token_length(text: &str) -> usize {
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_=%\\".contains(byte);
+    let length = text.bytes().take_while(|byte| part(byte)).count();
+    if length >= TOKEN_LENGTH { length } else { 0 }
 }
 
 /// The ways to write `c`, the plain one first; the others in any case.
@@ -108,9 +123,35 @@ mod tests {
             r#"p+w d\/=\u0026\"\\\u00FC"#,
             r"p+w d/=&amp;&quot;\&#252;",
         ] {
-            assert_eq!(secret.cut_out_of(&format!("ä {echo} b {echo}")), "ä *** b ***", "{echo}");
+            assert_eq!(cut(&secret, &format!("ä {echo} b {echo}")), "ä *** b ***", "{echo}");
         }
-        assert_eq!(secret.cut_out_of("p+w d"), "p+w d");
-        assert_eq!(Secret::new("").cut_out_of("as it is"), "as it is");
+        assert_eq!(cut(&secret, "p+w d"), "p+w d");
+        assert_eq!(cut(&Secret::new(""), "as it is"), "as it is");
+    }
+
+    #[test]
+    fn the_longest_of_several_secrets_is_cut_out() {
+        let secrets = ["ab", "abcd", "x"].map(Secret::new);
+        assert_eq!(cut_out_of("1 abcde ab x", &secrets, 99), "1 ***e *** ***");
+    }
+
+    #[test]
+    fn a_token_that_nobody_knows_is_cut_out_too() {
+        let (token, sentence) = ("0aZ+/9-_".repeat(3), "a request without authentication, at /usr/share/errors");
+        let spoken = format!(r#"{{"payload":"{token}==","x":"{}\/"}}"#, &token[1..]);
+        assert_eq!(cut_out_of(&spoken, &[], 99), r#"{"payload":"***","x":"***"}"#);
+        assert_eq!(cut_out_of(&token[1..], &[], 99), token[1..]);
+        assert_eq!(cut_out_of(sentence, &[], 99), sentence);
+    }
+
+    #[test]
+    fn what_is_not_shown_is_not_searched() {
+        // Beyond the limit this would take minutes.
+        let secret = Secret::new("a ".repeat(8000) + "b");
+        assert_eq!(cut(&secret, &"a ".repeat(128 * 1024)), "a ".repeat(100));
+    }
+
+    fn cut(secret: &Secret, text: &str) -> String {
+        cut_out_of(text, std::slice::from_ref(secret), 200)
     }
 }

@@ -440,6 +440,29 @@ fn refusals_show_what_the_gateway_says() {
 }
 
 #[test]
+fn what_a_bad_reply_gives_away_is_not_shown() {
+    let token = "0123456789abcdef".repeat(8);
+    let lease = r#"{"payload":"P4yload","signature":"Sig/nature=","message":7}"#;
+    for_all(
+        [
+            (GET_SIGNATURE, Reply::json(200, lease), &["getSignature", "status is missing"][..]),
+            (GET_SIGNATURE, Reply::json(404, lease), &["getSignature", "HTTP 404"]),
+            (GET_SIGNATURE, Reply::json(500, lease), &["getSignature", "HTTP 500"]),
+            (pia::LOGIN, Reply::json(500, format!(r#"{{"token":"{token}"}}"#)), &["login", "HTTP 500", "***"]),
+        ],
+        |(endpoint, reply, words)| {
+            let world = World::new();
+            world.pia.scripts.next(endpoint, [reply]);
+            let mut daemon = world.env("LOG_LEVEL", "TRACE").run();
+            daemon.fails(words);
+            for secret in ["P4yload", "Sig/nature", &token] {
+                assert!(!daemon.log().contains(secret), "{secret}\n{}", daemon.log());
+            }
+        },
+    );
+}
+
+#[test]
 fn a_refused_connection_points_to_the_region() {
     let world = World::new();
     world.pia.pause();

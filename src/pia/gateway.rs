@@ -268,13 +268,18 @@ fn accepted(response: &Response, op: Op) -> Result<Object, Cause> {
     if response.is_success() && text("status") == "OK" {
         return Ok(fields);
     }
-    if response.status >= 500 {
-        return Err(response.unexpected());
-    }
     let (status, message) = (text("status"), text("message"));
     let words = format!("{status} {message}");
-    let excerpt = if words.trim().is_empty() { response.excerpt() } else { response.redact(&words) };
-    Err(Cause::Refused { refusal: refusal(response.status, &words, op), status: response.status, excerpt })
+    // Of an object nothing else is shown: it may hold a lease.
+    let excerpt = match words.trim() {
+        "" if response.is_success() => return Err(Cause::field("status", "is missing")),
+        "" => "JSON without status and message".to_owned(),
+        words => response.redact(words),
+    };
+    Err(match response.status {
+        status @ 500.. => Cause::Http { status, excerpt, retry_after: response.retry_after() },
+        status => Cause::Refused { refusal: refusal(status, &words, op), status, excerpt },
+    })
 }
 
 /// What a refusal means, by status and words (the rows of PIA's own clients and their issue threads).
