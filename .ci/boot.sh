@@ -27,8 +27,8 @@ make_base() {
   local part=$CACHE/base-$$.tar
   [ ! -s "$CACHE/base.tar" ] || return 0
   info 'making a Debian root'
-  # In memory: ten thousand small files that nobody needs after this.
-  TMPDIR=/dev/shm mmdebstrap --quiet --variant=minbase --include=systemd,dbus,openrc,iproute2,procps \
+  # Not in /dev/shm: a container's has 64 MB.
+  TMPDIR=/var/tmp mmdebstrap --quiet --variant=minbase --include=systemd,dbus,openrc,iproute2,procps \
     bookworm "$part" "$(mirror)" >"$CACHE/mmdebstrap.log" 2>&1 || {
     tail -n 20 "$CACHE/mmdebstrap.log" >&2
     fatal 'cannot make a Debian root'

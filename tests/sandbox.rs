@@ -17,7 +17,7 @@ use signal_hook::iterator::Signals;
 use support::daemon::{Daemon, LATER, Setup};
 use support::pia::{self, Pia};
 use support::qbt::{self, Flavour, Qbt};
-use support::{TempDir, unique, wait_until};
+use support::{Signal, TempDir, send, unique, wait_until};
 
 /// Seconds; short, so that nobody has to wait for the next bind.
 const CHECK_INTERVAL: &str = "2";
@@ -58,7 +58,7 @@ static DAEMON: AtomicU32 = AtomicU32::new(0);
 fn interrupt() {
     match DAEMON.load(Ordering::SeqCst) {
         0 => std::process::exit(130),
-        pid => drop(Command::new("kill").arg(pid.to_string()).status()),
+        pid => drop(send(pid, Signal::TERM)),
     }
 }
 
@@ -290,7 +290,7 @@ impl Drop for Real {
             return;
         }
         // Orderly, so that it leaves nothing outside its profile.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = send(self.child.id(), Signal::TERM);
         wait_until(QBITTORRENT_STOP, || self.has_ended());
         let _ = self.child.kill();
         let _ = self.child.wait();

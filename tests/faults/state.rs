@@ -27,8 +27,10 @@ fn mount(arguments: &[&str], at: &Path) {
 
 /// Writes until nothing more fits.
 fn fill(disk: &Path) {
-    for number in 0.. {
-        if std::fs::write(disk.join(format!("filling-{number}")), [0; 4096]).is_err() {
+    let free = |number: &u32| disk.join(format!("filling-{number}"));
+    let unused = (0..).filter(|number| !free(number).exists());
+    for number in unused {
+        if std::fs::write(free(&number), [0; 4096]).is_err() {
             return;
         }
     }
@@ -48,6 +50,9 @@ fn disk() -> Vec<Row> {
             let mut daemon = small_disk(World::new()).settle();
             let state = daemon.world.setup.state_dir();
             daemon.skip_log();
+            fill(&state);
+            // A file of the daemon's that was about to be replaced has left its place.
+            std::thread::sleep(std::time::Duration::from_millis(200));
             fill(&state);
             daemon.pia().set(|state| state.next_port = 50002);
             daemon.pia().scripts.next(BIND_PORT, [pia::port_expired()]);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{TempDir, lock, pia, qbt, wait_until};
+use super::{Signal, TempDir, lock, pia, qbt, send, wait_until};
 
 /// Long enough for anything that happens without waiting for a backoff, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -375,15 +375,14 @@ impl Daemon {
         self.child.try_wait().expect("the child's status")
     }
 
-    /// Sends a signal: `HUP`, `TERM`, `INT`.
-    pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
-        assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {}", self.pid());
+    #[track_caller]
+    fn signal(&self, signal: Signal) {
+        send(self.pid(), signal).expect("the daemon is there");
     }
 
     /// Clears backoffs and asks for a bind at once.
     pub fn hang_up(&self) {
-        self.signal("HUP");
+        self.signal(Signal::HUP);
     }
 
     /// SIGKILL, and waits for the end.
@@ -396,12 +395,12 @@ impl Daemon {
     /// SIGTERM; returns how it ended and after how long.
     #[track_caller]
     pub fn stop(&mut self) -> (ExitStatus, Duration) {
-        self.end_by("TERM")
+        self.end_by(Signal::TERM)
     }
 
     /// Sends the signal and waits for the end, for no longer than a request may take.
     #[track_caller]
-    pub fn end_by(&mut self, signal: &str) -> (ExitStatus, Duration) {
+    pub fn end_by(&mut self, signal: Signal) -> (ExitStatus, Duration) {
         let begin = Instant::now();
         self.signal(signal);
         let status = self.wait_for_end(Duration::from_secs(12));

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{TempDir, wait_until};
+use super::{Signal, TempDir, send, wait_until};
 
 const SCRIPT: &str = include_str!("link.py");
 const READY_LIMIT: Duration = Duration::from_secs(10);
@@ -57,17 +57,16 @@ impl Link {
 
     /// Cuts the link: packets vanish, nobody is told.
     pub fn down(&self) {
-        self.signal("-USR1");
+        self.signal(Signal::USR1);
     }
 
     /// Mends the link.
     pub fn up(&self) {
-        self.signal("-USR2");
+        self.signal(Signal::USR2);
     }
 
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "the link is gone");
+    fn signal(&self, signal: Signal) {
+        send(self.0.id(), signal).expect("the link is there");
     }
 }
 

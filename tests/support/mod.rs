@@ -15,6 +15,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -29,6 +31,12 @@ pub mod world;
 /// Longer than any connection of a test is idle; only bounds a leaked one.
 const IDLE: Duration = Duration::from_secs(60);
 const MAX_HEAD: usize = 64 * 1024;
+
+/// Sends a signal to a process that is still ours to wait for, so that its number is nobody else's.
+pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(kill_process(process, signal)?)
+}
 
 /// Locks a mutex of the support code; a panic elsewhere must not hide behind a poisoned lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

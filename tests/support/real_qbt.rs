@@ -10,7 +10,7 @@ use std::time::Duration;
 use miniserde::json::{self, Value};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-use crate::support::{TempDir, encode, netns, wait_until};
+use crate::support::{Signal, TempDir, encode, netns, send, wait_until};
 
 /// Debian's releases, oldest first: qBittorrent 4.2 to 5.3.
 pub const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
@@ -117,8 +117,7 @@ impl RealQbt {
 
     /// Ends the process in an orderly way.
     pub fn stop(&mut self) {
-        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
-        assert!(asked.is_ok_and(|status| status.success()), "qBittorrent is gone already");
+        send(self.child.id(), Signal::TERM).expect("qBittorrent is there");
         if !wait_until(STOP_LIMIT, || matches!(self.child.try_wait(), Ok(Some(_)))) {
             self.kill();
         }
