@@ -15,26 +15,14 @@ use support::{Reply, for_all};
 const USAGE: Option<i32> = Some(64);
 const CONFIG: Option<i32> = Some(78);
 
-/// Every variable of the README.
-const VARIABLES: [&str; 17] = [
-    "PIA_USERNAME",
-    "PIA_PASSWORD",
-    "PIA_TOKEN_FILE",
-    "PIA_GATEWAY",
-    "PIA_HOSTNAME",
-    "PIA_CA_CERT",
-    "PIA_LOGIN_URL",
-    "PIA_LOGIN_CA_CERT",
-    "QBITTORRENT_HOST",
-    "QBITTORRENT_USERNAME",
-    "QBITTORRENT_PASSWORD",
-    "QBITTORRENT_API_KEY",
-    "QBITTORRENT_CA_CERT",
-    "CHECK_INTERVAL",
-    "STATE_DIR",
-    "LOG_LEVEL",
-    "LOG_FILE",
-];
+/// Every variable in the README's table.
+fn variables() -> Vec<&'static str> {
+    let cells = include_str!("../README.md").lines().filter_map(|line| line.strip_prefix("| ")?.split('|').next());
+    let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    names
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_'))
+        .collect()
+}
 
 /// Those that can also come from a file.
 const FROM_FILE: [&str; 5] =
@@ -105,10 +93,12 @@ fn help_names_every_variable_and_command() {
     for argument in ["--help", "-h"] {
         let output = Setup::new().run_once(&[argument]);
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
-        for name in VARIABLES {
+        let names = variables();
+        assert!(names.contains(&"PORT_SOURCE") && names.contains(&"PIA_CA_SHA256"), "{names:?}");
+        for name in names {
             assert!(output.stdout.contains(name), "{name}");
         }
-        for name in FROM_FILE {
+        for name in FROM_FILE.into_iter().chain(["GLUETUN_API_KEY"]) {
             assert!(output.stdout.contains(&format!("{name}_FILE")), "{name}_FILE");
         }
         for name in ["once", "check", "status", "--json", "healthcheck", "--version"] {

@@ -331,7 +331,7 @@ impl Reader<'_> {
                     return Some(Source::Followed(Followed::file(path.into())));
                 }
                 let right =
-                    "pia, gluetun or file: and an absolute path is right, e.g. file:/tmp/gluetun/forwarded_port";
+                    "pia, gluetun or file: and an absolute path is right, e.g. file:/run/gluetun/forwarded_port";
                 self.problem("PORT_SOURCE", Some(value), "is no source of a port", right);
                 None
             }
@@ -608,12 +608,17 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// Values of sample files that nobody has replaced yet.
+/// Values of sample files that nobody has replaced yet: `CHANGE_ME`, `your_password`, `<api-key>`. Whole ones only, because
+/// any other word may be somebody's password.
 fn is_placeholder(value: &str) -> bool {
-    let value = value.to_ascii_uppercase().replace(['-', ' '], "_");
-    ["CHANGE_ME", "CHANGEME", "REPLACE_ME"].contains(&value.as_str())
-        || value.starts_with("YOUR_")
-        || (value.starts_with('<') && value.ends_with('>'))
+    const COMMANDS: [&str; 3] = ["change_me", "changeme", "replace_me"];
+    const THINGS: [&str; 9] =
+        ["username", "user", "password", "pass", "api_key", "token", "server", "server_name", "hostname"];
+    let value = value.to_ascii_lowercase().replace('-', "_");
+    let inner = value.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(&value);
+    let thing = inner.strip_prefix("your_").unwrap_or(inner);
+    let bare = ["pia_", "qbittorrent_", "gluetun_"].iter().find_map(|owner| thing.strip_prefix(owner)).unwrap_or(thing);
+    COMMANDS.contains(&inner) || (thing != value && THINGS.contains(&bare))
 }
 
 #[cfg(test)]
@@ -810,6 +815,9 @@ mod tests {
         for value in ["CHANGE_ME", "changeme", "your_pia_username", "<password>"] {
             let vars = Vars::good().with("PIA_PASSWORD", value);
             vars.fails(&["PIA_PASSWORD: still holds a placeholder"]);
+        }
+        for real in ["your horse battery staple", "your_dog", "<3 you>", "password", "token"] {
+            Vars::good().with("PIA_PASSWORD", real).config().unwrap();
         }
         Vars::good().with("PIA_HOSTNAME", "your_server").fails(&["PIA_HOSTNAME=your_server: is a placeholder"]);
     }
