@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Bytes; every file we read is far smaller, so a larger one is not what it should be.
@@ -82,7 +82,8 @@ fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durabil
     let owner = fs::metadata(folder)?;
     let own = file.metadata()?;
     if own.uid() == 0 && owner.uid() != 0 {
-        chown(path, Some(owner.uid()), Some(owner.gid()))?;
+        // By the open file: its name could be another file's by now, which that user would then own.
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
     }
     if durability == Durability::Durable {
         file.sync_all()?;

@@ -7,6 +7,7 @@ pub mod url;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,7 +121,10 @@ impl Problem {
             variable: path.display().to_string(),
             value: None,
             wrong: format!("cannot be read: {}", plain(error)),
-            right: "run as root, or as a user that may read it".to_owned(),
+            right: match error.kind() {
+                ErrorKind::InvalidData => "it must be UTF-8 text of at most 64 KiB".to_owned(),
+                _ => "run as root, or as a user that may read it".to_owned(),
+            },
         }
     }
 }
@@ -222,24 +226,31 @@ pub enum GatewayAddress {
 /// All variables: those of this process, and below them those of the configuration file, which is `path` or, when it
 /// exists, the default one. Values that are not UTF-8 become such, with replacement characters.
 pub fn variables(path: Option<&Path>) -> Result<Variables, ConfigError> {
-    let mut all = Variables::default();
-    match file::read(path.unwrap_or(Path::new(file::DEFAULT_PATH))) {
-        Ok(contents) => all = contents,
-        Err(file::Unreadable::File(error)) => match path {
-            Some(path) => return Err(ConfigError(vec![Problem::unreadable(path, &error)])),
-            // A service's environment was read from the file by root; by hand, root is needed to see the same.
-            None if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                all.hint = Some(Problem::unreadable(Path::new(file::DEFAULT_PATH), &error));
-            }
-            None => {}
-        },
-        Err(file::Unreadable::Lines(problems)) => return Err(ConfigError(problems)),
-    }
+    let mut all = variables_in_file(path, Path::new(file::DEFAULT_PATH))?;
     all.values.extend(
         std::env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())),
     );
     Ok(all)
+}
+
+fn variables_in_file(path: Option<&Path>, default: &Path) -> Result<Variables, ConfigError> {
+    match (file::read(path.unwrap_or(default)), path) {
+        (Ok(all), _) => Ok(all),
+        (Err(file::Unreadable::Lines(problems)), _) => Err(ConfigError(problems)),
+        (Err(file::Unreadable::File(error)), None) if is_absent(&error) => Ok(Variables::default()),
+        // A service's environment was read from the file by root; by hand, root is needed to see the same.
+        (Err(file::Unreadable::File(error)), None) if error.kind() == ErrorKind::PermissionDenied => {
+            Ok(Variables { hint: Some(Problem::unreadable(default, &error)), ..Variables::default() })
+        }
+        (Err(file::Unreadable::File(error)), path) => {
+            Err(ConfigError(vec![Problem::unreadable(path.unwrap_or(default), &error)]))
+        }
+    }
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Variables by name, and what is odd about where they came from.
@@ -418,7 +429,15 @@ impl Reader<'_> {
         let file = self.get(&file_name).map(str::to_owned);
         if value.is_none() && file.is_none() {
             let credential = Path::new(self.get("CREDENTIALS_DIRECTORY").unwrap_or(CREDENTIALS)).join(name);
-            let text = files::read(&credential).ok()?;
+            let text = match files::read(&credential) {
+                Ok(text) => text,
+                // By hand, only root sees the files that systemd makes credentials of.
+                Err(error) if is_absent(&error) || error.kind() == ErrorKind::PermissionDenied => return None,
+                Err(error) => {
+                    self.problems.push(Problem::unreadable(&credential, &error));
+                    return None;
+                }
+            };
             return self.real(name, text.trim_end_matches(['\r', '\n'])).filter(|value| !value.is_empty());
         }
         let value = match (value, file) {
@@ -430,7 +449,9 @@ impl Reader<'_> {
                 Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
                 Err(error) => {
                     let wrong = format!("cannot be read: {}", plain(&error));
-                    self.problem(&file_name, Some(&path), wrong, "name a file that this user may read");
+                    // Without a slash it may be the secret itself.
+                    let path = Some(path.as_str()).filter(|path| path.contains('/'));
+                    self.problem(&file_name, path, wrong, "name a file that this user may read");
                     return None;
                 }
             },
@@ -808,6 +829,26 @@ mod tests {
         vars.vars.remove("PIA_PASSWORD");
         vars.fails(&["PIA_USERNAME: is not set, and"]);
         assert!(vars.file("PIA_TOKEN_FILE", " token\n").config().is_ok());
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_its_file_is_not_shown() {
+        let vars = Vars::good().with("PIA_PASSWORD", "");
+        vars.with("PIA_PASSWORD_FILE", "hunter2").fails(&["PIA_PASSWORD_FILE: cannot be read: no such file"]);
+    }
+
+    #[test]
+    fn a_default_file_that_is_there_and_cannot_be_used_is_a_problem() {
+        let dir = TempDir::new();
+        let path = dir.path().join("config.env");
+        assert!(variables_in_file(None, &path).is_ok_and(|all| all.values.is_empty() && all.hint.is_none()), "absent");
+        std::fs::write(&path, b"# \xe9t\xe9\nPIA_USERNAME=p1\n").unwrap();
+        let Err(ConfigError(problems)) = variables_in_file(None, &path) else { panic!("ignored") };
+        let text = problems[0].to_string();
+        assert!(text.contains("config.env") && text.contains("must be UTF-8 text"), "{text}");
+        std::fs::write(dir.path().join("PIA_PASSWORD"), [0xff]).unwrap();
+        let vars = Vars::good().with("PIA_PASSWORD", "").with("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap());
+        vars.fails(&["PIA_PASSWORD: cannot be read"]);
     }
 
     #[test]
