@@ -104,7 +104,9 @@ impl Gateway {
     /// The way there; none for a name that was not looked up yet. Nothing is sent.
     pub fn path(&self) -> Option<io::Result<Path>> {
         match (self.dialled(), &self.address) {
-            (Some(address), _) => Some(Path::towards(address)),
+            // Where one that was found was, no route may lead again: the next tunnel can have another one elsewhere.
+            (Some(address), GatewayAddress::Find { .. }) => Some(Path::towards(address).or_else(|_| discover::path())),
+            (Some(address), GatewayAddress::At { .. }) => Some(Path::towards(address)),
             (None, GatewayAddress::Find { .. }) => Some(discover::path()),
             (None, GatewayAddress::At { .. }) => None,
         }
