@@ -113,7 +113,18 @@ fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_fil
         lines.skip("bind", "needs a lease");
         return None;
     }
-    match pia.bind_port(&GO_ON) {
+    let mut bound = pia.bind_port(&GO_ON);
+    if let Err(error @ Error { cause: Cause::Refused { .. }, .. }) = &bound
+        && has_token
+    {
+        lines.note("bind", &format!("{error}; asking for another lease"));
+        if !check_new_lease(lines, pia) {
+            lines.skip("bind", "needs a lease");
+            return None;
+        }
+        bound = pia.bind_port(&GO_ON);
+    }
+    match bound {
         Ok(port) => lines.ok("bind", &format!("port {port} is bound for 15 minutes")),
         Err(error) => lines.fail("bind", &error),
     }
@@ -124,7 +135,7 @@ fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_fil
 fn check_gateway(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>) -> bool {
     let (ca, tcp, tls, name) = ("gateway CA", "gateway TCP", "gateway TLS", "gateway name");
     let result = pia.gateway.connect(Op::GetSignature, &GO_ON);
-    let address = pia.gateway.address();
+    let address = pia.gateway.dialled().map_or("a candidate".to_owned(), |_| pia.gateway.address());
     let connected = || format!("{address} answers");
     let trusted = "the certificate leads to the CA";
     let error = match result {
@@ -141,7 +152,7 @@ fn check_gateway(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>) -> bo
         }
         Err(error) => error,
     };
-    match &error.cause {
+    match error.cause.most_telling() {
         _ if error.op == Op::FetchCa => {
             lines.fail(ca, &error);
             for step in [tcp, tls, name] {
@@ -149,8 +160,8 @@ fn check_gateway(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>) -> bo
             }
         }
         Cause::Lookup { .. }
+        | Cause::NoTunnel
         | Cause::Connect { .. }
-        | Cause::AllFailed(_)
         | Cause::Timeout { phase: Phase::Lookup | Phase::Connect, .. } => {
             lines.fail(tcp, &error);
             lines.skip(tls, "needs a connection");
@@ -170,9 +181,12 @@ fn check_gateway(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>) -> bo
     false
 }
 
+fn describe(lease: &Lease, whence: &str) -> String {
+    format!("port {} until {:.0}, {whence}", lease.port, lease.expires_at)
+}
+
 /// Whether there is a lease to bind: the stored one while it lives, else a new one.
 fn check_lease(lines: &mut Lines, pia: &mut Pia, has_token: bool) -> bool {
-    let describe = |lease: &Lease, whence: &str| format!("port {} until {:.0}, {whence}", lease.port, lease.expires_at);
     if let Some(lease) = pia.lease.as_ref().filter(|lease| lease.expires_at > pia.gateway.clock.now()) {
         lines.ok("lease", &describe(lease, "stored"));
         return true;
@@ -181,6 +195,10 @@ fn check_lease(lines: &mut Lines, pia: &mut Pia, has_token: bool) -> bool {
         lines.skip("lease", "needs a token");
         return false;
     }
+    check_new_lease(lines, pia)
+}
+
+fn check_new_lease(lines: &mut Lines, pia: &mut Pia) -> bool {
     match new_lease(pia) {
         Ok(lease) => {
             let whence = if pia.is_saved() { "stored now" } else { "not stored: STATE_DIR cannot be written to" };

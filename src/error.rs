@@ -136,6 +136,8 @@ pub enum Cause {
         /// The system's error.
         error: io::Error,
     },
+    /// No tunnel is to be seen in which a gateway could be.
+    NoTunnel,
     /// Any other failure of the connection.
     Broken {
         /// What was going on.
@@ -255,9 +257,31 @@ impl Cause {
         Self::Field { field, problem: problem.into() }
     }
 
-    /// The cause when each of `attempts` has failed; they are one or more.
+    /// The cause when each of `attempts` has failed; they are one or more. Attempts within them count like the rest.
     pub fn all_failed(mut attempts: Vec<Attempt>) -> Self {
-        if attempts.len() == 1 { attempts.remove(0).cause } else { Self::AllFailed(attempts) }
+        if attempts.len() == 1 {
+            return attempts.remove(0).cause;
+        }
+        let flat = attempts.into_iter().flat_map(|attempt| match attempt.cause {
+            Self::AllFailed(inner) => inner,
+            _ => vec![attempt],
+        });
+        Self::AllFailed(flat.collect())
+    }
+
+    /// Without what changes from one attempt to the next.
+    fn gist(&self) -> String {
+        match self {
+            Self::Http { status, .. } => format!("HTTP {status}"),
+            Self::LockedOut { .. } => "locked out".to_owned(),
+            Self::CertificateExpired | Self::CertificateNotYetValid => format!("{self:?}"),
+            Self::AllFailed(attempts) => {
+                let gists: Vec<_> =
+                    attempts.iter().map(|Attempt { at, cause }| format!("{at}: {}", cause.gist())).collect();
+                gists.join("; ")
+            }
+            _ => self.to_string(),
+        }
     }
 
     /// The cause to go by: of several, the one that says most. A server that answers, if wrongly, says more than
@@ -265,7 +289,7 @@ impl Cause {
     pub fn most_telling(&self) -> &Self {
         let Self::AllFailed(attempts) = self else { return self };
         let tells = |cause: &Self| match cause {
-            Self::Lookup { .. } | Self::NoRoute { .. } | Self::Timeout { .. } => 0,
+            Self::Lookup { .. } | Self::NoRoute { .. } | Self::NoTunnel | Self::Timeout { .. } => 0,
             Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
             _ => 2,
         };
@@ -283,6 +307,7 @@ impl fmt::Display for Cause {
             }
             Self::Closed { phase } => write!(f, "the peer closed the connection while {phase}"),
             Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", plain(error)),
+            Self::NoTunnel => f.write_str("there is no tunnel in which the gateway could be"),
             Self::Broken { phase, error } => write!(f, "{} while {phase}", plain(error)),
             Self::NameMismatch { expected, carried } if carried.is_empty() => {
                 write!(f, "the certificate carries no name at all, {expected} was asked for")
@@ -365,12 +390,7 @@ impl Error {
 
     /// The error without what changes from one attempt to the next, to tell a repetition from something new.
     pub fn gist(&self) -> String {
-        match &self.cause {
-            Cause::Http { status, .. } => format!("{}: HTTP {status}", self.op),
-            Cause::LockedOut { .. } => format!("{}: locked out", self.op),
-            Cause::CertificateExpired | Cause::CertificateNotYetValid => format!("{}: {:?}", self.op, self.cause),
-            _ => self.to_string(),
-        }
+        format!("{}: {}", self.op, self.cause.gist())
     }
 
     /// What the user can do about it: the one table.
@@ -383,6 +403,10 @@ impl Error {
             Cause::Lookup { .. } => "check the name and this host's DNS",
             Cause::CertificateExpired | Cause::CertificateNotYetValid => "check this system's clock",
             Cause::LockedOut { .. } => "nothing to do: it is tried again when the lockout is over",
+            // At whichever step the CA was needed.
+            Cause::NotPinned { .. } => {
+                "it is neither used nor stored: get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT"
+            }
             Cause::Timeout { .. } | Cause::Closed { .. } | Cause::Broken { .. } => {
                 "nothing to do if it passes: it is tried again; else check the network"
             }
@@ -409,9 +433,7 @@ impl Error {
                 _ => return None,
             },
             Op::FetchCa => match cause {
-                Cause::NotPinned { .. } => {
-                    "it is neither used nor stored: get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT"
-                }
+                Cause::NotPinned { .. } => return None,
                 _ => "it is tried again; or get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT",
             },
             Op::Tunnel => "check that the VPN is up: it goes on as soon as there is a route again",
@@ -419,6 +441,7 @@ impl Error {
                 Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
                     "this server's region probably has no port forwarding (no US region has): connect the VPN elsewhere"
                 }
+                Cause::NoTunnel => "check that the VPN is up; if it is, set PIA_GATEWAY to the tunnel's gateway",
                 Cause::Connect { .. } | Cause::NoRoute { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
                     "check that the VPN is up and that PIA_GATEWAY is the tunnel's gateway"
                 }
@@ -563,6 +586,7 @@ mod tests {
             (mismatch(&[]), "the certificate carries no name at all, mexico was asked for"),
             (mismatch(&["mexico409", "x"]), "the certificate is for mexico409, x, not for mexico"),
             (Cause::UnknownIssuer, "the certificate is not signed by the configured CA"),
+            (Cause::NoTunnel, "there is no tunnel in which the gateway could be"),
             (Cause::NotTls, "the peer does not speak TLS"),
             (Cause::Tls("no cipher".to_owned()), "TLS: no cipher"),
             (Cause::NotHttp, "the peer does not speak HTTP"),
@@ -617,6 +641,19 @@ mod tests {
             let error = failed(causes);
             assert!(error.remedy().contains(advice), "{error}: {}", error.remedy());
         }
+        // What a login at the gateway brings along counts like the rest.
+        let inner = Cause::all_failed(["c", "d"].map(|at| Attempt { at: at.to_owned(), cause: silent() }).into());
+        let nested = failed(vec![lookup(), inner]);
+        assert_eq!(nested.to_string().matches("; ").count(), 2, "{nested}");
+        assert!(nested.remedy().contains("DNS"), "{}", nested.remedy());
+        let expired = failed(vec![Cause::CertificateExpired, silent()]);
+        assert!(expired.gist().contains("x: CertificateExpired; x: no answer"), "{}", expired.gist());
+        let pinned = || Cause::NotPinned { found: None, pin: "1f".to_owned() };
+        let at_login = Error::new(
+            Op::Login,
+            Cause::all_failed(["a", "b"].map(|at| Attempt { at: at.to_owned(), cause: pinned() }).into()),
+        );
+        assert!(at_login.remedy().contains("name it in PIA_CA_CERT"), "{}", at_login.remedy());
         assert_eq!(failed(vec![silent()]).to_string(), "getSignature: no answer within 10 s while connecting");
         let both = failed(vec![Cause::NotTls, Cause::NotHttp]).to_string();
         assert_eq!(both, "getSignature: x: the peer does not speak TLS; x: the peer does not speak HTTP");
@@ -640,6 +677,7 @@ mod tests {
             (Op::GetSignature, connect(io::ErrorKind::ConnectionRefused), "no port forwarding"),
             (Op::GetSignature, connect(io::ErrorKind::HostUnreachable), "check that the VPN is up"),
             (Op::BindPort, timeout(Phase::Connect), "check that the VPN is up"),
+            (Op::GetSignature, Cause::NoTunnel, "set PIA_GATEWAY"),
             (Op::BindPort, timeout(Phase::Head), "check the network"),
             (Op::BindPort, closed(Phase::Handshake), "check the network"),
             (Op::BindPort, broken(Phase::Send), "check the network"),

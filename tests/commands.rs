@@ -550,6 +550,17 @@ fn check_tells_names_from_chains() {
 }
 
 #[test]
+fn check_asks_for_another_lease_when_the_stored_one_is_refused() {
+    let world = World::new();
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    world.pia.scripts.next(pia::BIND_PORT, [pia::bad_signature()]);
+    let output = checks(&world, &[("lease", true), ("client port", true)]);
+    assert!(output.stdout.contains("bad signature; asking for another lease"), "{output:#?}");
+    assert!(output.stdout.contains("port 47047 is bound for 15 minutes"), "{output:#?}");
+    assert_eq!(world.pia.counts().signatures, 2);
+}
+
+#[test]
 fn check_finds_a_port_on_which_nothing_listens() {
     let world = World::new();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));

@@ -22,7 +22,8 @@ pub struct Candidate {
     pub how: String,
 }
 
-/// The candidates, the likeliest first; `usual_first` puts 10.0.0.1 before those that the tables name.
+/// The candidates, the likeliest first; `usual_first` puts 10.0.0.1 before those that the tables name. None where no tunnel
+/// is to be seen and 10.0.0.1 is somebody else.
 pub fn candidates(usual_first: bool) -> Vec<Candidate> {
     let own = |towards: Ipv4Addr| match route::local_address_towards((towards, 0).into()) {
         Ok(IpAddr::V4(own)) => Some(own),
@@ -48,11 +49,17 @@ fn from_tables(
     usual_first: bool,
 ) -> Vec<Candidate> {
     let mut found = Found { candidates: Vec::new(), own: Vec::new() };
-    let usual = |found: &mut Found| found.add(USUAL, "the usual address".to_owned());
+    let (ours, others): (Vec<&Route>, Vec<&Route>) = routes.iter().partition(|route| is_tunnel(&route.device));
+    let in_lan = |address| others.iter().any(|route| !route.is_default() && route.leads_to(address));
+    // Many routers of homes are at the usual address, too.
+    let usual = |found: &mut Found| {
+        if !in_lan(USUAL) {
+            found.add(USUAL, "the usual address".to_owned());
+        }
+    };
     if usual_first {
         usual(&mut found);
     }
-    let (ours, others): (Vec<&Route>, Vec<&Route>) = routes.iter().partition(|route| is_tunnel(&route.device));
     for route in &ours {
         if let Some(hop) = route.hop {
             found.add(hop, format!("the next hop of a route through {}", route.device));
@@ -69,7 +76,7 @@ fn from_tables(
     // With the routes of wg-quick no table that can be read shows the tunnel, but our address does.
     if let Some(address) = own(USUAL)
         && address.is_private()
-        && !others.iter().any(|route| !route.is_default() && route.leads_to(address))
+        && !in_lan(address)
     {
         found.own.push(address);
     }
@@ -167,6 +174,16 @@ mod tests {
         assert_eq!(found(&lan, "192.168.1.7", false), ["10.0.0.1"], "the router of a LAN is nobody's gateway");
         assert_eq!(found(&lan, "", false), ["10.0.0.1"]);
         assert_eq!(found(&lan, "84.17.5.6", false), ["10.0.0.1"]);
+    }
+
+    #[test]
+    fn the_router_of_a_lan_at_the_usual_address_is_none() {
+        let lan = [route("eth0", "0.0.0.0/0", Some("10.0.0.1")), route("eth0", "10.0.0.0/24", None)];
+        for usual_first in [true, false] {
+            assert_eq!(found(&lan, "10.0.0.7", usual_first), [""; 0]);
+        }
+        let both = [lan.as_slice(), &[route("tun0", "10.7.112.0/24", None)]].concat();
+        assert_eq!(found(&both, "", true), ["10.7.112.1"]);
     }
 
     #[test]

@@ -148,6 +148,9 @@ impl Gateway {
             candidates.retain(|candidate| candidate.address != failed.address);
             candidates.insert(0, failed.clone());
         }
+        if candidates.is_empty() {
+            return Err(Cause::NoTunnel);
+        }
         let mut attempts = Vec::new();
         for candidate in candidates {
             let mut peer = self.at(&candidate.address.to_string(), port, tls.clone());

@@ -242,18 +242,10 @@ fn changes() -> Vec<Row> {
         anew("with another address", false, "10.10.240.77/19", "10.10.224.1"),
         anew("with another address and gateway", false, "10.20.131.9/17", "10.20.128.1"),
         anew("with the same address", true, "10.10.229.5/19", "10.10.224.1"),
-        Row::isolated("a split tunnel is gone for a while and comes back elsewhere", || {
-            let mut wires = Wires::new();
-            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
-            let mut daemon = wires.world().settle();
-            let before = daemon.pia().bound().len();
-            wires.drop_tunnel();
-            daemon.wait_for_line("tunnel: no way to", REBOUND);
-            // No route leads to where the old gateway was.
-            wires.tunnel("10.20.131.9/17", "10.20.128.1", Quality::default());
-            daemon.qbt().deaden_socket();
-            is_rebound(&mut daemon, before, Instant::now());
-        }),
+        Row::isolated(
+            "a split tunnel is gone for a while and comes back elsewhere",
+            a_split_tunnel_comes_back_elsewhere,
+        ),
         Row::isolated("the tunnel is made anew while a bind hangs in the old one", || {
             let mut wires = Wires::new();
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
@@ -327,6 +319,19 @@ fn changes() -> Vec<Row> {
             assert_eq!(qbt.ports()[1..], [47048, 47047]);
         }),
     ]
+}
+
+fn a_split_tunnel_comes_back_elsewhere() {
+    let mut wires = Wires::new();
+    wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+    let mut daemon = wires.world().settle();
+    let before = daemon.pia().bound().len();
+    wires.drop_tunnel();
+    daemon.wait_for_line("tunnel: no way to", REBOUND);
+    // No route leads to where the old gateway was.
+    wires.tunnel("10.20.131.9/17", "10.20.128.1", Quality::default());
+    daemon.qbt().deaden_socket();
+    is_rebound(&mut daemon, before, Instant::now());
 }
 
 fn the_resolver_says_nothing() {
