@@ -26,7 +26,7 @@ use crate::route;
 use crate::signals::{Event, Signals};
 use crate::source::Followed;
 use crate::torrent::qbittorrent::QBittorrent;
-use crate::torrent::{self, Connectivity, TorrentClient};
+use crate::torrent::{self, Bounce, Connectivity, TorrentClient};
 use crate::watch::{self, Change, Watch};
 
 /// Until PIA's CA is fetched again when another certificate came in its place.
@@ -77,6 +77,8 @@ pub struct Service {
     source: PortSource,
     client: Box<dyn TorrentClient>,
     keeper: Keeper,
+    /// When the client last got its port anew in vain.
+    bounced: Option<Instant>,
     /// What was logged last of the client, so that it is said again only when it changes.
     told: Option<(u16, Connectivity)>,
     report: Report,
@@ -140,7 +142,19 @@ impl Service {
         let notifier = if signals.is_some() { Notifier::from_environment() } else { Notifier::default() };
         let stopping = signals.as_ref().map(Signals::stopping).unwrap_or_default();
         let watch = Watch::new(watch::now());
-        Self { source, client, keeper, told: None, report, signals, stopping, watch, notifier, ready: false }
+        Self {
+            source,
+            client,
+            keeper,
+            bounced: None,
+            told: None,
+            report,
+            signals,
+            stopping,
+            watch,
+            notifier,
+            ready: false,
+        }
     }
 
     /// Now, by the clock that leases are judged by.
@@ -218,6 +232,7 @@ impl Service {
                     log::info!("reload: binding and checking now");
                     self.notifier.tell("RELOADING=1");
                     self.keeper.hurry(self.now());
+                    self.bounced = None;
                     self.ready = false;
                     return;
                 }
@@ -341,7 +356,7 @@ impl Service {
         let before = torrent::place(client, port)?;
         if let Some(before) = before {
             log::info!("{}: listen port {before} -> {port}", client.name());
-            self.told = None;
+            (self.told, self.bounced) = (None, None);
         }
         self.report.status.client_port = Some(port);
         let settle = if before.is_some() { torrent::PATIENCE.lag } else { Duration::ZERO };
@@ -353,7 +368,7 @@ impl Service {
         let client = self.client.as_mut();
         torrent::reopen(client, port)?;
         log::info!("{}: socket opened anew on port {port}, because the tunnel has changed", client.name());
-        self.told = None;
+        (self.told, self.bounced) = (None, None);
         self.report.status.client_port = Some(port);
         Ok(Outcome::Placed { settle: torrent::PATIENCE.lag })
     }
@@ -361,7 +376,17 @@ impl Service {
     fn confirm_port(&mut self) -> Result<Outcome, Error> {
         let port = self.port().unwrap_or_default();
         let client = self.client.as_mut();
-        let connectivity = torrent::confirm(client, port, torrent::PATIENCE)?;
+        let bounce = match self.bounced {
+            None => Bounce::First,
+            Some(at) if at.elapsed() >= Duration::from_secs(self.report.status.interval_s) => Bounce::Again,
+            Some(_) => Bounce::Not,
+        };
+        let connectivity = torrent::confirm(client, port, torrent::PATIENCE, bounce).inspect_err(|error| {
+            if bounce != Bounce::Not && matches!(error.cause, Cause::NotListening { .. }) {
+                self.bounced = Some(Instant::now());
+            }
+        })?;
+        self.bounced = None;
         let level = if self.told == Some((port, connectivity)) { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "{} listens on port {port} ({connectivity})", client.name());
         self.told = Some((port, connectivity));

@@ -968,6 +968,23 @@ fn a_port_that_is_taken_is_an_error() {
 }
 
 #[test]
+fn a_port_that_stays_taken_is_set_anew_once_an_interval_and_told_once() {
+    for_all([("300", false), ("1", true)], |(interval, again)| {
+        let world = World::new().env("CHECK_INTERVAL", interval);
+        world.qbt.set(|state| state.taken.insert(47047, usize::MAX));
+        let mut daemon = world.run();
+        daemon.fails_within(LATER, &["47047", "another program"]);
+        daemon.wait_for_line("nothing listens on it (attempt 2)", LATER);
+        assert_eq!(daemon.qbt().counts().set_ports, if again { 5 } else { 3 }, "{}", daemon.log());
+        assert_eq!(daemon.lines_at("WARN", "setting it anew").len(), 1, "{}", daemon.log());
+        // Whoever asks for a look at once means it.
+        daemon.qbt().set(|state| state.taken.clear());
+        daemon.hang_up();
+        daemon.settled(47047);
+    });
+}
+
+#[test]
 fn a_status_that_lags_is_waited_for() {
     let world = World::new();
     world.qbt.set(|state| {

@@ -25,6 +25,18 @@ pub struct Patience {
 pub const PATIENCE: Patience =
     Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
 
+/// Whether a client on whose port nothing listens is given the port anew. Each time it writes its settings to its disk, so
+/// where it was in vain it is not done with every look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bounce {
+    /// Not now.
+    Not,
+    /// For the first time in this trouble; the user is told.
+    First,
+    /// It did not help some time ago.
+    Again,
+}
+
 /// The listen port in a client's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenPort {
@@ -97,14 +109,24 @@ pub fn reopen(client: &mut dyn TorrentClient, port: u16) -> Result<(), Error> {
     place(client, port).map(|_| ())
 }
 
-/// Makes sure that the client listens on `port`, which [`place`] has set: settings are not the socket. If nothing listens,
-/// the port is set anew once by way of another one, because setting the same port again does nothing.
-pub fn confirm(client: &mut dyn TorrentClient, port: u16, patience: Patience) -> Result<Connectivity, Error> {
+/// Makes sure that the client listens on `port`, which [`place`] has set: settings are not the socket. If nothing listens
+/// and `bounce` allows it, the port is set anew once by way of another one, because setting the same port again does nothing.
+pub fn confirm(
+    client: &mut dyn TorrentClient,
+    port: u16,
+    patience: Patience,
+    bounce: Bounce,
+) -> Result<Connectivity, Error> {
     let first = wait_until_listening(client, patience.listen, patience.poll)?;
     if first != Connectivity::Disconnected {
         return Ok(first);
     }
-    log::warn!("{}: nothing listens on port {port}; setting it anew", client.name());
+    let level = match bounce {
+        Bounce::Not => return Err(Error::new(Op::ClientListening, Cause::NotListening { port })),
+        Bounce::First => log::Level::Warn,
+        Bounce::Again => log::Level::Debug,
+    };
+    log::log!(level, "{}: nothing listens on port {port}; setting it anew", client.name());
     client.set_port(neighbour(port))?;
     client.set_port(port)?;
     thread::sleep(patience.lag);
@@ -176,7 +198,7 @@ mod tests {
     fn a_right_port_is_left_alone() {
         let mut fake = Fake { port: 4711, ..Fake::default() };
         assert_eq!(place(&mut fake, 4711).unwrap(), None);
-        assert_eq!(confirm(&mut fake, 4711, SHORT).unwrap(), Connectivity::Firewalled);
+        assert_eq!(confirm(&mut fake, 4711, SHORT, Bounce::First).unwrap(), Connectivity::Firewalled);
         assert!(fake.sets.is_empty());
     }
 
@@ -207,10 +229,13 @@ mod tests {
     #[test]
     fn a_deaf_client_is_bounced_exactly_once() {
         let mut fake = Fake { port: 4711, deaf_until_sets: 2, ..Fake::default() };
-        assert_eq!(confirm(&mut fake, 4711, SHORT).unwrap(), Connectivity::Firewalled);
+        assert_eq!(confirm(&mut fake, 4711, SHORT, Bounce::First).unwrap(), Connectivity::Firewalled);
         assert_eq!(fake.sets, [4712, 4711]);
         let mut fake = Fake { port: 4711, deaf_until_sets: 9, ..Fake::default() };
-        assert!(matches!(confirm(&mut fake, 4711, SHORT).unwrap_err().cause, Cause::NotListening { port: 4711 }));
+        for bounce in [Bounce::Again, Bounce::Not] {
+            let error = confirm(&mut fake, 4711, SHORT, bounce).unwrap_err();
+            assert!(matches!(error.cause, Cause::NotListening { port: 4711 }));
+        }
         assert_eq!(fake.sets, [4712, 4711]);
     }
 }
