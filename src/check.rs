@@ -2,7 +2,6 @@
 //! torrent client.
 
 use std::io::Write;
-use std::sync::atomic::AtomicBool;
 
 use crate::config::{Config, Source};
 use crate::error::{Cause, Error, Op, Phase, Refusal};
@@ -11,9 +10,6 @@ use crate::pia::{Pia, account};
 use crate::service::{Parts, PortSource};
 use crate::source::Followed;
 use crate::torrent::{Connectivity, TorrentClient};
-
-/// A check ends by itself; signals end it as they end any program.
-static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// Runs the check; true if all is well.
 pub fn run(config: Config, out: &mut dyn Write) -> bool {
@@ -89,7 +85,7 @@ fn check_followed(lines: &mut Lines, mut followed: Followed) -> Option<u16> {
 }
 
 fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_file: &str) -> Option<u16> {
-    let has_token = match pia.get_token(&GO_ON) {
+    let has_token = match pia.get_token() {
         Ok(account::Source::File) => {
             lines.ok("token", &format!("cached in {token_file}"));
             true
@@ -113,7 +109,7 @@ fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_fil
         lines.skip("bind", "needs a lease");
         return None;
     }
-    let mut bound = pia.bind_port(&GO_ON);
+    let mut bound = pia.bind_port();
     if let Err(error @ Error { cause: Cause::Refused { .. }, .. }) = &bound
         && has_token
     {
@@ -122,7 +118,7 @@ fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_fil
             lines.skip("bind", "needs a lease");
             return None;
         }
-        bound = pia.bind_port(&GO_ON);
+        bound = pia.bind_port();
     }
     match bound {
         Ok(port) => lines.ok("bind", &format!("port {port} is bound for 15 minutes")),
@@ -134,7 +130,7 @@ fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_fil
 /// Connection, chain and name; one handshake tells them apart by how it fails.
 fn check_gateway(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>) -> bool {
     let (ca, tcp, tls, name) = ("gateway CA", "gateway TCP", "gateway TLS", "gateway name");
-    let result = pia.gateway.connect(Op::GetSignature, &GO_ON);
+    let result = pia.gateway.connect(Op::GetSignature);
     let address = pia.gateway.dialled().map_or("a candidate".to_owned(), |_| pia.gateway.address());
     let connected = || format!("{address} answers");
     let trusted = "the certificate leads to the CA";
@@ -214,11 +210,11 @@ fn check_new_lease(lines: &mut Lines, pia: &mut Pia) -> bool {
 
 /// With one new token and one repeat when the gateway does not accept the first.
 fn new_lease(pia: &mut Pia) -> Result<Lease, Error> {
-    match pia.get_signature(&GO_ON) {
+    match pia.get_signature() {
         Err(Error { cause: Cause::Refused { refusal: Refusal::TokenRejected, .. }, .. }) => {
             pia.account.reject();
-            pia.get_token(&GO_ON)?;
-            pia.get_signature(&GO_ON).cloned()
+            pia.get_token()?;
+            pia.get_signature().cloned()
         }
         result => result.cloned(),
     }

@@ -136,6 +136,8 @@ pub enum Cause {
         /// The system's error.
         error: io::Error,
     },
+    /// We were asked to end.
+    Stopping,
     /// No tunnel is to be seen in which a gateway could be.
     NoTunnel,
     /// Any other failure of the connection.
@@ -307,6 +309,7 @@ impl fmt::Display for Cause {
             }
             Self::Closed { phase } => write!(f, "the peer closed the connection while {phase}"),
             Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", plain(error)),
+            Self::Stopping => f.write_str("not asked any more, because we were asked to end"),
             Self::NoTunnel => f.write_str("there is no tunnel in which the gateway could be"),
             Self::Broken { phase, error } => write!(f, "{} while {phase}", plain(error)),
             Self::NameMismatch { expected, carried } if carried.is_empty() => {

@@ -2,8 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,8 @@ use rustls::pki_types::ServerName;
 use crate::config::{self, Config, GatewayAddress};
 use crate::error::{Cause, Error, Op, Refusal, plain};
 use crate::files;
-use crate::http::plain;
 use crate::http::tls::{NamePolicy, Tls};
+use crate::http::{STOPPING, plain};
 use crate::keeper::{self, Failure, Keeper, News, Now, Outcome, Step};
 use crate::notify::Notifier;
 use crate::pia::Pia;
@@ -84,7 +83,6 @@ pub struct Service {
     report: Report,
     /// None in `once`, which signals end as they end any program.
     signals: Option<Signals>,
-    stopping: Arc<AtomicBool>,
     watch: Watch,
     notifier: Notifier,
     /// The service manager knows that we are ready.
@@ -140,21 +138,8 @@ impl Service {
         let seed = RandomState::new().build_hasher().finish();
         let keeper = Keeper::new(interval, facts, seed, watch::now());
         let notifier = if signals.is_some() { Notifier::from_environment() } else { Notifier::default() };
-        let stopping = signals.as_ref().map(Signals::stopping).unwrap_or_default();
         let watch = Watch::new(watch::now());
-        Self {
-            source,
-            client,
-            keeper,
-            bounced: None,
-            told: None,
-            report,
-            signals,
-            stopping,
-            watch,
-            notifier,
-            ready: false,
-        }
+        Self { source, client, keeper, bounced: None, told: None, report, signals, watch, notifier, ready: false }
     }
 
     /// Now, by the clock that leases are judged by.
@@ -170,7 +155,7 @@ impl Service {
     pub fn run(&mut self) {
         // What the last run has left says nothing of this one.
         self.report.write(true);
-        while !self.stopping.load(Ordering::Relaxed) {
+        while !STOPPING.load(Ordering::Relaxed) {
             self.look_around();
             match self.keeper.next(self.now()) {
                 Step::Wait(wait) => self.wait(wait),
@@ -304,11 +289,9 @@ impl Service {
         log::trace!("step {step:?}");
         let report = &mut self.report;
         let (peer, result) = match (step, &mut self.source) {
-            (Step::GetToken, PortSource::Pia(pia)) => (PeerKind::Account, get_token(pia, &self.stopping)),
-            (Step::GetSignature, PortSource::Pia(pia)) => {
-                (PeerKind::Gateway, get_signature(pia, report, &self.stopping))
-            }
-            (Step::BindPort, PortSource::Pia(pia)) => (PeerKind::Gateway, bind_port(pia, report, &self.stopping)),
+            (Step::GetToken, PortSource::Pia(pia)) => (PeerKind::Account, get_token(pia)),
+            (Step::GetSignature, PortSource::Pia(pia)) => (PeerKind::Gateway, get_signature(pia, report)),
+            (Step::BindPort, PortSource::Pia(pia)) => (PeerKind::Gateway, bind_port(pia, report)),
             (Step::AskPort, PortSource::Followed { followed, port, told_none }) => {
                 (PeerKind::Gateway, ask_port(followed, port, told_none, report))
             }
@@ -326,6 +309,8 @@ impl Service {
                     self.report.recovered(peer);
                 }
             }
+            // What was given up for a stop is no failure.
+            Err(_) if STOPPING.load(Ordering::Relaxed) => {}
             Err(error) => {
                 let failure = failure_of(&error);
                 self.keeper.record(self.now(), step, Outcome::Failed(failure));
@@ -396,8 +381,8 @@ impl Service {
     }
 }
 
-fn get_token(pia: &mut Pia, stopping: &AtomicBool) -> Result<Outcome, Error> {
-    let source = pia.get_token(stopping)?;
+fn get_token(pia: &mut Pia) -> Result<Outcome, Error> {
+    let source = pia.get_token()?;
     match source {
         Source::Login => log::info!("logged in to PIA"),
         Source::File => log::debug!("token taken from the cache file"),
@@ -405,8 +390,8 @@ fn get_token(pia: &mut Pia, stopping: &AtomicBool) -> Result<Outcome, Error> {
     Ok(Outcome::Token { logged_in: source == Source::Login })
 }
 
-fn get_signature(pia: &mut Pia, report: &mut Report, stopping: &AtomicBool) -> Result<Outcome, Error> {
-    let lease = pia.get_signature(stopping)?;
+fn get_signature(pia: &mut Pia, report: &mut Report) -> Result<Outcome, Error> {
+    let lease = pia.get_signature()?;
     show_lease(report, lease);
     log::info!("lease: port {} until {:.0}", lease.port, lease.expires_at);
     let expires_at = lease.expires_at;
@@ -416,8 +401,8 @@ fn get_signature(pia: &mut Pia, report: &mut Report, stopping: &AtomicBool) -> R
     Ok(Outcome::Leased { expires_at })
 }
 
-fn bind_port(pia: &mut Pia, report: &mut Report, stopping: &AtomicBool) -> Result<Outcome, Error> {
-    let port = pia.bind_port(stopping)?;
+fn bind_port(pia: &mut Pia, report: &mut Report) -> Result<Outcome, Error> {
+    let port = pia.bind_port()?;
     log::info!("bound port {port}");
     let dialled = pia.gateway.dialled();
     let local = dialled.and_then(|address| route::local_address_towards(address).ok());

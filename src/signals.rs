@@ -1,13 +1,14 @@
 //! SIGTERM and SIGINT stop, SIGHUP binds and checks at once.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals as SignalIterator;
+
+use crate::http::STOPPING;
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,35 +22,28 @@ pub enum Event {
 /// The signals that arrive.
 pub struct Signals {
     events: Receiver<Event>,
-    stopping: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// Installs the handlers and starts the one thread that waits for signals.
+    /// Installs the handlers and starts the one thread that waits for signals. One to stop also sets [`STOPPING`], whatever is
+    /// being done.
     pub fn install() -> std::io::Result<Self> {
         let mut signals = SignalIterator::new([SIGTERM, SIGINT, SIGHUP])?;
-        let stopping = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stopping);
         let (sender, events) = channel();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
                 let event = if signal == SIGHUP { Event::Reload } else { Event::Stop };
-                flag.fetch_or(matches!(event, Event::Stop), Ordering::Relaxed);
+                STOPPING.fetch_or(matches!(event, Event::Stop), Ordering::Relaxed);
                 if sender.send(event).is_err() {
                     break;
                 }
             }
         })?;
-        Ok(Self { events, stopping })
+        Ok(Self { events })
     }
 
     /// The next signal, or none within `limit`.
     pub fn wait(&self, limit: Duration) -> Option<Event> {
         self.events.recv_timeout(limit).ok()
-    }
-
-    /// Becomes true when a signal to stop has arrived, also while something else is being done.
-    pub fn stopping(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stopping)
     }
 }

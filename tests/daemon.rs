@@ -92,6 +92,21 @@ fn hang_up_binds_and_checks_at_once() {
 }
 
 #[test]
+fn stop_between_two_requests_of_a_step_ends_the_step() {
+    let slow = || Reply::json(200, r#"{"listen_port":1,"random_port":false}"#).after(Duration::from_secs(5));
+    let world = World::new();
+    world.qbt.scripts.always(qbt::PREFERENCES, slow());
+    world.qbt.scripts.always(qbt::SET_PREFERENCES, slow());
+    let mut daemon = world.run();
+    let Running { daemon: child, world } = &mut daemon;
+    child.wait_until("a request on its way", || world.qbt.scripts.used() > 0);
+    let (ended, took) = daemon.stop();
+    assert!(ended.success() && took < Duration::from_millis(6500), "{ended} after {took:?}");
+    assert_eq!(daemon.qbt().scripts.used(), 1, "nothing more was sent");
+    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "it was asked to end\n{}", daemon.log());
+}
+
+#[test]
 fn stop_during_a_request_takes_no_longer_than_its_deadline() {
     for_all([pia::LOGIN, GET_SIGNATURE, BIND_PORT, qbt::LOGIN, qbt::SET_PREFERENCES], |endpoint| {
         let world = World::new();

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Cause, Phase};
@@ -19,6 +20,9 @@ use crate::secret::{self, Secret};
 
 /// Seconds for one exchange, from the lookup to the last byte of the reply. Also the longest that a stop has to wait.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Set when the process was asked to end: from then on nothing new is sent, to whomever, so that a stop never waits for more
+/// than one exchange. Global because a signal is.
+pub static STOPPING: AtomicBool = AtomicBool::new(false);
 /// Characters of a failing reply's body that are shown.
 const EXCERPT_CHARS: usize = 200;
 
@@ -276,6 +280,9 @@ impl Peer {
 
     /// Makes sure that a connection is open and, with TLS, that the peer has proved who it is.
     pub fn connect(&mut self, deadline: Deadline) -> Result<(), Cause> {
+        if STOPPING.load(Ordering::Relaxed) {
+            return Err(Cause::Stopping);
+        }
         if self.connection.is_some() {
             return Ok(());
         }

@@ -3,7 +3,6 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use miniserde::json::{self, Value};
 use rustls::RootCertStore;
@@ -77,17 +76,16 @@ impl Account {
         }
     }
 
-    /// Gets a token: from the cache file, else by a login. `stop` is looked at between two endpoints, so that a stop never
-    /// waits for more than one of them.
+    /// Gets a token: from the cache file, else by a login.
     ///
     /// An endpoint that cannot be reached or does not know the call leads to the next one; rejected credentials and a
     /// lockout end the round.
-    pub fn obtain(&mut self, gateway: &mut Gateway, stop: &AtomicBool) -> Result<Source, Error> {
+    pub fn obtain(&mut self, gateway: &mut Gateway) -> Result<Source, Error> {
         if let Some(token) = self.cached() {
             self.token = Some(token);
             return Ok(Source::File);
         }
-        let token = self.log_in(gateway, stop)?;
+        let token = self.log_in(gateway)?;
         if let Err(error) = files::write(&self.token_file, token.expose().as_bytes(), Durability::Durable) {
             log::warn!(
                 "PIA_TOKEN_FILE {}: {}; the token is kept in memory, and every start will log in",
@@ -113,7 +111,7 @@ impl Account {
         }
     }
 
-    fn log_in(&self, gateway: &mut Gateway, stop: &AtomicBool) -> Result<Secret, Error> {
+    fn log_in(&self, gateway: &mut Gateway) -> Result<Secret, Error> {
         let Some(credentials) = &self.credentials else {
             return Err(Error::new(Op::TokenFile, Cause::NoCredentials));
         };
@@ -121,7 +119,7 @@ impl Account {
         for endpoint in self.endpoints.iter().map(Some).chain(self.in_tunnel.then_some(None)) {
             let (at, result) = match endpoint {
                 Some(url) => (url.host.clone(), self.log_in_at(url, credentials)),
-                None => ("the gateway".to_owned(), log_in_in_tunnel(gateway, credentials, stop)),
+                None => ("the gateway".to_owned(), log_in_in_tunnel(gateway, credentials)),
             };
             match result {
                 Err(cause @ (Cause::CredentialsRejected { .. } | Cause::LockedOut { .. })) => {
@@ -132,9 +130,6 @@ impl Account {
                     attempts.push(Attempt { at, cause });
                 }
                 Ok(token) => return Ok(token),
-            }
-            if stop.load(Ordering::Relaxed) {
-                break;
             }
         }
         Err(Error::new(Op::Login, Cause::all_failed(attempts)))
@@ -148,8 +143,8 @@ impl Account {
 }
 
 /// As PIA's desktop client does where the website is blocked (`10.0.0.1:443/apiv2/token`); JSON.
-fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials, stop: &AtomicBool) -> Result<Secret, Cause> {
-    ask_for_token(gateway.login_peer(stop)?, Method::PostJson, "/apiv2/token", credentials)
+fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials) -> Result<Secret, Cause> {
+    ask_for_token(gateway.login_peer()?, Method::PostJson, "/apiv2/token", credentials)
 }
 
 fn ask_for_token(mut peer: Peer, method: Method, path: &str, credentials: &Credentials) -> Result<Secret, Cause> {
@@ -221,7 +216,7 @@ mod tests {
     fn obtain(account: &mut Account) -> Result<Source, Error> {
         let address = GatewayAddress::At { host: "127.0.0.1".to_owned(), port: 1 };
         let authority = Authority::given(RootCertStore::empty());
-        account.obtain(&mut Gateway::new(address, None, NamePolicy::Any, authority), &AtomicBool::new(false))
+        account.obtain(&mut Gateway::new(address, None, NamePolicy::Any, authority))
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use miniserde::json::{self, Object, Value};
@@ -77,10 +76,10 @@ impl Gateway {
         self.how.as_deref()
     }
 
-    /// Finds it if need be, connects and verifies. `stop` ends a search between two candidates.
-    pub fn connect(&mut self, op: Op, stop: &AtomicBool) -> Result<(), Error> {
+    /// Finds it if need be, connects and verifies.
+    pub fn connect(&mut self, op: Op) -> Result<(), Error> {
         let result = self
-            .peer(op, stop)
+            .peer(op)
             .and_then(|peer| peer.connect(Deadline::after(REQUEST_DEADLINE)).map_err(|cause| Error::new(op, cause)));
         self.look_at(&result);
         result
@@ -121,7 +120,7 @@ impl Gateway {
     }
 
     /// Whom to ask, found if need be.
-    fn peer(&mut self, op: Op, stop: &AtomicBool) -> Result<&mut Peer, Error> {
+    fn peer(&mut self, op: Op) -> Result<&mut Peer, Error> {
         let peer = if let Some(peer) = self.peer.take() {
             peer
         } else {
@@ -130,7 +129,7 @@ impl Gateway {
             match &self.address {
                 GatewayAddress::At { host, port } => self.at(host, *port, tls),
                 &GatewayAddress::Find { port, usual_first } => {
-                    self.find(port, usual_first, &tls, stop).map_err(|cause| Error::new(op, cause))?
+                    self.find(port, usual_first, &tls).map_err(|cause| Error::new(op, cause))?
                 }
             }
         };
@@ -142,7 +141,7 @@ impl Gateway {
     }
 
     /// The first candidate that proves itself.
-    fn find(&mut self, port: u16, usual_first: bool, tls: &Tls, stop: &AtomicBool) -> Result<Peer, Cause> {
+    fn find(&mut self, port: u16, usual_first: bool, tls: &Tls) -> Result<Peer, Cause> {
         let mut candidates = discover::candidates(usual_first && self.how.is_none());
         if let Some(failed) = &self.failed {
             candidates.retain(|candidate| candidate.address != failed.address);
@@ -161,9 +160,6 @@ impl Gateway {
                     return Ok(peer);
                 }
                 Err(cause) => attempts.push(Attempt { at: format!("{} ({})", peer.address(), candidate.how), cause }),
-            }
-            if stop.load(Ordering::Relaxed) {
-                break;
             }
         }
         Err(Cause::all_failed(attempts))
@@ -205,13 +201,13 @@ impl Gateway {
     }
 
     /// The API that gives tokens, at the same address; it must prove itself in the same way.
-    pub fn login_peer(&mut self, stop: &AtomicBool) -> Result<Peer, Cause> {
-        self.peer(Op::Login, stop).map(|peer| peer.at_port(LOGIN_PORT)).map_err(|error| error.cause)
+    pub fn login_peer(&mut self) -> Result<Peer, Cause> {
+        self.peer(Op::Login).map(|peer| peer.at_port(LOGIN_PORT)).map_err(|error| error.cause)
     }
 
     /// `getSignature`: a new lease.
-    pub fn get_signature(&mut self, token: &Secret, stop: &AtomicBool) -> Result<Lease, Error> {
-        let fields = self.ask(Op::GetSignature, "/getSignature", &[("token", token.expose())], &[token], stop)?;
+    pub fn get_signature(&mut self, token: &Secret) -> Result<Lease, Error> {
+        let fields = self.ask(Op::GetSignature, "/getSignature", &[("token", token.expose())], &[token])?;
         let text = |name: &'static str| match fields.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(Secret::new(text.as_str())),
             Some(Value::String(_)) | None => Err(Cause::field(name, "is missing")),
@@ -223,20 +219,13 @@ impl Gateway {
     }
 
     /// `bindPort`: binds the lease's port for the next 15 minutes. Payload and signature go back byte for byte.
-    pub fn bind_port(&mut self, lease: &Lease, stop: &AtomicBool) -> Result<(), Error> {
+    pub fn bind_port(&mut self, lease: &Lease) -> Result<(), Error> {
         let fields = [("payload", lease.payload.expose()), ("signature", lease.signature.expose())];
-        self.ask(Op::BindPort, "/bindPort", &fields, &[&lease.payload, &lease.signature], stop).map(|_| ())
+        self.ask(Op::BindPort, "/bindPort", &fields, &[&lease.payload, &lease.signature]).map(|_| ())
     }
 
-    fn ask(
-        &mut self,
-        op: Op,
-        path: &str,
-        fields: &[(&str, &str)],
-        secrets: &[&Secret],
-        stop: &AtomicBool,
-    ) -> Result<Object, Error> {
-        let response = self.peer(op, stop).and_then(|peer| {
+    fn ask(&mut self, op: Op, path: &str, fields: &[(&str, &str)], secrets: &[&Secret]) -> Result<Object, Error> {
+        let response = self.peer(op).and_then(|peer| {
             peer.send(&Request { fields, secrets, ..Request::get(path) }).map_err(|cause| Error::new(op, cause))
         });
         self.look_at(&response);

@@ -9,7 +9,6 @@ pub mod lease;
 pub mod trust;
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use account::{Account, Source};
 use gateway::Gateway;
@@ -59,23 +58,23 @@ impl Pia {
     }
 
     /// Gets a token: from the cache file, else by a login.
-    pub fn get_token(&mut self, stop: &AtomicBool) -> Result<Source, Error> {
-        self.account.obtain(&mut self.gateway, stop)
+    pub fn get_token(&mut self) -> Result<Source, Error> {
+        self.account.obtain(&mut self.gateway)
     }
 
     /// Gets a new lease and stores it before anything is done with it, so that a kill from then on costs no port.
-    pub fn get_signature(&mut self, stop: &AtomicBool) -> Result<&Lease, Error> {
+    pub fn get_signature(&mut self) -> Result<&Lease, Error> {
         let token = self.account.token().ok_or(Error::new(Op::TokenFile, Cause::NoCredentials))?;
-        let lease = self.gateway.get_signature(token, stop)?;
+        let lease = self.gateway.get_signature(token)?;
         self.lease = Some(lease);
         self.save();
         self.lease.as_ref().ok_or_else(no_lease)
     }
 
     /// Binds the lease's port, and stores the lease if that has not worked yet.
-    pub fn bind_port(&mut self, stop: &AtomicBool) -> Result<u16, Error> {
+    pub fn bind_port(&mut self) -> Result<u16, Error> {
         let lease = self.lease.as_ref().ok_or_else(no_lease)?;
-        self.gateway.bind_port(lease, stop)?;
+        self.gateway.bind_port(lease)?;
         let port = lease.port;
         if self.unsaved {
             self.save();
