@@ -26,7 +26,8 @@ impl Secret {
 /// have escaped its characters: for a URL, a form, JSON or HTML. What looks like a token goes the same way: a peer may say
 /// one that we do not know yet.
 pub fn cut_out_of(text: &str, secrets: &[Secret], limit: usize) -> String {
-    let secrets: Vec<Vec<_>> = secrets.iter().map(|secret| secret.0.chars().map(spellings).collect()).collect();
+    // Texts lose the white space around them, and with it that of a secret at their end.
+    let secrets: Vec<Vec<_>> = secrets.iter().map(|secret| secret.0.trim().chars().map(spellings).collect()).collect();
     let mut shown = String::new();
     let (mut rest, mut count) = (text, 0);
     while let Some(first) = rest.chars().next().filter(|_| count < limit) {
@@ -127,6 +128,12 @@ mod tests {
         }
         assert_eq!(cut(&secret, "p+w d"), "p+w d");
         assert_eq!(cut(&Secret::new(""), "as it is"), "as it is");
+    }
+
+    #[test]
+    fn white_space_around_a_secret_may_be_lost() {
+        let secret = Secret::new(" lead and trail ");
+        assert_eq!(cut(&secret, "no: lead and trail"), "no: ***");
     }
 
     #[test]
