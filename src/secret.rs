@@ -5,6 +5,8 @@ use std::fmt;
 
 /// Bytes: PIA's tokens have 128, qBittorrent's sessions 32, and words less.
 const TOKEN_LENGTH: usize = 24;
+/// Characters that are looked at for the few that are shown: a hostile reply must not keep us busy.
+const SEARCHED: usize = 4096;
 
 /// A password, token, payload, signature, cookie or API key.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,36 +26,48 @@ impl Secret {
 
 /// The first `limit` characters of `text` with `***` wherever it holds one of the secrets, however a peer that echoes it may
 /// have escaped its characters: for a URL, a form, JSON or HTML. What looks like a token goes the same way: a peer may say
-/// one that we do not know yet.
+/// one that we do not know yet. It ends where it would have to be searched for too long.
 pub fn cut_out_of(text: &str, secrets: &[Secret], limit: usize) -> String {
     // Texts lose the white space around them, and with it that of a secret at their end.
     let secrets: Vec<Vec<_>> = secrets.iter().map(|secret| secret.0.trim().chars().map(spellings).collect()).collect();
-    let mut shown = String::new();
-    let (mut rest, mut count) = (text, 0);
-    while let Some(first) = rest.chars().next().filter(|_| count < limit) {
-        let known = secrets.iter().filter_map(|secret| spelled_length(rest, secret)).max().unwrap_or(0);
-        match known.max(token_length(rest)) {
-            0 => {
-                shown.push(first);
-                count += 1;
-                rest = &rest[first.len_utf8()..];
+    let (mut shown, mut count) = (String::new(), 0);
+    // Offsets: secrets and tokens may overlap, and all of each is hidden.
+    let (mut run_end, mut hidden_end) = (0, None);
+    for (at, c) in text.char_indices().take(SEARCHED) {
+        if count >= limit {
+            break;
+        }
+        let rest = &text[at..];
+        let mut end = at + secrets.iter().filter_map(|secret| spelled_length(rest, secret)).max().unwrap_or(0);
+        if at >= run_end {
+            let length = run_length(rest);
+            run_end = at + length;
+            if length >= TOKEN_LENGTH {
+                end = end.max(run_end);
             }
-            length => {
+        }
+        let was_hidden = hidden_end.is_some_and(|hidden| hidden >= at);
+        end = end.max(hidden_end.unwrap_or(0));
+        if end > at {
+            if !was_hidden {
                 shown.push_str("***");
                 count += 3;
-                rest = &rest[length..];
             }
+            hidden_end = Some(end);
+        } else {
+            shown.push(c);
+            count += 1;
+            hidden_end = None;
         }
     }
     shown
 }
 
-/// How many bytes at the start of `text` are too many without a space or a sentence's mark to be words: base64, hexadecimal,
-/// and both with escapes.
-fn token_length(text: &str) -> usize {
+/// How many bytes at the start of `text` are without a space or a sentence's mark: words are short, base64 and hexadecimal
+/// are not, with escapes or without.
+fn run_length(text: &str) -> usize {
     let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_=%\\".contains(byte);
-    let length = text.bytes().take_while(|byte| part(byte)).count();
-    if length >= TOKEN_LENGTH { length } else { 0 }
+    text.bytes().take_while(part).count()
 }
 
 /// The ways to write `c`, the plain one first; the others in any case.
@@ -128,6 +142,13 @@ mod tests {
         }
         assert_eq!(cut(&secret, "p+w d"), "p+w d");
         assert_eq!(cut(&Secret::new(""), "as it is"), "as it is");
+    }
+
+    #[test]
+    fn a_secret_in_what_looks_like_a_token_is_cut_out_whole() {
+        let secrets = ["MyLongPassphrase9.tail42", "tail42,more"].map(Secret::new);
+        let echo = "username=p1234567&password=MyLongPassphrase9.tail42,more!";
+        assert_eq!(cut_out_of(echo, &secrets, 99), "username=p1234567&***!");
     }
 
     #[test]
