@@ -107,6 +107,21 @@ fn stop_between_two_requests_of_a_step_ends_the_step() {
 }
 
 #[test]
+fn stop_in_the_middle_of_a_bounce_leaves_the_right_port() {
+    let world = World::new();
+    world.qbt.set(|state| state.taken.insert(47047, 1));
+    let mut daemon = world.run();
+    daemon.see("qBittorrent: listen port 6881 -> 47047");
+    // The way to the other port takes as long as the stop needs to come in between.
+    daemon.qbt().set(|state| state.set_port_delay = Duration::from_secs(1));
+    let Running { daemon: child, world } = &mut daemon;
+    child.wait_until("half a bounce", || world.qbt.ports().last() == Some(&47048));
+    let (ended, _) = daemon.stop();
+    assert!(ended.success());
+    assert_eq!(daemon.qbt().ports(), [47047, 47048, 47047]);
+}
+
+#[test]
 fn stop_during_a_request_takes_no_longer_than_its_deadline() {
     for_all([pia::LOGIN, GET_SIGNATURE, BIND_PORT, qbt::LOGIN, qbt::SET_PREFERENCES], |endpoint| {
         let world = World::new();

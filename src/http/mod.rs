@@ -20,8 +20,8 @@ use crate::secret::{self, Secret};
 
 /// Seconds for one exchange, from the lookup to the last byte of the reply. Also the longest that a stop has to wait.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Set when the process was asked to end: from then on nothing new is sent, to whomever, so that a stop never waits for more
-/// than one exchange. Global because a signal is.
+/// Set when the process was asked to end: from then on nothing new is sent, to whomever, so that a stop does not wait for more
+/// than one exchange, or for two in the middle of a [`Request::completes`]. Global because a signal is.
 pub static STOPPING: AtomicBool = AtomicBool::new(false);
 /// Characters of a failing reply's body that are shown.
 const EXCERPT_CHARS: usize = 200;
@@ -86,12 +86,14 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a str)],
     /// Values that must not come back to light when a peer echoes them in an error.
     pub secrets: &'a [&'a Secret],
+    /// Ends what must not be left half done: sent also after a stop was asked for.
+    pub completes: bool,
 }
 
 impl<'a> Request<'a> {
     /// A GET without anything.
     pub fn get(path: &'a str) -> Self {
-        Self { method: Method::Get, path, fields: &[], headers: &[], secrets: &[] }
+        Self { method: Method::Get, path, fields: &[], headers: &[], secrets: &[], completes: false }
     }
 }
 
@@ -242,6 +244,10 @@ impl Write for Stream {
     }
 }
 
+fn go_on() -> Result<(), Cause> {
+    if STOPPING.load(Ordering::Relaxed) { Err(Cause::Stopping) } else { Ok(()) }
+}
+
 impl Peer {
     /// A peer at `host:port`. `host_header` is sent as Host; with `tls` the connection is encrypted and verified.
     pub fn new(host: impl Into<String>, port: u16, host_header: impl Into<String>, tls: Option<tls::Tls>) -> Self {
@@ -280,9 +286,11 @@ impl Peer {
 
     /// Makes sure that a connection is open and, with TLS, that the peer has proved who it is.
     pub fn connect(&mut self, deadline: Deadline) -> Result<(), Cause> {
-        if STOPPING.load(Ordering::Relaxed) {
-            return Err(Cause::Stopping);
-        }
+        go_on()?;
+        self.open(deadline)
+    }
+
+    fn open(&mut self, deadline: Deadline) -> Result<(), Cause> {
         if self.connection.is_some() {
             return Ok(());
         }
@@ -305,6 +313,9 @@ impl Peer {
     /// A kept connection may have been closed while it was idle: if it ends before the first byte of a reply, the request
     /// is sent once more over a new one.
     pub fn send(&mut self, request: &Request) -> Result<Response, Cause> {
+        if !request.completes {
+            go_on()?;
+        }
         let deadline = Deadline::after(REQUEST_DEADLINE);
         let reused = self.connection.is_some() && self.used;
         let result = match self.exchange(request, deadline) {
@@ -322,7 +333,7 @@ impl Peer {
     }
 
     fn exchange(&mut self, request: &Request, deadline: Deadline) -> Result<Response, Cause> {
-        self.connect(deadline)?;
+        self.open(deadline)?;
         let Some(mut stream) = self.connection.take() else {
             return Err(Cause::Closed { phase: Phase::Connect });
         };

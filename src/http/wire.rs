@@ -421,6 +421,7 @@ mod tests {
             fields: &[("password", secret.expose())],
             headers: &[("Cookie", "SID=x")],
             secrets: &[&secret],
+            completes: false,
         };
         write_request(&mut sent, "localhost", &request).unwrap();
         let sent = String::from_utf8(sent).unwrap();

@@ -155,6 +155,7 @@ fn ask_for_token(mut peer: Peer, method: Method, path: &str, credentials: &Crede
         fields: &[("username", &credentials.username), ("password", credentials.password.expose())],
         headers: &[],
         secrets: &[&username, &credentials.password],
+        completes: false,
     })?;
     token_of(&response)
 }

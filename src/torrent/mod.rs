@@ -75,6 +75,9 @@ pub trait TorrentClient {
     fn port(&mut self) -> Result<ListenPort, Error>;
     /// Sets the listen port and turns random ports off.
     fn set_port(&mut self, port: u16) -> Result<(), Error>;
+    /// Has it open its socket on `port` anew, by way of another port: setting the one that it has does nothing. Once the other
+    /// one is set this is brought to its end, also when a stop was asked for.
+    fn bounce(&mut self, port: u16, other: u16) -> Result<(), Error>;
     /// Asks whether it listens.
     fn connectivity(&mut self) -> Result<Connectivity, Error>;
     /// Closes the connection, keeping the session.
@@ -92,9 +95,10 @@ pub fn place(client: &mut dyn TorrentClient, port: u16) -> Result<Option<i64>, E
     }
     if before.port == i64::from(port) {
         // With a random port active, old versions do not listen anew when they are given the port that they already show.
-        client.set_port(neighbour(port))?;
+        client.bounce(port, neighbour(port))?;
+    } else {
+        client.set_port(port)?;
     }
-    client.set_port(port)?;
     let after = client.port()?;
     if after.port != i64::from(port) {
         return Err(Error::new(Op::ClientSetPort, Cause::PortNotTaken { wanted: port, found: after.port }));
@@ -105,7 +109,7 @@ pub fn place(client: &mut dyn TorrentClient, port: u16) -> Result<Option<i64>, E
 /// Makes `port` the client's listen port by way of another one, so that its socket is opened anew. After a tunnel was made
 /// anew some clients keep a socket in the old one, and setting the port that they have already does nothing.
 pub fn reopen(client: &mut dyn TorrentClient, port: u16) -> Result<(), Error> {
-    client.set_port(neighbour(port))?;
+    client.bounce(port, neighbour(port))?;
     place(client, port).map(|_| ())
 }
 
@@ -127,8 +131,7 @@ pub fn confirm(
         Bounce::Again => log::Level::Debug,
     };
     log::log!(level, "{}: nothing listens on port {port}; setting it anew", client.name());
-    client.set_port(neighbour(port))?;
-    client.set_port(port)?;
+    client.bounce(port, neighbour(port))?;
     thread::sleep(patience.lag);
     match wait_until_listening(client, patience.listen.saturating_sub(patience.lag), patience.poll)? {
         Connectivity::Disconnected => Err(Error::new(Op::ClientListening, Cause::NotListening { port })),
@@ -185,6 +188,10 @@ mod tests {
                 (self.port, self.random) = (port.into(), false);
             }
             Ok(())
+        }
+        fn bounce(&mut self, port: u16, other: u16) -> Result<(), Error> {
+            self.set_port(other)?;
+            self.set_port(port)
         }
         fn connectivity(&mut self) -> Result<Connectivity, Error> {
             let deaf = self.sets.len() < self.deaf_until_sets;

@@ -35,6 +35,8 @@ pub struct QBittorrent {
     /// `name=value` pairs exactly as they came: the name is versioned and can be changed by the user, and a reverse proxy
     /// may add cookies of its own.
     cookies: Vec<Secret>,
+    /// In the second half of a bounce.
+    completing: bool,
 }
 
 /// Cookies that are kept; more than a session and a proxy or two set.
@@ -46,7 +48,7 @@ impl QBittorrent {
         // qBittorrent compares a port in the Host header with its own, which a Docker port mapping makes another one; a
         // Host without a port always passes. Origin and Referer would be compared as well, so there are none.
         let peer = Peer::new(url.host.clone(), url.port, url.bare_host(), tls);
-        Self { peer, prefix: url.path.trim_end_matches('/').to_owned(), auth, cookies: Vec::new() }
+        Self { peer, prefix: url.path.trim_end_matches('/').to_owned(), auth, cookies: Vec::new(), completing: false }
     }
 
     fn send(
@@ -73,7 +75,9 @@ impl QBittorrent {
         let values: Vec<_> = self.cookies.iter().map(cookie_value).collect();
         hidden.extend(&values);
         let path = format!("{}/api/v2/{call}", self.prefix);
-        let response = self.peer.send(&Request { method, path: &path, fields, headers: &headers, secrets: &hidden })?;
+        let completes = self.completing;
+        let request = Request { method, path: &path, fields, headers: &headers, secrets: &hidden, completes };
+        let response = self.peer.send(&request)?;
         // Also outside a login: with authentication bypassed every request without a cookie makes a new session.
         for pair in response.header("set-cookie").filter_map(cookie_pair) {
             self.keep_cookie(pair);
@@ -184,6 +188,14 @@ impl TorrentClient for QBittorrent {
     fn set_port(&mut self, port: u16) -> Result<(), Error> {
         let preferences = format!(r#"{{"listen_port":{port},"random_port":false}}"#);
         self.call(Op::ClientSetPort, Method::Post, "app/setPreferences", &[("json", &preferences)]).map(|_| ())
+    }
+
+    fn bounce(&mut self, port: u16, other: u16) -> Result<(), Error> {
+        self.set_port(other)?;
+        self.completing = true;
+        let result = self.set_port(port);
+        self.completing = false;
+        result
     }
 
     fn connectivity(&mut self) -> Result<Connectivity, Error> {

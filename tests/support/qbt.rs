@@ -97,6 +97,8 @@ pub struct State {
     pub server_domain: Option<String>,
     /// How long `connection_status` still tells what was before a change.
     pub status_lag: Duration,
+    /// How long `setPreferences` takes to answer after it was done.
+    pub set_port_delay: Duration,
     /// Somebody connected from outside: `connected` in place of `firewalled`.
     pub reachable: bool,
     /// How often listening on a port will fail, as when another program holds it.
@@ -266,6 +268,7 @@ impl State {
             own_port: 0,
             server_domain: None,
             status_lag: Duration::ZERO,
+            set_port_delay: Duration::ZERO,
             reachable: false,
             taken: HashMap::new(),
             port: 6881,
@@ -360,7 +363,7 @@ impl State {
             ),
             SET_PREFERENCES => {
                 self.set_preferences(&request.form("json").unwrap_or_default());
-                Reply::text(200, "")
+                Reply::text(200, "").after(self.set_port_delay)
             }
             LOGOUT => {
                 let held = self.cookie(request);
