@@ -110,7 +110,9 @@ fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_fil
         return None;
     }
     let mut bound = pia.bind_port();
-    if let Err(error @ Error { cause: Cause::Refused { .. }, .. }) = &bound
+    // What the daemon takes as a word against the lease, too.
+    if let Err(error) = &bound
+        && let Cause::Refused { refusal: Refusal::BadSignature | Refusal::Expired | Refusal::Busy, .. } = &error.cause
         && has_token
     {
         lines.note("bind", &format!("{error}; asking for another lease"));

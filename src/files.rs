@@ -27,6 +27,11 @@ pub fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// A path for people. A relative one is not shown: it may be a secret that was put in the place of its file's name.
+pub fn shown(path: &Path) -> String {
+    if path.is_absolute() { path.display().to_string() } else { "(a relative path)".to_owned() }
+}
+
 /// Replaces `path` by a file of mode 0600 that holds `bytes`; on an error the old file is untouched. A missing folder is made
 /// (0700): those below /run are gone after a reboot.
 ///

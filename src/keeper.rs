@@ -209,6 +209,8 @@ pub struct Keeper {
     token: bool,
     /// When the last login was.
     logged_in: Option<Instant>,
+    /// Lockouts in a row.
+    lockouts: u32,
     /// Tokens that were refused since the last one that was accepted.
     tokens_rejected: u32,
     lease: Option<LeaseFacts>,
@@ -239,6 +241,7 @@ impl Keeper {
             followed,
             token: false,
             logged_in: None,
+            lockouts: 0,
             tokens_rejected: 0,
             lease,
             renewal_failed: false,
@@ -373,6 +376,7 @@ impl Keeper {
                 if logged_in {
                     self.logged_in = Some(now.mono);
                 }
+                self.lockouts = 0;
                 self.account.open();
             }
             Outcome::Leased { expires_at } => {
@@ -429,6 +433,9 @@ impl Keeper {
         match step {
             Step::GetToken => {
                 self.renewal_failed = true;
+                if !matches!(failure, Failure::LockedOut { .. }) {
+                    self.lockouts = 0;
+                }
                 let (wait, held) = self.wait_after(failure, self.account.failures, ACCOUNT_RETRY_AFTER_CAP);
                 self.account.close(now.mono + wait, held);
             }
@@ -484,18 +491,20 @@ impl Keeper {
 
     /// How long to wait after a failure that followed `before` others, and whether the wait protects an account.
     fn wait_after(&mut self, failure: Failure, before: u32, retry_after_cap: Duration) -> (Duration, bool) {
-        let doubled = |first: Duration, cap: Duration| first.saturating_mul(1 << before.min(16)).min(cap);
+        let doubled = |first: Duration, times: u32, cap: Duration| first.saturating_mul(1 << times.min(16)).min(cap);
         match failure {
             Failure::Credentials => (CREDENTIALS_WAIT, true),
             Failure::LockedOut { retry_after } => {
                 let first = if retry_after.is_some() { BACKOFF_FIRST } else { LOCKOUT_FIRST };
                 let asked = retry_after.unwrap_or_default().min(retry_after_cap);
-                (asked.max(doubled(first, CREDENTIALS_WAIT)), true)
+                let wait = asked.max(doubled(first, self.lockouts, CREDENTIALS_WAIT));
+                self.lockouts += 1;
+                (wait, true)
             }
             Failure::RetryAfter(asked) => {
-                (asked.min(retry_after_cap).max(self.jittered(doubled(BACKOFF_FIRST, BACKOFF_CAP))), false)
+                (asked.min(retry_after_cap).max(self.jittered(doubled(BACKOFF_FIRST, before, BACKOFF_CAP))), false)
             }
-            _ => (self.jittered(doubled(BACKOFF_FIRST, BACKOFF_CAP)), false),
+            _ => (self.jittered(doubled(BACKOFF_FIRST, before, BACKOFF_CAP)), false),
         }
     }
 
@@ -797,6 +806,14 @@ mod tests {
         bench.fail(Step::GetToken, locked(Some(120)));
         assert_eq!(bench.waits(), 120);
         bench.pass(121);
+        let mut bench = Bench::new(None);
+        for _ in 0..9 {
+            bench.fail(Step::GetToken, Failure::Transient);
+            bench.pass(31);
+        }
+        bench.fail(Step::GetToken, locked(Some(59)));
+        assert_eq!(bench.waits(), 59, "what failed before was no lockout");
+        bench.pass(60);
         // A peer whose words do not fit its deeds is not asked again and again.
         for (said, waits) in [(None, [60, 120, 240]), (Some(0), [5, 10, 20])] {
             let mut bench = Bench::new(None);

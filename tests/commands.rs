@@ -558,6 +558,10 @@ fn check_asks_for_another_lease_when_the_stored_one_is_refused() {
     assert!(output.stdout.contains("bad signature; asking for another lease"), "{output:#?}");
     assert!(output.stdout.contains("port 47047 is bound for 15 minutes"), "{output:#?}");
     assert_eq!(world.pia.counts().signatures, 2);
+    let later = Reply::json(200, r#"{"status":"ERROR","message":"try later"}"#);
+    world.pia.scripts.next(pia::BIND_PORT, [later]);
+    checks(&world, &[("lease", true), ("bind", false)]);
+    assert_eq!(world.pia.counts().signatures, 2, "no word against the lease");
 }
 
 #[test]

@@ -440,6 +440,7 @@ fn refusals_show_what_the_gateway_says() {
             (GET_SIGNATURE, odd(), &["getSignature", "something odd"][..]),
             (BIND_PORT, odd(), &["bindPort", "something odd"]),
             (BIND_PORT, Reply::json(200, r#"{"status":"","message":"odd status"}"#), &["bindPort", "odd status"]),
+            (BIND_PORT, Reply::json(429, r#"{"status":"ERROR","message":"too many"}"#), &["HTTP 429", "too many"]),
             (GET_SIGNATURE, pia::no_auth_data(), &["getSignature", "no auth data", "bug"]),
             (BIND_PORT, pia::no_auth_data(), &["bindPort", "no auth data", "bug"]),
             (GET_SIGNATURE, Reply::text(503, "<h1>try later</h1>"), &["getSignature", "503", "<h1>try later</h1>"]),

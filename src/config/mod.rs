@@ -449,9 +449,8 @@ impl Reader<'_> {
                 Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
                 Err(error) => {
                     let wrong = format!("cannot be read: {}", plain(&error));
-                    // Without a slash it may be the secret itself.
-                    let path = Some(path.as_str()).filter(|path| path.contains('/'));
-                    self.problem(&file_name, path, wrong, "name a file that this user may read");
+                    let path = files::shown(Path::new(&path));
+                    self.problem(&file_name, Some(&path), wrong, "name a file that this user may read");
                     return None;
                 }
             },
@@ -483,7 +482,7 @@ impl Reader<'_> {
             self.problem(
                 "PIA_USERNAME",
                 None,
-                format!("is not set, and {} {problem}", token_file.display()),
+                format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::shown(token_file)),
                 "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)",
             );
         }
@@ -834,7 +833,9 @@ mod tests {
     #[test]
     fn a_secret_in_the_place_of_its_file_is_not_shown() {
         let vars = Vars::good().with("PIA_PASSWORD", "");
-        vars.with("PIA_PASSWORD_FILE", "hunter2").fails(&["PIA_PASSWORD_FILE: cannot be read: no such file"]);
+        vars.with("PIA_PASSWORD_FILE", "hun/ter2").fails(&["PIA_PASSWORD_FILE=(a relative path): cannot be read"]);
+        let vars = Vars::good().with("PIA_USERNAME", "").with("PIA_PASSWORD", "");
+        vars.with("PIA_TOKEN_FILE", "0123abc").fails(&["PIA_TOKEN_FILE (a relative path) holds no token"]);
     }
 
     #[test]

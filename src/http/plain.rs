@@ -103,9 +103,13 @@ fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, 
     // The resolver knows no deadline, so it gets a thread that may be left behind; it ends by itself.
     let (sender, receiver) = mpsc::channel();
     let name = host.to_owned();
-    thread::spawn(move || {
+    let look_up = move || {
         let _ = sender.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect));
-    });
+    };
+    // Threads can be limited, and those left behind count.
+    thread::Builder::new()
+        .spawn(look_up)
+        .map_err(|error| Cause::Lookup { name: host.to_owned(), error: plain(&error) })?;
     match receiver.recv_timeout(deadline.left(Phase::Lookup)?) {
         Ok(result) => result.map_err(|error| Cause::Lookup { name: host.to_owned(), error: plain(&error) }),
         Err(_) => Err(Cause::Timeout { phase: Phase::Lookup, after: deadline.total() }),

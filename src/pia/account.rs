@@ -89,7 +89,7 @@ impl Account {
         if let Err(error) = files::write(&self.token_file, token.expose().as_bytes(), Durability::Durable) {
             log::warn!(
                 "PIA_TOKEN_FILE {}: {}; the token is kept in memory, and every start will log in",
-                self.token_file.display(),
+                files::shown(&self.token_file),
                 plain(&error)
             );
         }
@@ -104,7 +104,7 @@ impl Account {
                 if let Some(problem) = problem
                     && !std::mem::replace(&mut self.warned, true)
                 {
-                    log::warn!("PIA_TOKEN_FILE {} {problem}; it is not used", self.token_file.display());
+                    log::warn!("PIA_TOKEN_FILE {} {problem}; it is not used", files::shown(&self.token_file));
                 }
                 None
             }

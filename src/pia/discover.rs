@@ -10,6 +10,8 @@ use crate::route::{self, Path, Route};
 
 /// The gateway of most tunnels, and the default of the Python daemon.
 pub const USUAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// An address that is in nobody's network (RFC 5737).
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Candidates in one search; each may take its whole deadline.
 const MOST: usize = 8;
 
@@ -74,7 +76,7 @@ fn from_tables(
         }
     }
     // With the routes of wg-quick no table that can be read shows the tunnel, but our address does.
-    if let Some(address) = own(USUAL)
+    if let Some(address) = own(if in_lan(USUAL) { ELSEWHERE } else { USUAL })
         && address.is_private()
         && !in_lan(address)
     {
@@ -182,6 +184,9 @@ mod tests {
         for usual_first in [true, false] {
             assert_eq!(found(&lan, "10.0.0.7", usual_first), [""; 0]);
         }
+        let own = |to: Ipv4Addr| Some(if to == USUAL { [10, 0, 0, 7].into() } else { [10, 10, 229, 5].into() });
+        let behind = from_tables(&lan, |_| false, own, true);
+        assert_eq!(behind[0].address, Ipv4Addr::new(10, 10, 224, 1), "wg-quick's routes are not in the table");
         let both = [lan.as_slice(), &[route("tun0", "10.7.112.0/24", None)]].concat();
         assert_eq!(found(&both, "", true), ["10.7.112.1"]);
     }

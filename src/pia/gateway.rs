@@ -271,7 +271,7 @@ fn accepted(response: &Response, op: Op) -> Result<Object, Cause> {
         words => response.redact(words),
     };
     Err(match response.status {
-        status @ 500.. => Cause::Http { status, excerpt, retry_after: response.retry_after() },
+        status @ (429 | 500..) => Cause::Http { status, excerpt, retry_after: response.retry_after() },
         status => Cause::Refused { refusal: refusal(status, &words, op), status, excerpt },
     })
 }
