@@ -101,7 +101,8 @@ fn stop_between_two_requests_of_a_step_ends_the_step() {
     let Running { daemon: child, world } = &mut daemon;
     child.wait_until("a request on its way", || world.qbt.scripts.used() > 0);
     let (ended, took) = daemon.stop();
-    assert!(ended.success() && took < Duration::from_millis(6500), "{ended} after {took:?}");
+    // Two of them would take ten seconds.
+    assert!(ended.success() && took < Duration::from_secs(9), "{ended} after {took:?}");
     assert_eq!(daemon.qbt().scripts.used(), 1, "nothing more was sent");
     assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "it was asked to end\n{}", daemon.log());
 }
