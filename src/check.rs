@@ -110,9 +110,9 @@ fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_fil
         return None;
     }
     let mut bound = pia.bind_port();
-    // What the daemon takes as a word against the lease, too.
     if let Err(error) = &bound
-        && let Cause::Refused { refusal: Refusal::BadSignature | Refusal::Expired | Refusal::Busy, .. } = &error.cause
+        && let Cause::Refused { refusal, .. } = &error.cause
+        && refusal.is_of_the_lease()
         && has_token
     {
         lines.note("bind", &format!("{error}; asking for another lease"));

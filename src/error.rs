@@ -99,6 +99,13 @@ pub enum Refusal {
     Other,
 }
 
+impl Refusal {
+    /// Whether the lease is not accepted any more, so that only another one helps.
+    pub fn is_of_the_lease(self) -> bool {
+        matches!(self, Self::BadSignature | Self::Busy | Self::Expired)
+    }
+}
+
 /// What went wrong.
 #[derive(Debug)]
 #[non_exhaustive]

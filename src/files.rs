@@ -27,6 +27,11 @@ pub fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// Whether the error says that there is no such file.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// A path for people. A relative one is not shown: it may be a secret that was put in the place of its file's name.
 pub fn shown(path: &Path) -> String {
     if path.is_absolute() { path.display().to_string() } else { "(a relative path)".to_owned() }

@@ -452,9 +452,7 @@ fn failure_of(error: &Error) -> Failure {
         Cause::Http { status: 400..429 | 430..500, .. } if error.op == Op::BindPort => Failure::Refused,
         Cause::Refused { refusal, .. } => match refusal {
             Refusal::TokenRejected => Failure::TokenRejected,
-            Refusal::BadSignature | Refusal::Expired | Refusal::Busy if error.op == Op::BindPort => {
-                Failure::LeaseRefused
-            }
+            refusal if refusal.is_of_the_lease() && error.op == Op::BindPort => Failure::LeaseRefused,
             _ => Failure::Refused,
         },
         _ => Failure::Transient,

@@ -238,7 +238,7 @@ fn variables_in_file(path: Option<&Path>, default: &Path) -> Result<Variables, C
     match (file::read(path.unwrap_or(default)), path) {
         (Ok(all), _) => Ok(all),
         (Err(file::Unreadable::Lines(problems)), _) => Err(ConfigError(problems)),
-        (Err(file::Unreadable::File(error)), None) if is_absent(&error) => Ok(Variables::default()),
+        (Err(file::Unreadable::File(error)), None) if files::is_absent(&error) => Ok(Variables::default()),
         // A service's environment was read from the file by root; by hand, root is needed to see the same.
         (Err(file::Unreadable::File(error)), None) if error.kind() == ErrorKind::PermissionDenied => {
             Ok(Variables { hint: Some(Problem::unreadable(default, &error)), ..Variables::default() })
@@ -247,10 +247,6 @@ fn variables_in_file(path: Option<&Path>, default: &Path) -> Result<Variables, C
             Err(ConfigError(vec![Problem::unreadable(path.unwrap_or(default), &error)]))
         }
     }
-}
-
-fn is_absent(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Variables by name, and what is odd about where they came from.
@@ -432,7 +428,7 @@ impl Reader<'_> {
             let text = match files::read(&credential) {
                 Ok(text) => text,
                 // By hand, only root sees the files that systemd makes credentials of.
-                Err(error) if is_absent(&error) || error.kind() == ErrorKind::PermissionDenied => return None,
+                Err(error) if files::is_absent(&error) || error.kind() == ErrorKind::PermissionDenied => return None,
                 Err(error) => {
                     self.problems.push(Problem::unreadable(&credential, &error));
                     return None;

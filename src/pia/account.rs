@@ -1,7 +1,6 @@
 //! The account: a token from the cache file, or from a login at PIA's public endpoints or, when none of them can be
 //! reached, at the gateway.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use miniserde::json::{self, Value};
@@ -195,7 +194,7 @@ pub fn read_token(path: &Path) -> Result<Secret, Option<String>> {
     let text = match files::read(path) {
         Ok(text) if text.trim().is_empty() => return Err(None),
         Ok(text) => text,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Err(None),
+        Err(error) if files::is_absent(&error) => return Err(None),
         Err(error) => return Err(Some(format!("cannot be read: {}", plain(&error)))),
     };
     check_token(&text).map(Secret::new).ok_or_else(|| Some("does not hold a token".to_owned()))
