@@ -183,9 +183,10 @@ fn describe(lease: &Lease, whence: &str) -> String {
     format!("port {} until {:.0}, {whence}", lease.port, lease.expires_at)
 }
 
-/// Whether there is a lease to bind: the stored one while it lives, else a new one.
+/// Whether there is a lease to bind: the stored one, whatever our clock says of its end, else a new one. The gateway tells
+/// whether it has expired.
 fn check_lease(lines: &mut Lines, pia: &mut Pia, has_token: bool) -> bool {
-    if let Some(lease) = pia.lease.as_ref().filter(|lease| lease.expires_at > pia.gateway.clock.now()) {
+    if let Some(lease) = &pia.lease {
         lines.ok("lease", &describe(lease, "stored"));
         return true;
     }

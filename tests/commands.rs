@@ -426,10 +426,10 @@ fn once_makes_one_full_pass() {
     assert_eq!(world.pia.counts(), counts);
     assert_eq!((world.qbt.listening(), world.qbt.counts().logouts), (Some(47047), 1), "leaves no session behind");
 
-    // The next pass needs neither a login nor a signature, and changes nothing.
+    // The next pass needs neither a login nor a signature. The tunnel may have been made anew since, and so the socket is.
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     assert_eq!(world.pia.counts(), pia::Counts { binds: 2, connections: 2, ..counts });
-    assert_eq!(world.qbt.ports(), [47047]);
+    assert_eq!(world.qbt.ports(), [47047, 47048, 47047]);
     assert_eq!(world.setup.run_once(&["healthcheck"]).code, Some(0));
 }
 
@@ -562,6 +562,18 @@ fn check_asks_for_another_lease_when_the_stored_one_is_refused() {
     world.pia.scripts.next(pia::BIND_PORT, [later]);
     checks(&world, &[("lease", true), ("bind", false)]);
     assert_eq!(world.pia.counts().signatures, 2, "no word against the lease");
+}
+
+#[test]
+fn check_binds_a_stored_lease_that_seems_to_be_over() {
+    let world = World::new();
+    // By our clock, which is months ahead of the gateway's, every lease is over.
+    world.pia.set(|state| state.clock_ahead = SignedDuration::from_hours(-100 * 24));
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    let stored = fs::read(world.setup.lease_file()).expect("a lease");
+    checks(&world, &[("lease", true), ("bind", true), ("client port", true)]);
+    assert_eq!(world.pia.counts().signatures, 1, "the stored lease is bound");
+    assert_eq!(fs::read(world.setup.lease_file()).expect("a lease"), stored);
 }
 
 #[test]
