@@ -179,7 +179,7 @@ struct Followed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Socket {
     Fresh,
-    /// The tunnel has changed; whether the new one works, the next bind will tell.
+    /// The tunnel has changed or may have, as before our start; whether the one of now works, the next bind will tell.
     Doubtful,
     /// It has to be opened anew: some clients keep a dead one, and all looks well.
     Stale,
@@ -247,7 +247,8 @@ impl Keeper {
             renewal_failed: false,
             place_at: Some(now.mono),
             confirm_at: None,
-            socket: Socket::Fresh,
+            // Since whenever this client opened its socket, the tunnel may have been made anew.
+            socket: Socket::Doubtful,
             routed: true,
             account: Gate::default(),
             gateway: Gate::default(),
@@ -411,9 +412,12 @@ impl Keeper {
                     self.place_at = Some(now.mono);
                     self.confirm_at = None;
                 }
+                if self.socket == Socket::Doubtful && self.knows_followed_port() {
+                    self.reopen(now);
+                }
             }
             Outcome::Placed { settle } => {
-                if step == Step::ReopenPort {
+                if step == Step::ReopenPort || settle > Duration::ZERO {
                     self.socket = Socket::Fresh;
                 }
                 self.confirm_at = Some(now.mono + settle);
@@ -526,9 +530,6 @@ impl Keeper {
     pub fn tunnel_changed(&mut self, now: Now) {
         self.socket = Socket::Doubtful;
         self.hurry(now);
-        if self.knows_followed_port() {
-            self.reopen(now);
-        }
     }
 
     fn reopen(&mut self, now: Now) {
@@ -606,13 +607,16 @@ mod tests {
             let now = Now { mono: Instant::now(), wall: "2026-11-23T00:00:00Z".parse().unwrap() };
             let expires = lease_hours.map(|hours| now.wall + Duration::from_secs(hours * HOUR));
             let source = Source::Lease { expires_at: expires };
-            Self { keeper: Keeper::new(Duration::from_secs(300), source, 7, now), now }
+            let mut bench = Self { keeper: Keeper::new(Duration::from_secs(300), source, 7, now), now };
+            bench.keeper.socket = Socket::Fresh;
+            bench
         }
 
         fn following() -> Self {
             let mut bench = Self::new(None);
             let source = Source::Followed { every: Duration::from_secs(15) };
             bench.keeper = Keeper::new(Duration::from_secs(300), source, 7, bench.now);
+            bench.keeper.socket = Socket::Fresh;
             bench
         }
 
@@ -1012,6 +1016,7 @@ mod tests {
             let mut bench = Bench::new(None);
             let expires_at = Some(bench.now.wall - Duration::from_secs(ago));
             bench.keeper = Keeper::new(Duration::from_secs(300), Source::Lease { expires_at }, 7, bench.now);
+            bench.keeper.socket = Socket::Fresh;
             bench
         };
         let mut bench = stored(1000 * HOUR);
@@ -1052,6 +1057,24 @@ mod tests {
         bench.step(Step::BindPort, Outcome::Bound);
         bench.pass(993 * HOUR);
         assert_eq!(bench.next(), Step::GetSignature, "its end is still known");
+    }
+
+    #[test]
+    fn a_socket_from_before_our_start_is_opened_anew_unless_the_port_is_moved() {
+        for (settle, reopened) in [(Duration::ZERO, true), (Duration::from_millis(1), false)] {
+            let mut bench = Bench::new(Some(1000));
+            bench.keeper.socket = Socket::Doubtful;
+            bench.step(Step::PlacePort, Outcome::Placed { settle });
+            bench.step(Step::BindPort, Outcome::Bound);
+            bench.pass(1);
+            if reopened {
+                bench.step(Step::ReopenPort, Outcome::Placed { settle: Duration::ZERO });
+            }
+            bench.step(Step::ConfirmPort, Outcome::Confirmed);
+            bench.pass(300);
+            bench.step(Step::BindPort, Outcome::Bound);
+            assert_eq!(bench.next(), Step::PlacePort);
+        }
     }
 
     #[test]
@@ -1121,7 +1144,7 @@ mod tests {
         let mut bench = Bench::following();
         bench.keeper.tunnel_changed(bench.now);
         bench.step(Step::AskPort, Outcome::Asked(News::Another));
-        bench.step(Step::PlacePort, Outcome::Placed { settle: Duration::ZERO });
+        bench.step(Step::ReopenPort, Outcome::Placed { settle: Duration::ZERO });
         bench.step(Step::ConfirmPort, Outcome::Confirmed);
         bench.keeper.tunnel_changed(bench.now);
         bench.step(Step::AskPort, Outcome::Asked(News::Same));

@@ -351,8 +351,10 @@ impl Service {
     fn reopen_port(&mut self) -> Result<Outcome, Error> {
         let port = self.port().unwrap_or_default();
         let client = self.client.as_mut();
-        torrent::reopen(client, port)?;
-        log::info!("{}: socket opened anew on port {port}, because the tunnel has changed", client.name());
+        match torrent::reopen(client, port)? {
+            Some(before) => log::info!("{}: listen port {before} -> {port}", client.name()),
+            None => log::info!("{}: socket opened anew on port {port}: the tunnel may be another one", client.name()),
+        }
         (self.told, self.bounced) = (None, None);
         self.report.status.client_port = Some(port);
         Ok(Outcome::Placed { settle: torrent::PATIENCE.lag })

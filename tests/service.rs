@@ -115,6 +115,18 @@ fn a_port_file_is_followed_within_two_seconds() {
 }
 
 #[test]
+fn a_socket_that_died_while_the_daemon_was_not_running_is_opened_anew() {
+    let (gluetun, qbt) = (Gluetun::start(), Qbt::start(Flavour::V4_5));
+    gluetun.says(CURRENT, r#"{"port":4711}"#);
+    let setup = gluetun.setup(&qbt);
+    setup.run().see("qBittorrent listens on port 4711");
+    qbt.deaden_socket();
+    let mut daemon = setup.run();
+    daemon.wait_until("a socket that hears", || qbt.listening() == Some(4711));
+    assert_eq!(qbt.ports(), [4711, 4712, 4711], "one bounce\n{}", daemon.log());
+}
+
+#[test]
 fn once_says_that_there_is_no_port() {
     let qbt = Qbt::start(Flavour::V5_3);
     let output = following(&qbt, "file:/nonexistent/port").run_once(&["once"]);

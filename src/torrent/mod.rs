@@ -106,11 +106,16 @@ pub fn place(client: &mut dyn TorrentClient, port: u16) -> Result<Option<i64>, E
     Ok(Some(before.port))
 }
 
-/// Makes `port` the client's listen port by way of another one, so that its socket is opened anew. After a tunnel was made
-/// anew some clients keep a socket in the old one, and setting the port that they have already does nothing.
-pub fn reopen(client: &mut dyn TorrentClient, port: u16) -> Result<(), Error> {
-    client.bounce(port, neighbour(port))?;
-    place(client, port).map(|_| ())
+/// Has the client open its socket on `port` anew: by making it the listen port, or where it is already, by way of another
+/// one. After a tunnel was made anew some clients keep a socket in the old one, and setting the port that they have already
+/// does nothing. Returns the port that it had before, if that was another.
+pub fn reopen(client: &mut dyn TorrentClient, port: u16) -> Result<Option<i64>, Error> {
+    let before = place(client, port)?;
+    if before.is_none() {
+        client.bounce(port, neighbour(port))?;
+        place(client, port)?;
+    }
+    Ok(before)
 }
 
 /// Makes sure that the client listens on `port`, which [`place`] has set: settings are not the socket. If nothing listens

@@ -105,18 +105,20 @@ fn quick_world() -> World {
 
 fn files() -> Vec<Row> {
     vec![
-        Row::new("the stored lease is cut at each byte", || {
+        // At each byte in the store's own test; a whole pass takes longer.
+        Row::new("the stored lease is cut", || {
             let world = quick_world();
             assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
             let file = world.setup.lease_file();
             let whole = std::fs::read(&file).expect("a lease");
-            for length in 0..whole.len() {
+            let cuts: Vec<_> = (0..whole.len()).step_by(whole.len() / 8).collect();
+            for &length in &cuts {
                 std::fs::write(&file, &whole[..length]).expect("a file");
                 let output = world.setup.run_once(&["once"]);
                 assert_eq!(output.code, Some(0), "cut at {length}: {output:?}");
                 assert!(output.stdout.contains("a new lease will replace it"), "cut at {length}: {output:?}");
             }
-            assert_eq!(world.pia.leases(), whole.len() + 1);
+            assert_eq!(world.pia.leases(), cuts.len() + 1);
         }),
         Row::new("the stored status is cut at each byte", || {
             let mut daemon = World::new().settle();

@@ -261,6 +261,15 @@ fn changes() -> Vec<Row> {
             daemon.qbt().deaden_socket();
             is_rebound(&mut daemon, before, Instant::now());
         }),
+        Row::new("the tunnel is made anew while the daemon is not running", || {
+            let mut daemon = World::new().env("CHECK_INTERVAL", "300").settle();
+            daemon.daemon.kill9();
+            daemon.qbt().deaden_socket();
+            daemon.restart();
+            let Running { daemon, world } = &mut daemon;
+            daemon.wait_until("a socket that hears", || world.qbt.listening() == Some(47047));
+            assert_eq!(world.qbt.ports(), [47047, 47048, 47047], "one bounce\n{}", daemon.log());
+        }),
         Row::isolated("the tunnel is gone for a while", || {
             let mut wires = Wires::new();
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
