@@ -14,7 +14,8 @@ Installs pia-qbittorrent-sync, or upgrades it. A configuration that is there is 
   --init systemd|openrc|none  what starts the service; found out by what is running unless given.
                               none: binary and configuration only
   --binary PATH               install this binary. Without it the first of these is taken: one beside install.sh,
-                              one that cargo built in this folder, the release for this machine
+                              one that cargo built in this folder, the release for this machine. What lies beside
+                              install.sh is taken only where none but root and you (sudo) can write
   --url URL                   download the binary from there
   --sha256 SUM                the binary's SHA-256; without it a download is compared with URL.sha256
   --uninstall                 stop the service and remove it; configuration and lease are kept
@@ -55,6 +56,12 @@ set_constants() {
   confd=/etc/conf.d/$name
   unfinished=$etc/.unfinished
   python=/opt/$name
+  service_files="systemd/$name.service systemd/config.env openrc/$name.initd openrc/$name.confd"
+  # The user behind sudo, who may do all that root may.
+  case ${SUDO_UID-} in
+  '' | *[!0-9]*) sudo_uid=0 ;;
+  *) sudo_uid=$SUDO_UID ;;
+  esac
 }
 
 parse_options() {
@@ -99,13 +106,51 @@ parse_options() {
   fi
 }
 
+# Everything that is checked lies in here and is installed from here, so nobody else may be able to swap the folder.
 prepare_stage() {
   umask 077
-  stage=$(mktemp -d "${TMPDIR:-/tmp}/$name.XXXXXX") || fatal 'cannot make a temporary folder'
-  part=''
-  trap 'rm -rf "$stage" ${part:+"$part"}' EXIT
+  part='' stage=''
+  trap '[ -z "$stage" ] || rm -rf "$stage" ${part:+"$part"}' EXIT
   trap 'warn "interrupted; run it again to finish"; exit 130' INT
   trap 'warn "interrupted; run it again to finish"; exit 143' TERM HUP
+  for folder in "${TMPDIR:-/tmp}" /tmp /run; do
+    stage=$(mktemp -d "$folder/$name.XXXXXX") || continue
+    ! is_safe_folder "$stage" || return 0
+    rm -rf "$stage"
+  done
+  fatal 'cannot make a temporary folder of its own: set TMPDIR to a folder to which only root can write'
+}
+
+# --- whom a file is from
+
+# is_guarded PATH [sticky]: it belongs to root or to the user behind sudo, and nobody else can write to it; a sticky
+# folder where others can add files but cannot touch those of ours is enough only if that is said. Else $why tells.
+is_guarded() {
+  if [ -L "$1" ]; then
+    why="$1 is a symbolic link"
+  elif [ -z "$(find "$1" -prune \( -user 0 -o -user "$sudo_uid" \))" ]; then
+    why="$1 belongs to another user"
+  elif [ -n "$(find "$1" -prune ! -perm -020 ! -perm -002)" ]; then
+    return 0
+  elif [ -n "${2-}" ] && [ -n "$(find "$1" -prune -perm -1000)" ]; then
+    return 0
+  else
+    why="others can write to $1"
+  fi
+  return 1
+}
+
+# is_safe_folder FOLDER: what is in it is ours alone, and nobody else can put another folder in its place. Its real path
+# is in $real, and only there is this true: what links lead to may change.
+is_safe_folder() {
+  why="$1 cannot be entered"
+  real=$(CDPATH='' cd -P -- "$1" 2>/dev/null && pwd -P) || return 1
+  is_guarded "$real" || return 1
+  above=$real
+  while [ -n "$above" ]; do
+    above=${above%/*}
+    is_guarded "${above:-/}" sticky || return 1
+  done
 }
 
 # Which init system runs, not which ones are installed: a machine may have both.
@@ -143,28 +188,62 @@ detect_target() {
   esac
 }
 
-# Sets $source, a file whose sum is right if one was given.
+# Sets $files and $source to copies of what lies beside install.sh. Whoever can write there would be root: what is not
+# safe counts as not there.
+look_beside() {
+  files='' source='' folders='' program='' refused=''
+  [ -n "$here" ] || return 0
+  if has_service_files "$here"; then
+    folders=' systemd openrc'
+    mkdir -p "$stage/beside/systemd" "$stage/beside/openrc"
+    files=$stage/beside
+    for file in $service_files; do
+      take_beside "$file" "$files/$file" || {
+        files=''
+        break
+      }
+    done
+  fi
+  if [ -z "$given_binary$url" ]; then
+    for file in "$name" "$name-$target" "target/$target/release/$name" "target/release/$name"; do
+      [ -f "$here/$file" ] || continue
+      program=${program:-" $file"}
+      if take_beside "$file" "$stage/binary"; then
+        source=$stage/binary origin=$here/$file
+        break
+      fi
+    done
+  fi
+  [ -z "$refused" ] || warn "not taken:$refused; $why_refused. If you trust them, type:" \
+    "umask 22; cd '$here' && mkdir -p ~/pia && cp -RL install.sh$folders$program ~/pia && sh ~/pia/install.sh"
+}
+
+# take_beside FILE COPY
+take_beside() {
+  if is_guarded "$here" && is_safe_folder "$(dirname "$here/$1")" && is_guarded "$real/${1##*/}"; then
+    cp "$real/${1##*/}" "$2" || fatal "cannot copy $here/$1"
+    return 0
+  fi
+  why_refused=$why
+  case $1 in
+  systemd/* | openrc/*) refused="$refused systemd openrc" ;;
+  *) refused="$refused $1" ;;
+  esac
+  return 1
+}
+
+# Sets $source, a file in $stage, whose sum is right if one was given.
 find_binary() {
-  detect_target
   if [ -n "$given_binary" ]; then
-    source=$given_binary
-    [ -f "$source" ] || fatal "$source: no such file"
-  elif [ -z "$url" ] && find_local_binary; then
-    :
-  else
+    [ -f "$given_binary" ] || fatal "$given_binary: no such file"
+    source=$stage/binary origin=$given_binary
+    cp -- "$given_binary" "$source"
+  elif [ -z "$source" ]; then
     download_binary
     return
   fi
-  info "binary: $source"
-  [ -z "$sha256" ] || check_sum "$source" "$sha256" "$source"
-}
-
-find_local_binary() {
-  [ -n "$here" ] || return 1
-  for source in "$here/$name" "$here/$name-$target" "$here/target/$target/release/$name" "$here/target/release/$name"; do
-    [ ! -f "$source" ] || return 0
-  done
-  return 1
+  info "binary: $origin"
+  [ -z "$sha256" ] || check_sum "$source" "$sha256" "$origin"
 }
 
 download_binary() {
@@ -343,23 +422,21 @@ is_active() {
   esac
 }
 
-# Sets $files, where the folders systemd and openrc are: beside install.sh, or, for an install.sh alone, of the release.
+# The folders systemd and openrc: those beside install.sh, or, for an install.sh alone, of the release.
 find_service_files() {
-  files=$here
-  if ! has_service_files; then
-    info "service files: $releases/$name-services.tar.gz"
-    fetch_checked "$releases/$name-services.tar.gz" "$stage/services.tar.gz" ''
-    files=$stage/services
-    mkdir "$files"
-    tar -xzf "$stage/services.tar.gz" -C "$files"
-    has_service_files || fatal 'the release lacks service files'
-  fi
+  [ -z "$files" ] || return 0
+  info "service files: $releases/$name-services.tar.gz"
+  fetch_checked "$releases/$name-services.tar.gz" "$stage/services.tar.gz" ''
+  files=$stage/services
+  mkdir "$files"
+  tar -xzf "$stage/services.tar.gz" -C "$files"
+  has_service_files "$files" || fatal 'the release lacks service files'
 }
 
+# has_service_files FOLDER
 has_service_files() {
-  [ -n "$files" ] || return 1
-  for file in systemd/$name.service systemd/config.env openrc/$name.initd openrc/$name.confd; do
-    [ -f "$files/$file" ] || return 1
+  for file in $service_files; do
+    [ -f "$1/$file" ] || return 1
   done
 }
 
@@ -433,6 +510,8 @@ install_service() {
 }
 
 install_all() {
+  detect_target
+  look_beside
   find_service_files
   find_binary
   detect_previous
@@ -886,7 +965,7 @@ main() {
   # Beside itself only if it is run as a file: with `curl | sh` that would be any folder.
   here=''
   case $0 in
-  */install.sh | install.sh) here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) ;;
+  */install.sh | install.sh) here=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P) ;;
   esac
   prepare_stage
   detect_init
