@@ -22,6 +22,7 @@ mod signals;
 mod source;
 #[cfg(test)]
 mod testing;
+mod text;
 mod torrent;
 mod watch;
 
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             for line in failure.lines() {
-                let _ = writeln!(std::io::stderr(), "{}: {line}", env!("CARGO_PKG_NAME"));
+                let _ = writeln!(std::io::stderr(), "{}: {}", env!("CARGO_PKG_NAME"), text::one_line(&line));
             }
             failure.code()
         }

@@ -21,6 +21,7 @@ use crate::pia::account::{self, Credentials};
 use crate::pia::trust::{self, Authority, Published};
 use crate::secret::Secret;
 use crate::source::Followed;
+use crate::text::one_line;
 use crate::torrent::qbittorrent::Auth;
 
 pub use url::Url;
@@ -617,11 +618,6 @@ impl Reader<'_> {
             }
         }
     }
-}
-
-/// `text` without line breaks and whatever else could move a cursor.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Values of sample files that nobody has replaced yet: `CHANGE_ME`, `your_password`, `<api-key>`. Whole ones only, because

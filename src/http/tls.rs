@@ -19,6 +19,7 @@ use rustls::{
 use super::Deadline;
 use super::plain::{self, Tcp};
 use crate::error::{Cause, Phase};
+use crate::text::one_line;
 
 /// An encrypted connection.
 pub type Stream = StreamOwned<ClientConnection, Tcp>;
@@ -114,7 +115,7 @@ fn tls_cause(error: &rustls::Error) -> Cause {
 /// rustls shows names as `DnsName("mexico409")`.
 fn bare_name(name: &str) -> String {
     let inner = name.split_once('(').map_or(name, |(_, rest)| rest.trim_end_matches(')')).trim_matches('"');
-    inner.chars().filter(|c| !c.is_control()).take(253).collect()
+    one_line(inner).chars().take(253).collect()
 }
 
 /// The names that the peer's certificate carries.

@@ -11,6 +11,7 @@ use miniserde::{Deserialize, Serialize, json};
 use crate::error::{Cause, plain};
 use crate::files::{self, Durability};
 use crate::secret::Secret;
+use crate::text::one_line;
 
 /// A lease without `expires_at` (one documented sample has `created_at` only) is taken to live this long from its
 /// creation: 'about two months' in PIA's words.
@@ -93,7 +94,7 @@ fn time(fields: &Object, name: &'static str) -> Result<Option<Timestamp>, Cause>
 
 /// A short text of a peer's, safe for a log line.
 fn printable(text: &str) -> String {
-    text.chars().take(40).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+    one_line(text).chars().take(40).collect()
 }
 
 /// `STATE_DIR/lease.json`: `{"payload", "signature", "port", "expires_at"}`, mode 0600.
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn what_a_payload_says_is_shown_short_and_harmless() {
         let error = parse(&format!(r#"{{"port":1,"expires_at":"in\u001b a \u00fc{}"}}"#, "x".repeat(50))).unwrap_err();
-        assert!(error.ends_with(&format!(": in? a ?{}", "x".repeat(33))), "{error}");
+        assert!(error.ends_with(&format!(": in? a ü{}", "x".repeat(33))), "{error}");
     }
 
     /// Without a time of its own: only the file knows when it ends.

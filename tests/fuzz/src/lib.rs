@@ -26,6 +26,8 @@ pub mod secret;
 pub mod source;
 #[path = "../../../src/testing.rs"]
 mod testing;
+#[path = "../../../src/text.rs"]
+pub mod text;
 #[path = "../../../src/torrent/mod.rs"]
 pub mod torrent;
 
@@ -50,5 +52,5 @@ pub fn put(name: &str, data: &[u8]) -> PathBuf {
 
 /// What is said to people or to the log is one line and cannot move a terminal's cursor.
 pub fn assert_one_line(text: &str) {
-    assert!(!text.chars().any(char::is_control), "not one line: {text:?}");
+    assert_eq!(text, text::one_line(text), "not one line");
 }
