@@ -1,4 +1,5 @@
-//! Small files: read with a limit, written whole, atomically and 0600. What is in them is not known here.
+//! Small files: read with a limit, written whole, atomically and 0600. What is in them is not known here. Nothing here waits
+//! for anybody: the daemon must bind whatever a path leads to.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -7,6 +8,11 @@ use std::path::{Path, PathBuf};
 
 /// Bytes; every file we read is far smaller, so a larger one is not what it should be.
 const MAX_BYTES: u64 = 64 * 1024;
+
+/// `O_NONBLOCK` of Linux on every architecture that we are built for (include/uapi/asm-generic/fcntl.h).
+const O_NONBLOCK: i32 = 0o4000;
+/// Error of an open for writing when nobody has the pipe open for reading, or when it is a socket (asm-generic/errno-base.h).
+const ENXIO: i32 = 6;
 
 /// Whether a written file must survive a power cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,14 +23,32 @@ pub enum Durability {
     Volatile,
 }
 
-/// Reads a text file of at most 64 KiB.
+/// Reads a text file of at most 64 KiB. A pipe or a device is refused: it may not have a writer, or no end.
 pub fn read(path: &Path) -> io::Result<String> {
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"));
+    }
     let mut text = String::new();
-    let read = File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    let read = file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
     if read as u64 > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than 64 KiB"));
     }
     Ok(text)
+}
+
+/// Opens a log to append to it: a file, which is made 0600 if it is missing, a device, or a pipe, as `/dev/stderr` often is.
+/// A pipe without a reader is an error, and lines that a full one does not take are lost.
+pub fn append(path: &Path) -> io::Result<File> {
+    let opened = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(O_NONBLOCK).open(path);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(ENXIO) => io::Error::new(error.kind(), "nobody reads from it"),
+        _ => error,
+    })
 }
 
 /// Whether the error says that there is no such file.
@@ -148,7 +172,28 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_file_is_not_read_to_its_end() {
-        assert_eq!(read(Path::new("/dev/zero")).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    fn what_is_not_a_file_is_neither_waited_for_nor_read() {
+        let dir = TempDir::new();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe.as_path(), Path::new("/dev/zero")] {
+            let error = read(path).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.to_string().as_str()),
+                (io::ErrorKind::InvalidData, "is not a regular file")
+            );
+        }
+        assert_eq!(read(dir.path()).unwrap_err().to_string(), "is a directory");
+        assert_eq!(append(&pipe).unwrap_err().to_string(), "nobody reads from it");
+    }
+
+    #[test]
+    fn a_large_file_is_not_read() {
+        let dir = TempDir::new();
+        let path = dir.path().join("large");
+        for (bytes, fits) in [(MAX_BYTES, true), (MAX_BYTES + 1, false)] {
+            fs::write(&path, "x".repeat(usize::try_from(bytes).unwrap())).unwrap();
+            assert_eq!(read(&path).is_ok(), fits, "{bytes}");
+        }
     }
 }

@@ -1,15 +1,16 @@
 //! The log: one handler, our own messages only (libraries may log what we would not). Lines begin with an RFC 3339 time in
 //! UTC, or, when the journal reads them and has its own times, with their priority.
 
-use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use env_logger::{Builder, Target};
-use log::{Level, LevelFilter};
+use log::{Level, LevelFilter, Record};
 
 use crate::error::plain;
+use crate::files;
+use crate::text::one_line;
 
 /// Logs `level` and above to `file`, or to standard output if there is none or it cannot be opened.
 pub fn init(level: LevelFilter, file: Option<&Path>) {
@@ -18,7 +19,7 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
     let mut warning = None;
     let mut to_file = false;
     if let Some(path) = file {
-        match OpenOptions::new().append(true).create(true).mode(0o600).open(path) {
+        match files::append(path) {
             Ok(file) => {
                 builder.target(Target::Pipe(Box::new(file)));
                 to_file = true;
@@ -29,17 +30,22 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
         }
     }
     if !to_file && stdout_is_journal() {
-        builder.format(|line, record| writeln!(line, "<{}>{}", priority(record.level()), record.args()));
+        builder.format(|line, record| writeln!(line, "<{}>{}", priority(record.level()), text(record)));
     } else {
         builder.format(|line, record| {
             let now = jiff::Timestamp::now();
-            writeln!(line, "{now:.0} {:<5} {}", record.level(), record.args())
+            writeln!(line, "{now:.0} {:<5} {}", record.level(), text(record))
         });
     }
     builder.init();
     if let Some(warning) = warning {
         log::warn!("{warning}");
     }
+}
+
+/// The last that looks at it: whatever reaches the log in whatever way is one line.
+fn text(record: &Record) -> String {
+    one_line(&record.args().to_string())
 }
 
 /// syslog's priorities, as systemd reads them.

@@ -315,6 +315,70 @@ fn a_file_that_cannot_be_used_is_named() {
     }
 }
 
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
+    let pipe_at = |path: &std::path::Path| {
+        let made = Command::new("mkfifo").arg(path).status();
+        assert!(made.is_ok_and(|status| status.success()), "{}", path.display());
+        path.display().to_string()
+    };
+    let pipe_in = |world: &World| pipe_at(&world.setup.dir().path().join("pipe"));
+    for_all(
+        [
+            ("PIA_PASSWORD_FILE", "PIA_PASSWORD"),
+            ("QBITTORRENT_PASSWORD_FILE", "QBITTORRENT_PASSWORD"),
+            ("PIA_CA_CERT", ""),
+            ("PIA_LOGIN_CA_CERT", ""),
+            ("QBITTORRENT_CA_CERT", ""),
+        ],
+        |(variable, instead_of)| {
+            let world = World::new().without(instead_of).env("QBITTORRENT_HOST", "https://127.0.0.1:1");
+            let pipe = pipe_in(&world);
+            let output = world.env(variable, pipe).setup.run_once(&["check", "--config-only"]);
+            assert_eq!(output.code, CONFIG, "{variable}: {output:#?}");
+            assert!(output.stderr.contains(variable), "{output:#?}");
+            assert!(output.stderr.contains("is not a regular file"), "{output:#?}");
+        },
+    );
+
+    let world = World::new();
+    let pipe = pipe_in(&world);
+    let output = world.setup.run_once(&["--config", &pipe, "check", "--config-only"]);
+    assert!(output.code == CONFIG && output.stderr.contains("is not a regular file"), "{output:#?}");
+
+    let world = World::new();
+    let token_file = world.setup.token_file();
+    pipe_at(&token_file);
+    pipe_at(&world.setup.lease_file());
+    let output = world.setup.run_once(&["once"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+    assert_eq!(output.stdout.matches("is not a regular file").count(), 2, "{output:#?}");
+
+    let world = World::new();
+    pipe_at(&world.setup.state_dir().join("status.json"));
+    let output = world.setup.run_once(&["status"]);
+    assert!(output.code == Some(1) && output.stderr.contains("is not a regular file"), "{output:#?}");
+
+    let world = World::new();
+    let pipe = pipe_in(&world);
+    let output = world.env("PORT_SOURCE", format!("file:{pipe}")).setup.run_once(&["once"]);
+    assert!(output.code == Some(1) && output.stdout.contains("is not a regular file"), "{output:#?}");
+
+    let world = World::new();
+    let pipe = pipe_in(&world);
+    let output = world.env("LOG_FILE", pipe).setup.run_once(&["once"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+    assert!(output.stdout.contains("nobody reads from it; logging to standard output"), "{output:#?}");
+}
+
+#[test]
+fn a_log_goes_where_it_is_sent_also_to_a_device_or_a_pipe() {
+    let output = World::new().env("LOG_FILE", "/dev/stderr").setup.run_once(&["once"]);
+    assert!(output.code == Some(0) && output.stderr.contains("bound port 47047"), "{output:#?}");
+    let output = World::new().env("LOG_FILE", "/dev/null").setup.run_once(&["once"]);
+    assert!(output.code == Some(0) && !format!("{output:?}").contains("bound port"), "{output:#?}");
+}
+
 // ---- configuration: warnings
 
 #[test]

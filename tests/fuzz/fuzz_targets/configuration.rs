@@ -43,8 +43,7 @@ static FILES: LazyLock<()> = LazyLock::new(|| {
     }
 });
 
-/// Paths stay in a folder without devices and pipes, which would be waited for. The credentials of this machine are no
-/// part of the input.
+/// Paths stay in a folder of ours: the files and credentials of this machine are no part of the input.
 fn confine(values: &mut BTreeMap<String, String>) {
     for (_, value) in values.iter_mut().filter(|(name, value)| is_path(name) && !value.is_empty()) {
         let name = value.rsplit('/').next().unwrap_or_default();
