@@ -1,12 +1,17 @@
-//! The type that keeps secrets out of logs: no `Display`, a `Debug` that says nothing, and the scissors for replies that
+//! The type that keeps secrets out of logs: no `Display`, a `Debug` that says nothing, and the judge of replies that may
 //! echo them.
 
+use std::collections::HashSet;
 use std::fmt;
+
+use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
 
 /// Bytes: PIA's tokens have 128, qBittorrent's sessions 32, and words less.
 const TOKEN_LENGTH: usize = 24;
-/// Characters that are looked at for the few that are shown: a hostile reply must not keep us busy.
-const SEARCHED: usize = 4096;
+/// Letters and digits of a secret in a row that are an echo of it; of a shorter secret all of them.
+const PIECE: usize = 6;
+/// Letters and digits. A secret with fewer could not be told from any other text.
+const SHORTEST: usize = 4;
 
 /// A password, token, payload, signature, cookie or API key.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,94 +27,61 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
-}
 
-/// The first `limit` characters of `text` with `***` wherever it holds one of the secrets, however a peer that echoes it may
-/// have escaped its characters: for a URL, a form, JSON or HTML. What looks like a token goes the same way: a peer may say
-/// one that we do not know yet. It ends where it would have to be searched for too long.
-pub fn cut_out_of(text: &str, secrets: &[Secret], limit: usize) -> String {
-    // Texts lose the white space around them, and with it that of a secret at their end.
-    let secrets: Vec<Vec<_>> = secrets.iter().map(|secret| secret.0.trim().chars().map(spellings).collect()).collect();
-    let (mut shown, mut count) = (String::new(), 0);
-    // Offsets: secrets and tokens may overlap, and all of each is hidden.
-    let (mut run_end, mut hidden_end) = (0, None);
-    for (at, c) in text.char_indices().take(SEARCHED) {
-        if count >= limit {
-            break;
-        }
-        let rest = &text[at..];
-        let mut end = at + secrets.iter().filter_map(|secret| spelled_length(rest, secret)).max().unwrap_or(0);
-        if at >= run_end {
-            let length = run_length(rest);
-            run_end = at + length;
-            if length >= TOKEN_LENGTH {
-                end = end.max(run_end);
-            }
-        }
-        let was_hidden = hidden_end.is_some_and(|hidden| hidden >= at);
-        end = end.max(hidden_end.unwrap_or(0));
-        if end > at {
-            if !was_hidden {
-                shown.push_str("***");
-                count += 3;
-            }
-            hidden_end = Some(end);
-        } else {
-            shown.push(c);
-            count += 1;
-            hidden_end = None;
-        }
-    }
-    shown
-}
-
-/// How many bytes at the start of `text` are without a space or a sentence's mark: words are short, base64 and hexadecimal
-/// are not, with escapes or without.
-fn run_length(text: &str) -> usize {
-    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_=%\\".contains(byte);
-    text.bytes().take_while(part).count()
-}
-
-/// The ways to write `c`, the plain one first; the others in any case.
-fn spellings(c: char) -> Vec<String> {
-    let code = u32::from(c);
-    let percent = |byte| format!("%{byte:02x}");
-    let unit = |unit: &u16| format!("\\u{unit:04x}");
-    let mut all = vec![
-        c.to_string(),
-        c.encode_utf8(&mut [0; 4]).bytes().map(percent).collect::<Vec<_>>().concat(),
-        c.encode_utf16(&mut [0; 2]).iter().map(unit).collect::<Vec<_>>().concat(),
-        format!("\\{c}"),
-        format!("&#{code};"),
-        format!("&#x{code:x};"),
-    ];
-    let special = match c {
-        ' ' => "+",
-        '&' => "&amp;",
-        '<' => "&lt;",
-        '>' => "&gt;",
-        '"' => "&quot;",
-        _ => return all,
-    };
-    all.push(special.to_owned());
-    all
-}
-
-/// How many bytes at the start of `text` spell the secret; none if they do not.
-fn spelled_length(text: &str, secret: &[Vec<String>]) -> Option<usize> {
-    let mut at = 0;
-    for spellings in secret {
-        let rest = &text.as_bytes()[at..];
-        let fits = |(index, spelling): &(usize, &String)| {
-            rest.get(..spelling.len()).is_some_and(|written| match index {
-                0 => written == spelling.as_bytes(),
-                _ => written.eq_ignore_ascii_case(spelling.as_bytes()),
-            })
+    /// What is compared of it: letters and digits, as it is and in base64. There each begins at another bit, depending on
+    /// what stands before it (`user:password`); the characters that belong to its neighbours as well are left out.
+    fn forms(&self) -> [Vec<u8>; 4] {
+        let encoded = |before: usize| {
+            let bytes = [&[0; 2][..before], self.0.trim().as_bytes()].concat();
+            let text = BASE64_STANDARD_NO_PAD.encode(&bytes);
+            let end = text.len() - usize::from(!bytes.len().is_multiple_of(3));
+            letters_and_digits(text.get((before * 8).div_ceil(6)..end).unwrap_or_default())
         };
-        // The longest one: the plain spelling of a backslash is also the start of its escape.
-        at += spellings.iter().enumerate().filter(fits).map(|(_, spelling)| spelling.len()).max()?;
+        [letters_and_digits(&self.0), encoded(0), encoded(1), encoded(2)]
     }
-    Some(at)
+}
+
+/// The first `limit` characters of `text`, none where they might give one of `secrets` away, or something that looks like a
+/// secret: a peer may say one that we do not know yet.
+///
+/// Nothing is cut out and nothing is decoded, because for both every way to write a character would have to be known. Instead
+/// any piece of a secret, in plain text or in base64, and any character with which an escape begins hide it all. As much
+/// again as is shown is looked at, for what the limit cuts through.
+pub fn harmless_start<'a>(text: &'a str, secrets: &[Secret], limit: usize) -> Option<&'a str> {
+    let first = |count| text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end]);
+    let seen = first(2 * limit);
+    let hidden = holds_token(seen) || (!secrets.is_empty() && (holds_escape(seen) || echoes(seen, secrets)));
+    (!hidden).then(|| first(limit))
+}
+
+/// Whether as many characters are without a space or a sentence's mark as only base64 and hexadecimal have, with escapes or
+/// without.
+fn holds_token(text: &str) -> bool {
+    let between = |c: char| !c.is_ascii_alphanumeric() && !"+/-_=%\\".contains(c);
+    text.split(between).any(|run| run.len() >= TOKEN_LENGTH)
+}
+
+/// Of a URL or a form, JSON or a program's string, HTML.
+fn holds_escape(text: &str) -> bool {
+    text.contains(['%', '\\', '&'])
+}
+
+fn echoes(text: &str, secrets: &[Secret]) -> bool {
+    let text = letters_and_digits(text);
+    secrets.iter().flat_map(Secret::forms).any(|form| {
+        let length = form.len().min(PIECE);
+        if length < SHORTEST {
+            return true;
+        }
+        // Looked up instead of searched for: a hostile peer can make secrets long.
+        let pieces: HashSet<&[u8]> = text.windows(length).collect();
+        form.windows(length).any(|piece| pieces.contains(piece))
+    })
+}
+
+/// What survives every change of case, line break and wrong character set.
+fn letters_and_digits(text: &str) -> Vec<u8> {
+    text.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect()
 }
 
 impl fmt::Debug for Secret {
@@ -122,64 +94,73 @@ impl fmt::Debug for Secret {
 mod tests {
     use super::*;
 
+    fn is_shown(text: &str, secret: &str) -> bool {
+        harmless_start(text, &[Secret::new(secret)], 200).is_some()
+    }
+
     #[test]
     fn debug_shows_nothing() {
         assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(…)");
     }
 
     #[test]
-    fn an_echo_is_cut_out_in_every_spelling() {
-        let secret = Secret::new("p+w d/=&\"\\ü");
+    fn an_echo_hides_everything() {
         for echo in [
-            secret.expose(),
-            "p%2Bw%20d%2F%3D%26%22%5C%C3%BC",
-            "p%2bw+d%2f%3d%26%22%5c%c3%bc",
-            r#"p+w d\/=&\"\\ü"#,
-            r#"p+w d\/=\u0026\"\\\u00FC"#,
-            r"p+w d/=&amp;&quot;\&#252;",
+            "hunter'2",
+            "HUNTER'2",
+            "hun\r\nter'2",
+            "hunter&#039;2",
+            "hunter&#x27;2",
+            "hunter&apos;2",
+            "hunter%272",
+            "hunter%25272",
+            r"hunter\x272",
+            r"hunter\u00272",
+            r"hunter\'2",
+            // Alone, behind one and behind two other characters.
+            "aHVudGVyJzI=",
+            "Omh1bnRlcicy",
+            "YTpodW50ZXInMg",
+            // A piece.
+            "hunter",
         ] {
-            assert_eq!(cut(&secret, &format!("ä {echo} b {echo}")), "ä *** b ***", "{echo}");
+            assert!(!is_shown(&format!("login of you with {echo} failed"), "hunter'2"), "{echo}");
         }
-        assert_eq!(cut(&secret, "p+w d"), "p+w d");
-        assert_eq!(cut(&Secret::new(""), "as it is"), "as it is");
+        assert!(!is_shown("p\u{fffd}ssw\u{fffd}rd", "pässwörd"), "in another character set");
+        assert!(!is_shown(&format!("{}hunter2", "x ".repeat(98)), "hunter2"), "across the limit");
     }
 
     #[test]
-    fn a_secret_in_what_looks_like_a_token_is_cut_out_whole() {
-        let secrets = ["MyLongPassphrase9.tail42", "tail42,more"].map(Secret::new);
-        let echo = "username=p1234567&password=MyLongPassphrase9.tail42,more!";
-        assert_eq!(cut_out_of(echo, &secrets, 99), "username=p1234567&***!");
+    fn a_secret_that_could_be_anything_hides_everything() {
+        for short in ["", "abc", "пароль", "!!!!!!"] {
+            assert!(!is_shown("it broke", short), "{short}");
+        }
+        assert!(is_shown("it broke", "abcd"));
+        assert!(!is_shown("it broke", "roke"));
     }
 
     #[test]
-    fn white_space_around_a_secret_may_be_lost() {
-        let secret = Secret::new(" lead and trail ");
-        assert_eq!(cut(&secret, "no: lead and trail"), "no: ***");
+    fn plain_words_are_shown() {
+        for words in [
+            "it broke",
+            "<h1>try later</h1>",
+            "HTTP Token: Access denied.",
+            "something odd",
+            "Port 47047 is busy. Please use another server",
+            "Your IP address has been banned after too many failed authentication attempts.",
+            "a request without authentication, at /usr/share/errors",
+        ] {
+            for secret in ["adminadmin", "admin", "p1234567", "hunter2", &"0123456789abcdef".repeat(8)] {
+                assert!(is_shown(words, secret), "{words} with {secret}");
+            }
+        }
+        assert_eq!(harmless_start("üüü % &amp;", &[], 2), Some("üü"));
     }
 
     #[test]
-    fn the_longest_of_several_secrets_is_cut_out() {
-        let secrets = ["ab", "abcd", "x"].map(Secret::new);
-        assert_eq!(cut_out_of("1 abcde ab x", &secrets, 99), "1 ***e *** ***");
-    }
-
-    #[test]
-    fn a_token_that_nobody_knows_is_cut_out_too() {
-        let (token, sentence) = ("0aZ+/9-_".repeat(3), "a request without authentication, at /usr/share/errors");
-        let spoken = format!(r#"{{"payload":"{token}==","x":"{}\/"}}"#, &token[1..]);
-        assert_eq!(cut_out_of(&spoken, &[], 99), r#"{"payload":"***","x":"***"}"#);
-        assert_eq!(cut_out_of(&token[1..], &[], 99), token[1..]);
-        assert_eq!(cut_out_of(sentence, &[], 99), sentence);
-    }
-
-    #[test]
-    fn what_is_not_shown_is_not_searched() {
-        // Beyond the limit this would take minutes.
-        let secret = Secret::new("a ".repeat(8000) + "b");
-        assert_eq!(cut(&secret, &"a ".repeat(128 * 1024)), "a ".repeat(100));
-    }
-
-    fn cut(secret: &Secret, text: &str) -> String {
-        cut_out_of(text, std::slice::from_ref(secret), 200)
+    fn a_token_that_nobody_knows_is_not_shown() {
+        let token = "0aZ+/9-_".repeat(3);
+        assert_eq!(harmless_start(&format!(r#"{{"payload":"{token}=="}}"#), &[], 99), None);
+        assert_eq!(harmless_start(&token[1..], &[], 99), Some(&token[1..]));
     }
 }

@@ -478,7 +478,11 @@ fn what_a_bad_reply_gives_away_is_not_shown() {
             (GET_SIGNATURE, Reply::json(200, lease), &["getSignature", "status is missing"][..]),
             (GET_SIGNATURE, Reply::json(404, lease), &["getSignature", "HTTP 404"]),
             (GET_SIGNATURE, Reply::json(500, lease), &["getSignature", "HTTP 500"]),
-            (pia::LOGIN, Reply::json(500, format!(r#"{{"token":"{token}"}}"#)), &["login", "HTTP 500", "***"]),
+            (
+                pia::LOGIN,
+                Reply::json(500, format!(r#"{{"token":"{token}"}}"#)),
+                &["login", "HTTP 500", "(140 bytes, not shown)"],
+            ),
         ],
         |(endpoint, reply, words)| {
             let world = World::new();
@@ -1124,6 +1128,33 @@ fn odd_answers_of_the_web_ui_are_named() {
     );
 }
 
+/// Line breaks of every kind, and what makes a terminal write from right to left or not at all.
+const MISCHIEF: &str = "\r\n\u{85}\u{2028}\u{2029}\u{1b}\u{7f}\u{61c}\u{200b}\u{200f}\u{202e}\u{2066}\u{feff}";
+
+#[test]
+fn a_log_has_one_line_for_each_event_whatever_it_is_about() {
+    let world = World::new();
+    world.qbt.scripts.next(qbt::PREFERENCES, [Reply::text(500, format!("it{MISCHIEF}broke"))]);
+    let expires = Reply::json(200, lease(&format!(r#"{{"port":1,"expires_at":"so{}on"}}"#, "\u{202e}")));
+    world.pia.scripts.next(GET_SIGNATURE, [expires]);
+    let mut daemon = world.run();
+    daemon.fails(&["payload.expires_at", "so?on"]);
+    daemon.hang_up();
+    daemon.fails(&["HTTP 500", "it", "broke"]);
+    // Of our own, too: what a user has typed.
+    let mut followed =
+        World::new().env("PORT_SOURCE", "file:/dev/\u{2028}\u{202e}/port").env("STATE_DIR", "/dev/null/\u{202e}").run();
+    followed.see("has no port now");
+    for text in [daemon.log(), followed.log()] {
+        let mischief = text.lines().find(|line| MISCHIEF.chars().any(|c| line.contains(c)));
+        assert_eq!(mischief, None);
+    }
+}
+
+fn lease(inside: &str) -> String {
+    format!(r#"{{"status":"OK","payload":"{}","signature":"x"}}"#, base64(inside))
+}
+
 #[test]
 fn settings_that_do_not_stay_are_an_error() {
     let world = World::new();
@@ -1150,8 +1181,44 @@ fn sent(request: &Request) -> String {
     format!("{} {}", request.target, String::from_utf8_lossy(&request.body))
 }
 
+/// The values that were sent, each the way `write` writes it.
+fn values(request: &Request, write: fn(&str) -> String) -> String {
+    let values = support::pairs(&sent(request).replace(['?', ' '], "&")).into_iter().rev();
+    values.map(|(name, value)| format!("{} was {name}", write(&value))).collect::<Vec<_>>().join("\n")
+}
+
+/// `text` with something else in the place of what is neither letter nor digit.
+fn escaped(text: &str, escape: impl Fn(char) -> String) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_string() } else { escape(c) }).collect()
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::prelude::BASE64_STANDARD.encode(text)
+}
+
+/// How careless servers write what they repeat: in HTML, twice encoded for a URL, in the strings of programs, in base64.
+const SPELLINGS: [fn(&str) -> String; 8] = [
+    |text| escaped(text, |c| format!("&#{:03};", u32::from(c))),
+    |text| escaped(text, |c| format!("&#x{:X};", u32::from(c))),
+    |text| text.replace('&', "&amp;").replace('"', "&quot;").replace('\'', "&apos;"),
+    |text| encode(&encode(text)),
+    |text| escaped(text, |c| format!("\\x{:02x}", u32::from(c))),
+    |text| escaped(text, |c| format!("\\u{:04x}", u32::from(c))),
+    base64,
+    |text| base64(&format!("u:{text}")),
+];
+
 /// Pages of servers that repeat what they were sent: as it came, without its escapes, and with other escapes.
-const ECHOES: [fn(&Request) -> String; 5] = [
+const ECHOES: [fn(&Request) -> String; 13] = [
+    |request| values(request, SPELLINGS[0]),
+    |request| values(request, SPELLINGS[1]),
+    |request| values(request, SPELLINGS[2]),
+    |request| values(request, SPELLINGS[3]),
+    |request| values(request, SPELLINGS[4]),
+    |request| values(request, SPELLINGS[5]),
+    |request| values(request, SPELLINGS[6]),
+    |request| values(request, SPELLINGS[7]),
     sent,
     |request| support::decode(&sent(request)),
     |request| lower_escapes(&sent(request)),
@@ -1160,26 +1227,21 @@ const ECHOES: [fn(&Request) -> String; 5] = [
         headers.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\n")
     },
     // The last values first, so that they are within what a log shows.
-    |request| {
-        let mut values = support::pairs(&sent(request).replace(['?', ' '], "&"));
-        values.reverse();
-        values.into_iter().map(|(name, value)| format!("{value} was {name}")).collect::<Vec<_>>().join("\n")
-    },
+    |request| values(request, str::to_owned),
 ];
 
 /// A secret as it may appear in a text: raw and in every usual encoding.
-fn disguises(secret: &str) -> [String; 7] {
-    use base64::Engine as _;
+fn disguises(secret: &str) -> Vec<String> {
     let escaped = encode(secret);
-    [
+    let plain = [
         secret.to_owned(),
         escaped.replace("%20", "+"),
         lower_escapes(&escaped).replace("%20", "+"),
         lower_escapes(&escaped),
         escaped,
         secret.replace('\\', "\\\\").replace('"', "\\\""),
-        base64::engine::general_purpose::STANDARD.encode(secret),
-    ]
+    ];
+    plain.into_iter().chain(SPELLINGS.map(|spell| spell(secret))).collect()
 }
 
 #[track_caller]
@@ -1214,7 +1276,7 @@ fn no_secret_is_written_anywhere() {
     let mut daemon = world.run();
     daemon.see("started");
     let mut commands = String::new();
-    // Every attempt gets one echo further; there are 20 for PIA and 20 for qBittorrent.
+    // Every attempt gets one echo further; there are 52 for PIA and 52 for qBittorrent.
     let settled = wait_until(Duration::from_secs(30), || {
         commands.push_str(&fs::read_to_string(format!("/proc/{}/cmdline", daemon.pid())).unwrap_or_default());
         daemon.hang_up();
@@ -1278,8 +1340,36 @@ fn an_api_key_is_not_shown_either() {
         daemon.hang_up();
     }
     daemon.see("qBittorrent: listen port");
-    assert!(daemon.log().contains("Authorization"), "the echo of the headers is shown:\n{}", daemon.log());
+    assert!(daemon.log().contains("bytes, not shown"), "the echo of the headers is not shown:\n{}", daemon.log());
     assert_hidden(&[("log".into(), daemon.log())], &[("key", key.into())]);
+}
+
+#[test]
+fn a_short_password_is_not_shown_either() {
+    let world = World::new();
+    world.qbt.set(|state| state.password = "hunter'2".into());
+    world.qbt.scripts.next(qbt::LOGIN, ECHOES.map(|page| Reply::echo(500, page)));
+    let mut daemon = world.env("LOG_LEVEL", "TRACE").renew().run();
+    for _ in ECHOES {
+        daemon.see("qBittorrent login: HTTP 500");
+        daemon.hang_up();
+    }
+    daemon.settled(47047);
+    assert_hidden(&[("log".into(), daemon.log())], &[("password", "hunter'2".into())]);
+}
+
+#[test]
+fn plain_words_are_shown_whatever_the_password_is() {
+    let world = World::new();
+    world.qbt.set(|state| state.password = "adminadmin".into());
+    let words = ["it broke", "<h1>try later</h1>", "Your IP address has been banned after too many failures."];
+    world.qbt.scripts.next(qbt::LOGIN, words.map(|words| Reply::text(500, words)));
+    let mut daemon = world.renew().run();
+    for words in words {
+        daemon.see(&format!("HTTP 500: {words}"));
+        daemon.hang_up();
+    }
+    daemon.settled(47047);
 }
 
 #[test]

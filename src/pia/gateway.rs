@@ -268,7 +268,7 @@ fn accepted(response: &Response, op: Op) -> Result<Object, Cause> {
     let excerpt = match words.trim() {
         "" if response.is_success() => return Err(Cause::field("status", "is missing")),
         "" => "JSON without status and message".to_owned(),
-        words => response.redact(words),
+        words => response.excerpt_of(words),
     };
     Err(match response.status {
         status @ (429 | 500..) => Cause::Http { status, excerpt, retry_after: response.retry_after() },

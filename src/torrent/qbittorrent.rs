@@ -41,6 +41,8 @@ pub struct QBittorrent {
 
 /// Cookies that are kept; more than a session and a proxy or two set.
 const MAX_COOKIES: usize = 8;
+/// Bytes of a `name=value` pair that is kept: what every browser keeps (RFC 6265 6.1). Each goes out with every request.
+const MAX_COOKIE: usize = 4096;
 
 impl QBittorrent {
     /// A client at `url`; with https the certificate must prove itself by `tls`.
@@ -86,6 +88,10 @@ impl QBittorrent {
     }
 
     fn keep_cookie(&mut self, pair: &str) {
+        if pair.len() > MAX_COOKIE {
+            log::debug!("{}: a cookie of {} bytes is not kept", self.name(), pair.len());
+            return;
+        }
         let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
         self.cookies.retain(|kept| name(kept.expose()) != name(pair));
         self.cookies.truncate(MAX_COOKIES - 1);
@@ -250,5 +256,9 @@ mod tests {
             client.keep_cookie(&format!("n{n}=x"));
         }
         assert_eq!(client.cookies.len(), MAX_COOKIES);
+        let pair = |length| format!("long={}", "x".repeat(length - "long=".len()));
+        client.keep_cookie(&pair(MAX_COOKIE));
+        client.keep_cookie(&pair(MAX_COOKIE + 1));
+        assert_eq!(client.cookies.last(), Some(&Secret::new(pair(MAX_COOKIE))));
     }
 }

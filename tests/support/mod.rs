@@ -30,7 +30,8 @@ pub mod world;
 
 /// Longer than any connection of a test is idle; only bounds a leaked one.
 const IDLE: Duration = Duration::from_secs(60);
-const MAX_HEAD: usize = 64 * 1024;
+/// Bytes; what a client must never be made to send shall arrive, so that it is seen.
+const MAX_HEAD: usize = 512 * 1024;
 
 /// Sends a signal to a process that is still ours to wait for, so that its number is nobody else's.
 pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
