@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod files;
 mod http;
+mod json;
 mod keeper;
 mod logging;
 mod notify;

@@ -4,12 +4,13 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use miniserde::json::{self, Number, Value};
+use miniserde::json::{Number, Value};
 
 use crate::config::Url;
 use crate::error::{Cause, Error, Op};
 use crate::files;
 use crate::http::{Peer, Request};
+use crate::json;
 use crate::secret::Secret;
 
 /// Between two questions to gluetun.
@@ -98,7 +99,7 @@ fn ask(peer: &mut Peer, base: &str, api_key: Option<&Secret>) -> Result<Option<u
 
 /// `{"port":N}` and `{"ports":[N]}`, alone or together.
 pub(crate) fn forwarded(body: &str) -> Result<Option<u16>, Cause> {
-    let Ok(Value::Object(fields)) = json::from_str(body) else {
+    let Some(fields) = json::object(body) else {
         return Err(Cause::field("body", "is not a JSON object"));
     };
     let first = match fields.get("ports") {

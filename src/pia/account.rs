@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use miniserde::json::{self, Value};
+use miniserde::json::Value;
 use rustls::RootCertStore;
 
 use super::gateway::Gateway;
@@ -12,6 +12,7 @@ use crate::config::Url;
 use crate::error::{Attempt, Cause, Error, Op, plain};
 use crate::files::{self, Durability};
 use crate::http::{Method, Peer, Request, Response};
+use crate::json;
 use crate::secret::Secret;
 
 /// Bytes; PIA's tokens have 128. More is not a token.
@@ -161,12 +162,9 @@ fn ask_for_token(mut peer: Peer, method: Method, path: &str, credentials: &Crede
 
 /// `{"token":"…"}`, a rejection (401), or a lockout (429 or `too_many_attempts`).
 fn token_of(response: &Response) -> Result<Secret, Cause> {
-    let body = json::from_str::<Value>(&response.text()).ok();
-    let text = |name: &str| match &body {
-        Some(Value::Object(fields)) => match fields.get(name) {
-            Some(Value::String(text)) => Some(text.as_str()),
-            _ => None,
-        },
+    let fields = json::object(&response.text()).unwrap_or_default();
+    let text = |name: &str| match fields.get(name) {
+        Some(Value::String(text)) => Some(text.as_str()),
         _ => None,
     };
     if response.status == 429 || text("code") == Some("too_many_attempts") {

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use miniserde::json::{self, Object, Value};
+use miniserde::json::{Object, Value};
 
 use super::discover::{self, Candidate};
 use super::lease::Lease;
@@ -18,6 +18,7 @@ use crate::config::GatewayAddress;
 use crate::error::{Attempt, Cause, Error, Op, Phase, Refusal};
 use crate::http::tls::{NamePolicy, Tls};
 use crate::http::{Deadline, Peer, REQUEST_DEADLINE, Request, Response, plain};
+use crate::json;
 use crate::route::Path;
 use crate::secret::Secret;
 
@@ -246,7 +247,7 @@ impl Gateway {
 
 /// The fields of a reply that says `"status":"OK"`, or why the gateway refused.
 fn accepted(response: &Response, op: Op) -> Result<Object, Cause> {
-    let Ok(Value::Object(fields)) = json::from_str(&response.text()) else {
+    let Some(fields) = json::object(&response.text()) else {
         // 401 comes as a bare JSON string or as HTML, depending on the server.
         let refusal = refusal(response.status, &response.text(), op);
         return Err(match refusal {

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use jiff::{SignedDuration, Timestamp};
-use miniserde::json::{Number, Object, Value};
-use miniserde::{Deserialize, Serialize, json};
+use miniserde::json::{Number, Object, Value, from_str, to_string};
+use miniserde::{Deserialize, Serialize};
 
 use crate::error::{Cause, plain};
 use crate::files::{self, Durability};
+use crate::json;
 use crate::secret::Secret;
 use crate::text::one_line;
 
@@ -59,10 +60,7 @@ fn decode(payload: &Secret) -> Result<Object, Cause> {
     let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, lenient);
     let bytes = engine.decode(payload.expose().trim()).map_err(|_| Cause::field("payload", "is not base64"))?;
     let text = String::from_utf8(bytes).map_err(|_| Cause::field("payload", "is not UTF-8 inside its base64"))?;
-    match json::from_str(&text) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        _ => Err(Cause::field("payload", "is not a JSON object inside its base64")),
-    }
+    json::object(&text).ok_or_else(|| Cause::field("payload", "is not a JSON object inside its base64"))
 }
 
 fn port(fields: &Object) -> Result<u16, Cause> {
@@ -124,7 +122,7 @@ impl LeaseStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(plain(&error)),
         };
-        let stored: Stored = json::from_str(&text).map_err(|_| "is damaged".to_owned())?;
+        let stored: Stored = from_str(&text).map_err(|_| "is damaged".to_owned())?;
         let expires_at: Timestamp = stored.expires_at.parse().map_err(|_| "has a damaged expires_at".to_owned())?;
         let (payload, signature) = (Secret::new(stored.payload), Secret::new(stored.signature));
         // The port is the payload's. The end is the file's: a payload without one would get another at every start.
@@ -143,7 +141,7 @@ impl LeaseStore {
             port: lease.port,
             expires_at: lease.expires_at.to_string(),
         };
-        files::write(&self.path, json::to_string(&stored).as_bytes(), Durability::Durable)
+        files::write(&self.path, to_string(&stored).as_bytes(), Durability::Durable)
     }
 
     /// The file's path.

@@ -2,13 +2,14 @@
 //!
 //! What differs between versions is not asked for but tolerated: any 2xx login, any cookie name, any reason phrase.
 
-use miniserde::json::{self, Number, Object, Value};
+use miniserde::json::{Number, Object, Value};
 
 use super::{Connectivity, ListenPort, TorrentClient};
 use crate::config::Url;
 use crate::error::{Cause, Error, Op};
 use crate::http::tls::Tls;
 use crate::http::{Method, Peer, Request, Response};
+use crate::json;
 use crate::secret::Secret;
 
 /// How we prove ourselves.
@@ -156,10 +157,7 @@ impl QBittorrent {
 
     fn object(&mut self, op: Op, call: &str) -> Result<Object, Error> {
         let response = self.call(op, Method::Get, call, &[])?;
-        match json::from_str(&response.text()) {
-            Ok(Value::Object(fields)) => Ok(fields),
-            _ => Err(Error::new(op, Cause::field("body", "is not a JSON object"))),
-        }
+        json::object(&response.text()).ok_or_else(|| Error::new(op, Cause::field("body", "is not a JSON object")))
     }
 }
 

@@ -1,12 +1,20 @@
 //! What any peer may do wrong on the wire, each of it done by each peer.
 
+use std::time::Duration;
+
+use super::support::daemon::Daemon;
 use super::support::pia::{BIND_PORT, GET_SIGNATURE, LOGIN};
 use super::support::qbt::PREFERENCES;
 use super::support::world::World;
 use super::support::{Mood, Reply};
-use super::{Fault, Row, harmless};
+use super::{Fault, MEASURED, MEMORY, Row, TOLD, harmless};
 
 const GIGABYTE: usize = 1 << 30;
+
+/// What a few hostile replies may cost a debug build, its start included.
+const CPU: Duration = Duration::from_secs(1);
+/// KiB that a debug build may ever have used after a reply that is small and large when it is parsed.
+const BOMB_MEMORY: u64 = 10 * 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Peer {
@@ -39,6 +47,18 @@ pub fn rows() -> Vec<Row> {
         }
         for (what, make) in oddities() {
             rows.push(Row::new(format!("{who} {what}"), move || is_odd(peer, make)));
+        }
+    }
+    rows.push(Row::new("qBittorrent sets huge cookies and answers 260 KB", sets_huge_cookies));
+    rows.push(Row::new("the gateway refuses the longest lease", refuses_the_longest_lease));
+    for (who, peer) in [
+        ("the website", Peer::Login),
+        ("getSignature", Peer::Signature),
+        ("bindPort", Peer::Bind),
+        ("qBittorrent", Peer::Client),
+    ] {
+        for (what, json) in bombs() {
+            rows.push(Row::new(format!("{who} is a bomb of {what}"), move || is_a_bomb(peer, &json)));
         }
     }
     rows
@@ -178,4 +198,80 @@ fn is_odd(peer: Peer, make: Oddity) {
     };
     scripts.next(endpoint, [Reply::raw(make(&body))]);
     harmless(world.settle());
+}
+
+/// Every reply's secrets are looked for in what is shown of it, so they must stay few and short.
+fn sets_huge_cookies() {
+    let mut daemon = World::new().settle();
+    daemon.skip_log();
+    let cookies = (0..8).map(|number| {
+        let cookie = format!("n{number}={}", "a".repeat(31 * 1024));
+        Reply::json(200, r#"{"listen_port":47047,"random_port":false}"#).header("Set-Cookie", cookie)
+    });
+    let hostile = Reply::text(500, "a".repeat(260_000));
+    daemon.qbt().scripts.next(PREFERENCES, cookies.chain([hostile]));
+    for _ in 0..8 {
+        daemon.binds_again(1);
+        daemon.see("app/preferences on");
+    }
+    daemon.hang_up();
+    let told = daemon.wait_for_level("ERROR", 2 * TOLD);
+    is_cheap(&daemon);
+    assert!(told.contains("HTTP 500: (260000 bytes, not shown)"), "{told}");
+}
+
+fn refuses_the_longest_lease() {
+    let world = World::new();
+    let token = world.pia.make_token();
+    let lease = world.pia.set(|state| state.grant(&token));
+    let (start, _) = lease.split_once(r#""signature":"#).expect("a lease");
+    let longest = format!(r#"{start}"signature":"{}"}}"#, "a".repeat(16 * 1024));
+    world.pia.scripts.next(GET_SIGNATURE, [Reply::json(200, longest)]);
+    world.pia.scripts.next(BIND_PORT, [Reply::text(500, "a".repeat(260_000))]);
+    // Without what looks like a token the whole lease is compared with it.
+    let words = (0..9999).map(|number| format!("word {number}, ")).collect::<Vec<_>>().concat();
+    world.pia.scripts.always(BIND_PORT, Reply::text(500, words));
+    let mut daemon = world.run();
+    daemon.see("bindPort: HTTP 500");
+    for _ in 0..3 {
+        daemon.hang_up();
+        daemon.see("/bindPort on");
+    }
+    is_cheap(&daemon);
+}
+
+#[track_caller]
+fn is_cheap(daemon: &Daemon) {
+    let (cpu, memory) = (daemon.cpu(), daemon.memory(true));
+    println!("{MEASURED}{cpu:?} of CPU, {memory} KiB");
+    assert!(cpu < CPU, "{cpu:?} of CPU");
+    assert!(memory < MEMORY, "{memory} KiB");
+}
+
+/// As large as a reply may be, and many times that when it is parsed.
+fn bombs() -> [(&'static str, String); 3] {
+    let length = 250_000;
+    let zeros = format!(r#"{{"x":[{}0]}}"#, "0,".repeat(length / 2 - 10));
+    [
+        ("zeros", zeros),
+        ("depth", "[".repeat(length)),
+        ("breadth", format!(r#"{{"x":[{}{{"":0}}]}}"#, r#"{"":0},"#.repeat(length / 7 - 10))),
+    ]
+}
+
+fn is_a_bomb(peer: Peer, json: &str) {
+    let world = World::new();
+    let endpoint = match peer {
+        Peer::Login => LOGIN,
+        Peer::Signature => GET_SIGNATURE,
+        Peer::Bind => BIND_PORT,
+        Peer::Client => PREFERENCES,
+    };
+    let scripts = if peer == Peer::Client { &world.qbt.scripts } else { &world.pia.scripts };
+    scripts.next(endpoint, [Reply::json(200, json)]);
+    let mut daemon = world.run();
+    daemon.see("bad reply");
+    let memory = daemon.memory(true);
+    println!("{MEASURED}{memory} KiB");
+    assert!(memory < BOMB_MEMORY, "{memory} KiB");
 }

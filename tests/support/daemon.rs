@@ -261,6 +261,15 @@ impl Daemon {
         value.trim().trim_end_matches(" kB").parse().unwrap_or(0)
     }
 
+    /// User and system time so far, in steps of 10 ms.
+    pub fn cpu(&self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a running process");
+        // Before the state stands the program's name, which may hold spaces.
+        let (_, fields) = text.rsplit_once(") ").expect("proc_pid_stat(5)");
+        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
     /// Open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)

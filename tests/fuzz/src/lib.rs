@@ -14,6 +14,8 @@ pub mod error;
 pub mod files;
 #[path = "../../../src/http/mod.rs"]
 pub mod http;
+#[path = "../../../src/json.rs"]
+pub mod json;
 #[path = "../../../src/pia/mod.rs"]
 pub mod pia;
 #[path = "../../../src/report.rs"]

@@ -1,0 +1,43 @@
+//! JSON that a peer has made: what takes many times its length when it is parsed is not parsed.
+
+use miniserde::json::{self, Object, Value};
+
+/// Values of one text. The largest that we ask for, qBittorrent's preferences, has some 200.
+const MAX_VALUES: usize = 8192;
+
+/// The fields of `text`; none if it is no object, or if it has too many values: a reply of 256 KiB, all arrays and objects, in
+/// or beside each other, would take 30 MB.
+pub fn object(text: &str) -> Option<Object> {
+    // One of these comes before each value but the first. Counting those in strings as well spares a scanner for strings.
+    if text.bytes().filter(|byte| b"[{,".contains(byte)).count() > MAX_VALUES {
+        return None;
+    }
+    match json::from_str(text) {
+        Ok(Value::Object(fields)) => Some(fields),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_only() {
+        assert!(object(r#"{"port":1,"ports":[1,2],"more":{}}"#).is_some_and(|fields| fields.len() == 3));
+        for other in ["", "[]", "7", "{", "{} x", "\"{}\""] {
+            assert!(object(other).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_not_parsed() {
+        let deep = |count| format!(r#"{{"a":{}{}}}"#, "[".repeat(count), "]".repeat(count));
+        let broad = |count| format!(r#"{{"a":[{}{{}}]}}"#, "{},".repeat(count / 2 - 1));
+        let flat = |count| format!(r#"{{"a":[{}0]}}"#, "0,".repeat(count - 1));
+        for bomb in [deep, broad, flat] {
+            assert!(object(&bomb(MAX_VALUES - 1)).is_some());
+            assert!(object(&bomb(MAX_VALUES + 2)).is_none());
+        }
+    }
+}
