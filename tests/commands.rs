@@ -8,9 +8,8 @@ use std::process::Command;
 use jiff::{SignedDuration, Timestamp};
 use miniserde::json::Value;
 use support::daemon::{Output, Setup, mode};
-use support::pia::{self, Pia};
-use support::qbt::{self, Flavour, Qbt};
-use support::{Reply, for_all};
+use support::world::World;
+use support::{Reply, for_all, pia, qbt};
 
 const USAGE: Option<i32> = Some(64);
 const CONFIG: Option<i32> = Some(78);
@@ -28,33 +27,16 @@ fn variables() -> Vec<&'static str> {
 const FROM_FILE: [&str; 5] =
     ["PIA_USERNAME", "PIA_PASSWORD", "QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD", "QBITTORRENT_API_KEY"];
 
-struct World {
-    pia: Pia,
-    qbt: Qbt,
-    setup: Setup,
-}
-
 impl World {
-    fn new() -> Self {
-        let (pia, qbt) = (Pia::start(), Qbt::start(Flavour::V5_3));
-        let setup = Setup::new().pia(&pia).qbt(&qbt).env("CHECK_INTERVAL", "300").env("LOG_LEVEL", "INFO");
-        Self { pia, qbt, setup }
-    }
-
-    fn env(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.setup = self.setup.env(name, value);
-        self
-    }
-
-    fn without(mut self, name: &str) -> Self {
-        self.setup = self.setup.without(name);
-        self
+    /// A daemon that would do nothing for five minutes, and says little.
+    fn calm() -> Self {
+        Self::new().env("CHECK_INTERVAL", "300").env("LOG_LEVEL", "INFO")
     }
 
     /// `NAME_FILE` in place of `NAME`.
     fn file(self, name: &str, text: &str) -> Self {
         let path = self.setup.dir().write(name, text).display().to_string();
-        self.without(name).env(&format!("{name}_FILE"), path)
+        self.without(&[name]).env(&format!("{name}_FILE"), path)
     }
 
     /// The configuration is refused with exactly these problems, a line each, and nothing is sent.
@@ -159,7 +141,7 @@ fn all_problems_are_listed_at_once() {
 #[test]
 fn every_command_that_needs_it_checks_the_configuration() {
     for arguments in [&[][..], &["once"], &["check"]] {
-        let world = World::new().env("CHECK_INTERVAL", "soon");
+        let world = World::calm().env("CHECK_INTERVAL", "soon");
         let output = world.setup.run_once(arguments);
         assert_eq!(output.code, CONFIG, "{arguments:?}: {output:#?}");
         assert_eq!(world.pia.counts(), pia::Counts::default());
@@ -190,14 +172,14 @@ fn each_bad_value_is_named_with_what_would_be_right() {
             ("LOG_LEVEL", "verbose", "DEBUG"),
         ],
         |(name, value, right)| {
-            World::new().env(name, value).refuses(&[&[name, value, right]]);
+            World::calm().env(name, value).refuses(&[&[name, value, right]]);
         },
     );
 }
 
 #[test]
 fn a_password_in_a_url_is_refused_and_not_shown() {
-    let output = World::new().env("QBITTORRENT_HOST", "http://me:secret@nas").refuses(&[&["QBITTORRENT_HOST"]]);
+    let output = World::calm().env("QBITTORRENT_HOST", "http://me:secret@nas").refuses(&[&["QBITTORRENT_HOST"]]);
     assert!(!output.stderr.contains("secret"), "{output:#?}");
 }
 
@@ -205,7 +187,7 @@ fn a_password_in_a_url_is_refused_and_not_shown() {
 fn a_ca_file_must_hold_certificates() {
     for name in ["PIA_CA_CERT", "PIA_LOGIN_CA_CERT", "QBITTORRENT_CA_CERT"] {
         for text in ["", "no PEM at all", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            let world = World::new();
+            let world = World::calm();
             let path = world.setup.dir().write("bad.pem", text).display().to_string();
             world.env(name, path).refuses(&[&[name, "bad.pem", "PEM"]]);
         }
@@ -214,7 +196,7 @@ fn a_ca_file_must_hold_certificates() {
 
 #[test]
 fn several_certificates_in_one_file_are_fine() {
-    let world = World::new();
+    let world = World::calm();
     let both = format!("# comment\n{}\n{}", world.pia.login_ca_pem(), world.pia.ca_pem());
     let path = world.setup.dir().write("both.pem", both).display().to_string();
     let world = world.env("PIA_CA_CERT", &path).env("PIA_LOGIN_CA_CERT", &path);
@@ -224,7 +206,7 @@ fn several_certificates_in_one_file_are_fine() {
 
 #[test]
 fn a_gateway_certificate_of_the_login_authority_is_refused() {
-    let world = World::new();
+    let world = World::calm();
     let path = world.setup.value("PIA_LOGIN_CA_CERT").to_owned();
     let world = world.env("PIA_CA_CERT", path);
     let output = world.setup.run_once(&["once"]);
@@ -234,7 +216,7 @@ fn a_gateway_certificate_of_the_login_authority_is_refused() {
 
 #[test]
 fn an_account_or_a_token_is_needed() {
-    let world = World::new().without("PIA_USERNAME").without("PIA_PASSWORD");
+    let world = World::calm().without(&["PIA_USERNAME", "PIA_PASSWORD"]);
     world.refuses(&[&["PIA_USERNAME", "PIA_PASSWORD"]]);
     fs::write(world.setup.token_file(), " \n").expect("a token file");
     world.refuses(&[&["PIA_USERNAME", "PIA_PASSWORD"]]);
@@ -251,7 +233,7 @@ fn half_of_a_pair_is_an_error() {
         ("QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"),
         ("QBITTORRENT_PASSWORD", "QBITTORRENT_USERNAME"),
     ] {
-        World::new().without(missing).refuses(&[&[missing, other]]);
+        World::calm().without(&[missing]).refuses(&[&[missing, other]]);
     }
 }
 
@@ -259,9 +241,9 @@ fn half_of_a_pair_is_an_error() {
 fn placeholders_are_errors_and_secrets_are_never_shown() {
     for_all(FROM_FILE, |name| {
         for value in ["CHANGE_ME", "your_pia_username", "changeme", "<password>"] {
-            let output = World::new().env(name, value).refuses(&[&[name, "placeholder"]]);
+            let output = World::calm().env(name, value).refuses(&[&[name, "placeholder"]]);
             assert!(!output.stderr.contains(value), "{output:#?}");
-            World::new().file(name, value).refuses(&[&[name, "placeholder"]]);
+            World::calm().file(name, value).refuses(&[&[name, "placeholder"]]);
         }
     });
 }
@@ -271,7 +253,7 @@ fn placeholders_are_errors_and_secrets_are_never_shown() {
 #[test]
 fn values_from_files_work_and_lose_their_line_end() {
     for_all(["", "\n", "\r\n"], |end| {
-        let mut world = World::new();
+        let mut world = World::calm();
         world.pia.set(|state| state.password = " lead and trail ".into());
         for name in ["PIA_USERNAME", "PIA_PASSWORD", "QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"] {
             let value = match name {
@@ -284,7 +266,7 @@ fn values_from_files_work_and_lose_their_line_end() {
         assert_eq!(output.code, Some(0), "{end:?}: {output:#?}");
     });
 
-    let mut world = World::new().without("QBITTORRENT_USERNAME").without("QBITTORRENT_PASSWORD");
+    let mut world = World::calm().without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]);
     world.qbt.set(|state| state.api_key = Some("qbt_0123456789abcdefghijklmnopqr".into()));
     world = world.file("QBITTORRENT_API_KEY", "qbt_0123456789abcdefghijklmnopqr\n");
     let output = world.setup.run_once(&["once"]);
@@ -295,7 +277,7 @@ fn values_from_files_work_and_lose_their_line_end() {
 #[test]
 fn a_variable_and_its_file_are_one_too_many() {
     for name in FROM_FILE {
-        let world = World::new();
+        let world = World::calm();
         let path = world.setup.dir().write("file", "value").display().to_string();
         let world = world.env(name, "value").env(&format!("{name}_FILE"), path);
         let output = world.refuses(&[&[name, &format!("{name}_FILE"), "both"]]);
@@ -307,11 +289,11 @@ fn a_variable_and_its_file_are_one_too_many() {
 fn a_file_that_cannot_be_used_is_named() {
     for name in ["PIA_PASSWORD", "QBITTORRENT_PASSWORD"] {
         let file = format!("{name}_FILE");
-        World::new().without(name).env(&file, "/nonexistent").refuses(&[&[&file, "/nonexistent", "no such file"]]);
-        World::new().file(name, "\n").refuses(&[&[&file, "empty"]]);
-        let world = World::new();
+        World::calm().without(&[name]).env(&file, "/nonexistent").refuses(&[&[&file, "/nonexistent", "no such file"]]);
+        World::calm().file(name, "\n").refuses(&[&[&file, "empty"]]);
+        let world = World::calm();
         let dir = world.setup.dir().path().display().to_string();
-        world.without(name).env(&file, dir).refuses(&[&[&file, "directory"]]);
+        world.without(&[name]).env(&file, dir).refuses(&[&[&file, "directory"]]);
     }
 }
 
@@ -325,11 +307,11 @@ fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
     let pipe_in = |world: &World| pipe_at(&world.setup.dir().path().join("pipe"));
     for_all(
         [
-            ("PIA_PASSWORD_FILE", "PIA_PASSWORD"),
-            ("QBITTORRENT_PASSWORD_FILE", "QBITTORRENT_PASSWORD"),
-            ("PIA_CA_CERT", ""),
-            ("PIA_LOGIN_CA_CERT", ""),
-            ("QBITTORRENT_CA_CERT", ""),
+            ("PIA_PASSWORD_FILE", &["PIA_PASSWORD"][..]),
+            ("QBITTORRENT_PASSWORD_FILE", &["QBITTORRENT_PASSWORD"]),
+            ("PIA_CA_CERT", &[]),
+            ("PIA_LOGIN_CA_CERT", &[]),
+            ("QBITTORRENT_CA_CERT", &[]),
         ],
         |(variable, instead_of)| {
             let world = World::new().without(instead_of).env("QBITTORRENT_HOST", "https://127.0.0.1:1");
@@ -391,35 +373,35 @@ fn odd_values_are_warnings() {
             ("CHECK_INTERVAL", "841", &["CHECK_INTERVAL", "841", "840", "15 min"]),
             ("CHECK_INTERVAL", "86400", &["CHECK_INTERVAL", "86400", "840", "15 min"]),
         ],
-        |(name, value, words)| World::new().env(name, value).warns(words),
+        |(name, value, words)| World::calm().env(name, value).warns(words),
     );
 }
 
 #[test]
 fn the_old_default_password_is_a_warning() {
-    let world = World::new();
+    let world = World::calm();
     world.qbt.set(|state| state.password = "adminadmin".into());
     world.env("QBITTORRENT_PASSWORD", "adminadmin").warns(&["QBITTORRENT_PASSWORD", "default"]);
 }
 
 #[test]
 fn the_interval_in_effect_is_at_most_840() {
-    let world = World::new().env("CHECK_INTERVAL", "86400");
+    let world = World::calm().env("CHECK_INTERVAL", "86400");
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     assert_eq!(world.setup.status().map(|status| status.interval_s), Some(840));
 }
 
 #[test]
 fn an_unnamed_gateway_is_a_warning() {
-    let pia = Pia::with(pia::Options { anonymous: true, ..pia::Options::default() });
-    let mut world = World::new();
+    let pia = pia::Pia::with(pia::Options { anonymous: true, ..pia::Options::default() });
+    let mut world = World::calm();
     world.setup = world.setup.pia(&pia).without("PIA_HOSTNAME");
     world.warns(&["PIA_HOSTNAME", "Sandbox-409-1a"]);
 }
 
 #[test]
 fn a_missing_scheme_means_http() {
-    let world = World::new();
+    let world = World::calm();
     let address = world.qbt.address().to_string();
     let output = world.env("QBITTORRENT_HOST", address).setup.run_once(&["once"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
@@ -427,16 +409,16 @@ fn a_missing_scheme_means_http() {
 
 #[test]
 fn systemd_s_state_directory_is_the_default() {
-    let world = World::new();
+    let world = World::calm();
     let dir = world.setup.state_dir().display().to_string();
-    let world = world.without("STATE_DIR").env("STATE_DIRECTORY", dir.clone());
+    let world = world.without(&["STATE_DIR"]).env("STATE_DIRECTORY", dir.clone());
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     assert!(world.env("STATE_DIR", dir).setup.lease_file().exists());
 }
 
 #[test]
 fn the_state_directory_is_made() {
-    let world = World::new();
+    let world = World::calm();
     let dir = world.setup.dir().path().join("a/b");
     let world = world.env("STATE_DIR", dir.display().to_string());
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
@@ -450,20 +432,20 @@ fn levels_filter_in_any_case() {
     for_all(
         [("trace", true, true), ("Debug", true, true), ("INFO", false, true), ("warning", false, false)],
         |(level, debug, info)| {
-            let output = World::new().env("LOG_LEVEL", level).setup.run_once(&["once"]);
+            let output = World::calm().env("LOG_LEVEL", level).setup.run_once(&["once"]);
             let has = |level: &str| output.stdout.lines().any(|l| l.split_whitespace().nth(1) == Some(level));
             assert_eq!((output.code, has("DEBUG"), has("INFO")), (Some(0), debug, info), "{level}: {output:#?}");
         },
     );
     for_all(["ERROR", "critical", "warn"], |level| {
-        let output = World::new().env("LOG_LEVEL", level).setup.run_once(&["once"]);
+        let output = World::calm().env("LOG_LEVEL", level).setup.run_once(&["once"]);
         assert_eq!((output.code, output.stdout.as_str()), (Some(0), ""), "{level}: {output:#?}");
     });
 }
 
 #[test]
 fn the_log_file_is_private_and_appended_to() {
-    let world = World::new();
+    let world = World::calm();
     let log = world.setup.dir().path().join("log");
     let world = world.env("LOG_FILE", log.display().to_string());
     for _ in 0..2 {
@@ -476,14 +458,14 @@ fn the_log_file_is_private_and_appended_to() {
 
 #[test]
 fn a_log_file_that_cannot_be_opened_is_a_warning() {
-    World::new().env("LOG_FILE", "/nonexistent/log").warns(&["LOG_FILE", "/nonexistent/log"]);
+    World::calm().env("LOG_FILE", "/nonexistent/log").warns(&["LOG_FILE", "/nonexistent/log"]);
 }
 
 // ---- once
 
 #[test]
 fn once_makes_one_full_pass() {
-    let world = World::new();
+    let world = World::calm();
     let output = world.setup.run_once(&["once"]);
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{output:#?}");
     let counts = pia::Counts { logins: 1, signatures: 1, binds: 1, connections: 1, ..pia::Counts::default() };
@@ -507,7 +489,7 @@ fn once_fails_with_the_reason() {
         (|world| world.qbt.set(|state| state.password = "other".into()), &["QBITTORRENT_PASSWORD"]),
     ];
     for_all(cases, |(breaks, words)| {
-        let world = World::new();
+        let world = World::calm();
         breaks(&world);
         let output = world.setup.run_once(&["once"]);
         assert_eq!(output.code, Some(1), "{output:#?}");
@@ -519,7 +501,7 @@ fn once_fails_with_the_reason() {
 
 #[test]
 fn once_binds_though_qbittorrent_is_down() {
-    let world = World::new();
+    let world = World::calm();
     world.qbt.pause();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(1));
     assert_eq!(world.pia.bound(), [47047]);
@@ -543,7 +525,7 @@ fn checks(world: &World, expected: &[(&str, bool)]) -> Output {
 
 #[test]
 fn check_goes_step_by_step_and_changes_nothing_at_qbittorrent() {
-    let world = World::new();
+    let world = World::calm();
     // qBittorrent has another port: that is found and left as it is.
     checks(&world, &[("bind", true), ("client login", true), ("client port", false)]);
     assert_eq!((world.qbt.counts().set_ports, world.qbt.listening()), (0, Some(6881)));
@@ -591,7 +573,7 @@ fn check_says_what_to_do() {
         (|world| world.qbt.pause(), &[("bind", true), ("client login", false)], &["QBITTORRENT_HOST"]),
     ];
     for_all(cases, |(breaks, steps, words)| {
-        let world = World::new();
+        let world = World::calm();
         breaks(&world);
         let output = checks(&world, steps);
         for word in words {
@@ -603,11 +585,11 @@ fn check_says_what_to_do() {
 
 #[test]
 fn check_tells_names_from_chains() {
-    let world = World::new().env("PIA_HOSTNAME", "mexico409");
+    let world = World::calm().env("PIA_HOSTNAME", "mexico409");
     let output = checks(&world, &[("gateway TCP", true), ("gateway TLS", true), ("gateway name", false)]);
     assert!(output.stdout.contains("Sandbox-409-1a"), "{output:#?}");
 
-    let world = World::new();
+    let world = World::calm();
     let other = world.setup.value("PIA_LOGIN_CA_CERT").to_owned();
     let world = world.env("PIA_CA_CERT", other);
     checks(&world, &[("gateway TCP", true), ("gateway TLS", false), ("gateway name", false)]);
@@ -615,7 +597,7 @@ fn check_tells_names_from_chains() {
 
 #[test]
 fn check_asks_for_another_lease_when_the_stored_one_is_refused() {
-    let world = World::new();
+    let world = World::calm();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     world.pia.scripts.next(pia::BIND_PORT, [pia::bad_signature()]);
     let output = checks(&world, &[("lease", true), ("client port", true)]);
@@ -642,7 +624,7 @@ fn check_binds_a_stored_lease_that_seems_to_be_over() {
 
 #[test]
 fn check_finds_a_port_on_which_nothing_listens() {
-    let world = World::new();
+    let world = World::calm();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     world.qbt.drop_socket();
     checks(&world, &[("client port", true), ("client listens", false)]);
@@ -661,7 +643,7 @@ fn status_of_nothing_is_an_error_with_a_hint() {
 
 #[test]
 fn status_shows_what_is_bound_and_what_fails() {
-    let world = World::new();
+    let world = World::calm();
     let mut daemon = world.setup.run();
     daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
     // Without the configuration: only the state directory is known, as in `docker exec`.
@@ -686,7 +668,7 @@ fn status_shows_what_is_bound_and_what_fails() {
 
 #[test]
 fn status_is_written_again_when_the_daemon_recovers() {
-    let world = World::new();
+    let world = World::calm();
     world.qbt.pause();
     let mut daemon = world.setup.run();
     daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
@@ -697,7 +679,7 @@ fn status_is_written_again_when_the_daemon_recovers() {
 
 #[test]
 fn healthcheck_judges_ages() {
-    let world = World::new();
+    let world = World::calm();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     let file = world.setup.state_dir().join("status.json");
     let written = fs::read_to_string(&file).expect("a status file");

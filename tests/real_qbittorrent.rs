@@ -3,6 +3,7 @@
 //! `.ci/fetch-qbittorrent` brings the qBittorrents; what is missing is skipped loudly, and fails with
 //! `REQUIRE_QBITTORRENT=1`.
 
+#[allow(dead_code, reason = "the sandbox uses other parts of it")]
 #[path = "support/real_qbt.rs"]
 mod real_qbt;
 mod support;

@@ -1,28 +1,29 @@
 //! `cargo run --example sandbox`: the real binary against the PIA simulator and a real qBittorrent (or the stand-in where
 //! there is none), without account, root or network. Lets the port change once and the gateway fail once, says what
 //! happened, and ends with 0 if all of it went well. `--forever` keeps it running to play with.
+#[allow(dead_code, reason = "the tests use other parts of it")]
+#[path = "support/real_qbt.rs"]
+mod real_qbt;
 mod support;
 
 use std::env;
-use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use real_qbt::RealQbt;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use support::daemon::{Daemon, LATER, Setup};
 use support::pia::{self, Pia};
 use support::qbt::{self, Flavour, Qbt};
-use support::{Signal, TempDir, send, unique, wait_until};
+use support::{Signal, TempDir, send, unique};
 
 /// Seconds; short, so that nobody has to wait for the next bind.
 const CHECK_INTERVAL: &str = "2";
-const QBITTORRENT_START: Duration = Duration::from_secs(20);
-const QBITTORRENT_STOP: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let forever = match env::args().skip(1).collect::<Vec<_>>().as_slice() {
@@ -184,7 +185,7 @@ fn free_port() -> u16 {
     candidates.find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()).expect("a free port")
 }
 
-/// The torrent client. Authentication is bypassed, as for localhost in many set-ups.
+/// The torrent client: a real one keeps to 127.0.0.1, and has no torrents and nothing that calls out. Authentication is bypassed, as for localhost in many set-ups.
 struct Client {
     name: String,
     url: String,
@@ -192,7 +193,7 @@ struct Client {
 }
 
 enum Kind {
-    Real(#[expect(dead_code, reason = "ended when dropped")] Real),
+    Real(#[expect(dead_code, reason = "ended when dropped")] RealQbt),
     StandIn(Box<Qbt>),
 }
 
@@ -201,8 +202,14 @@ impl Client {
         let path = env::var_os("PATH").unwrap_or_default();
         let found = env::split_paths(&path).map(|dir| dir.join("qbittorrent-nox")).find(|file| file.is_file());
         if let Some(program) = found {
-            let (real, version) = Real::start(&program);
-            let (name, url) = (format!("real {version}"), format!("http://127.0.0.1:{}", real.web_port));
+            let (web_port, listen_port) = (free_port(), free_port());
+            let options =
+                real_qbt::Options { local_host_auth: false, web_port, listen_port, ..real_qbt::Options::default() };
+            let real = RealQbt::start_program(&program, options);
+            let (home, mut version) = (TempDir::new(), Command::new(&program));
+            let version = version.arg("--version").env("HOME", home.path()).stdin(Stdio::null()).output();
+            let version = version.map(|output| output.stdout).unwrap_or_default();
+            let (name, url) = (format!("real {}", String::from_utf8_lossy(&version).trim()), real.url());
             return Self { name, url, kind: Kind::Real(real) };
         }
         let qbt = Qbt::with(qbt::Options { flavour: Flavour::V5_3, ..qbt::Options::default() });
@@ -220,79 +227,5 @@ impl Client {
         };
         assert!(listens, "the daemon says that qBittorrent listens on port {port}, and it does not");
         println!("    (a look at qBittorrent itself: it does listen on port {port})");
-    }
-}
-
-/// A real qBittorrent with a profile of its own, on 127.0.0.1 only; it has no torrents and nothing that calls out.
-struct Real {
-    child: Child,
-    web_port: u16,
-    profile: TempDir,
-}
-
-impl Real {
-    fn start(program: &Path) -> (Self, String) {
-        let (profile, web_port, port) = (TempDir::new(), free_port(), free_port());
-        let config = profile.path().join("qBittorrent/config");
-        fs::create_dir_all(&config).expect("a directory for the profile");
-        let downloads = profile.path().display();
-        let text = format!(
-            "[LegalNotice]\nAccepted=true\n\
-             [Network]\nPortForwardingEnabled=false\n\
-             [BitTorrent]\nSession\\Port={port}\nSession\\InterfaceAddress=127.0.0.1\nSession\\DHTEnabled=false\n\
-             Session\\LSDEnabled=false\nSession\\PeXEnabled=false\nSession\\DefaultSavePath={downloads}\n\
-             [Preferences]\nConnection\\PortRangeMin={port}\nConnection\\InterfaceAddress=127.0.0.1\n\
-             Connection\\UPnP=false\nConnection\\ResolvePeerCountries=false\nBittorrent\\DHT=false\n\
-             Bittorrent\\LSD=false\nBittorrent\\PeX=false\nAdvanced\\updateCheck=false\n\
-             Downloads\\SavePath={downloads}\nGeneral\\Locale=en\n\
-             WebUI\\Enabled=true\nWebUI\\Address=127.0.0.1\nWebUI\\Port={web_port}\nWebUI\\UseUPnP=false\n\
-             WebUI\\LocalHostAuth=false\n"
-        );
-        fs::write(config.join("qBittorrent.conf"), text).expect("a configuration");
-        let command = || {
-            let mut command = Command::new(program);
-            for name in ["HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"] {
-                command.env(name, profile.path());
-            }
-            command.stdin(Stdio::null());
-            command
-        };
-        let version = command().arg("--version").output().map(|output| output.stdout).unwrap_or_default();
-        let version = String::from_utf8_lossy(&version).trim().to_owned();
-        let log = profile.path().join("log");
-        let output = fs::File::create(&log).expect("a log file");
-        let child = command()
-            .arg(format!("--profile={}", profile.path().display()))
-            .arg(format!("--webui-port={web_port}"))
-            .stderr(output.try_clone().expect("a log file"))
-            .stdout(output)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
-        let mut real = Self { child, web_port, profile };
-        let up = wait_until(QBITTORRENT_START, || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, web_port)).is_ok() || real.has_ended()
-        });
-        if !up || real.has_ended() {
-            let log = fs::read_to_string(real.profile.path().join("log")).unwrap_or_default();
-            panic!("{} has no Web UI on port {web_port}:\n{log}", program.display());
-        }
-        (real, version)
-    }
-
-    fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
-    }
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        if self.has_ended() {
-            return;
-        }
-        // Orderly, so that it leaves nothing outside its profile.
-        let _ = send(self.child.id(), Signal::TERM);
-        wait_until(QBITTORRENT_STOP, || self.has_ended());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -2,65 +2,33 @@
 mod support;
 
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::time::Duration;
 
 use support::daemon::{Daemon, Setup};
+use support::gluetun::{CURRENT, Gluetun, OLD};
 use support::pia::Pia;
 use support::qbt::{Flavour, Qbt};
-use support::{Reply, Scripts, Server, wait_until};
+use support::world::World;
+use support::{Reply, wait_until};
 
-const CURRENT: &str = "/v1/portforward";
-const OLD: &str = "/v1/openvpn/portforwarded";
-const KEY: &str = "key-of-the-control-server";
-
-/// gluetun's control server: what a route answers is scripted, an unknown one is 404, a wrong key 401.
-struct Gluetun {
-    server: Server,
-    scripts: Arc<Scripts>,
-}
-
-impl Gluetun {
-    fn start() -> Self {
-        let scripts = Arc::new(Scripts::default());
-        let replies = Arc::clone(&scripts);
-        let server = Server::start(([127, 0, 0, 1], 0).into(), None, move |request| {
-            if request.header("X-API-Key") != Some(KEY) {
-                return Reply::text(401, "Unauthorized");
-            }
-            replies.take(request.path()).unwrap_or_else(|| Reply::text(404, "not found"))
-        });
-        Self { server, scripts }
-    }
-
-    fn says(&self, route: &str, body: &str) {
-        self.scripts.always(route, Reply::json(200, body));
-    }
-
-    fn setup(&self, qbt: &Qbt) -> Setup {
-        following(qbt, "gluetun")
-            .env("GLUETUN_URL", format!("http://{}", self.server.address()))
-            .env("GLUETUN_API_KEY", KEY)
-    }
-}
-
-fn following(qbt: &Qbt, source: &str) -> Setup {
-    let setup = Setup::new().qbt(qbt).env("PORT_SOURCE", source).env("CHECK_INTERVAL", "300");
-    // Nothing of PIA is needed.
-    ["PIA_GATEWAY", "PIA_LOGIN_URL", "PIA_TOKEN_FILE"].iter().fold(setup, |setup, name| setup.without(name))
+/// gluetun, and a daemon that follows it.
+fn follow_gluetun(qbt: &Qbt, port: u16) -> (Gluetun, Setup) {
+    let gluetun = Gluetun::start(([127, 0, 0, 1], 0).into(), None, port);
+    let setup = Setup::following(qbt, "gluetun").env("GLUETUN_URL", gluetun.url()).env("GLUETUN_API_KEY", &gluetun.key);
+    (gluetun, setup)
 }
 
 #[test]
 fn gluetuns_port_is_followed_and_the_last_one_kept() {
-    let (gluetun, qbt) = (Gluetun::start(), Qbt::start(Flavour::V5_3));
-    gluetun.says(CURRENT, r#"{"port":4711}"#);
-    let mut daemon = gluetun.setup(&qbt).run();
+    let qbt = Qbt::start(Flavour::V5_3);
+    let (gluetun, setup) = follow_gluetun(&qbt, 4711);
+    let mut daemon = setup.run();
     daemon.see("has port 4711");
     daemon.see("qBittorrent listens on port 4711");
-    gluetun.says(CURRENT, r#"{"port":0,"ports":[]}"#);
+    gluetun.set(|state| state.port = 0);
     daemon.hang_up();
     daemon.see("has no port now; the last one is kept");
-    gluetun.says(CURRENT, r#"{"ports":[4712,4713]}"#);
+    gluetun.scripts.always(CURRENT, Reply::json(200, r#"{"ports":[4712,4713]}"#));
     daemon.hang_up();
     daemon.see("qBittorrent: listen port 4711 -> 4712");
     assert_eq!(qbt.ports(), [4711, 4712], "0 was never set");
@@ -69,28 +37,30 @@ fn gluetuns_port_is_followed_and_the_last_one_kept() {
 
 #[test]
 fn an_older_gluetun_is_asked_by_its_route() {
-    let (gluetun, qbt) = (Gluetun::start(), Qbt::start(Flavour::V4_5));
-    gluetun.says(OLD, r#"{"port":4711}"#);
-    gluetun.setup(&qbt).run().see("qBittorrent listens on port 4711");
+    let qbt = Qbt::start(Flavour::V4_5);
+    let (gluetun, setup) = follow_gluetun(&qbt, 0);
+    gluetun.scripts.always(CURRENT, Reply::text(404, "404 page not found\n"));
+    gluetun.scripts.always(OLD, Reply::json(200, r#"{"port":4711}"#));
+    setup.run().see("qBittorrent listens on port 4711");
 }
 
 #[test]
 fn gluetun_that_refuses_or_answers_nonsense_is_told_and_recovers() {
-    let (gluetun, qbt) = (Gluetun::start(), Qbt::start(Flavour::V5_3));
-    gluetun.says(CURRENT, r#"{"port":4711}"#);
-    let output = gluetun.setup(&qbt).env("GLUETUN_API_KEY", "wrong-key").run_once(&["once"]);
+    let qbt = Qbt::start(Flavour::V5_3);
+    let (gluetun, setup) = follow_gluetun(&qbt, 4711);
+    let output = setup.clone().env("GLUETUN_API_KEY", "wrong-key").run_once(&["once"]);
     assert_eq!(output.code, Some(1));
     assert!(output.stderr.contains("HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE"), "{}", output.stderr);
-    assert!(!output.stdout.contains("wrong-key"));
+    assert!(!(output.stdout + &output.stderr).contains("wrong-key"));
+    assert_eq!(gluetun.set(|state| (state.rejected, state.asked)), (1, 1));
 
-    gluetun.says(CURRENT, r#"{"port":70000}"#);
-    let mut daemon = gluetun.setup(&qbt).run();
+    gluetun.scripts.always(CURRENT, Reply::json(200, r#"{"port":70000}"#));
+    let mut daemon = setup.run();
     daemon.see("port source: bad reply: port is 70000, not within 1 to 65535");
-    gluetun.scripts.clear();
     gluetun.scripts.always(CURRENT, Reply::text(301, "moved").header("Location", "/elsewhere"));
     daemon.hang_up();
     daemon.see("port source: HTTP 301");
-    gluetun.says(CURRENT, r#"{"port":4711}"#);
+    gluetun.scripts.clear();
     daemon.hang_up();
     daemon.see("gateway: recovered");
     daemon.see("qBittorrent listens on port 4711");
@@ -99,7 +69,7 @@ fn gluetun_that_refuses_or_answers_nonsense_is_told_and_recovers() {
 #[test]
 fn a_port_file_is_followed_within_two_seconds() {
     let qbt = Qbt::start(Flavour::V5_3);
-    let setup = following(&qbt, "file:/nonexistent");
+    let setup = Setup::following(&qbt, "file:/nonexistent");
     let file = setup.dir().path().join("forwarded_port");
     let setup = setup.env("PORT_SOURCE", format!("file:{}", file.display()));
     let mut daemon = setup.run();
@@ -116,9 +86,8 @@ fn a_port_file_is_followed_within_two_seconds() {
 
 #[test]
 fn a_socket_that_died_while_the_daemon_was_not_running_is_opened_anew() {
-    let (gluetun, qbt) = (Gluetun::start(), Qbt::start(Flavour::V4_5));
-    gluetun.says(CURRENT, r#"{"port":4711}"#);
-    let setup = gluetun.setup(&qbt);
+    let qbt = Qbt::start(Flavour::V4_5);
+    let (_gluetun, setup) = follow_gluetun(&qbt, 4711);
     setup.run().see("qBittorrent listens on port 4711");
     qbt.deaden_socket();
     let mut daemon = setup.run();
@@ -129,7 +98,7 @@ fn a_socket_that_died_while_the_daemon_was_not_running_is_opened_anew() {
 #[test]
 fn once_says_that_there_is_no_port() {
     let qbt = Qbt::start(Flavour::V5_3);
-    let output = following(&qbt, "file:/nonexistent/port").run_once(&["once"]);
+    let output = Setup::following(&qbt, "file:/nonexistent/port").run_once(&["once"]);
     assert_eq!(output.code, Some(1));
     assert!(output.stderr.contains("/nonexistent/port has no port now"), "{}", output.stderr);
     assert_eq!(qbt.ports(), [0; 0]);
@@ -137,47 +106,46 @@ fn once_says_that_there_is_no_port() {
 
 #[test]
 fn check_names_the_source() {
-    let (gluetun, qbt) = (Gluetun::start(), Qbt::start(Flavour::V5_3));
-    gluetun.says(CURRENT, r#"{"port":6881}"#);
-    let output = gluetun.setup(&qbt).run_once(&["check"]);
+    let qbt = Qbt::start(Flavour::V5_3);
+    let (_gluetun, setup) = follow_gluetun(&qbt, 6881);
+    let output = setup.run_once(&["check"]);
     assert_eq!(output.code, Some(0), "{}", output.stdout);
     assert!(output.stdout.contains("has port 6881"), "{}", output.stdout);
 }
 
 /// A daemon whose whole configuration is in a file.
-fn from_file(extra: &str) -> (Pia, Qbt, Setup, String) {
-    let (pia, qbt) = (Pia::start(), Qbt::start(Flavour::V5_3));
-    let mut setup = Setup::new().pia(&pia).qbt(&qbt).env("CHECK_INTERVAL", "300");
+fn from_file(extra: &str) -> (World, String) {
+    let mut world = World::new().env("CHECK_INTERVAL", "300");
     let mut lines = vec![format!("# as in conf.d\r\n{extra}")];
     for name in ["PIA_GATEWAY", "PIA_HOSTNAME", "PIA_CA_CERT", "PIA_LOGIN_URL", "PIA_LOGIN_CA_CERT", "PIA_USERNAME"] {
-        lines.push(format!("export {name}=\"{}\"  # comment\r\n", setup.value(name)));
-        setup = setup.without(name);
+        lines.push(format!("export {name}=\"{}\"  # comment\r\n", world.setup.value(name)));
+        world = world.without(&[name]);
     }
-    lines.push(format!("PIA_PASSWORD='{}'\n", setup.value("PIA_PASSWORD")));
-    let setup = setup.without("PIA_PASSWORD");
-    let path = setup.dir().write("config.env", lines.concat()).display().to_string();
-    (pia, qbt, setup, path)
+    lines.push(format!("PIA_PASSWORD='{}'\n", world.setup.value("PIA_PASSWORD")));
+    let world = world.without(&["PIA_PASSWORD"]);
+    let path = world.setup.dir().write("config.env", lines.concat()).display().to_string();
+    (world, path)
 }
 
 #[test]
 fn a_configuration_file_is_enough_and_the_environment_wins() {
-    let (_pia, _qbt, setup, path) = from_file("CHECK_INTERVAL=nonsense\nLOG_LEVEL=ERROR\n");
-    let output = setup.run_once(&["--config", &path, "check", "--config-only"]);
+    let (world, path) = from_file("CHECK_INTERVAL=nonsense\nLOG_LEVEL=ERROR\n");
+    let output = world.setup.run_once(&["--config", &path, "check", "--config-only"]);
     assert_eq!(output.code, Some(0), "{}", output.stderr);
-    let mut daemon = setup.run_with(&["--config", &path]);
+    let mut daemon = world.setup.run_with(&["--config", &path]);
     daemon.see("everybody may read it");
     daemon.see("qBittorrent listens on port");
 }
 
 #[test]
 fn a_bad_line_is_named_and_nothing_is_sent() {
-    let (pia, _qbt, setup, path) = from_file("PIA_PASSWORD='never closed\n");
-    let output = setup.run_once(&["--config", &path, "check", "--config-only"]);
+    let (world, path) = from_file("PIA_PASSWORD='never closed\n");
+    let output = world.setup.run_once(&["--config", &path, "check", "--config-only"]);
     assert_eq!(output.code, Some(78));
     assert!(output.stderr.contains("config.env line 2: has a quote that is not closed"), "{}", output.stderr);
     assert!(!output.stderr.contains("never closed"), "{}", output.stderr);
-    assert_eq!(pia.counts().connections, 0);
-    assert_eq!(setup.run_once(&["--config", "/nonexistent", "once"]).code, Some(78));
+    assert_eq!(world.pia.counts().connections, 0);
+    assert_eq!(world.setup.run_once(&["--config", "/nonexistent", "once"]).code, Some(78));
 }
 
 /// The receiving end of `sd_notify`.
@@ -207,14 +175,13 @@ impl Manager {
 
 #[test]
 fn the_service_manager_hears_of_everything() {
-    let (pia, qbt) = (Pia::start(), Qbt::start(Flavour::V5_3));
-    let setup = Setup::new().pia(&pia).qbt(&qbt).env("CHECK_INTERVAL", "300");
-    let (manager, path) = Manager::new(&setup);
-    let mut daemon = setup.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", "400000").run();
+    let world = World::new().env("CHECK_INTERVAL", "300");
+    let (manager, path) = Manager::new(&world.setup);
+    let mut daemon = world.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", "400000").run();
     assert!(manager.hears("READY=1", &daemon).contains("STATUS=port "));
     manager.hears("WATCHDOG=1", &daemon);
     manager.hears("WATCHDOG=1", &daemon);
-    pia.pause();
+    daemon.pia().pause();
     daemon.hang_up();
     manager.hears("RELOADING=1", &daemon);
     assert!(manager.hears("READY=1", &daemon).contains("STATUS=bindPort: cannot connect"));

@@ -9,15 +9,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use support::gluetun::Gluetun;
 use support::pia::{self, Pia};
 use support::qbt::{self, Flavour, Qbt};
-use support::{Reply, Request, Server, lock, unique};
 
 const HELP: &str = "\
 usage: simulator [OPTION VALUE]... DIRECTORY
@@ -97,49 +96,6 @@ impl Options {
     }
 }
 
-/// gluetun's control server, as far as port forwarding goes, with one role for every route.
-struct Gluetun {
-    server: Server,
-    key: String,
-    state: Arc<Mutex<Forwarded>>,
-}
-
-#[derive(Default)]
-struct Forwarded {
-    port: u16,
-    asked: usize,
-    rejected: usize,
-}
-
-impl Gluetun {
-    fn start(options: &Options, port: u16) -> Self {
-        let key = options.gluetun.clone().unwrap_or_else(|| format!("{:016x}", unique()));
-        let state = Arc::new(Mutex::new(Forwarded { port: options.forwarded, ..Forwarded::default() }));
-        let server = {
-            let (key, state) = (key.clone(), Arc::clone(&state));
-            Server::start((options.address, port).into(), None, move |request| lock(&state).answer(&key, request))
-        };
-        Self { server, key, state }
-    }
-}
-
-impl Forwarded {
-    fn answer(&mut self, key: &str, request: &Request) -> Reply {
-        self.asked += 1;
-        if request.header("x-api-key") != Some(key) {
-            self.rejected += 1;
-            return Reply::text(401, "Unauthorized\n");
-        }
-        match request.path() {
-            "/v1/portforward" if self.port == 0 => Reply::json(200, r#"{"port":0}"#),
-            "/v1/portforward" => Reply::json(200, format!(r#"{{"port":{0},"ports":[{0}]}}"#, self.port)),
-            "/v1/openvpn/portforwarded" => Reply::text(301, "").header("Location", "/v1/portforward"),
-            "/openvpn/portforwarded" => Reply::text(308, "").header("Location", "/v1/openvpn/portforwarded"),
-            _ => Reply::text(404, "404 page not found\n"),
-        }
-    }
-}
-
 struct Simulator {
     directory: PathBuf,
     pia: Pia,
@@ -178,7 +134,9 @@ impl Simulator {
             }
             qbt
         });
-        let gluetun = options.gluetun_port.map(|port| Gluetun::start(&options, port));
+        let gluetun = options
+            .gluetun_port
+            .map(|port| Gluetun::start((options.address, port).into(), options.gluetun.clone(), options.forwarded));
 
         let simulator = Self { directory: options.directory, pia, qbt, gluetun, done: 0, told: String::new() };
         fs::write(simulator.directory.join("gateway-ca.pem"), simulator.pia.ca_pem())?;
@@ -211,7 +169,7 @@ impl Simulator {
             });
         }
         if let Some(gluetun) = &self.gluetun {
-            set("GLUETUN_URL", &format!("http://{}", gluetun.server.address()));
+            set("GLUETUN_URL", &gluetun.url());
             set("GLUETUN_API_KEY", &gluetun.key);
         }
         text
@@ -250,7 +208,7 @@ impl Simulator {
                 let port: u16 = port.parse().ok()?;
                 self.pia.set(|state| state.next_port = port.into());
                 if let Some(gluetun) = &self.gluetun {
-                    lock(&gluetun.state).port = port;
+                    gluetun.set(|state| state.port = port);
                 }
             }
             ("tokens", "revoke") => self.pia.revoke_tokens(),
@@ -284,7 +242,7 @@ impl Simulator {
             complaints.extend(qbt.complaints());
         }
         if let Some(gluetun) = &self.gluetun {
-            let state = lock(&gluetun.state);
+            let state = gluetun.set(|state| *state);
             let _ = writeln!(text, "gluetun_asked={}\ngluetun_rejected={}", state.asked, state.rejected);
         }
         let _ = writeln!(text, "complaints={}", complaints.len());

@@ -636,7 +636,7 @@ fn is_placeholder(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::TempDir;
+    use crate::testing::{Ca, TempDir};
 
     struct Vars {
         dir: TempDir,
@@ -647,12 +647,7 @@ mod tests {
         /// A configuration without problems and warnings.
         fn good() -> Self {
             let dir = TempDir::new();
-            let key = rcgen::KeyPair::generate().unwrap();
-            let mut params = rcgen::CertificateParams::default();
-            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-            let ca = dir.path().join("ca.pem");
-            std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
-            let ca = ca.to_str().unwrap().to_owned();
+            let ca = dir.write("ca.pem", Ca::new("An authority").pem()).to_str().unwrap().to_owned();
             let token = dir.path().join("token").to_str().unwrap().to_owned();
             let vars = Self { dir, vars: BTreeMap::new() };
             vars.with("PIA_USERNAME", "p1234567")

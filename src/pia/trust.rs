@@ -214,20 +214,15 @@ pub fn gateway_name(hostname: Option<&str>) -> Result<NamePolicy, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::TempDir;
+    use crate::testing::{Ca, TempDir};
 
     fn load(text: &str) -> Result<usize, String> {
         let dir = TempDir::new();
-        let path = dir.path().join("ca.pem");
-        std::fs::write(&path, text).unwrap();
-        load_roots(&path).map(|roots| roots.len())
+        load_roots(&dir.write("ca.pem", text)).map(|roots| roots.len())
     }
 
     fn ca() -> String {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.self_signed(&key).unwrap().pem()
+        Ca::new("An authority").pem().to_owned()
     }
 
     #[test]

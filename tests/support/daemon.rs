@@ -53,6 +53,12 @@ impl Setup {
             .env("LOG_LEVEL", "DEBUG")
     }
 
+    /// Of a daemon that follows a port which somebody else leases: nothing of PIA is needed.
+    pub fn following(qbt: &qbt::Qbt, source: &str) -> Self {
+        let setup = Self::new().qbt(qbt).env("PORT_SOURCE", source).env("CHECK_INTERVAL", "300");
+        ["PIA_GATEWAY", "PIA_LOGIN_URL", "PIA_TOKEN_FILE"].iter().fold(setup, |setup, name| setup.without(name))
+    }
+
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.insert(name.into(), value.into());

@@ -1,32 +1,32 @@
-//! What the end-to-end tests, the sandbox and the bench share: a small blocking HTTP server with scripted replies, certificates
-//! made on the spot, and temporary directories. The peers built on it are in [`pia`] and [`qbt`], the daemon's
-//! side in [`daemon`]. Nothing here knows what PIA or qBittorrent say.
+//! What the end-to-end tests, the sandbox and the bench share: a small blocking HTTP server with scripted replies. The
+//! peers built on it are in [`pia`], [`qbt`] and [`gluetun`], the daemon's side in [`daemon`], both together in [`world`]. Nothing here knows what PIA or qBittorrent say.
 #![allow(dead_code, reason = "every test binary uses its own part of this module")]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+pub mod ca;
 pub mod daemon;
+pub mod gluetun;
 pub mod link;
 pub mod netns;
 pub mod pia;
 pub mod qbt;
+mod temp_dir;
 pub mod world;
+
+pub use ca::{Ca, Leaf, VALID};
+pub use temp_dir::{TempDir, unique};
 
 /// Longer than any connection of a test is idle; only bounds a leaked one.
 const IDLE: Duration = Duration::from_secs(60);
@@ -58,15 +58,6 @@ pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
     }
 }
 
-/// A number that no other call in any process gets: names, tokens, signatures.
-pub fn unique() -> u64 {
-    static CALLS: AtomicU64 = AtomicU64::new(0);
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u64(CALLS.fetch_add(1, Ordering::Relaxed));
-    hasher.write_u32(std::process::id());
-    hasher.finish()
-}
-
 /// Runs the body for all cases at once: a daemon mostly waits.
 pub fn for_all<T: Send>(cases: impl IntoIterator<Item = T>, body: impl Fn(T) + Sync) {
     thread::scope(|scope| {
@@ -85,35 +76,6 @@ pub fn loopback() -> IpAddr {
 /// A port of 127.0.0.1 on which nothing listens.
 pub fn closed_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
-}
-
-/// A directory that goes away with its contents when dropped.
-#[derive(Debug)]
-pub struct TempDir(PathBuf);
-
-impl TempDir {
-    pub fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("pia-sync-test-{:016x}", unique()));
-        std::fs::create_dir(&path).expect("a directory for temporary files");
-        Self(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Writes a file into the directory and returns its path.
-    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, contents).expect("a file in the temporary directory");
-        path
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// `%XX` decoded; `+` is a space, as every server of ours reads it.
@@ -737,73 +699,5 @@ fn reason_phrase(status: u16) -> &'static str {
         500 => "Internal Server Error",
         503 => "Service Unavailable",
         _ => "Status",
-    }
-}
-
-/// A certificate authority made on the spot.
-pub struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-/// A server certificate to be made.
-pub struct Leaf<'a> {
-    /// DNS names and IP addresses of the subjectAltName; none at all leaves the extension out.
-    pub names: &'a [&'a str],
-    pub common_name: &'a str,
-    /// First and last year of validity, both from 1 January on.
-    pub years: (i32, i32),
-}
-
-/// Years that hold for every clock that runs these tests.
-pub const VALID: (i32, i32) = (2020, 2040);
-
-impl Ca {
-    pub fn new(common_name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = rcgen::date_time_ymd(VALID.0, 1, 1);
-        params.not_after = rcgen::date_time_ymd(VALID.1, 1, 1);
-        let key = KeyPair::generate().expect("a key");
-        let pem = params.self_signed(&key).expect("a CA certificate").pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    pub fn pem(&self) -> &str {
-        &self.pem
-    }
-
-    /// SHA-256 of the certificate's DER, hexadecimal.
-    pub fn sha256(&self) -> String {
-        let der = CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("our own PEM");
-        let digest = ring::digest::digest(&ring::digest::SHA256, &der);
-        digest.as_ref().iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
-    }
-
-    /// A server's TLS configuration with a certificate of this authority.
-    pub fn server(&self, leaf: &Leaf, tls12_only: bool) -> ServerConfig {
-        let names: Vec<String> = leaf.names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(names).expect("names for a certificate");
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, leaf.common_name);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        params.not_before = rcgen::date_time_ymd(leaf.years.0, 1, 1);
-        params.not_after = rcgen::date_time_ymd(leaf.years.1, 1, 1);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let versions: &[&rustls::SupportedProtocolVersion] =
-            if tls12_only { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(versions)
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-            .expect("a server configuration")
     }
 }

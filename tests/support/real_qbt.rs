@@ -8,9 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use miniserde::json::{self, Value};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-use crate::support::{Signal, TempDir, encode, netns, send, wait_until};
+use crate::support::{Ca, Leaf, Signal, TempDir, VALID, encode, netns, send, wait_until};
 
 /// Debian's releases, oldest first: qBittorrent 4.2 to 5.3.
 pub const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
@@ -22,7 +21,6 @@ pub const PASSWORD: &str = "p&ss=%+ wörd;ü";
 const PASSWORD_PBKDF2: &str = "cGlhLXFiaXR0b3JyZW50IQ==:\
     BPlKohDUtN7ZEEbQgj+hizkQiDmINkTXvKVHjGNxJhXfe3NGhdeo/BHOrziPBjNw3pX6G+l+ZnuSmlon2UqrDw==";
 
-const WEB_PORT: u16 = 8080;
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -38,6 +36,8 @@ pub fn launcher(suite: &str) -> Option<PathBuf> {
 pub struct Options {
     /// Whether requests from 127.0.0.1 need a login.
     pub local_host_auth: bool,
+    /// Port of the Web UI.
+    pub web_port: u16,
     /// Port for torrents at the start.
     pub listen_port: u16,
     /// The device that it is told to keep to, with all addresses; otherwise it keeps to 127.0.0.1.
@@ -56,26 +56,19 @@ pub struct Https {
 
 impl Https {
     pub fn in_dir(dir: &TempDir) -> Self {
-        let mut ca = CertificateParams::default();
-        ca.distinguished_name.push(DnType::CommonName, "Authority of one household");
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca_key = KeyPair::generate().expect("a key");
-        let ca_pem = ca.self_signed(&ca_key).expect("a CA certificate").pem();
-        let key = KeyPair::generate().expect("a key");
-        let certificate = CertificateParams::new(["127.0.0.1".to_owned()])
-            .and_then(|leaf| leaf.signed_by(&key, &Issuer::new(ca, ca_key)))
-            .expect("a certificate");
+        let ca = Ca::new("Authority of one household");
+        let (certificate, key) = ca.issue(&Leaf { names: &["127.0.0.1"], common_name: "qBittorrent", years: VALID });
         Self {
             certificate: dir.write("web-ui.pem", certificate.pem()),
             key: dir.write("web-ui-key.pem", key.serialize_pem()),
-            ca: dir.write("web-ui-ca.pem", ca_pem),
+            ca: dir.write("web-ui-ca.pem", ca.pem()),
         }
     }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { local_host_auth: true, listen_port: 50_000, device: None, https: None }
+        Self { local_host_auth: true, web_port: 8080, listen_port: 50_000, device: None, https: None }
     }
 }
 
@@ -97,21 +90,29 @@ impl RealQbt {
 
     /// As [`RealQbt::start`], in the namespace of another process.
     pub fn start_beside(pid: Option<u32>, suite: &str, options: Options) -> Option<Self> {
-        let launcher = launcher(suite)?;
+        Some(Self::start_in(pid, launcher(suite)?, options))
+    }
+
+    /// As [`RealQbt::start`], of a program that is installed on this machine.
+    pub fn start_program(program: &Path, options: Options) -> Self {
+        Self::start_in(None, program.to_owned(), options)
+    }
+
+    fn start_in(pid: Option<u32>, launcher: PathBuf, options: Options) -> Self {
         let profile = TempDir::new();
         let config = profile.path().join("qBittorrent/config");
         fs::create_dir_all(&config).expect("a directory for the profile");
         fs::write(config.join("qBittorrent.conf"), configuration(&options, profile.path())).expect("a configuration");
-        let child = spawn(&launcher, profile.path(), pid);
+        let child = spawn(&launcher, profile.path(), options.web_port, pid);
         let mut qbt = Self { launcher, options, profile, namespace_of: pid, child };
         qbt.wait_for_web_ui();
-        Some(qbt)
+        qbt
     }
 
     /// Ends the process in an orderly way and starts it again: settings stay, sessions are gone.
     pub fn restart(&mut self) {
         self.stop();
-        self.child = spawn(&self.launcher, self.profile.path(), self.namespace_of);
+        self.child = spawn(&self.launcher, self.profile.path(), self.options.web_port, self.namespace_of);
         self.wait_for_web_ui();
     }
 
@@ -133,7 +134,7 @@ impl RealQbt {
     /// Base URL of the Web UI.
     pub fn url(&self) -> String {
         let scheme = if self.options.https.is_some() { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{WEB_PORT}")
+        format!("{scheme}://127.0.0.1:{}", self.options.web_port)
     }
 
     pub fn pid(&self) -> u32 {
@@ -156,7 +157,7 @@ impl RealQbt {
     /// The ports on which qBittorrent really listens for torrents: what it does.
     pub fn listen_ports(&self) -> BTreeSet<u16> {
         let mut ports = netns::ports_of(self.pid());
-        ports.remove(&WEB_PORT);
+        ports.remove(&self.options.web_port);
         ports
     }
 
@@ -246,11 +247,11 @@ impl RealQbt {
     }
 
     fn wait_for_web_ui(&mut self) {
-        let pid = self.pid();
+        let (pid, port) = (self.pid(), self.options.web_port);
         let mut ended = None;
         let answers = wait_until(START_LIMIT, || {
             ended = self.child.try_wait().expect("a child");
-            ended.is_some() || netns::ports_of(pid).contains(&WEB_PORT)
+            ended.is_some() || netns::ports_of(pid).contains(&port)
         });
         let output = fs::read_to_string(self.profile.path().join("output")).unwrap_or_default();
         assert!(answers && ended.is_none(), "qBittorrent did not start ({ended:?}): {output}");
@@ -263,7 +264,7 @@ impl Drop for RealQbt {
     }
 }
 
-fn spawn(launcher: &Path, profile: &Path, namespace_of: Option<u32>) -> Child {
+fn spawn(launcher: &Path, profile: &Path, web_port: u16, namespace_of: Option<u32>) -> Child {
     let mut command = match namespace_of {
         None => Command::new(launcher),
         Some(pid) => netns::beside(pid, launcher),
@@ -271,11 +272,12 @@ fn spawn(launcher: &Path, profile: &Path, namespace_of: Option<u32>) -> Child {
     let output = File::options().create(true).append(true).open(profile.join("output")).expect("a file");
     command
         .arg(format!("--profile={}", profile.display()))
-        .arg(format!("--webui-port={WEB_PORT}"))
+        .arg(format!("--webui-port={web_port}"))
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C.UTF-8")
         .env("HOME", profile)
+        .env("TMPDIR", profile)
         .stdin(Stdio::null())
         .stdout(output.try_clone().expect("a file"))
         .stderr(output)
@@ -285,7 +287,7 @@ fn spawn(launcher: &Path, profile: &Path, namespace_of: Option<u32>) -> Child {
 
 /// A profile that has seen its first start, keeps to loopback, and has no way to find peers.
 fn configuration(options: &Options, profile: &Path) -> String {
-    let port = options.listen_port;
+    let Options { listen_port: port, web_port, .. } = options;
     let https = options.https.as_ref().map_or_else(String::new, |https| {
         format!(
             "WebUI\\HTTPS\\Enabled=true\nWebUI\\HTTPS\\CertificatePath={}\nWebUI\\HTTPS\\KeyPath={}\n",
@@ -330,7 +332,7 @@ fn configuration(options: &Options, profile: &Path) -> String {
          General\\Locale=en\n\
          WebUI\\Enabled=true\n\
          WebUI\\Address=127.0.0.1\n\
-         WebUI\\Port={WEB_PORT}\n\
+         WebUI\\Port={web_port}\n\
          WebUI\\UseUPnP=false\n\
          WebUI\\LocalHostAuth={auth}\n\
          WebUI\\Username={USERNAME}\n\

@@ -7,6 +7,9 @@ use super::daemon::{Daemon, SOON, Setup};
 use super::pia::{self, Pia};
 use super::qbt::{self, Flavour, Qbt};
 
+/// The end of a fault until everything is well: a request under way, the longest backoff, and another request.
+pub const RECOVERY: Duration = Duration::from_secs(60);
+
 /// Simulator, stand-in and what a daemon needs to talk to both.
 pub struct World {
     pub pia: Pia,
@@ -54,6 +57,12 @@ impl World {
     pub fn renew(mut self) -> Self {
         self.setup = self.setup.pia(&self.pia).qbt(&self.qbt);
         self
+    }
+
+    /// qBittorrent listens on the port that was bound last, and the status knows of no problem.
+    pub fn is_well(&self) -> bool {
+        self.qbt.listening().map(i64::from) == self.pia.bound().last().copied()
+            && self.setup.status().is_some_and(|status| status.problems.is_empty())
     }
 
     pub fn run(self) -> Running {

@@ -26,8 +26,8 @@ pub mod route;
 pub mod secret;
 #[path = "../../../src/source.rs"]
 pub mod source;
-#[path = "../../../src/testing.rs"]
-mod testing;
+#[path = "../../support/temp_dir.rs"]
+mod temp_dir;
 #[path = "../../../src/text.rs"]
 pub mod text;
 #[path = "../../../src/torrent/mod.rs"]
@@ -38,18 +38,18 @@ pub fn forwarded(body: &str) -> Result<Option<u16>, error::Cause> {
     source::forwarded(body)
 }
 
-/// The folder of this process below `TMPDIR`. libFuzzer ends without a drop, so it stays: whoever runs a target for long sets
-/// `TMPDIR` to a folder in memory that is removed afterwards.
+/// libFuzzer ends without a drop, so it stays: whoever runs a target for long sets `TMPDIR` to a folder in memory that is
+/// removed afterwards.
+static FOLDER: LazyLock<temp_dir::TempDir> = LazyLock::new(temp_dir::TempDir::new);
+
+/// The folder of this process below `TMPDIR`.
 pub fn folder() -> &'static Path {
-    static FOLDER: LazyLock<testing::TempDir> = LazyLock::new(testing::TempDir::new);
     FOLDER.path()
 }
 
 /// Makes `data` the file `name` in [`folder`], where the daemon's own code reads it.
 pub fn put(name: &str, data: &[u8]) -> PathBuf {
-    let path = folder().join(name);
-    std::fs::write(&path, data).expect("a folder that can be written");
-    path
+    FOLDER.write(name, data)
 }
 
 /// What is said to people or to the log is one line and cannot move a terminal's cursor.
