@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use support::daemon::{LATER, SOON, Setup, files, mode};
-use support::pia::{self, BIND_PORT, Fault, GET_SIGNATURE};
+use support::pia::{self, BIND_PORT, GET_SIGNATURE};
 use support::qbt::{self, Flavour};
 use support::world::{Running, World};
 use support::{Reply, Request, Signal, encode, for_all, send, wait_until};
@@ -173,65 +173,8 @@ fn it_behaves_the_same_as_process_1() {
 // ---- PIA: TLS and names
 
 #[test]
-fn tls_1_2_is_enough() {
-    World::pia(pia::Options { tls12_only: true, ..pia::Options::default() }).bind();
-}
-
-#[test]
 fn the_host_name_is_compared_without_case() {
     World::new().env("PIA_HOSTNAME", "SANDBOX-409-1A").bind();
-}
-
-#[test]
-fn a_wrong_host_name_shows_the_names_that_the_certificate_carries() {
-    let mut daemon = World::new().env("PIA_HOSTNAME", "mexico409").run();
-    daemon.fails(&["Sandbox-409-1a", "mexico409", "PIA_HOSTNAME"]);
-    nothing_was_asked(&daemon);
-}
-
-/// TLS came first: no secret has reached the gateway.
-#[track_caller]
-fn nothing_was_asked(daemon: &Running) {
-    let counts = daemon.pia().counts();
-    assert_eq!((counts.signatures, counts.binds), (0, 0), "{counts:?}");
-}
-
-#[test]
-fn bad_certificates_are_refused_before_anything_is_sent() {
-    for_all(
-        [
-            (Fault::OtherCa, &["certificate", "PIA_CA_CERT"][..]),
-            (Fault::Expired, &["certificate", "expired", "clock"]),
-            (Fault::NotYetValid, &["certificate", "not valid yet", "clock"]),
-            (Fault::CommonNameOnly, &["certificate", "PIA_HOSTNAME"]),
-        ],
-        |(certificate, words)| {
-            let options = pia::Options { certificate, ..pia::Options::default() };
-            let mut daemon = World::pia(options).run();
-            daemon.fails(words);
-            nothing_was_asked(&daemon);
-        },
-    );
-}
-
-#[test]
-fn without_a_host_name_one_warning_gives_it() {
-    let mut daemon =
-        World::pia(pia::Options { anonymous: true, ..pia::Options::default() }).without(&["PIA_HOSTNAME"]).bind();
-    daemon.binds_again(2);
-    let warnings = |text: &str| daemon.lines_at("WARN", text).len();
-    assert_eq!(warnings("PIA_HOSTNAME"), 1, "{}", daemon.log());
-    assert_eq!(warnings("Sandbox-409-1a"), 1, "{}", daemon.log());
-}
-
-#[test]
-fn without_a_host_name_the_chain_and_the_dates_still_count() {
-    for_all([Fault::OtherCa, Fault::Expired, Fault::NotYetValid], |certificate| {
-        let options = pia::Options { anonymous: true, certificate, ..pia::Options::default() };
-        let mut daemon = World::pia(options).without(&["PIA_HOSTNAME"]).run();
-        daemon.fails(&["certificate"]);
-        nothing_was_asked(&daemon);
-    });
 }
 
 #[test]
@@ -241,15 +184,6 @@ fn the_login_is_verified_too() {
     let mut daemon = world.env("PIA_LOGIN_CA_CERT", other_ca).run();
     daemon.fails(&["login", "certificate", "PIA_LOGIN_CA_CERT"]);
     assert_eq!(daemon.pia().counts().logins, 0);
-}
-
-#[test]
-fn a_gateway_without_tls_is_named_as_such() {
-    let world = World::new();
-    let elsewhere = world.qbt.address().to_string();
-    let mut daemon = world.env("PIA_GATEWAY", elsewhere).run();
-    daemon.fails(&["TLS", "PIA_GATEWAY"]);
-    nothing_was_asked(&daemon);
 }
 
 // ---- PIA: the account
@@ -276,40 +210,6 @@ fn the_token_is_kept_for_the_next_start() {
 }
 
 #[test]
-fn a_rejected_token_leads_to_one_login_and_one_repeat() {
-    let world = World::new();
-    fs::write(world.setup.token_file(), "0123456789abcdef").expect("a token file");
-    let daemon = world.env("CHECK_INTERVAL", "300").bind();
-    let counts = daemon.pia().counts();
-    assert_eq!(counts, pia::Counts { signatures: 2, rejected: 1, ..once(&daemon) });
-    let token = fs::read_to_string(daemon.world.setup.token_file()).unwrap_or_default();
-    assert!(daemon.pia().set(|state| state.tokens.contains(&token)), "the new token is in the file");
-    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
-}
-
-#[test]
-fn a_token_that_is_rejected_again_means_a_wrong_gateway_and_no_login_storm() {
-    let world = World::new();
-    world.pia.scripts.always(GET_SIGNATURE, pia::unauthorized());
-    let mut daemon = world.run();
-    daemon.fails(&["getSignature", "wrong gateway"]);
-    for _ in 0..3 {
-        let before = daemon.pia().counts().signatures;
-        daemon.hang_up();
-        let Running { daemon, world } = &mut daemon;
-        daemon.wait_until("another attempt", || world.pia.counts().signatures > before);
-    }
-    let counts = daemon.pia().counts();
-    assert!(counts.logins <= 2, "{counts:?}");
-    assert_eq!(daemon.lines_at("ERROR", "").len(), 1, "repeats are no errors of their own:\n{}", daemon.log());
-
-    daemon.pia().scripts.clear();
-    daemon.hang_up();
-    daemon.see("bound port 47047");
-    daemon.see("gateway: recovered after");
-}
-
-#[test]
 fn a_rejected_token_without_an_account_asks_for_another_one() {
     let world = World::new().without(&["PIA_USERNAME", "PIA_PASSWORD"]);
     fs::write(world.setup.token_file(), "0123456789abcdef\n").expect("a token file");
@@ -321,35 +221,6 @@ fn a_rejected_token_without_an_account_asks_for_another_one() {
     fs::write(daemon.world.setup.token_file(), token).expect("a token file");
     daemon.hang_up();
     daemon.see("bound port 47047");
-}
-
-#[test]
-fn a_rejected_password_is_tried_once() {
-    let mut daemon = World::new().env("PIA_PASSWORD", "wrong").run();
-    daemon.fails(&["PIA login", "PIA_PASSWORD", "30 min"]);
-    let status = daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
-    assert_eq!(status.problems[0].with, "account");
-    for _ in 0..2 {
-        daemon.hang_up();
-        std::thread::sleep(Duration::from_millis(300));
-    }
-    assert_eq!(daemon.pia().counts().logins, 1);
-}
-
-#[test]
-fn a_lockout_with_retry_after_is_waited_for() {
-    let world = World::new();
-    let lockout = pia::too_many_attempts(429, Some(Duration::from_secs(3)));
-    world.pia.scripts.next(pia::LOGIN, [lockout]);
-    let mut daemon = world.run();
-    daemon.fails(&["locked out"]);
-    daemon.hang_up();
-    daemon.see("bound port 47047");
-    let took = daemon.started().elapsed();
-    assert!(took > Duration::from_secs(3), "logged in again after {took:?}");
-    assert_eq!(daemon.pia().counts().logins, 2);
-    daemon.rewind();
-    daemon.see("account: recovered after");
 }
 
 #[test]
@@ -377,44 +248,7 @@ fn hard_passwords_arrive() {
     world.renew().settle();
 }
 
-#[test]
-fn an_unreachable_login_ends_nothing() {
-    let world = World::new();
-    world.pia.pause_login();
-    let mut daemon = world.run();
-    daemon.fails(&["PIA login", "cannot connect"]);
-    daemon.pia().resume_login();
-    daemon.hang_up();
-    daemon.see("account: recovered after");
-    daemon.see("bound port 47047");
-}
-
 // ---- PIA: the gateway
-
-#[test]
-fn a_refused_bind_leads_to_a_new_signature() {
-    for_all(
-        [
-            (pia::bad_signature(), &["bindPort", "bad signature"][..]),
-            (pia::port_expired(), &["bindPort", "port expired"]),
-            (pia::busy(47047), &["bindPort", "busy", "another server"]),
-            (Reply::json(200, r#"{"status":"ERROR","message":"port expired"}"#), &["bindPort", "port expired"]),
-        ],
-        |(refusal, words)| {
-            let world = World::new();
-            world.pia.scripts.next(BIND_PORT, [refusal]);
-            world.pia.set(|state| state.later_port = Some(50002));
-            let mut daemon = world.run();
-            daemon.see("lease: port 47047");
-            let failed = daemon.fails(words);
-            daemon.hang_up();
-            daemon.see("lease: port 50002");
-            daemon.see("bound port 50002");
-            assert_eq!(daemon.pia().counts().signatures, 2, "{failed}");
-            assert_eq!(daemon.pia().counts().logins, 1, "{failed}");
-        },
-    );
-}
 
 #[test]
 fn a_port_that_stays_busy_is_asked_for_anew_each_time_but_not_in_a_hurry() {
@@ -431,42 +265,6 @@ fn a_port_that_stays_busy_is_asked_for_anew_each_time_but_not_in_a_hurry() {
     std::thread::sleep(Duration::from_millis(500));
     let counts = daemon.pia().counts();
     assert!((4..=5).contains(&counts.binds) && (4..=5).contains(&counts.signatures), "{counts:?}");
-}
-
-#[test]
-fn refusals_show_what_the_gateway_says() {
-    let odd = || Reply::json(200, r#"{"status":"ERROR","message":"something odd"}"#);
-    for_all(
-        [
-            (GET_SIGNATURE, odd(), &["getSignature", "something odd"][..]),
-            (BIND_PORT, odd(), &["bindPort", "something odd"]),
-            (BIND_PORT, Reply::json(200, r#"{"status":"","message":"odd status"}"#), &["bindPort", "odd status"]),
-            (BIND_PORT, Reply::json(429, r#"{"status":"ERROR","message":"too many"}"#), &["HTTP 429", "too many"]),
-            (GET_SIGNATURE, pia::no_auth_data(), &["getSignature", "no auth data", "bug"]),
-            (BIND_PORT, pia::no_auth_data(), &["bindPort", "no auth data", "bug"]),
-            (GET_SIGNATURE, Reply::text(503, "<h1>try later</h1>"), &["getSignature", "503", "<h1>try later</h1>"]),
-            (GET_SIGNATURE, Reply::text(200, "<html>a portal</html>"), &["getSignature", "JSON"]),
-            (GET_SIGNATURE, Reply::json(200, "[]"), &["getSignature", "JSON"]),
-            (GET_SIGNATURE, Reply::json(200, r#"{"status":"OK"}"#), &["getSignature", "payload", "missing"]),
-            (GET_SIGNATURE, Reply::close_before_reply(), &["getSignature", "closed"]),
-            (GET_SIGNATURE, Reply::raw("SSH-2.0-OpenSSH_9.2\r\n\r\n"), &["getSignature", "HTTP"]),
-            (
-                GET_SIGNATURE,
-                Reply::raw("HTTP/1.1 302 Found\r\nLocation: https://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),
-                &["302"],
-            ),
-            (GET_SIGNATURE, Reply::text(200, vec![b' '; 4 << 20]), &["getSignature", "larger than"]),
-        ],
-        |(endpoint, reply, words)| {
-            let world = World::new();
-            world.pia.scripts.next(endpoint, [reply]);
-            let mut daemon = world.run();
-            daemon.fails(words);
-            daemon.hang_up();
-            daemon.see("bound port 47047");
-            daemon.see("gateway: recovered after");
-        },
-    );
 }
 
 #[test]
@@ -497,33 +295,6 @@ fn what_a_bad_reply_gives_away_is_not_shown() {
 }
 
 #[test]
-fn a_refused_connection_points_to_the_region() {
-    let world = World::new();
-    world.pia.pause();
-    let mut daemon = world.run();
-    daemon.fails(&["refused", "region", "port forwarding"]);
-    daemon.pia().resume();
-    daemon.hang_up();
-    daemon.see("bound port 47047");
-    daemon.see("gateway: recovered after");
-}
-
-#[test]
-fn a_gateway_that_goes_down_is_bound_again_when_it_is_back() {
-    let mut daemon = World::new().bind();
-    daemon.pia().pause();
-    daemon.fails(&["bindPort", "refused"]);
-    let status = daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
-    assert_eq!((status.problems[0].with.as_str(), status.port), ("gateway", Some(47047)));
-    assert!(status.problems[0].failures >= 1 && !status.problems[0].remedy.is_empty(), "{status:?}");
-    daemon.pia().resume();
-    // Not hurried by a signal: the first wait after a failure is about 5 s.
-    daemon.see("gateway: recovered after");
-    daemon.wait_for_status("no problem", |status| status.problems.is_empty());
-    assert_eq!(daemon.pia().counts().signatures, 1);
-}
-
-#[test]
 fn a_connection_that_ended_while_idle_is_no_failure() {
     let mut daemon = World::new().bind();
     for _ in 0..3 {
@@ -539,16 +310,6 @@ fn a_gateway_that_closes_after_every_answer_is_fine() {
     world.pia.set(|state| state.close_always = true);
     let mut daemon = world.bind();
     daemon.binds_again(2);
-    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
-}
-
-#[test]
-fn an_answer_in_pieces_is_read_to_its_end() {
-    let world = World::new();
-    let bind = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
-                d;x=y\r\n{\"status\":\"OK\r\n2\r\n\"}\r\n0\r\nTrailer: x\r\n\r\n";
-    world.pia.scripts.next(BIND_PORT, [Reply::raw(bind)]);
-    let daemon = world.bind();
     assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
 }
 
@@ -651,26 +412,6 @@ fn killed_between_any_two_moments_it_keeps_its_port() {
 }
 
 #[test]
-fn a_damaged_lease_is_replaced() {
-    let mut daemon = World::new().bind();
-    daemon.kill9();
-    let file = daemon.world.setup.lease_file();
-    let whole = fs::read(&file).expect("a lease file");
-    let cuts = [0, 1, whole.len() / 3, whole.len() / 2, whole.len() - 1];
-    let damaged = cuts.iter().map(|&cut| whole[..cut].to_vec());
-    let odd = ["null", "{}", r#"{"payload":1}"#, "\u{0}\u{0}\u{0}"].map(|text| text.as_bytes().to_vec());
-    for text in damaged.chain(odd) {
-        fs::write(&file, &text).expect("a lease file");
-        let before = daemon.pia().counts().signatures;
-        daemon.restart();
-        daemon.see("bound port 47047");
-        assert_eq!(daemon.pia().counts().signatures, before + 1, "{}", String::from_utf8_lossy(&text));
-        assert_eq!(mode(&file), 0o600);
-        daemon.kill9();
-    }
-}
-
-#[test]
 fn a_lease_is_renewed_before_it_expires_and_not_given_up_before() {
     let world = World::new();
     world.pia.set(|state| state.lifetime = SignedDuration::from_mins(10));
@@ -741,58 +482,7 @@ fn leases_that_seem_to_end_at_once_cause_no_storm() {
     });
 }
 
-#[test]
-fn a_state_directory_that_cannot_be_written_is_one_warning() {
-    let world = World::new();
-    let file = world.setup.dir().write("file", "");
-    let mut daemon = world.env("STATE_DIR", file.join("state").display().to_string()).bind();
-    daemon.binds_again(2);
-    let warnings = daemon.lines_at("WARN", "STATE_DIR").len();
-    assert_eq!(warnings, 1, "{}", daemon.log());
-    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
-    assert_eq!(daemon.pia().counts().signatures, 1);
-}
-
-#[test]
-fn a_token_file_that_cannot_be_written_is_a_warning() {
-    let world = World::new();
-    let file = world.setup.dir().write("file", "");
-    let mut daemon = world.env("PIA_TOKEN_FILE", file.join("token").display().to_string()).bind();
-    daemon.binds_again(1);
-    assert_eq!(daemon.lines_at("WARN", "PIA_TOKEN_FILE").len(), 1, "{}", daemon.log());
-    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
-}
-
 // ---- qBittorrent: every version
-
-#[test]
-fn every_version_is_followed() {
-    for_all(Flavour::ALL, |flavour| {
-        let mut daemon = World::flavour(flavour).settle();
-        // The session expires: one new login.
-        daemon.qbt().expire_sessions();
-        daemon.qbt().change_port_by_hand(1234);
-        daemon.see("qBittorrent: listen port 1234 -> 47047");
-        daemon.settled(47047);
-        let counts = daemon.qbt().counts();
-        assert_eq!((counts.logins, counts.failed_logins, counts.set_ports), (2, 0, 2), "{flavour:?}: {counts:?}");
-        assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{flavour:?}: {}", daemon.log());
-        daemon.nobody_complained();
-    });
-}
-
-#[test]
-fn a_rejected_password_is_tried_once_and_binding_goes_on() {
-    for_all(Flavour::ALL, |flavour| {
-        let mut daemon = World::flavour(flavour).env("QBITTORRENT_PASSWORD", "wrong").run();
-        daemon.fails(&["qBittorrent login", "QBITTORRENT_PASSWORD", "30 min"]);
-        daemon.binds_again(3);
-        let counts = qbt::Counts { failed_logins: 1, ..qbt::Counts::default() };
-        assert_eq!(daemon.qbt().counts(), counts, "{flavour:?}");
-        let status = daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
-        assert_eq!((status.problems[0].with.as_str(), status.client_verified_at), ("client", None));
-    });
-}
 
 #[test]
 fn a_restart_with_a_wrong_password_does_not_end_in_a_ban_by_one_start() {
@@ -803,19 +493,6 @@ fn a_restart_with_a_wrong_password_does_not_end_in_a_ban_by_one_start() {
         assert_eq!(daemon.qbt().counts().failed_logins, failures);
         daemon.restart();
     }
-}
-
-#[test]
-fn a_ban_is_named_and_left_alone() {
-    for_all(Flavour::ALL, |flavour| {
-        let world = World::flavour(flavour);
-        let text = "Your IP address has been banned after too many failed authentication attempts.";
-        world.qbt.scripts.always(qbt::LOGIN, Reply::text(403, text));
-        let mut daemon = world.run();
-        daemon.fails(&["qBittorrent login", "banned", "restart qBittorrent"]);
-        daemon.binds_again(3);
-        assert_eq!(daemon.lines_at("ERROR", "").len(), 1, "{flavour:?}: {}", daemon.log());
-    });
 }
 
 #[test]
@@ -910,19 +587,6 @@ fn any_cookie_name_is_echoed() {
 }
 
 #[test]
-fn a_refused_session_leads_to_one_login_and_one_repeat() {
-    for_all(Flavour::ALL, |flavour| {
-        let mut daemon = World::flavour(flavour).settle();
-        daemon.qbt().scripts.next(qbt::PREFERENCES, [Reply::text(403, "Forbidden")]);
-        daemon.binds_again(2);
-        // With the old cookie the login would make no session, without it a second one.
-        let counts = daemon.qbt().counts();
-        assert!(counts.logins == 2 && counts.sessions <= 2, "{flavour:?}: {counts:?}");
-        assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{flavour:?}: {}", daemon.log());
-    });
-}
-
-#[test]
 fn a_session_that_never_holds_causes_no_login_storm() {
     let world = World::new();
     world.qbt.scripts.always(qbt::PREFERENCES, Reply::text(403, "Forbidden"));
@@ -935,20 +599,6 @@ fn a_session_that_never_holds_causes_no_login_storm() {
 // ---- qBittorrent: ports and sockets
 
 #[test]
-fn a_port_changed_by_hand_is_put_right_within_an_interval() {
-    for_all([1234, 0, 70_000, -1], |port| {
-        let mut daemon = World::new().env("CHECK_INTERVAL", "3").settle();
-        let begin = Instant::now();
-        daemon.qbt().change_port_by_hand(port);
-        daemon.see(&format!("qBittorrent: listen port {port} -> 47047"));
-        // Less than a second interval.
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-        daemon.settled(47047);
-        assert_eq!(daemon.qbt().ports(), [47047; 2]);
-    });
-}
-
-#[test]
 fn a_random_port_is_switched_off() {
     for_all(Flavour::ALL, |flavour| {
         let world = World::flavour(flavour);
@@ -959,47 +609,6 @@ fn a_random_port_is_switched_off() {
         });
         let daemon = world.settle();
         assert!(!daemon.qbt().set(|state| state.random_port), "{flavour:?}");
-    });
-}
-
-#[test]
-fn a_socket_that_did_not_open_or_was_lost_gets_one_bounce() {
-    for_all([true, false], |at_start| {
-        let world = World::new();
-        if at_start {
-            world.qbt.set(|state| state.taken.insert(47047, 1));
-        }
-        let mut daemon = world.run();
-        daemon.see("listen port 6881 -> 47047");
-        if !at_start {
-            // As after a tunnel was made anew.
-            daemon.settled(47047);
-            daemon.qbt().drop_socket();
-        }
-        daemon.see("setting it anew");
-        daemon.settled(47047);
-        let ports = daemon.qbt().ports();
-        assert!(matches!(ports[..], [47047, other, 47047] if (1..=65535).contains(&other)), "{ports:?}");
-    });
-}
-
-#[test]
-fn a_port_that_is_taken_is_an_error() {
-    // With the lag the status goes on showing the old socket: it must not be believed.
-    for_all([0, 1300], |lag| {
-        let world = World::new();
-        world.qbt.set(|state| {
-            state.status_lag = Duration::from_millis(lag);
-            state.taken.insert(47047, usize::MAX);
-        });
-        let mut daemon = world.run();
-        // Both looks with their patience take some 8 s.
-        daemon.fails_within(LATER, &["47047", "another program"]);
-        assert_eq!(daemon.count_lines("qBittorrent listens on port"), 0, "{}", daemon.log());
-        let status = daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
-        assert_eq!((status.problems[0].with.as_str(), status.client_verified_at), ("client", None));
-        assert_eq!(daemon.qbt().counts().set_ports, 3, "one bounce");
-        assert_eq!(daemon.world.setup.run_once(&["healthcheck"]).code, Some(1));
     });
 }
 
@@ -1043,33 +652,6 @@ fn reachability_is_shown() {
 // ---- qBittorrent: reaching it
 
 #[test]
-fn qbittorrent_may_come_later_and_go_again() {
-    let world = World::new();
-    world.qbt.pause();
-    let mut daemon = world.run();
-    daemon.fails(&["qBittorrent", "refused", "QBITTORRENT_HOST"]);
-    daemon.sees_more_binds(1);
-    daemon.qbt().resume();
-    daemon.hang_up();
-    daemon.see("qBittorrent: recovered after");
-    daemon.settled(47047);
-
-    daemon.qbt().pause();
-    daemon.fails(&["qBittorrent", "refused"]);
-    daemon.sees_more_binds(1);
-    daemon.qbt().resume();
-    daemon.hang_up();
-    daemon.see("qBittorrent: recovered after");
-}
-
-#[test]
-fn https_with_a_private_authority() {
-    for_all(Flavour::ALL, |flavour| {
-        World::qbt(qbt::Options { tls: true, flavour, ..qbt::Options::default() }).settle();
-    });
-}
-
-#[test]
 fn an_unknown_authority_of_the_web_ui_is_named() {
     let world = World::qbt(qbt::Options { tls: true, ..qbt::Options::default() });
     let other = world.setup.value("PIA_CA_CERT").to_owned();
@@ -1096,36 +678,6 @@ fn http_and_https_are_told_apart() {
     let world = World::new();
     let url = world.qbt.url().replace("http:", "https:");
     world.env("QBITTORRENT_HOST", url).run().fails(&["qBittorrent", "http://"]);
-}
-
-#[test]
-fn odd_answers_of_the_web_ui_are_named() {
-    for_all(
-        [
-            (qbt::PREFERENCES, Reply::text(500, "it broke"), &["qBittorrent", "500", "it broke"][..]),
-            (qbt::PREFERENCES, Reply::text(404, ""), &["qBittorrent", "404", "QBITTORRENT_HOST"]),
-            (qbt::PREFERENCES, Reply::text(200, "<html>"), &["qBittorrent preferences", "JSON"]),
-            (qbt::PREFERENCES, Reply::json(200, "{}"), &["qBittorrent preferences", "listen_port"]),
-            (qbt::PREFERENCES, Reply::json(200, r#"{"listen_port":"x"}"#), &["qBittorrent preferences", "listen_port"]),
-            (qbt::PREFERENCES, Reply::text(200, vec![b' '; 4 << 20]), &["qBittorrent preferences", "larger than"]),
-            (qbt::PREFERENCES, Reply::close_before_reply(), &["qBittorrent preferences"]),
-            (
-                qbt::LOGIN,
-                Reply::raw("HTTP/1.1 301 Moved\r\nlocation: https://nas/\r\ncontent-length: 0\r\n\r\n"),
-                &["301", "redirect"],
-            ),
-            (qbt::SET_PREFERENCES, Reply::text(500, "it broke"), &["qBittorrent setPreferences", "500"]),
-            (qbt::TRANSFER_INFO, Reply::json(200, "{}"), &["qBittorrent transfer/info", "connection_status"]),
-        ],
-        |(endpoint, reply, words)| {
-            let world = World::new();
-            world.qbt.scripts.next(endpoint, [reply]);
-            let mut daemon = world.run();
-            daemon.fails(words);
-            daemon.hang_up();
-            daemon.settled(47047);
-        },
-    );
 }
 
 /// Line breaks of every kind, and what makes a terminal write from right to left or not at all.

@@ -21,16 +21,15 @@ use std::env;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use support::daemon::SOON;
 use support::netns;
 use support::wait_until;
-use support::world::{Running, World};
+use support::world::{RECOVERY, Running, World};
 
 /// Rows at a time: nearly all of them wait nearly always.
 const AT_ONCE: usize = 16;
 /// Set for a row that runs inside its namespace already.
 const INSIDE: &str = "INSIDE_NAMESPACE";
-/// The end of a fault until everything is well: a request under way, the longest backoff, and another request.
-const RECOVERY: Duration = Duration::from_secs(60);
 /// Precedes what this machine lacks.
 const SKIPPED: &str = "SKIPPED: ";
 /// Precedes what a row measured.
@@ -126,6 +125,8 @@ struct Fault {
     began: Instant,
     ended: Option<Instant>,
     signatures: usize,
+    /// Whether the user was told, and so must be told of the end as well.
+    told: bool,
 }
 
 impl Fault {
@@ -135,19 +136,30 @@ impl Fault {
         daemon.skip_log();
         let signatures = daemon.pia().leases();
         inflict(&daemon.world);
-        Self { daemon, began: Instant::now(), ended: None, signatures }
+        Self { daemon, began: Instant::now(), ended: None, signatures, told: false }
     }
 
     /// There already when the daemon starts.
     fn from_start(world: World, inflict: impl FnOnce(&World)) -> Self {
         inflict(&world);
-        Self { daemon: world.run(), began: Instant::now(), ended: None, signatures: 1 }
+        Self { daemon: world.run(), began: Instant::now(), ended: None, signatures: 1, told: false }
     }
 
     /// The user reads this, once.
     #[track_caller]
     fn reads(mut self, words: &[&str]) -> Self {
         self.daemon.fails_within(TOLD, words);
+        self.told = true;
+        self
+    }
+
+    /// Whoever asks for the status reads it, too.
+    #[track_caller]
+    fn shows(mut self, with: &str) -> Self {
+        let status = self.daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+        let problem = &status.problems[0];
+        assert_eq!(problem.with, with, "{status:?}");
+        assert!(problem.failures >= 1 && !problem.remedy.is_empty(), "{status:?}");
         self
     }
 
@@ -180,12 +192,7 @@ impl Fault {
         let ended = self.ended.unwrap_or_else(Instant::now);
         let Running { daemon, world } = &mut self.daemon;
         let before = world.pia.bound().len();
-        let well = wait_until(RECOVERY, || {
-            let status = world.setup.status();
-            world.pia.bound().len() > before
-                && world.qbt.listening().map(i64::from) == world.pia.bound().last().copied()
-                && status.is_some_and(|status| status.problems.is_empty())
-        });
+        let well = wait_until(RECOVERY, || world.pia.bound().len() > before && world.is_well());
         assert!(well, "not well within {RECOVERY:?}; {:?}\n{}", world.setup.status(), daemon.log());
         let allowed = ended.saturating_duration_since(self.began) + RECOVERY;
         let gap = world.pia.longest_gap(self.began);
@@ -196,6 +203,9 @@ impl Fault {
         // Told once, and once more if the words have changed on the way; repetitions are DEBUG.
         let errors = daemon.lines_at("ERROR", "").len();
         assert!(errors <= 3, "{errors} errors\n{}", daemon.log());
+        // What is printed takes another way to us than what is in files.
+        let told = wait_until(SOON, || !self.told || daemon.count_lines(": recovered after ") > 0);
+        assert!(told, "the end is not told\n{}", daemon.log());
         self.daemon
     }
 }

@@ -6,12 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::pia::{self, BIND_PORT, Fault, GET_SIGNATURE};
-use support::qbt::{self, PREFERENCES, SET_PREFERENCES, TRANSFER_INFO};
-use support::world::{Running, World};
+use support::qbt::{PREFERENCES, SET_PREFERENCES, TRANSFER_INFO};
+use support::world::{RECOVERY, Running, World};
 use support::{Mood, Reply, unique, wait_until};
-
-/// The end of a fault until everything is well: a request under way, the longest backoff, and another request.
-const RECOVERY: Duration = Duration::from_secs(60);
 
 /// A fault and how it is named in what is printed.
 type Strike = (&'static str, fn(&World));
@@ -69,11 +66,7 @@ fn strike(running: &mut Running, (name, inflict): Strike, longest: Duration) {
     wait_until(longest, struck);
     relieve(world);
     let before = world.pia.bound().len();
-    let well = wait_until(RECOVERY, || {
-        world.pia.bound().len() > before + 1
-            && world.qbt.listening().map(i64::from) == world.pia.bound().last().copied()
-            && world.setup.status().is_some_and(|status| status.problems.is_empty())
-    });
+    let well = wait_until(RECOVERY, || world.pia.bound().len() > before + 1 && world.is_well());
     assert!(well, "{name}: not recovered within {RECOVERY:?}\n{}", daemon.log());
 }
 
@@ -90,7 +83,7 @@ fn at_rest(running: &Running) -> (u64, usize) {
 fn nothing_grows_and_every_fault_is_recovered_from() {
     let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let end = Instant::now() + Duration::from_secs(seconds);
-    let world = World::with(pia::Options::default(), qbt::Options::default()).env("LOG_LEVEL", "WARN");
+    let world = World::new().env("LOG_LEVEL", "WARN");
     let mut running = world.run();
     let Running { daemon, world } = &mut running;
     daemon.wait_until("a port that is listened on", || world.qbt.listening() == Some(47047));

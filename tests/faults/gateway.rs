@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::support::daemon::mode;
 use super::support::pia::{self, BIND_PORT, Fault as Bad, GET_SIGNATURE, WEBSITES};
-use super::support::world::World;
+use super::support::world::{Running, World};
 use super::support::{Mood, Reply, Request, Server, wait_until};
 use super::{Fault, Row, SKIPPED, TOLD, harmless};
 
@@ -17,58 +18,85 @@ type MakeReply = fn() -> Reply;
 
 /// Every error row of PIA's protocol.
 fn refusals() -> Vec<Row> {
+    fn json(body: &str) -> Reply {
+        Reply::json(200, body)
+    }
+    const LATER: &str = r#"{"status":"ERROR","message":"too many"}"#;
     // What it says, whether that costs another signature, and what the user reads.
-    let once: [(&str, MakeReply, bool, &[&str]); 6] = [
-        ("bindPort: bad signature", pia::bad_signature, true, &["bindPort", "bad signature", "new signature"]),
-        ("bindPort: port is busy", || pia::busy(47047), true, &["bindPort", "busy", "another server"]),
-        ("bindPort: port expired", pia::port_expired, true, &["bindPort", "port expired", "new signature"]),
-        ("bindPort: no auth data", pia::no_auth_data, false, &["bindPort", "no auth data", "bug of ours"]),
-        ("bindPort: 200 and not OK", || Reply::json(200, r#"{"status":"ERROR","message":"odd"}"#), false, &["odd"]),
-        ("bindPort: 401 as a page", || Reply::text(401, "<html>no</html>"), true, &["bindPort", "401"]),
+    let once: [(&str, MakeReply, bool, &[&str]); 9] = [
+        ("bad signature", pia::bad_signature, true, &["bad signature", "new signature"]),
+        ("port is busy", || pia::busy(47047), true, &["busy", "another server"]),
+        ("port expired", pia::port_expired, true, &["port expired", "new signature"]),
+        ("200 and port expired", || json(r#"{"status":"ERROR","message":"port expired"}"#), true, &["port expired"]),
+        ("401 as a page", || Reply::text(401, "<html>no</html>"), true, &["401"]),
+        ("no auth data", pia::no_auth_data, false, &["no auth data", "bug of ours"]),
+        ("200 and not OK", || json(r#"{"status":"ERROR","message":"odd"}"#), false, &["odd"]),
+        ("200 and no status", || json(r#"{"status":"","message":"odd status"}"#), false, &["odd status"]),
+        ("429", || Reply::json(429, LATER), false, &["HTTP 429", "too many"]),
     ];
     let mut rows: Vec<Row> = once
         .into_iter()
         .map(|(name, reply, renews, words)| {
-            Row::new(name, move || {
-                let fault = Fault::strike(World::new(), |world| world.pia.scripts.next(BIND_PORT, [reply()]));
-                let fault = fault.reads(words).relieve(|_| ());
-                if renews { fault.costs_a_signature() } else { fault }.recovers();
+            Row::new(format!("bindPort: {name}"), move || {
+                let fault = Fault::strike(World::new(), |world| {
+                    world.pia.set(|state| state.next_port = 50002);
+                    world.pia.scripts.next(BIND_PORT, [reply()]);
+                });
+                let fault = fault.reads(&[&["bindPort: "], words].concat()).relieve(|_| ());
+                let daemon = if renews { fault.costs_a_signature() } else { fault }.recovers();
+                // The new one's port is followed.
+                assert_eq!(daemon.pia().bound().last(), Some(if renews { &50002 } else { &47047 }));
+                let counts = daemon.pia().counts();
+                assert_eq!((counts.signatures, counts.logins), (1 + usize::from(renews), 1), "{}", daemon.log());
             })
         })
         .collect();
+    let once: [(&str, MakeReply, &[&str]); 3] = [
+        ("200 and not OK", || json(r#"{"status":"ERROR","message":"something else"}"#), &["something else"]),
+        ("200 and no payload", || json(r#"{"status":"OK"}"#), &["payload", "missing"]),
+        ("no auth data", pia::no_auth_data, &["no auth data", "bug of ours"]),
+    ];
+    rows.extend(once.map(|(name, reply, words)| {
+        Row::new(format!("getSignature: {name}"), move || {
+            Fault::from_start(World::new(), |world| world.pia.scripts.next(GET_SIGNATURE, [reply()]))
+                .reads(&[&["getSignature: "], words].concat())
+                .relieve(|_| ())
+                .recovers();
+        })
+    }));
     rows.push(Row::new("getSignature: a token that is not accepted costs one login", || {
-        let world = World::new();
+        let world = World::new().env("CHECK_INTERVAL", "300");
         std::fs::write(world.setup.token_file(), "0123456789abcdef").expect("a token file");
         let daemon = world.settle();
         let counts = daemon.pia().counts();
-        assert_eq!((counts.logins, counts.signatures, counts.rejected), (1, 2, 1), "{}", daemon.log());
+        let expected = pia::Counts { logins: 1, signatures: 2, rejected: 1, binds: 1, ..pia::Counts::default() };
+        assert_eq!(counts, pia::Counts { connections: counts.connections, ..expected }, "{}", daemon.log());
+        let token = std::fs::read_to_string(daemon.world.setup.token_file()).unwrap_or_default();
+        assert!(daemon.pia().set(|state| state.tokens.contains(&token)), "the new token is in the file");
         assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
     }));
     rows.push(Row::new("getSignature: no token is accepted", || {
         let fault = Fault::from_start(World::new(), |world| {
             world.pia.scripts.always(GET_SIGNATURE, pia::unauthorized());
         });
-        let daemon = fault.reads(&["getSignature", "wrong gateway?"]).relieve(|w| w.pia.scripts.clear()).recovers();
+        let mut fault = fault.reads(&["getSignature", "wrong gateway?"]);
+        for _ in 0..3 {
+            let before = fault.daemon.pia().counts().signatures;
+            fault.daemon.hang_up();
+            let Running { daemon, world } = &mut fault.daemon;
+            daemon.wait_until("another attempt", || world.pia.counts().signatures > before);
+        }
+        assert_eq!(fault.daemon.lines_at("ERROR", "").len(), 1, "repeats are told once\n{}", fault.daemon.log());
+        let daemon = fault.relieve(|world| world.pia.scripts.clear()).recovers();
         assert_eq!(daemon.pia().counts().logins, 1, "no storm of logins");
-    }));
-    rows.push(Row::new("getSignature: 200 and not OK", || {
-        let fault = Fault::from_start(World::new(), |world| {
-            let other = r#"{"status":"ERROR","message":"something else"}"#;
-            world.pia.scripts.next(GET_SIGNATURE, [Reply::json(200, other)]);
-        });
-        fault.reads(&["getSignature", "something else"]).relieve(|_| ()).recovers();
-    }));
-    rows.push(Row::new("a region without port forwarding refuses connections", || {
-        Fault::strike(World::new(), |world| world.pia.pause())
-            .reads(&["bindPort", "connection refused", "no port forwarding"])
-            .relieve(|world| world.pia.resume())
-            .recovers();
     }));
     rows
 }
 
+/// Of the gateway.
+const NAME: &str = "Sandbox-409-1a";
+
 fn certificates() -> Vec<Row> {
-    const NAME: &str = "Sandbox-409-1a";
     let bad: [(&str, &str, Bad, &[&str]); 6] = [
         ("a certificate that has expired", NAME, Bad::Expired, &["certificate has expired", "clock"]),
         ("a certificate that is not valid yet", NAME, Bad::NotYetValid, &["not valid yet", "clock"]),
@@ -77,20 +105,21 @@ fn certificates() -> Vec<Row> {
         ("a certificate for another name", "berlin401", Bad::None, &["berlin401", "Sandbox-409-1a", "PIA_HOSTNAME"]),
         ("another gateway of another CA", "berlin401", Bad::OtherCa, &["not signed by", "PIA_CA_CERT"]),
     ];
-    let mut rows: Vec<Row> = bad
-        .into_iter()
-        .map(|(what, name, fault, words)| {
-            Row::new(format!("the gateway shows {what}"), move || {
-                Fault::strike(World::new(), |world| world.pia.present(name, fault, false))
-                    .reads(words)
-                    .relieve(|world| world.pia.present(NAME, Bad::None, false))
-                    .recovers();
-            })
+    let named = bad.into_iter().map(|(what, name, fault, words)| {
+        Row::new(format!("the gateway shows {what}"), move || is_refused(World::new(), name, fault, words))
+    });
+    // Without a name to compare, the chain and the dates still count.
+    let anonymous = bad.into_iter().filter(|(.., fault, _)| *fault != Bad::None && *fault != Bad::CommonNameOnly);
+    let anonymous = anonymous.map(|(what, name, fault, words)| {
+        Row::new(format!("the gateway shows {what}, where no name is set"), move || {
+            is_refused(without_a_name(), name, fault, words);
         })
-        .collect();
+    });
+    let mut rows: Vec<Row> = named.chain(anonymous).collect();
     rows.push(Row::new("another gateway of PIA's, where no name is set", || {
-        let world = World::pia(pia::Options { anonymous: true, ..pia::Options::default() });
-        let daemon = world.without(&["PIA_HOSTNAME"]).settle();
+        let daemon = without_a_name().settle();
+        let warnings = daemon.lines_at("WARN", "PIA_HOSTNAME");
+        assert!(matches!(&warnings[..], [warning] if warning.contains(NAME)), "{}", daemon.log());
         daemon.pia().present("berlin401", Bad::None, false);
         harmless(daemon);
     }));
@@ -101,12 +130,24 @@ fn certificates() -> Vec<Row> {
         }
         harmless(World::pia(pia::Options { address, ..pia::Options::default() }).settle());
     }));
-    rows.push(Row::new("the gateway speaks TLS 1.2 only", || {
-        let daemon = World::new().settle();
-        daemon.pia().present(NAME, Bad::None, true);
-        harmless(daemon);
+    rows.push(Row::new("PIA speaks TLS 1.2 only", || {
+        harmless(World::pia(pia::Options { tls12_only: true, ..pia::Options::default() }).settle());
     }));
     rows
+}
+
+fn without_a_name() -> World {
+    World::pia(pia::Options { anonymous: true, ..pia::Options::default() }).without(&["PIA_HOSTNAME"])
+}
+
+/// From now on the gateway shows this certificate: TLS comes first, and nothing is asked of it.
+fn is_refused(world: World, name: &str, certificate: Bad, words: &[&str]) {
+    let fault = Fault::strike(world, |world| world.pia.present(name, certificate, false));
+    let asked = |fault: &Fault| fault.daemon.pia().counts().binds;
+    let before = asked(&fault);
+    let fault = fault.reads(words).shows("gateway");
+    assert_eq!(asked(&fault), before, "{}", fault.daemon.log());
+    fault.relieve(|world| world.pia.present(NAME, Bad::None, false)).recovers();
 }
 
 /// A web server that publishes the authority of a simulator, or a wrong one.
@@ -237,6 +278,21 @@ fn websites_are_at(address: &str) {
     super::tunnel::mount_over(&file, "/etc/hosts");
 }
 
+/// A lockout that says how long it lasts: no signal ends the wait.
+fn is_waited_for(world: World, endpoint: &str) {
+    let wait = Duration::from_secs(6);
+    let mut daemon = Fault::from_start(world, |world| {
+        world.pia.scripts.next(endpoint, [pia::too_many_attempts(429, Some(wait))]);
+    });
+    daemon = daemon.reads(&["PIA login", "locked out", "6 s"]);
+    daemon.daemon.hang_up();
+    let daemon = daemon.relieve(|_| ()).recovers();
+    assert!(daemon.started().elapsed() > wait, "{}", daemon.log());
+    let counts = daemon.pia().counts();
+    assert_eq!(counts.logins + counts.tunnel_logins, 2, "{counts:?}");
+    assert_eq!(daemon.lines_at("INFO", "account: recovered after").len(), 1, "{}", daemon.log());
+}
+
 fn logins() -> Vec<Row> {
     vec![
         Row::isolated("the websites are out of reach: the gateway gives the token", || {
@@ -261,7 +317,7 @@ fn logins() -> Vec<Row> {
             let mut daemon = default_logins(true).env("PIA_PASSWORD", "wrong").run();
             daemon.fails(&["PIA login", "credentials rejected", "30 minutes"]);
             daemon.hang_up();
-            assert!(!wait_until(std::time::Duration::from_secs(1), || daemon.pia().counts().tunnel_logins > 1));
+            assert!(!wait_until(Duration::from_secs(1), || daemon.pia().counts().tunnel_logins > 1));
         }),
         Row::isolated("a rejected password at the website is not tried at the gateway", || {
             websites_are_at("127.0.0.77");
@@ -271,9 +327,11 @@ fn logins() -> Vec<Row> {
                 let options = pia::Options { address, login_port: 443, ..pia::Options::default() };
                 World::pia(options).without(&["PIA_LOGIN_URL"])
             };
-            let mut daemon = world.env("PIA_PASSWORD", "wrong").run();
-            daemon.fails(&["PIA login", "credentials rejected"]);
-            assert_eq!(daemon.pia().counts().logins, 1, "nor at the second host");
+            let fault = Fault::from_start(world.env("PIA_PASSWORD", "wrong"), |_| ());
+            let words = ["PIA login", "credentials rejected", "PIA_PASSWORD", "30 minutes"];
+            let daemon = fault.reads(&words).shows("account").daemon;
+            daemon.hang_up();
+            assert!(!wait_until(Duration::from_secs(1), || daemon.pia().counts().logins > 1), "nor at the second host");
         }),
         Row::isolated("a gateway that repeats the login in its error shows no password", || {
             websites_are_at("127.0.0.66");
@@ -288,16 +346,10 @@ fn logins() -> Vec<Row> {
             daemon.wait_for_line("account: recovered after", TOLD);
             assert!(!daemon.log().contains("c\\d") && !daemon.log().contains("c\\\\d"), "{}", daemon.log());
         }),
-        Row::isolated("a locked out account is waited for", || {
+        Row::new("a locked out account is waited for", || is_waited_for(World::new(), pia::LOGIN)),
+        Row::isolated("a locked out account is waited for at the gateway", || {
             websites_are_at("127.0.0.66");
-            let world = default_logins(true);
-            let lockout = pia::too_many_attempts(429, Some(std::time::Duration::from_secs(8)));
-            world.pia.scripts.next(pia::TUNNEL_LOGIN, [lockout]);
-            let mut daemon = world.run();
-            daemon.fails(&["locked out", "8 s"]);
-            daemon.wait_for_line("account: recovered after", TOLD);
-            assert_eq!(daemon.pia().counts().tunnel_logins, 2);
-            daemon.settled(47047);
+            is_waited_for(default_logins(true), pia::TUNNEL_LOGIN);
         }),
         Row::isolated("the website has somebody else's certificate", || {
             // As behind a captive portal: nothing is sent to it, and the gateway is asked.

@@ -10,6 +10,8 @@ use super::support::{Mood, Reply};
 use super::{Fault, MEASURED, MEMORY, Row, TOLD, harmless};
 
 const GIGABYTE: usize = 1 << 30;
+/// What is said of a body that is none of ours; at the login, that it holds no token.
+const NO_JSON: &str = "is not a JSON object";
 
 /// What a few hostile replies may cost a debug build, its start included.
 const CPU: Duration = Duration::from_secs(1);
@@ -28,6 +30,7 @@ enum Peer {
 enum Wrong {
     Says(Reply),
     Is(Mood),
+    IsDown,
 }
 
 pub fn rows() -> Vec<Row> {
@@ -48,20 +51,29 @@ pub fn rows() -> Vec<Row> {
         for (what, make) in oddities() {
             rows.push(Row::new(format!("{who} {what}"), move || is_odd(peer, make)));
         }
-    }
-    rows.push(Row::new("qBittorrent sets huge cookies and answers 260 KB", sets_huge_cookies));
-    rows.push(Row::new("the gateway refuses the longest lease", refuses_the_longest_lease));
-    for (who, peer) in [
-        ("the website", Peer::Login),
-        ("getSignature", Peer::Signature),
-        ("bindPort", Peer::Bind),
-        ("qBittorrent", Peer::Client),
-    ] {
         for (what, json) in bombs() {
             rows.push(Row::new(format!("{who} is a bomb of {what}"), move || is_a_bomb(peer, &json)));
         }
     }
+    rows.push(Row::new("qBittorrent sets huge cookies and answers 260 KB", sets_huge_cookies));
+    rows.push(Row::new("the gateway refuses the longest lease", refuses_the_longest_lease));
+    rows.extend(downs());
     rows
+}
+
+/// Refused connections, from the start or from some time on, and what the user reads of each.
+fn downs() -> Vec<Row> {
+    const REGION: &[&str] = &["connection refused", "region", "no port forwarding"];
+    const CLIENT: &[&str] = &["connection refused", "QBITTORRENT_HOST"];
+    type Test = fn(Peer, &Wrong, &[&str]);
+    let downs: [(_, _, Test, &'static [&'static str]); 5] = [
+        ("the website is out of reach", Peer::Login, misbehaves, &["cannot connect", "connection refused"]),
+        ("a region without port forwarding refuses connections", Peer::Signature, misbehaves, REGION),
+        ("the gateway goes down", Peer::Bind, misbehaves, REGION),
+        ("qBittorrent restarts", Peer::Client, misbehaves, CLIENT),
+        ("qBittorrent comes later", Peer::Client, misbehaves_from_the_start, CLIENT),
+    ];
+    downs.map(|(name, peer, test, words)| Row::new(name, move || test(peer, &Wrong::IsDown, words))).into()
 }
 
 fn wrongs() -> Vec<(&'static str, Wrong, &'static [&'static str])> {
@@ -106,8 +118,10 @@ fn wrongs() -> Vec<(&'static str, Wrong, &'static [&'static str])> {
             says(Reply::reset(head("Content-Length: 100\r\n") + "{")),
             &["reset", "reading the reply"],
         ),
-        ("answers with a page", says(Reply::text(200, "<html>a portal</html>")), &["bad reply"]),
-        ("answers 502", says(Reply::text(502, "<html>bad gateway</html>")), &["502", "bad gateway"]),
+        ("closes instead of a reply", says(Reply::close_before_reply()), &["closed", "waiting for the reply"]),
+        ("answers with a page", says(Reply::text(200, "<html>a portal</html>")), &["bad reply", NO_JSON]),
+        ("answers with a list", says(Reply::json(200, "[]")), &["bad reply", NO_JSON]),
+        ("answers 502", says(Reply::text(502, "<h1>bad gateway</h1>")), &["502", "<h1>bad gateway</h1>"]),
         ("sends elsewhere", says(Reply::text(302, "").header("Location", "http://127.0.0.1:1/")), &["302"]),
         ("gives a bad length", says(Reply::raw(head("Content-Length: -1\r\n"))), &["Content-Length", "not a number"]),
         (
@@ -139,6 +153,9 @@ fn inflict(world: &World, peer: Peer, wrong: &Wrong) {
         (Wrong::Is(mood), Peer::Login) => world.pia.set_login_mood(*mood),
         (Wrong::Is(mood), Peer::Signature | Peer::Bind) => world.pia.set_mood(*mood),
         (Wrong::Is(mood), Peer::Client) => world.qbt.set_mood(*mood),
+        (Wrong::IsDown, Peer::Login) => world.pia.pause_login(),
+        (Wrong::IsDown, Peer::Signature | Peer::Bind) => world.pia.pause(),
+        (Wrong::IsDown, Peer::Client) => world.qbt.pause(),
     }
 }
 
@@ -148,16 +165,41 @@ fn relieve(world: &World) {
     world.pia.set_mood(Mood::Normal);
     world.pia.set_login_mood(Mood::Normal);
     world.qbt.set_mood(Mood::Normal);
+    world.pia.resume();
+    world.pia.resume_login();
+    if world.qbt.is_paused() {
+        world.qbt.resume();
+    }
 }
 
 fn misbehaves(peer: Peer, wrong: &Wrong, words: &[&str]) {
     let fault = match peer {
-        Peer::Login | Peer::Signature => Fault::from_start(World::new(), |world| inflict(world, peer, wrong)),
+        Peer::Login | Peer::Signature => return misbehaves_from_the_start(peer, wrong, words),
         Peer::Bind | Peer::Client => Fault::strike(World::new(), |world| inflict(world, peer, wrong)),
     };
-    let fault = fault.reads(words);
+    is_told_and_recovered_from(fault, peer, words);
+}
+
+fn misbehaves_from_the_start(peer: Peer, wrong: &Wrong, words: &[&str]) {
+    is_told_and_recovered_from(Fault::from_start(World::new(), |world| inflict(world, peer, wrong)), peer, words);
+}
+
+fn is_told_and_recovered_from(fault: Fault, peer: Peer, words: &[&str]) {
+    let (step, gate, name) = match peer {
+        Peer::Login => ("PIA login: ", "account", "account"),
+        Peer::Signature => ("getSignature: ", "gateway", "gateway"),
+        Peer::Bind => ("bindPort: ", "gateway", "gateway"),
+        Peer::Client => ("qBittorrent ", "client", "qBittorrent"),
+    };
+    let words = words.iter().map(|&word| match peer {
+        Peer::Login if word == NO_JSON => "token is missing",
+        _ => word,
+    });
+    let words: Vec<&str> = std::iter::once(step).chain(words).collect();
+    let fault = fault.reads(&words).shows(gate);
     let fault = if peer == Peer::Client { fault.binds_on() } else { fault };
-    fault.relieve(relieve).recovers();
+    let daemon = fault.relieve(relieve).recovers();
+    assert_eq!(daemon.lines_at("INFO", &format!("{name}: recovered after")).len(), 1, "{}", daemon.log());
 }
 
 /// Makes a reply of the usual one's body.

@@ -2,15 +2,17 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use super::support::Reply;
+use super::support::daemon::mode;
 use super::support::pia::{self, BIND_PORT};
 use super::support::qbt::{self, Flavour};
 use super::support::world::World;
+use super::support::{Reply, for_all};
 use super::{Fault, Row, harmless};
 
 pub fn rows() -> Vec<Row> {
-    [disk(), files(), client()].concat()
+    [disk(), files(), odd_answers(), sessions(), ports()].concat()
 }
 
 /// A small disk of its own for the state.
@@ -52,7 +54,7 @@ fn disk() -> Vec<Row> {
             daemon.skip_log();
             fill(&state);
             // A file of the daemon's that was about to be replaced has left its place.
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(200));
             fill(&state);
             daemon.pia().set(|state| state.next_port = 50002);
             daemon.pia().scripts.next(BIND_PORT, [pia::port_expired()]);
@@ -106,19 +108,33 @@ fn quick_world() -> World {
 fn files() -> Vec<Row> {
     vec![
         // At each byte in the store's own test; a whole pass takes longer.
-        Row::new("the stored lease is cut", || {
+        Row::new("the stored lease is cut or holds something else", || {
             let world = quick_world();
             assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
             let file = world.setup.lease_file();
             let whole = std::fs::read(&file).expect("a lease");
-            let cuts: Vec<_> = (0..whole.len()).step_by(whole.len() / 8).collect();
-            for &length in &cuts {
-                std::fs::write(&file, &whole[..length]).expect("a file");
+            let cuts = (0..whole.len()).step_by(whole.len() / 8).map(|length| &whole[..length]);
+            let odd = [&b"null"[..], b"{}", br#"{"payload":1}"#, b"\0\0\0"];
+            for damaged in cuts.chain(odd) {
+                std::fs::write(&file, damaged).expect("a file");
+                let before = world.pia.leases();
                 let output = world.setup.run_once(&["once"]);
-                assert_eq!(output.code, Some(0), "cut at {length}: {output:?}");
-                assert!(output.stdout.contains("a new lease will replace it"), "cut at {length}: {output:?}");
+                let damaged = String::from_utf8_lossy(damaged);
+                assert_eq!(output.code, Some(0), "{damaged}: {output:?}");
+                assert!(output.stdout.contains("a new lease will replace it"), "{damaged}: {output:?}");
+                assert_eq!((world.pia.leases(), mode(&file)), (before + 1, 0o600), "{damaged}");
             }
-            assert_eq!(world.pia.leases(), cuts.len() + 1);
+        }),
+        Row::new("neither state nor token can be written", || {
+            let world = World::new();
+            let file = world.setup.dir().write("file", "");
+            let world = world.env("STATE_DIR", file.join("state").display().to_string());
+            let mut daemon = world.env("PIA_TOKEN_FILE", file.join("token").display().to_string()).settle();
+            daemon.binds_again(2);
+            for name in ["STATE_DIR", "PIA_TOKEN_FILE"] {
+                assert_eq!(daemon.lines_at("WARN", name).len(), 1, "{name}\n{}", daemon.log());
+            }
+            harmless(daemon);
         }),
         Row::new("the stored status is cut at each byte", || {
             let mut daemon = World::new().settle();
@@ -153,33 +169,108 @@ fn files() -> Vec<Row> {
     ]
 }
 
-fn client() -> Vec<Row> {
-    vec![
-        Row::new("qBittorrent restarts", || {
-            Fault::strike(World::new(), |world| world.qbt.pause())
-                .reads(&["qBittorrent", "connection refused", "QBITTORRENT_HOST"])
-                .binds_on()
-                .relieve(|world| world.qbt.resume())
+/// What the Web UI may answer besides what every peer may, and what the user reads.
+fn odd_answers() -> Vec<Row> {
+    let answers = [
+        ("404", qbt::PREFERENCES, Reply::text(404, ""), &["qBittorrent preferences", "404", "QBITTORRENT_HOST"][..]),
+        ("no port", qbt::PREFERENCES, Reply::json(200, "{}"), &["qBittorrent preferences", "listen_port"]),
+        (
+            "a port that is none",
+            qbt::PREFERENCES,
+            Reply::json(200, r#"{"listen_port":"x"}"#),
+            &["qBittorrent preferences", "listen_port"],
+        ),
+        (
+            "a login with a redirect",
+            qbt::LOGIN,
+            Reply::raw("HTTP/1.1 301 Moved\r\nlocation: https://nas/\r\ncontent-length: 0\r\n\r\n"),
+            &["qBittorrent login", "301", "redirect"],
+        ),
+        (
+            "a new port with 500",
+            qbt::SET_PREFERENCES,
+            Reply::text(500, "it broke"),
+            &["qBittorrent setPreferences", "500", "it broke"],
+        ),
+        (
+            "no connection status",
+            qbt::TRANSFER_INFO,
+            Reply::json(200, "{}"),
+            &["qBittorrent transfer/info", "connection_status"],
+        ),
+    ];
+    let row = |(what, endpoint, reply, words): (&str, &'static str, Reply, &'static [&str])| {
+        Row::new(format!("qBittorrent answers {what}"), move || {
+            Fault::from_start(World::new(), |world| world.qbt.scripts.always(endpoint, reply.clone()))
+                .reads(words)
+                .shows("client")
+                .relieve(|world| world.qbt.scripts.clear())
                 .recovers();
-        }),
+        })
+    };
+    answers.map(row).into()
+}
+
+fn sessions() -> Vec<Row> {
+    vec![
         Row::new("qBittorrent forgets the session", || {
-            let daemon = World::new().settle();
-            daemon.qbt().expire_sessions();
-            harmless(daemon);
+            let forget: [fn(&World); 2] = [
+                |world| world.qbt.expire_sessions(),
+                // It is still there: with the old cookie the login would make no session.
+                |world| world.qbt.scripts.next(qbt::PREFERENCES, [Reply::text(403, "Forbidden")]),
+            ];
+            for_all(forget.into_iter().flat_map(|forget| Flavour::ALL.map(|flavour| (forget, flavour))), |case| {
+                let (forget, flavour) = case;
+                let mut daemon = World::flavour(flavour).settle();
+                forget(&daemon.world);
+                daemon.qbt().change_port_by_hand(1234);
+                daemon.see("qBittorrent: listen port 1234 -> 47047");
+                daemon.settled(47047);
+                let counts = daemon.qbt().counts();
+                assert_eq!(
+                    (counts.logins, counts.failed_logins, counts.set_ports),
+                    (2, 0, 2),
+                    "{flavour:?}: {counts:?}"
+                );
+                assert!(counts.sessions <= 2, "{flavour:?}: {counts:?}");
+                harmless(daemon);
+            });
         }),
         Row::new("qBittorrent has banned us", || {
-            let fault = Fault::strike(World::new(), |world| {
-                world.qbt.scripts.always(qbt::LOGIN, Reply::text(403, "Your IP address has been banned"));
-                world.qbt.expire_sessions();
+            for_all(Flavour::ALL, |flavour| {
+                let fault = Fault::strike(World::flavour(flavour), |world| {
+                    world.qbt.scripts.always(qbt::LOGIN, Reply::text(403, "Your IP address has been banned"));
+                    world.qbt.expire_sessions();
+                });
+                let mut fault = fault.reads(&["qBittorrent login", "banned", "restart qBittorrent"]).binds_on();
+                let tried = fault.daemon.qbt().scripts.used();
+                fault.daemon.sees_more_binds(3);
+                assert_eq!(
+                    fault.daemon.qbt().scripts.used(),
+                    tried,
+                    "no further login: that would extend nothing and help nobody"
+                );
+                // Not even when somebody asks for it.
+                fault.daemon.binds_again(3);
+                assert_eq!(fault.daemon.lines_at("ERROR", "").len(), 1, "{flavour:?}: {}", fault.daemon.log());
             });
-            let mut fault = fault.reads(&["qBittorrent login", "banned", "restart qBittorrent"]).binds_on();
-            let tried = fault.daemon.qbt().scripts.used();
-            fault.daemon.sees_more_binds(3);
-            assert_eq!(
-                fault.daemon.qbt().scripts.used(),
-                tried,
-                "no further login: that would extend nothing and help nobody"
-            );
+        }),
+        Row::new("qBittorrent's password is another one", || {
+            for_all(Flavour::ALL, |flavour| {
+                let world = World::flavour(flavour).env("QBITTORRENT_PASSWORD", "wrong");
+                let fault = Fault::from_start(world, |_| ());
+                let fault = fault.reads(&["qBittorrent login", "credentials rejected", "PASSWORD", "30 minutes"]);
+                let mut daemon = fault.shows("client").binds_on().daemon;
+                daemon.binds_again(3);
+                let counts = qbt::Counts { failed_logins: 1, ..qbt::Counts::default() };
+                assert_eq!(daemon.qbt().counts(), counts, "{flavour:?}");
+                assert_eq!(daemon.status().and_then(|status| status.client_verified_at), None);
+            });
+        }),
+        Row::new("the Web UI is https with a private CA", || {
+            for_all(Flavour::ALL, |flavour| {
+                harmless(World::qbt(qbt::Options { tls: true, flavour, ..qbt::Options::default() }).settle());
+            });
         }),
         Row::new("qBittorrent's password has changed", || {
             let fault = Fault::strike(World::new(), |world| {
@@ -189,34 +280,62 @@ fn client() -> Vec<Row> {
             let fault = fault.reads(&["qBittorrent login", "credentials rejected", "30 minutes"]).binds_on();
             assert_eq!(fault.daemon.qbt().counts().failed_logins, 1);
         }),
+    ]
+}
+
+fn ports() -> Vec<Row> {
+    vec![
         Row::new("somebody sets another port in the Web UI", || {
-            let mut daemon = World::new().settle();
-            daemon.qbt().change_port_by_hand(1234);
-            daemon.see("listen port 1234 -> 47047");
-            daemon.settled(47047);
-            harmless(daemon);
+            for_all([1234, 0, 70_000, -1], |port| {
+                let mut daemon = World::new().env("CHECK_INTERVAL", "3").settle();
+                let begin = Instant::now();
+                daemon.qbt().change_port_by_hand(port);
+                daemon.see(&format!("qBittorrent: listen port {port} -> 47047"));
+                // Less than a second interval.
+                assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+                daemon.settled(47047);
+                assert_eq!(daemon.qbt().ports(), [47047; 2]);
+                harmless(daemon);
+            });
         }),
         Row::new("another program has the port", || {
-            Fault::strike(World::new(), |world| {
-                world.qbt.set(|state| state.taken.insert(47047, usize::MAX));
-                world.qbt.change_port_by_hand(1234);
-            })
-            .reads(&["port 47047 is set and nothing listens", "another program"])
-            .binds_on()
-            .relieve(|world| world.qbt.set(|state| state.taken.clear()))
-            .recovers();
+            // With the lag the status goes on showing the old socket: it must not be believed.
+            for_all([0, 1300], |lag| {
+                let fault = Fault::from_start(World::new(), |world| {
+                    world.qbt.set(|state| {
+                        state.status_lag = Duration::from_millis(lag);
+                        state.taken.insert(47047, usize::MAX);
+                    });
+                });
+                let words = ["port 47047 is set and nothing listens", "another program"];
+                let fault = fault.reads(&words).shows("client");
+                let daemon = &fault.daemon;
+                assert_eq!(daemon.count_lines("qBittorrent listens on port"), 0, "{}", daemon.log());
+                assert_eq!(daemon.status().and_then(|status| status.client_verified_at), None);
+                assert_eq!(daemon.qbt().counts().set_ports, 3, "one bounce");
+                assert_eq!(daemon.world.setup.run_once(&["healthcheck"]).code, Some(1));
+                fault.binds_on().relieve(|world| world.qbt.set(|state| state.taken.clear())).recovers();
+            });
         }),
-        Row::new("the Web UI is https with a private CA", || {
-            for flavour in Flavour::ALL {
-                harmless(World::qbt(qbt::Options { tls: true, flavour, ..qbt::Options::default() }).settle());
-            }
-        }),
-        Row::new("the socket is lost", || {
-            let mut daemon = World::new().settle();
-            daemon.qbt().drop_socket();
-            daemon.see("setting it anew");
-            daemon.settled(47047);
-            harmless(daemon);
+        Row::new("the socket is lost or did not open", || {
+            for_all([true, false], |at_start| {
+                let world = World::new();
+                if at_start {
+                    world.qbt.set(|state| state.taken.insert(47047, 1));
+                }
+                let mut daemon = world.run();
+                daemon.see("listen port 6881 -> 47047");
+                if !at_start {
+                    // As after a tunnel was made anew.
+                    daemon.settled(47047);
+                    daemon.qbt().drop_socket();
+                }
+                daemon.see("setting it anew");
+                daemon.settled(47047);
+                let ports = daemon.qbt().ports();
+                assert!(matches!(ports[..], [47047, other, 47047] if (1..=65535).contains(&other)), "{ports:?}");
+                harmless(daemon);
+            });
         }),
     ]
 }
