@@ -391,24 +391,28 @@ fn killed_at_any_moment_it_keeps_its_port() {
 #[test]
 fn killed_between_any_two_moments_it_keeps_its_port() {
     let mut daemon = World::new().run();
-    let mut stored = None;
-    for delay in (0..120).step_by(8) {
+    let killed_after = |daemon: &mut Running, delay| {
         std::thread::sleep(Duration::from_millis(delay));
-        daemon.kill9();
-        // A request that the kill cut off may be counted a moment later, so look only when the lease is there.
-        if stored.is_none() && daemon.world.setup.lease_file().exists() {
-            stored = Some((fs::read(daemon.world.setup.lease_file()).ok(), daemon.pia().counts().signatures));
-            daemon.pia().set(|state| state.next_port = 50002);
-        }
         daemon.restart();
+    };
+    // Longer and longer lives, until on a machine of whatever speed one of them was long enough for a lease.
+    let mut delays = (0..).step_by(8);
+    let leased = wait_until(LATER, || {
+        killed_after(&mut daemon, delays.next().unwrap_or_default());
+        daemon.world.setup.lease_file().exists()
+    });
+    assert!(leased, "no lease was stored\n{}", daemon.log());
+    // By then every request that a kill has cut off is counted.
+    daemon.settled(47047);
+    let lease = |daemon: &Running| fs::read(daemon.world.setup.lease_file()).expect("a lease file");
+    let stored = (lease(&daemon), daemon.pia().counts().signatures);
+    // Whoever asks again gets another port.
+    daemon.pia().set(|state| state.next_port = 50002);
+    for delay in (0..120).step_by(8) {
+        killed_after(&mut daemon, delay);
     }
-    daemon.restart();
-    daemon.see("qBittorrent listens on port");
-    let lease = fs::read(daemon.world.setup.lease_file()).ok();
-    if let Some(stored) = stored {
-        assert_eq!((lease, daemon.pia().counts().signatures), stored);
-        assert_eq!(daemon.qbt().listening(), Some(47047));
-    }
+    daemon.settled(47047);
+    assert_eq!((lease(&daemon), daemon.pia().counts().signatures), stored);
 }
 
 #[test]
