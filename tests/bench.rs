@@ -13,7 +13,7 @@ mod support;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -22,7 +22,7 @@ use support::daemon::{Daemon, Setup};
 use support::link::{End, Link, Quality};
 use support::pia::{self, Pia};
 use support::qbt::{Flavour, Qbt};
-use support::{TempDir, netns, wait_until};
+use support::{Killed, TempDir, netns, wait_until};
 
 /// Built with the profile of releases.
 const DAEMON: &str = env!("CARGO_BIN_EXE_pia-qbittorrent-sync");
@@ -185,7 +185,7 @@ struct Client {
 /// Ends with its client.
 enum Process {
     Real(#[expect(dead_code, reason = "only to be dropped")] RealQbt),
-    StandIn(#[expect(dead_code, reason = "only to be dropped")] StandIn),
+    StandIn(#[expect(dead_code, reason = "only to be dropped")] Killed),
 }
 
 impl Client {
@@ -203,7 +203,7 @@ impl Client {
                     _process: Process::Real(qbt),
                 }
             }
-            Kind::StandIn => StandIn::start(namespace_of),
+            Kind::StandIn => Self::start_stand_in(namespace_of),
         }
     }
 
@@ -219,13 +219,9 @@ impl Client {
         fs::write(setup.token_file(), pia.make_token()).expect("a token");
         setup
     }
-}
 
-/// The stand-in for a torrent client, in a process of its own: it ends with its standard input.
-struct StandIn(Child);
-
-impl StandIn {
-    fn start(namespace_of: Option<u32>) -> Client {
+    /// The stand-in in a process of its own, which ends with its standard input.
+    fn start_stand_in(namespace_of: Option<u32>) -> Self {
         let program = env::current_exe().expect("this program");
         let mut command = match namespace_of {
             None => Command::new(program),
@@ -236,20 +232,13 @@ impl StandIn {
         let lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
         let mut words = lines.map_while(Result::ok).take(3);
         let mut next = || words.next().expect("the stand-in's introduction");
-        Client {
+        Self {
             label: "stand-in".into(),
             url: next(),
             username: next(),
             password: next(),
-            _process: Process::StandIn(Self(process)),
+            _process: Process::StandIn(Killed(process)),
         }
-    }
-}
-
-impl Drop for StandIn {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -399,7 +388,7 @@ fn costs(table: &mut Table, client: &Client, idle: Duration) {
     for _ in 0..WARM_UP {
         keepalive(&mut daemon, &pia);
     }
-    let memory = of_status(&format!("/proc/{}/status", daemon.pid()), "VmHWM") * 1024;
+    let memory = daemon.memory(true) * 1024;
     let before = cpu_ms(&daemon.pid().to_string(), OWN);
     for _ in 0..KEEPALIVES {
         keepalive(&mut daemon, &pia);

@@ -661,7 +661,7 @@ fn status_shows_what_is_bound_and_what_fails() {
     world.qbt.scripts.always(qbt::PREFERENCES, Reply::text(500, "it broke"));
     daemon.hang_up();
     daemon.see("it broke");
-    daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+    daemon.wait_for_problem("client");
     let output = bare.run_once(&["status"]);
     assert!(output.stdout.contains("it broke"), "{output:#?}");
 }
@@ -671,7 +671,7 @@ fn status_is_written_again_when_the_daemon_recovers() {
     let world = World::calm();
     world.qbt.pause();
     let mut daemon = world.setup.run();
-    daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+    daemon.wait_for_problem("client");
     world.qbt.resume();
     daemon.hang_up();
     daemon.wait_for_status("no problem", |status| status.problems.is_empty() && status.client_port.is_some());

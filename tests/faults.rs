@@ -28,8 +28,6 @@ use support::world::{RECOVERY, Running, World};
 
 /// Rows at a time: nearly all of them wait nearly always.
 const AT_ONCE: usize = 16;
-/// Set for a row that runs inside its namespace already.
-const INSIDE: &str = "INSIDE_NAMESPACE";
 /// Precedes what this machine lacks.
 const SKIPPED: &str = "SKIPPED: ";
 /// Precedes what a row measured.
@@ -75,7 +73,7 @@ impl Row {
     fn into_trial(self) -> Trial {
         let name = self.name.clone();
         Trial::test(name, move || {
-            if self.place == Place::Isolated && env::var_os(INSIDE).is_none() {
+            if self.place == Place::Isolated && env::var_os(netns::INSIDE).is_none() {
                 return self.run_inside();
             }
             if self.place == Place::Isolated {
@@ -93,7 +91,7 @@ impl Row {
         let Some(mut again) = netns::isolated_with_mounts(program).filter(|_| usable) else {
             return skip(&self.name, "unshare and ip cannot make namespaces here");
         };
-        let output = again.args(["--exact", &self.name]).env(INSIDE, "1").output()?;
+        let output = again.args(["--exact", &self.name]).env(netns::INSIDE, "1").output()?;
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() {
             // What the row measured, without what the harness says of it.
@@ -156,9 +154,8 @@ impl Fault {
     /// Whoever asks for the status reads it, too.
     #[track_caller]
     fn shows(mut self, with: &str) -> Self {
-        let status = self.daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+        let status = self.daemon.wait_for_problem(with);
         let problem = &status.problems[0];
-        assert_eq!(problem.with, with, "{status:?}");
         assert!(problem.failures >= 1 && !problem.remedy.is_empty(), "{status:?}");
         self
     }

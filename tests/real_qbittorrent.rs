@@ -26,8 +26,6 @@ use support::{TempDir, lock, netns, wait_until};
 const LEASED: u16 = 47_047;
 /// Another port, neither leased nor qBittorrent's first.
 const OTHER: u16 = 50_505;
-/// Set for a test that runs inside its namespace already.
-const INSIDE: &str = "INSIDE_NAMESPACE";
 /// Precedes a version in the output of such a test.
 const DRIVEN: &str = "driven: ";
 
@@ -83,7 +81,7 @@ impl Drop for Finish {
 
 /// Runs one test: in this process if it is in a namespace already, else in a new process in a new namespace.
 fn drive(suite: &'static str, name: &str, scenario: fn(&str)) {
-    if env::var_os(INSIDE).is_some() {
+    if env::var_os(netns::INSIDE).is_some() {
         netns::raise_loopback();
         scenario(suite);
         return;
@@ -114,7 +112,7 @@ fn repetition(suite: &str) -> Result<Command, String> {
 
 fn run_again(mut again: Command, suite: &'static str, name: &str) {
     let path = format!("{suite}::{name}");
-    let output = again.args(["--exact", &path, "--nocapture"]).env(INSIDE, "1").output().expect("unshare");
+    let output = again.args(["--exact", &path, "--nocapture"]).env(netns::INSIDE, "1").output().expect("unshare");
     let text = String::from_utf8_lossy(&output.stdout);
     if let Some(version) = text.lines().find_map(|line| line.split_once(DRIVEN)) {
         lock(&REPORT).versions.insert(suite, version.1.to_owned());
@@ -269,7 +267,7 @@ fn restarted(suite: &str) {
 fn wrong_password(suite: &str) {
     let (pia, qbt) = (Pia::start(), start(suite, Options::default()));
     let mut daemon = setup(&pia, &qbt).env("QBITTORRENT_PASSWORD", "not the password").run();
-    daemon.wait_for_status("a rejected login", |status| status.problems.iter().any(|problem| problem.with == "client"));
+    daemon.wait_for_problem("client");
     see_binds(&mut daemon, &pia, 3);
     daemon.hang_up();
     see_binds(&mut daemon, &pia, 2);
@@ -336,8 +334,7 @@ fn port_taken(suite: &str) {
     let mut daemon = setup(&pia, &qbt).run();
     // Both looks with their patience take some 8 s.
     daemon.wait_for_line("nothing listens on it", LATER);
-    let status =
-        daemon.wait_for_status("the problem", |status| status.problems.iter().any(|problem| problem.with == "client"));
+    let status = daemon.wait_for_problem("client");
     assert_eq!(status.client_verified_at, None, "{}", daemon.log());
     see_binds(&mut daemon, &pia, 2);
     drop(other_program);
@@ -354,9 +351,7 @@ fn https(suite: &str) {
     let qbt = start(suite, Options { https: Some(files.clone()), ..Options::default() });
 
     let mut daemon = setup(&pia, &qbt).run();
-    daemon.wait_for_status("an unknown authority", |status| {
-        status.problems.iter().any(|problem| problem.with == "client")
-    });
+    daemon.wait_for_problem("client");
     assert_eq!(qbt.listen_ports(), BTreeSet::from([50_000]));
     end(daemon, &pia);
 
@@ -380,9 +375,7 @@ fn api_key(suite: &str) {
     let next = qbt.make_api_key();
     assert_ne!(key, next);
     let mut daemon = anonymous(&pia, &qbt).env("QBITTORRENT_API_KEY", key).run();
-    daemon.wait_for_status("a key that is not accepted any more", |status| {
-        status.problems.iter().any(|problem| problem.with == "client")
-    });
+    daemon.wait_for_problem("client");
     see_binds(&mut daemon, &pia, 2);
     end(daemon, &pia);
 }

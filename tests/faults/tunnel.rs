@@ -288,7 +288,7 @@ fn changes() -> Vec<Row> {
             daemon.qbt().deaden_socket();
             assert!(!healthy(&daemon), "at once");
             daemon.fails(&["tunnel: no way to 10.10.224.1:19999", "unreachable", "VPN"]);
-            daemon.wait_for_status("a problem", |status| !status.problems.is_empty());
+            daemon.wait_for_problem("gateway");
             let (before, lines) = (daemon.pia().bound().len(), daemon.log().lines().count());
             std::thread::sleep(Duration::from_secs(5));
             // Five intervals later it has not said or tried anything.

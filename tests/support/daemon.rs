@@ -372,6 +372,13 @@ impl Daemon {
         last.expect("the condition held for it")
     }
 
+    /// Waits until status.json tells of a problem with this peer, the first or only one.
+    #[track_caller]
+    pub fn wait_for_problem(&mut self, with: &str) -> Status {
+        let told = |status: &Status| status.problems.first().is_some_and(|problem| problem.with == with);
+        self.wait_for_status(&format!("a problem with {with}"), told)
+    }
+
     #[track_caller]
     fn fail(&mut self, what: &str) -> ! {
         let ended = match self.ended() {

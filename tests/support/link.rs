@@ -1,10 +1,10 @@
 //! A slow link between two network namespaces, carried by `link.py`: the kernels of small test machines have no netem.
 
 use std::net::Ipv4Addr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{Signal, TempDir, send, wait_until};
+use super::{Killed, Signal, TempDir, send, wait_until};
 
 const SCRIPT: &str = include_str!("link.py");
 const READY_LIMIT: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ pub struct Quality {
 }
 
 /// A link that is there until it is dropped.
-pub struct Link(Child);
+pub struct Link(Killed);
 
 impl Link {
     /// Joins two namespaces; the error says why this machine cannot.
@@ -47,7 +47,7 @@ impl Link {
             .map_err(|e| format!("python3: {e}"))?;
         wait_until(READY_LIMIT, || ready.exists() || !matches!(child.try_wait(), Ok(None)));
         // From here on dropping it ends the child, whatever became of it.
-        let link = Self(child);
+        let link = Self(Killed(child));
         if ready.exists() {
             return Ok(link);
         }
@@ -66,13 +66,6 @@ impl Link {
     }
 
     fn signal(&self, signal: Signal) {
-        send(self.0.id(), signal).expect("the link is there");
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        send(self.0.0.id(), signal).expect("the link is there");
     }
 }

@@ -6,12 +6,16 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::Killed;
+
+/// Set for a test program that was started again inside a namespace.
+pub const INSIDE: &str = "INSIDE_NAMESPACE";
 /// State of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
@@ -107,7 +111,7 @@ pub fn ports_of(pid: u32) -> BTreeSet<u16> {
 }
 
 /// A namespace of its own for other programs (see [`beside`]), gone when dropped.
-pub struct Namespace(Child);
+pub struct Namespace(Killed);
 
 impl Namespace {
     /// `None` where namespaces cannot be made.
@@ -121,19 +125,12 @@ impl Namespace {
             .ok()?;
         let mut ready = String::new();
         let read = BufReader::new(holder.stdout.take()?).read_line(&mut ready);
-        let namespace = Self(holder);
+        let namespace = Self(Killed(holder));
         (read.is_ok() && !ready.is_empty()).then_some(namespace)
     }
 
     /// A process that is in it.
     pub fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.0.0.id()
     }
 }

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use temp_dir::TempDir;
+
 #[path = "../../../src/clock.rs"]
 pub mod clock;
 #[path = "../../../src/config/mod.rs"]
@@ -40,7 +42,7 @@ pub fn forwarded(body: &str) -> Result<Option<u16>, error::Cause> {
 
 /// libFuzzer ends without a drop, so it stays: whoever runs a target for long sets `TMPDIR` to a folder in memory that is
 /// removed afterwards.
-static FOLDER: LazyLock<temp_dir::TempDir> = LazyLock::new(temp_dir::TempDir::new);
+static FOLDER: LazyLock<TempDir> = LazyLock::new(TempDir::new);
 
 /// The folder of this process below `TMPDIR`.
 pub fn folder() -> &'static Path {
