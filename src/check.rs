@@ -1,265 +1,213 @@
-//! `check`: goes the whole way step by step, says of each step whether it works or what to do, and changes nothing at the
-//! torrent client.
+//! `check`: the loop, narrated. The same steps and the same decisions; of each it is said whether it works or what to do, and the
+//! torrent client is left as it is.
 
 use std::io::Write;
 
-use crate::config::{Config, Source};
-use crate::error::{Cause, Error, Op, Phase, Refusal};
-use crate::pia::lease::Lease;
-use crate::pia::{Pia, account};
-use crate::service::{Parts, PortSource};
-use crate::source::Followed;
-use crate::torrent::{Connectivity, TorrentClient};
+use crate::error::{Cause, Error, Phase};
+use crate::keeper::client::{PORT, SOCKET};
+use crate::keeper::step::{Done, Exchange, Progress, Step};
+use crate::keeper::{News, Peer, Verdict};
+use crate::service::{Ear, Peers, PortPeer, Service, with_advice};
+use crate::settings::Settings;
+use crate::state::State;
+use crate::time::{self, shown};
 
 /// Runs the check; true if all is well.
-pub fn run(config: Config, out: &mut dyn Write) -> bool {
-    let mut lines = Lines { out, well: true };
-    lines.ok("configuration", "is valid");
-    for warning in &config.warnings {
-        lines.note("configuration", warning);
+pub fn run(settings: Settings, out: &mut dyn Write) -> bool {
+    let mut narrator = Narrator { out, well: true, said: Vec::new() };
+    narrator.line("ok", "configuration", "is valid");
+    for warning in &settings.warnings {
+        narrator.line("note", "configuration", warning);
     }
-    let client_url = config.client_url.to_string();
-    let (hostname, token_file) = match &config.source {
-        Source::Pia(pia) => (pia.hostname.clone(), pia.token_file.display().to_string()),
-        Source::Followed(_) => (None, String::new()),
-    };
-    let Parts { source, mut client } = Parts::new(config, false);
-    let port = match source {
-        PortSource::Pia(mut pia) => check_pia(&mut lines, &mut pia, hostname.as_deref(), &token_file),
-        PortSource::Followed { followed, .. } => check_followed(&mut lines, followed),
-    };
-    check_client(&mut lines, client.as_mut(), &client_url, port);
-    client.log_out();
-    lines.well
+    let state = State::visit(&settings.state_dir);
+    if state.is_guest() {
+        narrator.line("note", "state", "the service runs: it keeps its lease, and nothing is written here");
+    }
+    let mut service = Service::quiet(settings, state, true);
+    let snapshot = service.keeper().snapshot();
+    let follows = snapshot.follows;
+    if let (Some(port), Some(end)) = (snapshot.port, snapshot.expires_at) {
+        narrator.line("ok", "lease", &format!("port {port} until {}, stored", shown(end)));
+    }
+    let done = service.run_once(&mut narrator);
+    for (peer, trouble) in service.keeper().snapshot().troubles {
+        // What an earlier run left is of no step of this one.
+        let step = match peer {
+            Peer::Account => "account",
+            Peer::Gateway => "gateway",
+            Peer::Client => "client",
+        };
+        if matches!(trouble.error.cause, Cause::CredentialsRejected { status: None }) && !narrator.said.contains(&step) {
+            narrator.fail(step, &trouble.error);
+        }
+    }
+    let pia = ["account", "gateway", "certificate", "lease", "bind"];
+    let rows = if follows { &["port source"][..] } else { &pia[..] };
+    for row in rows.iter().chain(&["client", "client port", "client listens"]) {
+        if !narrator.said.contains(row) {
+            narrator.line("-", row, "not tried");
+        }
+    }
+    done && narrator.well
 }
 
-struct Lines<'a> {
+/// Tells people what the loop does.
+struct Narrator<'a> {
     out: &'a mut dyn Write,
     well: bool,
+    /// The rows that something was said of.
+    said: Vec<&'static str>,
 }
 
-impl Lines<'_> {
+impl Narrator<'_> {
     // A reader that went away is no reason to end before the check is complete.
-    fn line(&mut self, verdict: &str, step: &str, text: &str) {
-        let _ = writeln!(self.out, "{verdict:<5}{step:<15}{text}");
+    fn line(&mut self, verdict: &str, row: &'static str, text: &str) {
+        self.said.push(row);
+        let _ = writeln!(self.out, "{verdict:<5}{row:<15}{}", crate::text::one_line(text));
     }
 
-    fn ok(&mut self, step: &str, text: &str) {
-        self.line("ok", step, text);
+    fn ok(&mut self, row: &'static str, text: &str) {
+        self.line("ok", row, text);
     }
 
-    fn note(&mut self, step: &str, text: &str) {
-        self.line("note", step, text);
-    }
-
-    fn skip(&mut self, step: &str, why: &str) {
-        self.line("skip", step, why);
-    }
-
-    fn fail(&mut self, step: &str, error: &Error) {
+    fn fail(&mut self, row: &'static str, error: &Error) {
         self.well = false;
-        self.line("FAIL", step, &format!("{error}; {}", error.remedy()));
+        self.line("FAIL", row, &with_advice(error));
     }
 
-    fn fail_text(&mut self, step: &str, text: &str) {
-        self.well = false;
-        self.line("FAIL", step, text);
-    }
-}
-
-fn check_followed(lines: &mut Lines, mut followed: Followed) -> Option<u16> {
-    match followed.port() {
-        Ok(Some(port)) => {
-            lines.ok("port source", &format!("{} has port {port}", followed.name()));
-            Some(port)
-        }
-        Ok(None) => {
-            lines.fail_text("port source", &format!("{} has no port now; is port forwarding on?", followed.name()));
-            None
-        }
-        Err(error) => {
-            lines.fail("port source", &error);
-            None
-        }
-    }
-}
-
-fn check_pia(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>, token_file: &str) -> Option<u16> {
-    let has_token = match pia.get_token() {
-        Ok(account::Source::File) => {
-            lines.ok("token", &format!("cached in {token_file}"));
-            true
-        }
-        Ok(account::Source::Login) => {
-            lines.ok("token", "logged in to PIA");
-            true
-        }
-        Err(error) => {
-            lines.fail("token", &error);
-            false
-        }
-    };
-    if !check_gateway(lines, pia, hostname) {
-        for step in ["lease", "bind"] {
-            lines.skip(step, "needs the gateway");
-        }
-        return pia.lease.as_ref().map(|lease| lease.port);
-    }
-    if !check_lease(lines, pia, has_token) {
-        lines.skip("bind", "needs a lease");
-        return None;
-    }
-    let mut bound = pia.bind_port();
-    if let Err(error) = &bound
-        && let Cause::Refused { refusal, .. } = &error.cause
-        && refusal.is_of_the_lease()
-        && has_token
-    {
-        lines.note("bind", &format!("{error}; asking for another lease"));
-        if !check_new_lease(lines, pia) {
-            lines.skip("bind", "needs a lease");
-            return None;
-        }
-        bound = pia.bind_port();
-    }
-    match bound {
-        Ok(port) => lines.ok("bind", &format!("port {port} is bound for 15 minutes")),
-        Err(error) => lines.fail("bind", &error),
-    }
-    pia.lease.as_ref().map(|lease| lease.port)
-}
-
-/// Connection, chain and name; one handshake tells them apart by how it fails.
-fn check_gateway(lines: &mut Lines, pia: &mut Pia, hostname: Option<&str>) -> bool {
-    let (ca, tcp, tls, name) = ("gateway CA", "gateway TCP", "gateway TLS", "gateway name");
-    let result = pia.gateway.connect(Op::GetSignature);
-    let address = pia.gateway.dialled().map_or("a candidate".to_owned(), |_| pia.gateway.address());
-    let connected = || format!("{address} answers");
-    let trusted = "the certificate leads to the CA";
-    let error = match result {
-        Ok(()) => {
-            let how = pia.gateway.how_found().map_or(String::new(), |how| format!(", found: {how}"));
-            lines.ok(tcp, &format!("{}{how}", connected()));
-            lines.ok(tls, trusted);
-            let names = pia.gateway.certificate_names().join(", ");
-            match hostname {
-                Some(hostname) => lines.ok(name, &format!("the certificate is for {hostname}")),
-                None => lines.note(name, &format!("not checked: set PIA_HOSTNAME to {names}")),
-            }
-            return true;
-        }
-        Err(error) => error,
-    };
-    match error.cause.most_telling() {
-        _ if error.op == Op::FetchCa => {
-            lines.fail(ca, &error);
-            for step in [tcp, tls, name] {
-                lines.skip(step, "needs the CA");
-            }
-        }
-        Cause::Lookup { .. }
-        | Cause::NoTunnel
-        | Cause::Connect { .. }
-        | Cause::Timeout { phase: Phase::Lookup | Phase::Connect, .. } => {
-            lines.fail(tcp, &error);
-            lines.skip(tls, "needs a connection");
-            lines.skip(name, "needs a connection");
-        }
-        Cause::NameMismatch { .. } => {
-            lines.ok(tcp, &connected());
-            lines.ok(tls, trusted);
-            lines.fail(name, &error);
-        }
-        _ => {
-            lines.ok(tcp, &connected());
-            lines.fail(tls, &error);
-            lines.skip(name, "needs a certificate that can be trusted");
-        }
-    }
-    false
-}
-
-fn describe(lease: &Lease, whence: &str) -> String {
-    format!("port {} until {:.0}, {whence}", lease.port, lease.expires_at)
-}
-
-/// Whether there is a lease to bind: the stored one, whatever our clock says of its end, else a new one. The gateway tells
-/// whether it has expired.
-fn check_lease(lines: &mut Lines, pia: &mut Pia, has_token: bool) -> bool {
-    if let Some(lease) = &pia.lease {
-        lines.ok("lease", &describe(lease, "stored"));
-        return true;
-    }
-    if !has_token {
-        lines.skip("lease", "needs a token");
-        return false;
-    }
-    check_new_lease(lines, pia)
-}
-
-fn check_new_lease(lines: &mut Lines, pia: &mut Pia) -> bool {
-    match new_lease(pia) {
-        Ok(lease) => {
-            let whence = if pia.is_saved() { "stored now" } else { "not stored: STATE_DIR cannot be written to" };
-            lines.ok("lease", &describe(&lease, whence));
-            true
-        }
-        Err(error) => {
-            lines.fail("lease", &error);
-            false
-        }
-    }
-}
-
-/// With one new token and one repeat when the gateway does not accept the first.
-fn new_lease(pia: &mut Pia) -> Result<Lease, Error> {
-    match pia.get_signature() {
-        Err(Error { cause: Cause::Refused { refusal: Refusal::TokenRejected, .. }, .. }) => {
-            pia.account.reject();
-            pia.get_token()?;
-            pia.get_signature().cloned()
-        }
-        result => result.cloned(),
-    }
-}
-
-fn check_client(lines: &mut Lines, client: &mut dyn TorrentClient, url: &str, wanted: Option<u16>) {
-    let (reach, login, port, listening) = ("client", "client login", "client port", "client listens");
-    let found = match client.port() {
-        Ok(found) => found,
-        Err(error) => {
-            let reached = matches!(
-                error.cause,
-                Cause::CredentialsRejected { .. } | Cause::NoCredentials | Cause::Banned | Cause::HostRejected
-            );
-            if reached {
-                lines.ok(reach, &format!("{} answers at {url}", client.name()));
-                lines.fail(login, &error);
-            } else {
-                lines.fail(reach, &error);
-                lines.skip(login, "needs the Web UI");
-            }
-            lines.skip(port, "needs a login");
-            lines.skip(listening, "needs a login");
+    /// What an exchange with the gateway has shown of it: whether it is there, and whether it is who it should be.
+    fn gateway(&mut self, peers: &Peers, error: Option<&Error>) {
+        let PortPeer::Pia(pia) = &peers.port else { return };
+        let gateway = &pia.gateway;
+        let reached = error.is_none_or(|error| is_beyond_connect(&error.cause));
+        if !reached || self.said.contains(&"certificate") {
             return;
         }
-    };
-    lines.ok(reach, &format!("{} answers at {url}", client.name()));
-    lines.ok(login, "accepted");
-    match wanted {
-        None => lines.skip(port, &format!("is {}; there is no port to compare it with", found.port)),
-        Some(wanted) if found.port == i64::from(wanted) => lines.ok(port, &format!("is {wanted}")),
-        Some(wanted) => lines.fail_text(
-            port,
-            &format!("is {}, the leased one is {}; start the service or run `once` to set it", found.port, wanted),
-        ),
+        if !self.said.contains(&"gateway") {
+            let how = gateway.how_found().map_or(String::new(), |how| format!(", found: {how}"));
+            self.ok("gateway", &format!("{} answers{how}", gateway.address()));
+        }
+        let Some(names) = gateway.certificate_names() else { return };
+        let names = names.join(", ");
+        match gateway.hostname() {
+            Some(hostname) => self.ok("certificate", &format!("leads to the CA and is for {hostname}")),
+            None => {
+                let text = format!("leads to the CA; its name is not checked: set PIA_HOSTNAME to {names}");
+                self.line("note", "certificate", &text);
+            }
+        }
     }
-    match client.connectivity() {
-        Ok(Connectivity::Disconnected) => lines.fail_text(
-            listening,
-            "no: nothing listens; another program may have the port, or the network interface in its settings is down",
-        ),
-        Ok(connectivity) => lines.ok(listening, &format!("yes ({connectivity})")),
-        Err(error) => lines.fail(listening, &error),
+
+    fn done(&mut self, done: &Done, peers: &Peers) {
+        match done {
+            Done::Token { logged_in: true, .. } => self.ok("account", "logged in to PIA"),
+            Done::Token { .. } => {
+                if let PortPeer::Pia(pia) = &peers.port {
+                    self.ok("account", &format!("token cached in {}", pia.account.token_file().display()));
+                }
+            }
+            Done::Source(Some(port)) => self.ok("port source", &format!("{} has port {port}", peers.source_name())),
+            Done::Source(None) => {
+                self.well = false;
+                let text = format!("{} has no port now; is port forwarding on?", peers.source_name());
+                self.line("FAIL", "port source", &text);
+            }
+            Done::Port(_) => {
+                let client = peers.client.as_ref();
+                self.ok("client", &format!("{} answers at {} and lets us in", client.name(), client.address()));
+            }
+            Done::Leased(_) | Done::Stored | Done::Bound { .. } | Done::Set | Done::Reachability(_) => {}
+        }
+    }
+}
+
+/// Whether somebody answered, if not as it should be.
+fn is_beyond_connect(cause: &Cause) -> bool {
+    match cause {
+        Cause::Lookup { .. }
+        | Cause::Connect { .. }
+        | Cause::NoRoute { .. }
+        | Cause::Timeout { phase: Phase::Lookup | Phase::Connect, .. } => false,
+        Cause::AllFailed(attempts) => attempts.iter().any(|attempt| is_beyond_connect(&attempt.error.cause)),
+        _ => true,
+    }
+}
+
+fn is_of_certificate(cause: &Cause) -> bool {
+    matches!(
+        cause,
+        Cause::NameMismatch { .. }
+            | Cause::UnknownIssuer
+            | Cause::CertificateExpired
+            | Cause::CertificateNotYetValid
+            | Cause::NotTls
+            | Cause::Tls(_)
+    )
+}
+
+impl Ear for Narrator<'_> {
+    fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers) {
+        let at_gateway = matches!(step, Step::GetSignature { .. } | Step::Bind(_));
+        match result {
+            Ok(Progress::More) => {}
+            Ok(Progress::Done(done)) => {
+                if at_gateway {
+                    self.gateway(peers, None);
+                }
+                self.done(done, peers);
+            }
+            Err(error) if at_gateway => self.gateway(peers, Some(error)),
+            Err(_) => {}
+        }
+    }
+
+    fn verdict(&mut self, verdict: &Verdict) {
+        let Some((_, news)) = &verdict.news else { return };
+        match news {
+            News::TokenRefused(error) => self.line("note", "account", &format!("{error}; getting another token")),
+            News::Leased { lease, .. } => {
+                self.ok("lease", &format!("port {} until {}", lease.port, shown(lease.expires_at)));
+            }
+            News::NotStored(error) => {
+                self.line("note", "lease", &format!("{}: it is not stored, so the service gets another", error.cause));
+            }
+            News::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
+            News::Listens { port, connectivity } => {
+                self.ok("client port", &format!("is {port}"));
+                self.ok("client listens", &format!("yes ({connectivity})"));
+            }
+            News::Clock(_) | News::ClockJumped(_) => {
+                let now = shown(time::now().wall);
+                self.line("note", "clock", &format!("this system's clock is {now}, which the gateway's is not"));
+            }
+            News::Failed { error, next, .. } => self.failed(verdict.peer, error, next.is_zero()),
+            _ => {}
+        }
+    }
+}
+
+impl Narrator<'_> {
+    /// `goes_on` says that there is another way, which is taken at once.
+    fn failed(&mut self, peer: Peer, error: &Error, goes_on: bool) {
+        let row = match (peer, error.step) {
+            (Peer::Account, _) => "account",
+            (Peer::Gateway, "port source") => "port source",
+            (Peer::Gateway, _) if is_of_certificate(&error.cause) => "certificate",
+            (Peer::Gateway, "getSignature" | "bindPort") if !is_beyond_connect(&error.cause) => "gateway",
+            (Peer::Gateway, "getSignature") => "lease",
+            (Peer::Gateway, "bindPort") => "bind",
+            (Peer::Gateway, _) => "gateway",
+            (Peer::Client, PORT) => "client port",
+            (Peer::Client, SOCKET) => "client listens",
+            (Peer::Client, _) => "client",
+        };
+        if row == "client listens" {
+            self.ok("client port", "is the leased one");
+        }
+        if goes_on && row == "bind" {
+            self.line("note", "bind", &format!("{error}; asking for another lease"));
+        } else {
+            self.fail(row, error);
+        }
     }
 }

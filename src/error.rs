@@ -1,56 +1,14 @@
-//! The errors of everything that can fail after the configuration was accepted, and the one table of what to do next.
+//! The errors of everything that can fail after the settings were accepted, with the advice that does for any peer.
 //!
-//! An error names the step (`Op`) and the cause. Nothing in here holds a secret: causes carry figures, names that a
-//! certificate shows to everybody, and excerpts of replies that were redacted when they were read.
+//! An error names the step, the cause, what it means for the next try and what to do. Whoever makes it knows its peer and may
+//! know better than the general rows in here, which name none. Nothing in here holds a secret: causes carry figures, names
+//! that a certificate shows to everybody, and excerpts of replies that were redacted when they were read.
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// The step that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
-    /// Getting a token from PIA's account API.
-    Login,
-    /// Reading or writing the token cache.
-    TokenFile,
-    /// Fetching the CA that signs the gateways' certificates.
-    FetchCa,
-    /// Finding a way to the gateway, before anything is sent.
-    Tunnel,
-    /// `getSignature` on the gateway.
-    GetSignature,
-    /// `bindPort` on the gateway.
-    BindPort,
-    /// Asking somebody else for the port (`PORT_SOURCE`).
-    PortSource,
-    /// Logging in to the torrent client.
-    ClientLogin,
-    /// Reading the torrent client's listen port.
-    ClientPort,
-    /// Setting the torrent client's listen port.
-    ClientSetPort,
-    /// Asking the torrent client whether it listens.
-    ClientListening,
-}
-
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Login => "PIA login",
-            Self::TokenFile => "PIA token",
-            Self::FetchCa => "PIA's CA",
-            Self::Tunnel => "tunnel",
-            Self::GetSignature => "getSignature",
-            Self::BindPort => "bindPort",
-            Self::PortSource => "port source",
-            Self::ClientLogin => "qBittorrent login",
-            Self::ClientPort => "qBittorrent preferences",
-            Self::ClientSetPort => "qBittorrent setPreferences",
-            Self::ClientListening => "qBittorrent transfer/info",
-        })
-    }
-}
+use crate::time;
 
 /// The part of an exchange in which a deadline fired or a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,33 +40,8 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Why PIA's gateway did not do as asked (facts: the error rows of PIA's own scripts and clients).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// 401 on getSignature: the token is not accepted, or this is not the tunnel's gateway.
-    TokenRejected,
-    /// 401 `bad signature` on bindPort: the stored payload is not accepted.
-    BadSignature,
-    /// 409: the port is taken on this server.
-    Busy,
-    /// The lease is past its expiry.
-    Expired,
-    /// `no auth data`: the token was missing in the URL.
-    NoAuthData,
-    /// Anything else the gateway says in its own JSON.
-    Other,
-}
-
-impl Refusal {
-    /// Whether the lease is not accepted any more, so that only another one helps.
-    pub fn is_of_the_lease(self) -> bool {
-        matches!(self, Self::BadSignature | Self::Busy | Self::Expired)
-    }
-}
-
 /// What went wrong.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Cause {
     /// A name could not be resolved.
     Lookup {
@@ -145,8 +78,6 @@ pub enum Cause {
     },
     /// We were asked to end.
     Stopping,
-    /// No tunnel is to be seen in which a gateway could be.
-    NoTunnel,
     /// Any other failure of the connection.
     Broken {
         /// What was going on.
@@ -167,13 +98,6 @@ pub enum Cause {
     CertificateExpired,
     /// The certificate's time has not begun, by our clock.
     CertificateNotYetValid,
-    /// A CA certificate is another one than the pinned one.
-    NotPinned {
-        /// The SHA-256 of what came, hexadecimal; none if there was no certificate.
-        found: Option<String>,
-        /// The pinned SHA-256.
-        pin: String,
-    },
     /// Several servers that would do were tried, and each one failed; never empty.
     AllFailed(Vec<Attempt>),
     /// The peer does not speak TLS.
@@ -196,28 +120,19 @@ pub enum Cause {
         /// What is wrong; never the value of a secret field.
         problem: String,
     },
-    /// A reply that is neither success nor a refusal we know.
+    /// A reply that is no success.
     Http {
         /// The HTTP status.
         status: u16,
-        /// Up to 200 characters of the body, redacted.
+        /// What may be shown of the body.
         excerpt: String,
         /// `Retry-After`, when it was sent.
         retry_after: Option<Duration>,
     },
-    /// The gateway refused.
-    Refused {
-        /// Which refusal.
-        refusal: Refusal,
-        /// The HTTP status.
-        status: u16,
-        /// Up to 200 characters of the message, redacted.
-        excerpt: String,
-    },
     /// User name, password or API key are not accepted.
     CredentialsRejected {
-        /// The HTTP status.
-        status: u16,
+        /// The HTTP status; none where it was not asked again.
+        status: Option<u16>,
     },
     /// There are no credentials, and they are needed.
     NoCredentials,
@@ -226,29 +141,15 @@ pub enum Cause {
         /// How long to wait, when the peer said so.
         retry_after: Option<Duration>,
     },
-    /// qBittorrent banned our address after failed logins.
-    Banned,
-    /// qBittorrent does not accept the Host header.
-    HostRejected,
-    /// The client did not take the port.
-    PortNotTaken {
-        /// What we set.
-        wanted: u16,
-        /// What it says it has.
-        found: i64,
-    },
-    /// The client has the port in its settings and nothing listens.
-    NotListening {
-        /// The port.
-        port: u16,
-    },
-    /// A file that exists cannot be read.
+    /// A file cannot be read or written.
     File {
         /// Its path.
         path: String,
         /// The system's error.
         error: io::Error,
     },
+    /// What only this peer can do wrong, in words that stay the same while it repeats.
+    Other(String),
 }
 
 /// One of several servers that were tried.
@@ -257,25 +158,35 @@ pub struct Attempt {
     /// Which one, for people.
     pub at: String,
     /// Why it did not do.
-    pub cause: Cause,
+    pub error: Error,
+}
+
+/// What a failure means for the next try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// Try again after the backoff.
+    Passing,
+    /// The peer said when to come back.
+    RetryAfter(Duration),
+    /// Locked out after too many logins.
+    LockedOut {
+        /// For how long, if the peer said so.
+        retry_after: Option<Duration>,
+    },
+    /// User name, password or key are wrong, or we are banned: trying again makes it worse.
+    CredentialsRejected,
+    /// The token is not accepted.
+    TokenRefused,
+    /// The lease is not accepted, so that only another one helps.
+    LeaseRefused,
+    /// The peer refused for a reason of its own.
+    Refused,
 }
 
 impl Cause {
     /// A malformed field of a reply.
     pub fn field(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Field { field, problem: problem.into() }
-    }
-
-    /// The cause when each of `attempts` has failed; they are one or more. Attempts within them count like the rest.
-    pub fn all_failed(mut attempts: Vec<Attempt>) -> Self {
-        if attempts.len() == 1 {
-            return attempts.remove(0).cause;
-        }
-        let flat = attempts.into_iter().flat_map(|attempt| match attempt.cause {
-            Self::AllFailed(inner) => inner,
-            _ => vec![attempt],
-        });
-        Self::AllFailed(flat.collect())
     }
 
     /// Without what changes from one attempt to the next.
@@ -286,23 +197,44 @@ impl Cause {
             Self::CertificateExpired | Self::CertificateNotYetValid => format!("{self:?}"),
             Self::AllFailed(attempts) => {
                 let gists: Vec<_> =
-                    attempts.iter().map(|Attempt { at, cause }| format!("{at}: {}", cause.gist())).collect();
+                    attempts.iter().map(|Attempt { at, error }| format!("{at}: {}", error.cause.gist())).collect();
                 gists.join("; ")
             }
             _ => self.to_string(),
         }
     }
 
-    /// The cause to go by: of several, the one that says most. A server that answers, if wrongly, says more than
-    /// one that refuses, and that more than silence.
-    pub fn most_telling(&self) -> &Self {
-        let Self::AllFailed(attempts) = self else { return self };
-        let tells = |cause: &Self| match cause {
-            Self::Lookup { .. } | Self::NoRoute { .. } | Self::NoTunnel | Self::Timeout { .. } => 0,
+    /// How much it says: a server that answers, if wrongly, says more than one that refuses, and that more than silence.
+    fn tells(&self) -> u8 {
+        match self {
+            Self::Lookup { .. } | Self::NoRoute { .. } | Self::Timeout { .. } => 0,
             Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
             _ => 2,
-        };
-        attempts.iter().map(|attempt| &attempt.cause).rev().max_by_key(|cause| tells(cause)).unwrap_or(self)
+        }
+    }
+
+    fn meaning(&self) -> Meaning {
+        match *self {
+            Self::CredentialsRejected { .. } => Meaning::CredentialsRejected,
+            Self::LockedOut { retry_after } => Meaning::LockedOut { retry_after },
+            Self::Http { status: 429 | 503, retry_after: Some(wait), .. } => Meaning::RetryAfter(wait),
+            _ => Meaning::Passing,
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Lookup { .. } => "check the name and this host's DNS",
+            Self::CertificateExpired | Self::CertificateNotYetValid => "check this system's clock",
+            Self::LockedOut { .. } => "nothing to do: it is tried again when the lockout is over",
+            Self::Timeout { .. } | Self::Closed { .. } | Self::Broken { .. } => {
+                "nothing to do if it passes: it is tried again; else check the network"
+            }
+            Self::TooLarge { .. } | Self::Field { .. } | Self::NotHttp => {
+                "something else than expected answers: check the address"
+            }
+            _ => "nothing to do if it passes: it is tried again",
+        }
     }
 }
 
@@ -317,7 +249,6 @@ impl fmt::Display for Cause {
             Self::Closed { phase } => write!(f, "the peer closed the connection while {phase}"),
             Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", plain(error)),
             Self::Stopping => f.write_str("not asked any more, because we were asked to end"),
-            Self::NoTunnel => f.write_str("there is no tunnel in which the gateway could be"),
             Self::Broken { phase, error } => write!(f, "{} while {phase}", plain(error)),
             Self::NameMismatch { expected, carried } if carried.is_empty() => {
                 write!(f, "the certificate carries no name at all, {expected} was asked for")
@@ -327,19 +258,15 @@ impl fmt::Display for Cause {
             }
             Self::UnknownIssuer => f.write_str("the certificate is not signed by the configured CA"),
             Self::CertificateExpired => {
-                write!(f, "the certificate has expired by this system's clock ({})", today())
+                write!(f, "the certificate has expired by this system's clock ({})", time::shown(time::now().wall))
             }
             Self::CertificateNotYetValid => {
-                write!(f, "the certificate is not valid yet by this system's clock ({})", today())
-            }
-            Self::NotPinned { found: None, .. } => f.write_str("no certificate in it"),
-            Self::NotPinned { found: Some(found), pin } => {
-                write!(f, "the SHA-256 of its certificate is {found} and not {pin}")
+                write!(f, "the certificate is not valid yet by this system's clock ({})", time::shown(time::now().wall))
             }
             Self::AllFailed(attempts) => {
-                for (index, Attempt { at, cause }) in attempts.iter().enumerate() {
+                for (index, Attempt { at, error }) in attempts.iter().enumerate() {
                     let separator = if index == 0 { "" } else { "; " };
-                    write!(f, "{separator}{at}: {cause}")?;
+                    write!(f, "{separator}{at}: {}", error.cause)?;
                 }
                 Ok(())
             }
@@ -353,22 +280,16 @@ impl fmt::Display for Cause {
             Self::Http { status, excerpt, .. } if excerpt.is_empty() => {
                 write!(f, "HTTP {status}, empty body")
             }
-            Self::Http { status, excerpt, .. } | Self::Refused { status, excerpt, .. } => {
-                write!(f, "HTTP {status}: {excerpt}")
-            }
-            Self::CredentialsRejected { status } => write!(f, "credentials rejected (HTTP {status})"),
+            Self::Http { status, excerpt, .. } => write!(f, "HTTP {status}: {excerpt}"),
+            Self::CredentialsRejected { status: Some(status) } => write!(f, "credentials rejected (HTTP {status})"),
+            Self::CredentialsRejected { status: None } => f.write_str("credentials rejected a while ago"),
             Self::NoCredentials => f.write_str("credentials are needed and none are set"),
             Self::LockedOut { retry_after: Some(wait) } => {
                 write!(f, "locked out after too many logins, for {} s", wait.as_secs())
             }
             Self::LockedOut { retry_after: None } => f.write_str("locked out after too many logins"),
-            Self::Banned => f.write_str("our address is banned after failed logins"),
-            Self::HostRejected => f.write_str("the Host header is not accepted (HTTP 401)"),
-            Self::PortNotTaken { wanted, found } => {
-                write!(f, "port {wanted} was set, {found} is what it has")
-            }
-            Self::NotListening { port } => write!(f, "port {port} is set and nothing listens on it"),
             Self::File { path, error } => write!(f, "{path}: {}", plain(error)),
+            Self::Other(words) => f.write_str(words),
         }
     }
 }
@@ -379,157 +300,76 @@ pub fn plain(error: &io::Error) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
-fn today() -> String {
-    format!("{:.0}", jiff::Timestamp::now())
-}
-
 /// A failed step.
 #[derive(Debug)]
 pub struct Error {
-    /// The step.
-    pub op: Op,
+    /// The step, as people know it: the call's name, or whose it is and what was done.
+    pub step: &'static str,
     /// What went wrong.
     pub cause: Cause,
+    /// What it means for the next try.
+    pub meaning: Meaning,
+    /// What the user can do about it.
+    pub advice: &'static str,
 }
 
 impl Error {
-    /// An error of the step `op`.
-    pub fn new(op: Op, cause: Cause) -> Self {
-        Self { op, cause }
+    /// An error of the step `step`, with the meaning and the advice of the general rows.
+    pub fn new(step: &'static str, cause: Cause) -> Self {
+        Self { step, meaning: cause.meaning(), advice: cause.advice(), cause }
+    }
+
+    /// The error of `step` when each of `attempts`, which are one or more, has failed. Attempts within them count like the
+    /// rest; meaning and advice are those of the most telling one.
+    pub fn all_failed(step: &'static str, attempts: Vec<Attempt>) -> Self {
+        let mut flat = Vec::new();
+        for Attempt { at, error } in attempts {
+            match error.cause {
+                Cause::AllFailed(inner) => flat.extend(inner),
+                _ => flat.push(Attempt { at, error }),
+            }
+        }
+        let telling = flat.iter().rev().map(|attempt| &attempt.error).max_by_key(|error| error.cause.tells());
+        let (meaning, advice) = telling.map_or((Meaning::Passing, ""), |error| (error.meaning, error.advice));
+        let cause = if flat.len() == 1 { flat.remove(0).error.cause } else { Cause::AllFailed(flat) };
+        Self { step, cause, meaning, advice }
+    }
+
+    /// The same with another meaning.
+    #[must_use]
+    pub fn means(self, meaning: Meaning) -> Self {
+        Self { meaning, ..self }
+    }
+
+    /// The same with better advice, if there is any.
+    #[must_use]
+    pub fn advise(self, advice: Option<&'static str>) -> Self {
+        Self { advice: advice.unwrap_or(self.advice), ..self }
     }
 
     /// The error without what changes from one attempt to the next, to tell a repetition from something new.
     pub fn gist(&self) -> String {
-        format!("{}: {}", self.op, self.cause.gist())
-    }
-
-    /// What the user can do about it: the one table.
-    pub fn remedy(&self) -> &'static str {
-        let cause = self.cause.most_telling();
-        if let Some(advice) = self.specific_remedy(cause) {
-            return advice;
-        }
-        match cause {
-            Cause::Lookup { .. } => "check the name and this host's DNS",
-            Cause::CertificateExpired | Cause::CertificateNotYetValid => "check this system's clock",
-            Cause::LockedOut { .. } => "nothing to do: it is tried again when the lockout is over",
-            // At whichever step the CA was needed.
-            Cause::NotPinned { .. } => {
-                "it is neither used nor stored: get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT"
-            }
-            Cause::Timeout { .. } | Cause::Closed { .. } | Cause::Broken { .. } => {
-                "nothing to do if it passes: it is tried again; else check the network"
-            }
-            Cause::TooLarge { .. } | Cause::Field { .. } | Cause::NotHttp => {
-                "something else than expected answers: check the address"
-            }
-            _ => "nothing to do if it passes: it is tried again",
-        }
-    }
-
-    fn specific_remedy(&self, cause: &Cause) -> Option<&'static str> {
-        let advice = match self.op {
-            Op::Login | Op::TokenFile => match cause {
-                Cause::CredentialsRejected { .. } => {
-                    "check PIA_USERNAME and PIA_PASSWORD, then restart; the next try is in 30 minutes"
-                }
-                Cause::NoCredentials => {
-                    "put a new token into PIA_TOKEN_FILE, or set PIA_USERNAME and PIA_PASSWORD and restart"
-                }
-                Cause::Connect { .. } => "check that this host reaches the internet through the tunnel",
-                Cause::UnknownIssuer | Cause::NameMismatch { .. } => {
-                    "something intercepts the connection, or PIA_LOGIN_CA_CERT does not fit PIA_LOGIN_URL"
-                }
-                _ => return None,
-            },
-            Op::FetchCa => match cause {
-                Cause::NotPinned { .. } => return None,
-                _ => "it is tried again; or get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT",
-            },
-            Op::Tunnel => "check that the VPN is up: it goes on as soon as there is a route again",
-            Op::GetSignature | Op::BindPort => match cause {
-                Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    "this server's region probably has no port forwarding (no US region has): connect the VPN elsewhere"
-                }
-                Cause::NoTunnel => "check that the VPN is up; if it is, set PIA_GATEWAY to the tunnel's gateway",
-                Cause::Connect { .. } | Cause::NoRoute { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
-                    "check that the VPN is up and that PIA_GATEWAY is the tunnel's gateway"
-                }
-                Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name that the certificate is for",
-                Cause::UnknownIssuer => {
-                    "PIA_CA_CERT must be unset or PIA's CA (ca.rsa.4096.crt); if it is, PIA_GATEWAY is wrong"
-                }
-                Cause::NotTls | Cause::Tls(_) => "check that PIA_GATEWAY is the tunnel's gateway",
-                Cause::Refused { refusal: Refusal::TokenRejected, .. } => {
-                    "wrong gateway? PIA_GATEWAY must be the address inside the tunnel, never the server's public one"
-                }
-                Cause::Refused { refusal: Refusal::Busy, .. } => {
-                    "a new port is asked for; if it stays, connect the VPN to another server"
-                }
-                Cause::Refused { refusal: Refusal::BadSignature | Refusal::Expired, .. } => {
-                    "nothing to do: a new signature is asked for"
-                }
-                Cause::Refused { refusal: Refusal::NoAuthData, .. } => "this is a bug of ours: please report it",
-                _ => return None,
-            },
-            Op::PortSource => match cause {
-                Cause::CredentialsRejected { .. } => {
-                    "set HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE='{\"auth\":\"apikey\",\"apikey\":\"KEY\"}' for gluetun and \
-                     GLUETUN_API_KEY to the same KEY"
-                }
-                Cause::Connect { .. } => "check that gluetun runs and that GLUETUN_URL is its control server",
-                Cause::Http { status: 300..500, .. } => {
-                    "this gluetun is too old or GLUETUN_URL is not its control server"
-                }
-                Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE names",
-                _ => return None,
-            },
-            Op::ClientLogin | Op::ClientPort | Op::ClientSetPort | Op::ClientListening => match cause {
-                Cause::Connect { .. } => "check that qBittorrent runs and that QBITTORRENT_HOST is its Web UI",
-                Cause::CredentialsRejected { .. } => {
-                    "check QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), then restart; the next \
-                     try is in 30 minutes, so that qBittorrent does not ban us"
-                }
-                Cause::NoCredentials => {
-                    "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, or QBITTORRENT_API_KEY, or let qBittorrent bypass \
-                     authentication for this address"
-                }
-                Cause::Banned => {
-                    "correct the password, then restart qBittorrent or wait until its ban ends; the next try is in 30 minutes"
-                }
-                Cause::HostRejected => {
-                    "add QBITTORRENT_HOST's name to 'Server domains' in qBittorrent's Web UI settings, or use localhost"
-                }
-                Cause::NotTls => {
-                    "the Web UI speaks plain HTTP (a broken certificate does that too): use http:// in QBITTORRENT_HOST"
-                }
-                Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
-                    "if the Web UI is set to HTTPS, use https:// in QBITTORRENT_HOST"
-                }
-                Cause::UnknownIssuer => "set QBITTORRENT_CA_CERT to the CA of the Web UI's certificate",
-                Cause::NameMismatch { .. } => "use one of those names in QBITTORRENT_HOST",
-                Cause::NotListening { .. } => {
-                    "another program may have the port, or qBittorrent's network interface setting is wrong or down"
-                }
-                Cause::PortNotTaken { .. } => "look for something else that sets qBittorrent's port",
-                Cause::Http { status: 404 | 405, .. } => {
-                    "check that QBITTORRENT_HOST is qBittorrent's Web UI, with its path prefix"
-                }
-                Cause::Http { status: 300..=399, .. } => "use the address that it redirects to in QBITTORRENT_HOST",
-                _ => return None,
-            },
-        };
-        Some(advice)
+        format!("{}: {}", self.step, self.cause.gist())
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.op, self.cause)
+        write!(f, "{}: {}", self.step, self.cause)
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            Cause::Connect { error, .. }
+            | Cause::NoRoute { error, .. }
+            | Cause::Broken { error, .. }
+            | Cause::File { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -560,10 +400,6 @@ mod tests {
         Cause::Http { status, excerpt: excerpt.to_owned(), retry_after: None }
     }
 
-    fn refused(refusal: Refusal) -> Cause {
-        Cause::Refused { refusal, status: 401, excerpt: "no".to_owned() }
-    }
-
     fn locked(seconds: Option<u64>) -> Cause {
         Cause::LockedOut { retry_after: seconds.map(Duration::from_secs) }
     }
@@ -574,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_repetition_is_told_from_something_new() {
-        let gist = |cause| Error::new(Op::BindPort, cause).gist();
+        let gist = |cause| Error::new("bindPort", cause).gist();
         assert_eq!(gist(http(502, "request 1")), gist(http(502, "request 2")));
         assert_ne!(gist(http(502, "x")), gist(http(503, "x")));
         assert_eq!(gist(locked(Some(60))), gist(locked(Some(59))));
@@ -596,7 +432,6 @@ mod tests {
             (mismatch(&[]), "the certificate carries no name at all, mexico was asked for"),
             (mismatch(&["mexico409", "x"]), "the certificate is for mexico409, x, not for mexico"),
             (Cause::UnknownIssuer, "the certificate is not signed by the configured CA"),
-            (Cause::NoTunnel, "there is no tunnel in which the gateway could be"),
             (Cause::NotTls, "the peer does not speak TLS"),
             (Cause::Tls("no cipher".to_owned()), "TLS: no cipher"),
             (Cause::NotHttp, "the peer does not speak HTTP"),
@@ -604,18 +439,15 @@ mod tests {
             (Cause::field("payload", "is missing"), "bad reply: payload is missing"),
             (http(502, ""), "HTTP 502, empty body"),
             (http(502, "later"), "HTTP 502: later"),
-            (refused(Refusal::Busy), "HTTP 401: no"),
-            (Cause::CredentialsRejected { status: 403 }, "credentials rejected (HTTP 403)"),
+            (Cause::CredentialsRejected { status: Some(403) }, "credentials rejected (HTTP 403)"),
+            (Cause::CredentialsRejected { status: None }, "credentials rejected a while ago"),
             (Cause::NoCredentials, "credentials are needed and none are set"),
             (locked(Some(59)), "locked out after too many logins, for 59 s"),
             (locked(None), "locked out after too many logins"),
-            (Cause::Banned, "our address is banned after failed logins"),
-            (Cause::HostRejected, "the Host header is not accepted (HTTP 401)"),
-            (Cause::PortNotTaken { wanted: 1, found: 2 }, "port 1 was set, 2 is what it has"),
-            (Cause::NotListening { port: 1 }, "port 1 is set and nothing listens on it"),
+            (Cause::Other("it is odd".to_owned()), "it is odd"),
             (file(), "/port: permission denied"),
         ] {
-            assert_eq!(Error::new(Op::BindPort, cause).to_string(), format!("bindPort: {text}"));
+            assert_eq!(Error::new("bindPort", cause).to_string(), format!("bindPort: {text}"));
         }
     }
 
@@ -634,104 +466,34 @@ mod tests {
     }
 
     #[test]
-    fn of_several_failures_the_most_telling_one_is_advised_about() {
-        let failed = |causes: Vec<Cause>| {
-            let attempts = causes.into_iter().map(|cause| Attempt { at: "x".to_owned(), cause }).collect();
-            Error::new(Op::GetSignature, Cause::all_failed(attempts))
-        };
+    fn of_several_failures_the_most_telling_one_counts() {
+        let attempt = |cause| Attempt { at: "x".to_owned(), error: Error::new("inner", cause) };
+        let all = |causes: Vec<Cause>| Error::all_failed("login", causes.into_iter().map(attempt).collect());
         let silent = || timeout(Phase::Connect);
-        let refusing = || connect(io::ErrorKind::ConnectionRefused);
-        let unreachable = || connect(io::ErrorKind::HostUnreachable);
-        for (causes, advice) in [
-            (vec![refusing(), silent()], "no port forwarding"),
-            (vec![refusing(), unreachable()], "no port forwarding"),
-            (vec![unreachable(), refusing()], "no port forwarding"),
-            (vec![refused(Refusal::Busy), refusing(), silent()], "connect the VPN to another server"),
-        ] {
-            let error = failed(causes);
-            assert!(error.remedy().contains(advice), "{error}: {}", error.remedy());
+        let busy = || Cause::Http { status: 503, excerpt: String::new(), retry_after: Some(Duration::from_secs(9)) };
+        for causes in [vec![busy(), silent()], vec![silent(), busy()], vec![busy(), connect(io::ErrorKind::HostUnreachable)]]
+        {
+            assert_eq!(all(causes).meaning, Meaning::RetryAfter(Duration::from_secs(9)));
         }
-        // What a login at the gateway brings along counts like the rest.
-        let inner = Cause::all_failed(["c", "d"].map(|at| Attempt { at: at.to_owned(), cause: silent() }).into());
-        let nested = failed(vec![lookup(), inner]);
+        let refused = connect(io::ErrorKind::ConnectionRefused);
+        assert_eq!(all(vec![refused, lookup()]).advice, "nothing to do if it passes: it is tried again");
+        assert!(all(vec![lookup(), silent()]).advice.contains("DNS"), "the first of equals");
+        // What one attempt brings along counts like the rest.
+        let inner = Attempt { at: "y".to_owned(), error: all(vec![silent(), Cause::CertificateExpired]) };
+        let nested = Error::all_failed("login", vec![attempt(lookup()), inner]);
         assert_eq!(nested.to_string().matches("; ").count(), 2, "{nested}");
-        assert!(nested.remedy().contains("DNS"), "{}", nested.remedy());
-        let expired = failed(vec![Cause::CertificateExpired, silent()]);
-        assert!(expired.gist().contains("x: CertificateExpired; x: no answer"), "{}", expired.gist());
-        let pinned = || Cause::NotPinned { found: None, pin: "1f".to_owned() };
-        let at_login = Error::new(
-            Op::Login,
-            Cause::all_failed(["a", "b"].map(|at| Attempt { at: at.to_owned(), cause: pinned() }).into()),
-        );
-        assert!(at_login.remedy().contains("name it in PIA_CA_CERT"), "{}", at_login.remedy());
-        assert_eq!(failed(vec![silent()]).to_string(), "getSignature: no answer within 10 s while connecting");
-        let both = failed(vec![Cause::NotTls, Cause::NotHttp]).to_string();
-        assert_eq!(both, "getSignature: x: the peer does not speak TLS; x: the peer does not speak HTTP");
+        assert_eq!(nested.advice, "check this system's clock");
+        assert!(nested.gist().contains("x: no answer within 10 s while connecting; x: CertificateExpired"));
+        assert_eq!(all(vec![silent()]).to_string(), "login: no answer within 10 s while connecting");
     }
 
     #[test]
-    fn advice_depends_on_the_step_and_the_cause() {
-        let rejected = || Cause::CredentialsRejected { status: 401 };
-        let field = || Cause::field("port", "is missing");
-        let closed = |phase| Cause::Closed { phase };
-        for (op, cause, advice) in [
-            (Op::Login, rejected(), "check PIA_USERNAME and PIA_PASSWORD"),
-            (Op::TokenFile, Cause::NoCredentials, "put a new token into PIA_TOKEN_FILE"),
-            (Op::Login, connect(io::ErrorKind::ConnectionRefused), "reaches the internet"),
-            (Op::Login, Cause::UnknownIssuer, "PIA_LOGIN_CA_CERT"),
-            (Op::Login, mismatch(&[]), "PIA_LOGIN_CA_CERT"),
-            (Op::Login, locked(None), "when the lockout is over"),
-            (Op::Login, lookup(), "DNS"),
-            (Op::FetchCa, Cause::NotPinned { found: None, pin: "1f".to_owned() }, "neither used nor stored"),
-            (Op::FetchCa, http(404, ""), "it is tried again; or get"),
-            (Op::GetSignature, connect(io::ErrorKind::ConnectionRefused), "no port forwarding"),
-            (Op::GetSignature, connect(io::ErrorKind::HostUnreachable), "check that the VPN is up"),
-            (Op::BindPort, timeout(Phase::Connect), "check that the VPN is up"),
-            (Op::GetSignature, Cause::NoTunnel, "set PIA_GATEWAY"),
-            (Op::BindPort, timeout(Phase::Head), "check the network"),
-            (Op::BindPort, closed(Phase::Handshake), "check the network"),
-            (Op::BindPort, broken(Phase::Send), "check the network"),
-            (Op::BindPort, mismatch(&["mexico409"]), "set PIA_HOSTNAME"),
-            (Op::BindPort, Cause::UnknownIssuer, "if it is, PIA_GATEWAY is wrong"),
-            (Op::BindPort, Cause::NotTls, "check that PIA_GATEWAY is the tunnel's gateway"),
-            (Op::BindPort, Cause::Tls("no cipher".to_owned()), "check that PIA_GATEWAY is the tunnel's gateway"),
-            (Op::BindPort, Cause::CertificateExpired, "check this system's clock"),
-            (Op::BindPort, Cause::CertificateNotYetValid, "check this system's clock"),
-            (Op::BindPort, Cause::TooLarge { what: "body", limit: 9 }, "check the address"),
-            (Op::BindPort, Cause::NotHttp, "check the address"),
-            (Op::BindPort, field(), "check the address"),
-            (Op::BindPort, http(502, ""), "nothing to do if it passes"),
-            (Op::GetSignature, refused(Refusal::TokenRejected), "never the server's public one"),
-            (Op::GetSignature, refused(Refusal::NoAuthData), "a bug of ours"),
-            (Op::BindPort, refused(Refusal::Busy), "connect the VPN to another server"),
-            (Op::BindPort, refused(Refusal::BadSignature), "nothing to do: a new signature is asked for"),
-            (Op::BindPort, refused(Refusal::Expired), "nothing to do: a new signature is asked for"),
-            (Op::BindPort, refused(Refusal::Other), "nothing to do if it passes"),
-            (Op::PortSource, rejected(), "GLUETUN_API_KEY"),
-            (Op::PortSource, connect(io::ErrorKind::ConnectionRefused), "check that gluetun runs"),
-            (Op::PortSource, http(404, ""), "too old"),
-            (Op::PortSource, http(500, ""), "nothing to do if it passes"),
-            (Op::PortSource, field(), "check what PORT_SOURCE names"),
-            (Op::PortSource, file(), "check what PORT_SOURCE names"),
-            (Op::ClientLogin, connect(io::ErrorKind::ConnectionRefused), "check that qBittorrent runs"),
-            (Op::ClientLogin, rejected(), "check QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
-            (Op::ClientLogin, Cause::NoCredentials, "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
-            (Op::ClientLogin, Cause::Banned, "wait until its ban ends"),
-            (Op::ClientPort, Cause::HostRejected, "'Server domains'"),
-            (Op::ClientPort, Cause::NotTls, "use http://"),
-            (Op::ClientPort, Cause::NotHttp, "use https://"),
-            (Op::ClientPort, closed(Phase::Head), "use https://"),
-            (Op::ClientPort, closed(Phase::Body), "check the network"),
-            (Op::ClientPort, Cause::UnknownIssuer, "set QBITTORRENT_CA_CERT"),
-            (Op::ClientPort, mismatch(&["nas"]), "use one of those names"),
-            (Op::ClientPort, http(302, ""), "the address that it redirects to"),
-            (Op::ClientPort, http(404, ""), "with its path prefix"),
-            (Op::ClientSetPort, http(405, ""), "with its path prefix"),
-            (Op::ClientSetPort, Cause::PortNotTaken { wanted: 1, found: 2 }, "something else that sets"),
-            (Op::ClientListening, Cause::NotListening { port: 1 }, "another program may have the port"),
-        ] {
-            let error = Error::new(op, cause);
-            assert!(error.remedy().contains(advice), "{error}: {}", error.remedy());
-        }
+    fn whoever_makes_an_error_may_know_better() {
+        let error = Error::new("step", locked(Some(7)));
+        assert_eq!(error.meaning, Meaning::LockedOut { retry_after: Some(Duration::from_secs(7)) });
+        assert_eq!(error.advice, "nothing to do: it is tried again when the lockout is over");
+        let error = error.means(Meaning::Passing).advise(None);
+        assert_eq!(error.meaning, Meaning::Passing);
+        assert_eq!(error.advise(Some("better")).advice, "better");
     }
 }

@@ -23,8 +23,18 @@ pub enum Durability {
     Volatile,
 }
 
-/// Reads a text file of at most 64 KiB. A pipe or a device is refused: it may not have a writer, or no end.
+/// Reads a text file of at most 64 KiB.
 pub fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than 64 KiB"));
+    }
+    Ok(text)
+}
+
+/// Opens a file to read it. A pipe or a device is refused: it may not have a writer, or no end.
+pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {
@@ -33,12 +43,24 @@ pub fn read(path: &Path) -> io::Result<String> {
     if !kind.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"));
     }
-    let mut text = String::new();
-    let read = file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-    if read as u64 > MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than 64 KiB"));
-    }
-    Ok(text)
+    Ok(file)
+}
+
+/// Opens a file that is locked for as long as it is open, 0600, made with its folder if it is missing.
+pub fn open_to_lock(path: &Path) -> io::Result<File> {
+    let folder = folder_of(path);
+    make_folder(folder)?;
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NONBLOCK);
+    let file = file.open(path)?;
+    give_to_owner_of(folder, &file)?;
+    Ok(file)
+}
+
+/// Replaces what is in an open file.
+pub fn rewrite(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    file.set_len(0)?;
+    file.write_all(bytes)
 }
 
 /// Opens a log to append to it: a file, which is made 0600 if it is missing, a device, or a pipe, as `/dev/stderr` often is.
@@ -113,14 +135,19 @@ fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durabil
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    let owner = fs::metadata(folder)?;
-    let own = file.metadata()?;
-    if own.uid() == 0 && owner.uid() != 0 {
-        // By the open file: its name could be another file's by now, which that user would then own.
-        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-    }
+    give_to_owner_of(folder, &file)?;
     if durability == Durability::Durable {
         file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Files that root makes in a folder of the service's user are that user's.
+fn give_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
+    let owner = fs::metadata(folder)?;
+    if file.metadata()?.uid() == 0 && owner.uid() != 0 {
+        // By the open file: its name could be another file's by now, which that user would then own.
+        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())
 }

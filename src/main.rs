@@ -5,27 +5,27 @@
 
 mod check;
 mod cli;
-mod clock;
 mod config;
 mod error;
 mod files;
 mod http;
 mod json;
 mod keeper;
+mod kernel;
 mod logging;
-mod notify;
 mod pia;
-mod report;
-mod route;
 mod secret;
 mod service;
+mod settings;
 mod signals;
 mod source;
+mod state;
 #[cfg(test)]
 mod testing;
 mod text;
+mod time;
 mod torrent;
-mod watch;
+mod views;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! SIGTERM and SIGINT stop, SIGHUP binds and checks at once.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -8,7 +8,14 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals as SignalIterator;
 
-use crate::http::STOPPING;
+/// Global because a signal is.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Whether the process was asked to end: from then on nothing new is sent, to whomever, so that a stop does not wait for more
+/// than the exchange that is on its way.
+pub fn stopping() -> bool {
+    STOPPING.load(Ordering::Relaxed)
+}
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +32,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers and starts the one thread that waits for signals. One to stop also sets [`STOPPING`], whatever is
-    /// being done.
+    /// Installs the handlers and starts the one thread that waits for signals. One to stop is seen
+    /// by [`stopping`] at once, whatever is being done.
     pub fn install() -> std::io::Result<Self> {
         let mut signals = SignalIterator::new([SIGTERM, SIGINT, SIGHUP])?;
         let (sender, events) = channel();

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use miniserde::json::{Number, Value};
 
-use crate::config::Url;
-use crate::error::{Cause, Error, Op};
+use crate::config::Reader;
+use crate::error::{Cause, Error, Meaning};
 use crate::files;
+use crate::http::url::Url;
 use crate::http::{Peer, Request};
 use crate::json;
+use crate::keeper::step::{Exchange, Progress};
 use crate::secret::Secret;
 
 /// Between two questions to gluetun.
@@ -18,83 +20,121 @@ const GLUETUN_EVERY: Duration = Duration::from_secs(15);
 /// Between two looks at a file; a change is to be followed within 2 s. A look is one open and one read.
 const FILE_EVERY: Duration = Duration::from_millis(1500);
 
-/// Where the port is found.
-pub struct Followed {
-    kind: Kind,
-}
+/// The control server's route of today, and the one of older gluetuns, which answer 404 to the other. The old one answers 301
+/// where it is gone.
+const ROUTES: [&str; 2] = ["/v1/portforward", "/v1/openvpn/portforwarded"];
 
-enum Kind {
-    Gluetun { peer: Box<Peer>, api_key: Option<Secret>, base: String },
+/// Where the port is found.
+pub enum Source {
+    /// gluetun's control server.
+    Gluetun {
+        /// The server.
+        peer: Box<Peer>,
+        /// Sent as `X-API-Key`.
+        api_key: Option<Secret>,
+        /// Path in front of the routes.
+        base: String,
+        /// Which of the routes is asked.
+        route: usize,
+    },
+    /// A text file whose first number is the port, as gluetun and others write it.
     File(PathBuf),
 }
 
-impl Followed {
-    /// gluetun's control server at `url`, asked with `X-API-Key` if there is a key.
-    pub fn gluetun(url: &Url, api_key: Option<Secret>) -> Self {
-        let peer = Peer::new(url.host.clone(), url.port, url.host_header(), None);
-        Self { kind: Kind::Gluetun { peer: Box::new(peer), api_key, base: url.path.trim_end_matches('/').to_owned() } }
-    }
-
-    /// A text file whose first number is the port, as gluetun and others write it.
-    pub fn file(path: PathBuf) -> Self {
-        Self { kind: Kind::File(path) }
+impl Source {
+    /// The settings of the source that `PORT_SOURCE` names with `value`.
+    pub fn read(reader: &mut Reader, value: &str) -> Option<Self> {
+        if value == "gluetun" {
+            let right = "a URL is right, e.g. http://127.0.0.1:8000";
+            let url = reader.parsed("GLUETUN_URL", "http://127.0.0.1:8000", right, |text| match Url::parse(text)? {
+                url if url.https => Err("is https, which gluetun's control server does not speak".to_owned()),
+                url => Ok(url),
+            });
+            let api_key = reader.key("GLUETUN_API_KEY");
+            let url = url?;
+            let base = url.path.trim_end_matches('/').to_owned();
+            let peer = Box::new(Peer::new(url.host.clone(), url.port, url.host_header(), None));
+            return Some(Self::Gluetun { peer, api_key, base, route: 0 });
+        }
+        if let Some(path) = value.strip_prefix("file:").filter(|path| path.starts_with('/')) {
+            return Some(Self::File(path.into()));
+        }
+        let right = "pia, gluetun or file: and an absolute path is right, e.g. file:/run/gluetun/forwarded_port";
+        reader.problem("PORT_SOURCE", Some(value), "is no source of a port", right);
+        None
     }
 
     /// For people.
     pub fn name(&self) -> String {
-        match &self.kind {
-            Kind::Gluetun { peer, .. } => format!("gluetun at {}", peer.address()),
-            Kind::File(path) => path.display().to_string(),
+        match self {
+            Self::Gluetun { peer, .. } => format!("gluetun at {}", peer.address()),
+            Self::File(path) => path.display().to_string(),
         }
     }
 
     /// How often to ask.
     pub fn every(&self) -> Duration {
-        match &self.kind {
-            Kind::Gluetun { .. } => GLUETUN_EVERY,
-            Kind::File(_) => FILE_EVERY,
+        match self {
+            Self::Gluetun { .. } => GLUETUN_EVERY,
+            Self::File(_) => FILE_EVERY,
         }
     }
 
     /// The port; none while there is none.
-    pub fn port(&mut self) -> Result<Option<u16>, Error> {
-        match &mut self.kind {
-            Kind::Gluetun { peer, api_key, base } => ask(peer, base, api_key.as_ref()),
-            Kind::File(path) => match files::read(path) {
+    pub fn port(&mut self) -> Exchange<Option<u16>> {
+        let port = match self {
+            Self::Gluetun { peer, api_key, base, route } => {
+                let headers: Vec<_> = api_key.iter().map(|key| ("X-API-Key", key.expose())).collect();
+                let secrets: Vec<_> = api_key.iter().collect();
+                let path = format!("{base}{}", ROUTES[*route]);
+                let request = Request { headers: &headers, secrets: &secrets, ..Request::get(&path) };
+                let response = peer.send(&request).map_err(failed)?;
+                match response.status {
+                    200 => forwarded(&response.text()),
+                    404 if *route == 0 => {
+                        *route = 1;
+                        return Ok(Progress::More);
+                    }
+                    status => {
+                        // It may be another gluetun by the next time.
+                        *route = 0;
+                        Err(match status {
+                            401 | 403 => Cause::CredentialsRejected { status: Some(status) },
+                            _ => response.unexpected(),
+                        })
+                    }
+                }
+            }
+            Self::File(path) => match files::read(path) {
                 Ok(text) => first_port(&text),
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(Cause::File { path: path.display().to_string(), error }),
             },
-        }
-        .map_err(|cause| Error::new(Op::PortSource, cause))
+        };
+        port.map(Progress::Done).map_err(failed)
     }
 
     /// Closes the connection.
     pub fn hang_up(&mut self) {
-        if let Kind::Gluetun { peer, .. } = &mut self.kind {
+        if let Self::Gluetun { peer, .. } = self {
             peer.hang_up();
         }
     }
 }
 
-/// Asks the route of today, and the one of older gluetuns where that is unknown. The old one answers 301 where it is gone.
-fn ask(peer: &mut Peer, base: &str, api_key: Option<&Secret>) -> Result<Option<u16>, Cause> {
-    let headers: Vec<_> = api_key.iter().map(|key| ("X-API-Key", key.expose())).collect();
-    let secrets: Vec<_> = api_key.into_iter().collect();
-    let mut get = |route: &str| {
-        let path = format!("{base}{route}");
-        peer.send(&Request { headers: &headers, secrets: &secrets, ..Request::get(&path) })
+/// The error of asking for the port. Nobody is locked out by asking again.
+fn failed(cause: Cause) -> Error {
+    let advice = match &cause {
+        Cause::CredentialsRejected { .. } => {
+            "set HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE='{\"auth\":\"apikey\",\"apikey\":\"KEY\"}' for gluetun and \
+             GLUETUN_API_KEY to the same KEY"
+        }
+        Cause::Connect { .. } => "check that gluetun runs and that GLUETUN_URL is its control server",
+        Cause::Http { status: 300..500, .. } => "this gluetun is too old or GLUETUN_URL is not its control server",
+        Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE names",
+        _ => return Error::new("port source", cause).means(Meaning::Passing),
     };
-    let mut response = get("/v1/portforward")?;
-    if response.status == 404 {
-        response = get("/v1/openvpn/portforwarded")?;
-    }
-    match response.status {
-        200 => {}
-        401 | 403 => return Err(Cause::CredentialsRejected { status: response.status }),
-        _ => return Err(response.unexpected()),
-    }
-    forwarded(&response.text())
+    Error::new("port source", cause).means(Meaning::Passing).advise(Some(advice))
 }
 
 /// `{"port":N}` and `{"ports":[N]}`, alone or together.
@@ -171,6 +211,25 @@ mod tests {
         }
         for text in ["70000", "-1", "port 4711", "4711.5"] {
             assert!(port(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_us_from_the_port_leads_to_advice_and_locks_nobody_out() {
+        let connect = Cause::Connect { to: "h:1".to_owned(), error: ErrorKind::ConnectionRefused.into() };
+        let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: Some(Duration::from_secs(900)) };
+        let file = Cause::File { path: "/port".to_owned(), error: ErrorKind::PermissionDenied.into() };
+        for (cause, advice) in [
+            (Cause::CredentialsRejected { status: Some(401) }, "GLUETUN_API_KEY"),
+            (connect, "check that gluetun runs"),
+            (http(404), "too old"),
+            (http(503), "nothing to do if it passes"),
+            (Cause::field("port", "is missing"), "check what PORT_SOURCE names"),
+            (file, "check what PORT_SOURCE names"),
+        ] {
+            let error = failed(cause);
+            assert!(error.advice.contains(advice), "{error}: {}", error.advice);
+            assert_eq!(error.meaning, Meaning::Passing);
         }
     }
 }

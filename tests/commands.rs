@@ -13,6 +13,8 @@ use support::{Reply, for_all, pia, qbt};
 
 const USAGE: Option<i32> = Some(64);
 const CONFIG: Option<i32> = Some(78);
+const OCCUPIED: Option<i32> = Some(75);
+const NOT_RUNNING: Option<i32> = Some(3);
 
 /// Every variable in the README's table.
 fn variables() -> Vec<&'static str> {
@@ -476,7 +478,8 @@ fn once_makes_one_full_pass() {
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     assert_eq!(world.pia.counts(), pia::Counts { binds: 2, connections: 2, ..counts });
     assert_eq!(world.qbt.ports(), [47047, 47048, 47047]);
-    assert_eq!(world.setup.run_once(&["healthcheck"]).code, Some(0));
+    let output = world.setup.run_once(&["healthcheck"]);
+    assert!(output.code == NOT_RUNNING && output.stderr.contains("not running: stopped at"), "{output:#?}");
 }
 
 #[test]
@@ -523,28 +526,29 @@ fn checks(world: &World, expected: &[(&str, bool)]) -> Output {
     output
 }
 
+/// The first words of a check's lines, in order.
+fn rows(output: &Output) -> Vec<String> {
+    output.stdout.lines().map(|line| line[5..20].trim().to_owned()).collect()
+}
+
 #[test]
-fn check_goes_step_by_step_and_changes_nothing_at_qbittorrent() {
+fn check_is_the_loop_and_changes_nothing_at_qbittorrent() {
     let world = World::calm();
     // qBittorrent has another port: that is found and left as it is.
-    checks(&world, &[("bind", true), ("client login", true), ("client port", false)]);
+    let output = checks(&world, &[("bind", true), ("client  ", true), ("client port", false)]);
+    assert!(output.stdout.contains("it has port 6881, the leased one is 47047; start the service"), "{output:#?}");
     assert_eq!((world.qbt.counts().set_ports, world.qbt.listening()), (0, Some(6881)));
+    let found = ["account", "gateway", "certificate", "lease", "bind", "client", "client port", "client listens"];
+    assert_eq!(rows(&output)[1..], found);
 
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
-    let steps = [
-        "configuration",
-        "token",
-        "gateway TCP",
-        "gateway TLS",
-        "gateway name",
-        "lease",
-        "bind",
-        "client",
-        "client login",
-        "client port",
-        "client listens",
-    ];
-    checks(&world, &steps.map(|step| (step, true)));
+    let steps = ["configuration", "lease", "gateway", "certificate", "bind", "client  ", "client port", "client listens"];
+    let output = world.setup.run_once(&["check"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+    for step in steps {
+        assert!(output.stdout.lines().any(|line| line.starts_with("ok") && line.contains(step)), "{step}: {output:#?}");
+    }
+    assert!(output.stdout.contains("-    account        not tried"), "the lease needs no token: {output:#?}");
     assert_eq!(world.qbt.counts().set_ports, 1);
     assert_eq!(world.pia.counts().signatures, 1, "the stored lease is used");
 }
@@ -553,8 +557,8 @@ fn check_goes_step_by_step_and_changes_nothing_at_qbittorrent() {
 fn check_says_what_to_do() {
     type Case = (fn(&World), &'static [(&'static str, bool)], &'static [&'static str]);
     let cases: [Case; 6] = [
-        (|world| world.pia.pause(), &[("token", true), ("gateway TCP", false), ("client login", true)], &["region"]),
-        (|world| world.pia.pause_login(), &[("token", false), ("gateway TLS", true)], &["login"]),
+        (|world| world.pia.pause(), &[("account", true), ("gateway", false), ("client  ", false)], &["region"]),
+        (|world| world.pia.pause_login(), &[("account", false), ("gateway", false)], &["login"]),
         (
             |world| world.pia.scripts.always(pia::BIND_PORT, pia::busy(47047)),
             &[("lease", true), ("bind", false)],
@@ -562,15 +566,15 @@ fn check_says_what_to_do() {
         ),
         (
             |world| world.pia.scripts.always(pia::GET_SIGNATURE, pia::unauthorized()),
-            &[("gateway name", true), ("lease", false), ("bind", false)],
+            &[("certificate", true), ("lease", false), ("bind", false)],
             &["wrong gateway"],
         ),
         (
             |world| world.qbt.set(|state| state.password = "other".into()),
-            &[("bind", true), ("client login", false), ("client port", false)],
+            &[("bind", true), ("client  ", false), ("client port", false)],
             &["QBITTORRENT_PASSWORD"],
         ),
-        (|world| world.qbt.pause(), &[("bind", true), ("client login", false)], &["QBITTORRENT_HOST"]),
+        (|world| world.qbt.pause(), &[("bind", true), ("client  ", false)], &["QBITTORRENT_HOST"]),
     ];
     for_all(cases, |(breaks, steps, words)| {
         let world = World::calm();
@@ -579,6 +583,7 @@ fn check_says_what_to_do() {
         for word in words {
             assert!(output.stdout.contains(word), "{word:?}: {output:#?}");
         }
+        assert!(!output.stdout.contains("next try"), "it does not try again: {output:#?}");
         assert!(world.pia.counts().logins <= 2 && world.qbt.counts().failed_logins <= 1);
     });
 }
@@ -586,13 +591,81 @@ fn check_says_what_to_do() {
 #[test]
 fn check_tells_names_from_chains() {
     let world = World::calm().env("PIA_HOSTNAME", "mexico409");
-    let output = checks(&world, &[("gateway TCP", true), ("gateway TLS", true), ("gateway name", false)]);
+    let output = checks(&world, &[("gateway", true), ("certificate", false)]);
     assert!(output.stdout.contains("Sandbox-409-1a"), "{output:#?}");
 
     let world = World::calm();
     let other = world.setup.value("PIA_LOGIN_CA_CERT").to_owned();
     let world = world.env("PIA_CA_CERT", other);
-    checks(&world, &[("gateway TCP", true), ("gateway TLS", false), ("gateway name", false)]);
+    checks(&world, &[("gateway", true), ("certificate", false)]);
+}
+
+#[test]
+fn five_checks_with_a_rejected_password_ban_nobody() {
+    for_all([false, true], |of_pia| {
+        let world = World::calm();
+        let (name, peer) = if of_pia { ("PIA_PASSWORD", "account") } else { ("QBITTORRENT_PASSWORD", "client  ") };
+        let tries = |world: &World| if of_pia { world.pia.counts().logins } else { world.qbt.counts().failed_logins };
+        let world = world.env(name, "wrong");
+        for _ in 0..5 {
+            let output = checks(&world, &[(peer, false)]);
+            assert!(output.stdout.contains("credentials rejected"), "{output:#?}");
+        }
+        assert_eq!(tries(&world), 1, "{name}");
+        let kept = fs::read_to_string(world.setup.state_dir().join("rejected.json")).expect("a file");
+        assert!(!kept.contains("wrong"), "{kept}");
+
+        // Others are tried at once, and so is the service by whoever restarts it.
+        checks(&world.env(name, "also wrong"), &[(peer, false)]);
+        let world = World::calm();
+        let world = world.env(name, "wrong");
+        checks(&world, &[(peer, false)]);
+        let mut daemon = world.setup.run();
+        daemon.see("credentials rejected (HTTP");
+        assert_eq!(tries(&world), 2, "{name}");
+    });
+}
+
+#[test]
+fn check_beside_the_service_writes_nothing() {
+    let world = World::calm();
+    let mut daemon = world.setup.run();
+    daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
+    let files = || {
+        let read = |file: &std::path::PathBuf| (file.clone(), fs::read(file).expect("a file"));
+        support::daemon::files(world.setup.dir().path()).iter().map(read).collect::<Vec<_>>()
+    };
+    let before = files();
+    // The service would get another token and another lease.
+    world.pia.revoke_tokens();
+    world.pia.scripts.next(pia::BIND_PORT, [pia::bad_signature()]);
+    let output = world.setup.run_once(&["check"]);
+    assert!(output.stdout.contains("the service runs"), "{output:#?}");
+    assert_eq!(world.pia.counts().signatures, 3, "refused once, then given: {output:#?}");
+    assert!(files() == before, "something was written");
+}
+
+// ---- one STATE_DIR
+
+#[test]
+fn a_second_one_waits_a_second_and_says_who_runs() {
+    let world = World::calm();
+    let mut daemon = world.setup.run();
+    daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
+    let counts = (world.pia.counts(), world.qbt.counts());
+    for arguments in [&[][..], &["once"]] {
+        let begin = std::time::Instant::now();
+        let output = world.setup.run_once(arguments);
+        assert_eq!(output.code, OCCUPIED, "{output:#?}");
+        let who = format!("the service, process {}, runs already with this STATE_DIR", daemon.pid());
+        assert!(output.stderr.contains(&who), "{output:#?}");
+        assert!(begin.elapsed() >= std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
+    }
+    assert_eq!((world.pia.counts(), world.qbt.counts()), counts, "nothing was sent");
+    assert_eq!(daemon.ended(), None);
+    // However the first one ends, the next one runs.
+    daemon.kill9();
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
 }
 
 #[test]
@@ -612,7 +685,7 @@ fn check_asks_for_another_lease_when_the_stored_one_is_refused() {
 
 #[test]
 fn check_binds_a_stored_lease_that_seems_to_be_over() {
-    let world = World::new();
+    let world = World::calm();
     // By our clock, which is months ahead of the gateway's, every lease is over.
     world.pia.set(|state| state.clock_ahead = SignedDuration::from_hours(-100 * 24));
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
@@ -632,13 +705,59 @@ fn check_finds_a_port_on_which_nothing_listens() {
 
 // ---- status and healthcheck
 
-#[test]
-fn status_of_nothing_is_an_error_with_a_hint() {
+/// Exit codes and words of `status`, `status --json` and `healthcheck`; the last word stands first in a line.
+#[track_caller]
+fn all_say(setup: &Setup, code: i32, words: &[&str]) {
     for arguments in [&["status"][..], &["status", "--json"], &["healthcheck"]] {
-        let output = Setup::new().run_once(arguments);
-        assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output:#?}");
-        assert!(output.stderr.contains("status.json") || output.stderr.contains("STATE_DIR"), "{output:#?}");
+        let output = setup.run_once(arguments);
+        assert_eq!(output.code, Some(code), "{arguments:?}: {output:#?}");
+        if arguments != ["status", "--json"] {
+            let text = output.stdout + &output.stderr;
+            for word in words {
+                assert!(text.contains(word), "{word:?}: {text}");
+            }
+        }
     }
+}
+
+#[test]
+fn status_and_healthcheck_know_whether_anything_runs() {
+    let world = World::calm();
+    let setup = world.setup.clone();
+    all_say(&setup, 3, &["not running", "it has not run yet with STATE_DIR"]);
+    let mut daemon = setup.run();
+    daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
+    all_say(&setup, 0, &["47047"]);
+    let first = setup.run_once(&["status"]).stdout;
+    assert!(first.starts_with(&format!("running     the service, process {}", daemon.pid())), "{first}");
+
+    world.pia.pause();
+    for failed in 1..=3 {
+        daemon.hang_up();
+        daemon.wait_for_status("one more failed bind", |status| status.binds_failed >= failed);
+    }
+    all_say(&setup, 1, &["bindPort: cannot connect", "region"]);
+    world.pia.resume();
+    daemon.hang_up();
+    daemon.wait_for_status("no problem", |status| status.problems.is_empty());
+    all_say(&setup, 0, &["47047"]);
+
+    assert!(daemon.stop().0.success());
+    all_say(&setup, 3, &["stopped"]);
+    let mut daemon = setup.run();
+    daemon.see("qBittorrent listens on port 47047");
+    daemon.kill9();
+    all_say(&setup, 3, &["killed or crashed"]);
+}
+
+#[test]
+fn where_nothing_can_be_written_the_state_is_unknown() {
+    let world = World::calm();
+    let file = world.setup.dir().write("file", "");
+    let world = world.env("STATE_DIR", file.join("state").display().to_string());
+    let mut daemon = world.setup.run();
+    daemon.see("qBittorrent listens on port 47047");
+    all_say(&world.setup, 1, &["unknown"]);
 }
 
 #[test]
@@ -680,7 +799,8 @@ fn status_is_written_again_when_the_daemon_recovers() {
 #[test]
 fn healthcheck_judges_ages() {
     let world = World::calm();
-    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    let mut daemon = world.setup.run();
+    daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
     let file = world.setup.state_dir().join("status.json");
     let written = fs::read_to_string(&file).expect("a status file");
     // Ages in seconds of bind and verification, at an interval of 300 s.

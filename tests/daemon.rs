@@ -114,7 +114,7 @@ fn stop_in_the_middle_of_a_bounce_leaves_the_right_port() {
     let mut daemon = world.run();
     daemon.see("qBittorrent: listen port 6881 -> 47047");
     // The way to the other port takes as long as the stop needs to come in between.
-    daemon.qbt().set(|state| state.set_port_delay = Duration::from_secs(1));
+    daemon.qbt().set(|state| state.delays.insert(qbt::SET_PREFERENCES, Duration::from_secs(1)));
     let Running { daemon: child, world } = &mut daemon;
     child.wait_until("half a bounce", || world.qbt.ports().last() == Some(&47048));
     let (ended, _) = daemon.stop();

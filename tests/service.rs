@@ -2,14 +2,14 @@
 mod support;
 
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::daemon::{Daemon, Setup};
 use support::gluetun::{CURRENT, Gluetun, OLD};
 use support::pia::Pia;
 use support::qbt::{Flavour, Qbt};
 use support::world::World;
-use support::{Reply, wait_until};
+use support::{Reply, qbt, wait_until};
 
 /// gluetun, and a daemon that follows it.
 fn follow_gluetun(qbt: &Qbt, port: u16) -> (Gluetun, Setup) {
@@ -155,7 +155,8 @@ impl Manager {
     fn new(setup: &Setup) -> (Self, String) {
         let path = setup.dir().path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        // Longer than any exchange.
+        socket.set_read_timeout(Some(Duration::from_secs(16))).expect("a timeout");
         (Self(socket), path.display().to_string())
     }
 
@@ -195,4 +196,36 @@ fn the_first_failure_that_is_tried_again_counts_as_ready() {
     let (manager, path) = Manager::new(&setup);
     let daemon = setup.env("NOTIFY_SOCKET", path).run();
     manager.hears("READY=1", &daemon);
+}
+
+/// Every reply of qBittorrent takes 9.9 s, its login included.
+#[test]
+fn a_client_that_takes_9_9_s_for_everything_delays_nobody() {
+    let world = World::new().env("CHECK_INTERVAL", "300");
+    let endpoints = [qbt::LOGIN, qbt::PREFERENCES, qbt::SET_PREFERENCES, qbt::TRANSFER_INFO];
+    world.qbt.set(|state| state.delays = endpoints.map(|endpoint| (endpoint, Duration::from_millis(9900))).into());
+    let (manager, path) = Manager::new(&world.setup);
+    let mut daemon = world.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", "20000000").run();
+    daemon.see("bound port 47047");
+    let bound = daemon.started().elapsed();
+    assert!(bound < Duration::from_secs(1), "{bound:?}");
+
+    // Through a refused call, a login, a read and a write.
+    let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+    while daemon.qbt().ports().is_empty() {
+        manager.hears("WATCHDOG=1", &daemon);
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+    }
+    assert!(longest < Duration::from_secs(15), "{longest:?}\n{}", daemon.log());
+
+    // The port is being read back.
+    let (ended, took) = daemon.stop();
+    assert!(ended.success() && took < Duration::from_secs(12), "{ended} after {took:?}");
+    println!(
+        "slow client: first bind {:.2} s after the start, longest gap between heartbeats {:.1} s, a stop {:.1} s",
+        bound.as_secs_f64(),
+        longest.as_secs_f64(),
+        took.as_secs_f64()
+    );
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{Problem, VARIABLES, Variables};
+use super::{Problem, Variables};
 use crate::files;
 
 /// Read when it exists.
@@ -21,8 +21,8 @@ pub enum Unreadable {
     Lines(Vec<Problem>),
 }
 
-/// Reads the file at `path`.
-pub fn read(path: &Path) -> Result<Variables, Unreadable> {
+/// Reads the file at `path`; a variable that `is_secret` in a file that everybody may read is a warning.
+pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unreadable> {
     let text = files::read(path).map_err(Unreadable::File)?;
     let mut all = Variables::default();
     let mut problems = Vec::new();
@@ -39,9 +39,7 @@ pub fn read(path: &Path) -> Result<Variables, Unreadable> {
         return Err(Unreadable::Lines(problems));
     }
     let readable = std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
-    let secret =
-        |name: &&String| VARIABLES.iter().any(|v| v.from_file && v.name == **name && !name.ends_with("_USERNAME"));
-    if let Some(name) = all.values.keys().find(secret).filter(|_| readable) {
+    if let Some(name) = all.values.keys().find(|name| is_secret(name)).filter(|_| readable) {
         all.warnings.push(format!("{} holds {name} and everybody may read it: chmod 600 it", path.display()));
     }
     Ok(all)
@@ -134,7 +132,7 @@ mod tests {
         let path = dir.path().join("config.env");
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        read(&path).map_err(|error| match error {
+        read(&path, |name| name == "PIA_PASSWORD").map_err(|error| match error {
             Unreadable::File(error) => vec![error.to_string()],
             Unreadable::Lines(problems) => problems.iter().map(ToString::to_string).collect(),
         })

@@ -1,10 +1,11 @@
 //! HTTP/1.1 for every peer: one request, one response, one deadline, one size limit, no redirects, one kept connection.
 //!
-//! `wire.rs` is the protocol on any stream, `plain.rs` dials TCP, `tls.rs` wraps it in TLS. What is asked of whom is not
+//! `wire.rs` is the protocol on any stream, `dial.rs` dials TCP, `tls.rs` wraps it in TLS. What is asked of whom is not
 //! known here.
 
-pub mod plain;
+pub mod dial;
 pub mod tls;
+pub mod url;
 pub mod wire;
 
 use std::borrow::Cow;
@@ -12,18 +13,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Cause, Phase};
 use crate::secret::{self, Secret};
+use crate::signals;
 use crate::text;
 
 /// Seconds for one exchange, from the lookup to the last byte of the reply. Also the longest that a stop has to wait.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Set when the process was asked to end: from then on nothing new is sent, to whomever, so that a stop does not wait for more
-/// than one exchange, or for two in the middle of a [`Request::completes`]. Global because a signal is.
-pub static STOPPING: AtomicBool = AtomicBool::new(false);
 /// Characters of a failing reply's body that are shown.
 const EXCERPT_CHARS: usize = 200;
 
@@ -208,7 +206,7 @@ pub struct Peer {
 }
 
 enum Stream {
-    Plain(plain::Tcp),
+    Plain(dial::Tcp),
     Tls(Box<tls::Stream>),
 }
 
@@ -247,7 +245,7 @@ impl Write for Stream {
 }
 
 fn go_on() -> Result<(), Cause> {
-    if STOPPING.load(Ordering::Relaxed) { Err(Cause::Stopping) } else { Ok(()) }
+    if signals::stopping() { Err(Cause::Stopping) } else { Ok(()) }
 }
 
 impl Peer {
@@ -273,7 +271,7 @@ impl Peer {
 
     /// `host:port` for people.
     pub fn address(&self) -> String {
-        plain::join(&self.host, self.port)
+        dial::join(&self.host, self.port)
     }
 
     /// The names that the certificate of the last verified connection carries.
@@ -296,7 +294,7 @@ impl Peer {
         if self.connection.is_some() {
             return Ok(());
         }
-        let tcp = plain::dial(&self.host, self.port, deadline)?;
+        let tcp = dial::dial(&self.host, self.port, deadline)?;
         self.address = tcp.peer();
         self.connection = Some(match &self.tls {
             None => Stream::Plain(tcp),
@@ -341,7 +339,7 @@ impl Peer {
         };
         stream.set_deadline(deadline);
         wire::write_request(&mut stream, &self.host_header, request)
-            .map_err(|e| plain::cause(e, Phase::Send, deadline))?;
+            .map_err(|e| dial::cause(e, Phase::Send, deadline))?;
         let (mut response, reusable) = wire::read_response(&mut stream, deadline)?;
         response.hidden = request.secrets.iter().map(|&secret| secret.clone()).collect();
         if reusable {

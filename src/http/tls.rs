@@ -1,6 +1,7 @@
 //! TLS: an address is dialled, a name is verified, only given roots are trusted.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -8,6 +9,7 @@ use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, veri
 use rustls::crypto::{
     CryptoProvider, KeyProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
 };
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::SigningKey;
@@ -17,8 +19,10 @@ use rustls::{
 };
 
 use super::Deadline;
-use super::plain::{self, Tcp};
-use crate::error::{Cause, Phase};
+use super::dial::{self, Tcp};
+use crate::config::Reader;
+use crate::error::{Cause, Phase, plain};
+use crate::files;
 use crate::text::one_line;
 
 /// An encrypted connection.
@@ -76,6 +80,37 @@ impl Tls {
     }
 }
 
+/// Mozilla's roots.
+pub fn public_roots() -> RootCertStore {
+    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
+}
+
+/// TLS to a server of the web, whose name is `host`: it must prove itself by `roots`, or else by Mozilla's.
+pub fn tls_to(host: &str, roots: Option<&RootCertStore>) -> Result<Tls, Cause> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| Cause::Lookup { name: host.to_owned(), error: "is not a host name".to_owned() })?;
+    Ok(Tls::new(roots.cloned().unwrap_or_else(public_roots), NamePolicy::Exactly(name)))
+}
+
+/// Reads the CA certificates of a PEM file; the error says what is wrong with it.
+pub fn load_roots(path: &Path) -> Result<RootCertStore, String> {
+    let pem = files::read(path).map_err(|error| plain(&error))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| format!("is not PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("holds a certificate that cannot be a CA: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("holds no certificate".to_owned());
+    }
+    Ok(roots)
+}
+
+/// The roots in the PEM file that a variable names.
+pub fn read_roots(reader: &mut Reader, name: &str) -> Option<Option<RootCertStore>> {
+    reader.optional(name, "a PEM file with a CA certificate is right", |path| load_roots(Path::new(path)))
+}
+
 /// We never show a certificate of our own; without ring's key loader its signing code is not linked (some 40 KB).
 #[derive(Debug)]
 struct NoKeys;
@@ -89,7 +124,7 @@ impl KeyProvider for NoKeys {
 fn io_cause(error: io::Error, deadline: Deadline) -> Cause {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(error) => tls_cause(error),
-        None => plain::cause(error, Phase::Handshake, deadline),
+        None => dial::cause(error, Phase::Handshake, deadline),
     }
 }
 
@@ -183,6 +218,29 @@ impl ServerCertVerifier for Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Ca, TempDir};
+
+    fn load(text: &str) -> Result<usize, String> {
+        let dir = TempDir::new();
+        let path = dir.path().join("ca.pem");
+        std::fs::write(&path, text).unwrap();
+        load_roots(&path).map(|roots| roots.len())
+    }
+
+    fn ca() -> String {
+        Ca::new("An authority").pem().to_owned()
+    }
+
+    #[test]
+    fn one_or_more_certificates_are_needed() {
+        assert_eq!(load(&ca()), Ok(1));
+        assert_eq!(load(&(ca() + &ca())), Ok(2));
+        assert_eq!(load("hello"), Err("holds no certificate".to_owned()));
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(load(broken).unwrap_err().contains("cannot be a CA"));
+        assert_eq!(load_roots(Path::new("/nonexistent")).unwrap_err(), "no such file or directory");
+    }
+
 
     #[test]
     fn names_are_shown_bare() {

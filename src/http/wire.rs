@@ -121,7 +121,7 @@ impl<R: Read> Reader<'_, R> {
             Ok(read) => Ok(read > 0),
             // TLS peers often end without close_notify; what that means depends on what was still to come.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(error) => Err(super::plain::cause(error, phase, self.deadline)),
+            Err(error) => Err(super::dial::cause(error, phase, self.deadline)),
         }
     }
 

@@ -7,25 +7,24 @@ use miniserde::json::Value;
 use rustls::RootCertStore;
 
 use super::gateway::Gateway;
-use super::trust::tls_to;
-use crate::config::Url;
-use crate::error::{Attempt, Cause, Error, Op, plain};
+use crate::error::{Attempt, Cause, Error, Meaning, plain};
 use crate::files::{self, Durability};
+use crate::http::tls::tls_to;
+use crate::http::url::Url;
 use crate::http::{Method, Peer, Request, Response};
 use crate::json;
+use crate::keeper::step::{Done, Exchange, Progress};
 use crate::secret::Secret;
 
+/// Getting a token from PIA's account API.
+const LOGIN: &str = "PIA login";
+/// PIA's public login endpoints, in the order of PIA's own desktop client. Both take a form.
+pub const LOGIN_URLS: [&str; 2] = [
+    "https://www.privateinternetaccess.com/api/client/v2/token",
+    "https://apiv2.privateinternetaccess.com/api/client/v2/token",
+];
 /// Bytes; PIA's tokens have 128. More is not a token.
 const MAX_TOKEN: usize = 4096;
-
-/// Where a token came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The cache file, written by us or put there by hand.
-    File,
-    /// A login just now.
-    Login,
-}
 
 /// User name and password of a PIA account.
 pub struct Credentials {
@@ -35,19 +34,20 @@ pub struct Credentials {
     pub password: Secret,
 }
 
-/// The account and its token.
+/// The account.
 pub struct Account {
     credentials: Option<Credentials>,
     /// In the order in which they are tried.
     endpoints: Vec<Url>,
-    /// Whether the gateway is asked after them.
+    /// Whether the gateway may be asked after them.
     in_tunnel: bool,
     /// Roots for the login instead of the public ones.
     roots: Option<RootCertStore>,
     token_file: PathBuf,
-    token: Option<Secret>,
-    /// The token that was refused last: the cache file is not believed while it still holds this one.
-    rejected: Option<Secret>,
+    /// A token from a login is written to the file.
+    keeps: bool,
+    /// The endpoints that were tried in vain in this round.
+    tried: Vec<Attempt>,
     /// What is wrong with the cache file was said.
     warned: bool,
 }
@@ -61,45 +61,51 @@ impl Account {
         roots: Option<RootCertStore>,
         token_file: PathBuf,
     ) -> Self {
-        Self { credentials, endpoints, in_tunnel, roots, token_file, token: None, rejected: None, warned: false }
+        Self { credentials, endpoints, in_tunnel, roots, token_file, keeps: true, tried: Vec::new(), warned: false }
     }
 
-    /// The token, once [`Account::obtain`] found one.
-    pub fn token(&self) -> Option<&Secret> {
-        self.token.as_ref()
-    }
-
-    /// The gateway does not accept the token: the next [`Account::obtain`] gets another one.
-    pub fn reject(&mut self) {
-        if let Some(token) = self.token.take() {
-            self.rejected = Some(token);
-        }
-    }
-
-    /// Gets a token: from the cache file, else by a login.
+    /// Gets a token: from the cache file, unless it holds the one that was `refused`, else by a login.
     ///
     /// An endpoint that cannot be reached or does not know the call leads to the next one; rejected credentials and a
     /// lockout end the round.
-    pub fn obtain(&mut self, gateway: &mut Gateway) -> Result<Source, Error> {
-        if let Some(token) = self.cached() {
-            self.token = Some(token);
-            return Ok(Source::File);
+    pub fn get_token(&mut self, refused: Option<&Secret>, gateway: &mut Gateway) -> Exchange<Done> {
+        if self.tried.is_empty()
+            && let Some(token) = self.cached().filter(|token| Some(token) != refused)
+        {
+            return Ok(Progress::Done(Done::Token { token, logged_in: false }));
         }
-        let token = self.log_in(gateway)?;
-        if let Err(error) = files::write(&self.token_file, token.expose().as_bytes(), Durability::Durable) {
+        let Progress::Done(token) = self.log_in(gateway)? else { return Ok(Progress::More) };
+        if self.keeps
+            && let Err(error) = files::write(&self.token_file, token.expose().as_bytes(), Durability::Durable)
+        {
             log::warn!(
                 "PIA_TOKEN_FILE {}: {}; the token is kept in memory, and every start will log in",
                 files::shown(&self.token_file),
                 plain(&error)
             );
         }
-        self.token = Some(token);
-        Ok(Source::Login)
+        Ok(Progress::Done(Done::Token { token, logged_in: true }))
+    }
+
+    /// Tokens are not written to the cache file.
+    pub fn keep_nothing(&mut self) {
+        self.keeps = false;
+    }
+
+    /// What proves us; none without an account.
+    pub fn credentials(&self) -> Option<Secret> {
+        let credentials = self.credentials.as_ref()?;
+        Some(Secret::new(format!("{}\0{}", credentials.username, credentials.password.expose())))
+    }
+
+    /// The file that caches the token.
+    pub fn token_file(&self) -> &Path {
+        &self.token_file
     }
 
     fn cached(&mut self) -> Option<Secret> {
         match read_token(&self.token_file) {
-            Ok(token) => Some(token).filter(|token| self.rejected.as_ref() != Some(token)),
+            Ok(token) => Some(token),
             Err(problem) => {
                 if let Some(problem) = problem
                     && !std::mem::replace(&mut self.warned, true)
@@ -111,53 +117,79 @@ impl Account {
         }
     }
 
-    fn log_in(&self, gateway: &mut Gateway) -> Result<Secret, Error> {
+    /// Asks the next endpoint.
+    fn log_in(&mut self, gateway: &mut Gateway) -> Exchange<Secret> {
         let Some(credentials) = &self.credentials else {
-            return Err(Error::new(Op::TokenFile, Cause::NoCredentials));
+            return Err(failed("PIA token", Cause::NoCredentials));
         };
-        let mut attempts = Vec::new();
-        for endpoint in self.endpoints.iter().map(Some).chain(self.in_tunnel.then_some(None)) {
-            let (at, result) = match endpoint {
-                Some(url) => (url.host.clone(), self.log_in_at(url, credentials)),
-                None => ("the gateway".to_owned(), log_in_in_tunnel(gateway, credentials)),
-            };
-            match result {
-                Err(cause @ (Cause::CredentialsRejected { .. } | Cause::LockedOut { .. })) => {
-                    return Err(Error::new(Op::Login, cause));
-                }
-                Err(cause) => {
-                    log::debug!("login at {at}: {cause}");
-                    attempts.push(Attempt { at, cause });
-                }
-                Ok(token) => return Ok(token),
+        let (at, result) = match self.endpoints.get(self.tried.len()) {
+            Some(url) => (url.host.clone(), self.log_in_at(url, credentials).map(Progress::Done)),
+            None => ("the gateway".to_owned(), log_in_in_tunnel(gateway, credentials)),
+        };
+        let error = match result {
+            Ok(Progress::More) => return Ok(Progress::More),
+            Ok(done) => {
+                self.tried.clear();
+                return Ok(done);
             }
+            Err(error) => error,
+        };
+        if matches!(error.meaning, Meaning::CredentialsRejected | Meaning::LockedOut { .. }) {
+            self.tried.clear();
+            return Err(error);
         }
-        Err(Error::new(Op::Login, Cause::all_failed(attempts)))
+        log::debug!("login at {at}: {}", error.cause);
+        self.tried.push(Attempt { at, error });
+        let in_tunnel = self.in_tunnel && gateway.is_confidential();
+        if self.tried.len() < self.endpoints.len() + usize::from(in_tunnel) {
+            return Ok(Progress::More);
+        }
+        Err(Error::all_failed(LOGIN, std::mem::take(&mut self.tried)))
     }
 
-    fn log_in_at(&self, endpoint: &Url, credentials: &Credentials) -> Result<Secret, Cause> {
-        let tls = tls_to(&endpoint.host, self.roots.as_ref())?;
+    fn log_in_at(&self, endpoint: &Url, credentials: &Credentials) -> Result<Secret, Error> {
+        let tls = tls_to(&endpoint.host, self.roots.as_ref()).map_err(|cause| failed(LOGIN, cause))?;
         let peer = Peer::new(endpoint.host.clone(), endpoint.port, endpoint.host_header(), Some(tls));
         ask_for_token(peer, Method::Post, &endpoint.path, credentials)
     }
 }
 
 /// As PIA's desktop client does where the website is blocked (`10.0.0.1:443/apiv2/token`); JSON.
-fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials) -> Result<Secret, Cause> {
-    ask_for_token(gateway.login_peer()?, Method::PostJson, "/apiv2/token", credentials)
+fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials) -> Exchange<Secret> {
+    let Progress::Done(peer) = gateway.login_peer(LOGIN)? else { return Ok(Progress::More) };
+    ask_for_token(peer, Method::PostJson, "/apiv2/token", credentials).map(Progress::Done)
 }
 
-fn ask_for_token(mut peer: Peer, method: Method, path: &str, credentials: &Credentials) -> Result<Secret, Cause> {
+fn ask_for_token(mut peer: Peer, method: Method, path: &str, credentials: &Credentials) -> Result<Secret, Error> {
     let username = Secret::new(credentials.username.clone());
-    let response = peer.send(&Request {
+    let request = Request {
         method,
         path,
         fields: &[("username", &credentials.username), ("password", credentials.password.expose())],
         headers: &[],
         secrets: &[&username, &credentials.password],
         completes: false,
-    })?;
-    token_of(&response)
+    };
+    peer.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(LOGIN, cause))
+}
+
+/// The error of a step at the account.
+fn failed(step: &'static str, cause: Cause) -> Error {
+    let advice = match &cause {
+        Cause::CredentialsRejected { .. } => "check PIA_USERNAME and PIA_PASSWORD, then restart",
+        Cause::NoCredentials => "put a new token into PIA_TOKEN_FILE, or set PIA_USERNAME and PIA_PASSWORD and restart",
+        Cause::Connect { .. } => "check that this host reaches the internet through the tunnel",
+        Cause::UnknownIssuer | Cause::NameMismatch { .. } => {
+            "something intercepts the connection, or PIA_LOGIN_CA_CERT does not fit PIA_LOGIN_URL"
+        }
+        _ => return Error::new(step, cause),
+    };
+    Error::new(step, cause).advise(Some(advice))
+}
+
+/// The error that is told where these credentials were rejected a while ago and are not tried again yet.
+pub fn rejected_before() -> Error {
+    failed(LOGIN, Cause::CredentialsRejected { status: None })
 }
 
 /// `{"token":"…"}`, a rejection (401), or a lockout (429 or `too_many_attempts`).
@@ -171,7 +203,7 @@ fn token_of(response: &Response) -> Result<Secret, Cause> {
         return Err(Cause::LockedOut { retry_after: response.retry_after() });
     }
     if response.status == 401 {
-        return Err(Cause::CredentialsRejected { status: 401 });
+        return Err(Cause::CredentialsRejected { status: Some(401) });
     }
     if !response.is_success() {
         return Err(response.unexpected());
@@ -201,8 +233,8 @@ pub fn read_token(path: &Path) -> Result<Secret, Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::GatewayAddress;
     use crate::http::tls::NamePolicy;
+    use crate::pia::gateway::GatewayAddress;
     use crate::pia::trust::Authority;
     use crate::testing::TempDir;
 
@@ -211,10 +243,14 @@ mod tests {
     }
 
     /// From the file: no gateway is asked.
-    fn obtain(account: &mut Account) -> Result<Source, Error> {
+    fn token(account: &mut Account, refused: Option<&str>) -> Result<String, Error> {
         let address = GatewayAddress::At { host: "127.0.0.1".to_owned(), port: 1 };
         let authority = Authority::given(RootCertStore::empty());
-        account.obtain(&mut Gateway::new(address, None, NamePolicy::Any, authority))
+        let mut gateway = Gateway::new(address, None, NamePolicy::Any, authority);
+        match account.get_token(refused.map(Secret::new).as_ref(), &mut gateway)? {
+            Progress::Done(Done::Token { token, logged_in: false }) => Ok(token.expose().to_owned()),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -222,24 +258,38 @@ mod tests {
         let dir = TempDir::new();
         let file = dir.path().join("token");
         std::fs::write(&file, "\n  abc123 \r\n").unwrap();
-        let mut account = account(&file);
-        assert_eq!(obtain(&mut account).unwrap(), Source::File);
-        assert_eq!(account.token().unwrap().expose(), "abc123");
+        assert_eq!(token(&mut account(&file), None).unwrap(), "abc123");
     }
 
     #[test]
-    fn a_rejected_token_is_not_believed_again_until_the_file_changes() {
+    fn a_refused_token_is_not_believed_again_until_the_file_changes() {
         let dir = TempDir::new();
         let file = dir.path().join("token");
         std::fs::write(&file, "old").unwrap();
         let mut account = account(&file);
-        obtain(&mut account).unwrap();
-        account.reject();
-        assert!(matches!(obtain(&mut account).unwrap_err().cause, Cause::NoCredentials));
+        assert!(matches!(token(&mut account, Some("old")).unwrap_err().cause, Cause::NoCredentials));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "old", "the file is the user's");
         std::fs::write(&file, "new").unwrap();
-        assert_eq!(obtain(&mut account).unwrap(), Source::File);
-        assert_eq!(account.token().unwrap().expose(), "new");
+        assert_eq!(token(&mut account, Some("old")).unwrap(), "new");
+    }
+
+    #[test]
+    fn what_keeps_us_from_a_token_leads_to_advice() {
+        let connect = Cause::Connect { to: "h:443".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
+        let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: Vec::new() };
+        let lookup = Cause::Lookup { name: "h".to_owned(), error: "no address".to_owned() };
+        for (cause, advice) in [
+            (Cause::CredentialsRejected { status: Some(401) }, "check PIA_USERNAME and PIA_PASSWORD"),
+            (Cause::NoCredentials, "put a new token into PIA_TOKEN_FILE"),
+            (connect, "reaches the internet"),
+            (Cause::UnknownIssuer, "PIA_LOGIN_CA_CERT"),
+            (mismatch, "PIA_LOGIN_CA_CERT"),
+            (Cause::LockedOut { retry_after: None }, "when the lockout is over"),
+            (lookup, "DNS"),
+        ] {
+            let error = failed(LOGIN, cause);
+            assert!(error.advice.contains(advice), "{error}: {}", error.advice);
+        }
     }
 
     #[test]

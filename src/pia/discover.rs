@@ -6,7 +6,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::route::{self, Path, Route};
+use crate::kernel::{self, Route};
+use crate::keeper::tunnel::Way;
 
 /// The gateway of most tunnels, and the default of the Python daemon.
 pub const USUAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -27,18 +28,18 @@ pub struct Candidate {
 /// The candidates, the likeliest first; `usual_first` puts 10.0.0.1 before those that the tables name. None where no tunnel
 /// is to be seen and 10.0.0.1 is somebody else.
 pub fn candidates(usual_first: bool) -> Vec<Candidate> {
-    let own = |towards: Ipv4Addr| match route::local_address_towards((towards, 0).into()) {
+    let own = |towards: Ipv4Addr| match kernel::local_address_towards((towards, 0).into()) {
         Ok(IpAddr::V4(own)) => Some(own),
         _ => None,
     };
-    from_tables(&route::routes(), route::is_tunnel, own, usual_first)
+    from_tables(&kernel::routes(), kernel::is_tunnel, own, usual_first)
 }
 
 /// The way to whoever is the gateway: the one that most addresses beyond the tunnel share, or else the one to the likeliest
 /// candidate.
-pub fn path() -> io::Result<Path> {
-    Path::towards((USUAL, 0).into()).or_else(|error| match candidates(false).first() {
-        Some(candidate) => Path::towards((candidate.address, 0).into()),
+pub fn way() -> io::Result<Way> {
+    kernel::way((USUAL, 0).into()).or_else(|error| match candidates(false).first() {
+        Some(candidate) => kernel::way((candidate.address, 0).into()),
         None => Err(error),
     })
 }

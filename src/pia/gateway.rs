@@ -4,28 +4,69 @@
 //! while the server keeps it open. Where nobody said which address that is, the first candidate whose certificate proves
 //! it is, until it fails.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use miniserde::json::{Object, Value};
 
 use super::discover::{self, Candidate};
-use super::lease::Lease;
+use super::lease;
 use super::trust::Authority;
-use crate::clock::Clock;
-use crate::config::GatewayAddress;
-use crate::error::{Attempt, Cause, Error, Op, Phase, Refusal};
+use crate::config::Reader;
+use crate::error::{Attempt, Cause, Error, Meaning, Phase};
 use crate::http::tls::{NamePolicy, Tls};
-use crate::http::{Deadline, Peer, REQUEST_DEADLINE, Request, Response, plain};
+use crate::http::url::parse_address;
+use crate::http::{Deadline, Peer, Request, Response, dial};
 use crate::json;
-use crate::route::Path;
+use crate::keeper::lease::Lease;
+use crate::keeper::step::{Done, Exchange, Progress};
+use crate::keeper::tunnel::Way;
+use crate::kernel;
 use crate::secret::Secret;
 
+/// The two calls, as errors name them.
+const GET_SIGNATURE: &str = "getSignature";
+const BIND_PORT: &str = "bindPort";
+/// The port of PIA's port-forwarding API on every gateway.
+const GATEWAY_PORT: u16 = 19999;
 /// For a candidate to prove that it is the gateway, TLS included.
 const PROOF_DEADLINE: Duration = Duration::from_secs(3);
 /// The port of the API that gives tokens inside the tunnel (PIA's desktop client).
 const LOGIN_PORT: u16 = 443;
+
+/// Where the gateway is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum GatewayAddress {
+    /// The user said so.
+    At {
+        /// A name or an address.
+        host: String,
+        /// 1 to 65535.
+        port: u16,
+    },
+    /// It is looked for.
+    Find {
+        /// Beginning with the usual address, as for somebody who has set nothing.
+        usual_first: bool,
+        /// 1 to 65535.
+        port: u16,
+    },
+}
+
+impl GatewayAddress {
+    /// Its settings.
+    pub fn read(reader: &mut Reader) -> Option<Self> {
+        let usual_first = reader.get("PIA_GATEWAY").is_none();
+        let right = "auto, ADDRESS or ADDRESS:PORT is right, e.g. 10.0.0.1";
+        let (host, port) = reader.parsed("PIA_GATEWAY", "auto", right, parse_address)?;
+        let port = port.unwrap_or(GATEWAY_PORT);
+        let find = host.eq_ignore_ascii_case("auto");
+        Some(if find { Self::Find { usual_first, port } } else { Self::At { host, port } })
+    }
+}
 
 /// The gateway of the tunnel.
 pub struct Gateway {
@@ -39,10 +80,17 @@ pub struct Gateway {
     failed: Option<Candidate>,
     /// How the one that is asked was found.
     how: Option<String>,
+    search: Option<Search>,
     /// Warn about a certificate's name that nobody asked for, once.
     unnamed: bool,
-    /// Corrected by what the gateway says.
-    pub clock: Clock,
+    /// What time it was by the last reply.
+    date: Option<SystemTime>,
+}
+
+/// A search under way.
+struct Search {
+    left: VecDeque<Candidate>,
+    tried: Vec<Attempt>,
 }
 
 impl Gateway {
@@ -58,16 +106,22 @@ impl Gateway {
             peer: None,
             failed: None,
             how: None,
+            search: None,
             unnamed,
-            clock: Clock::default(),
+            date: None,
         }
+    }
+
+    /// A CA that was fetched is not written to its file.
+    pub fn keep_nothing(&mut self) {
+        self.authority.keep_nothing();
     }
 
     /// `host:port` for people.
     pub fn address(&self) -> String {
         match (&self.peer, &self.address) {
             (Some(peer), _) => peer.address(),
-            (None, GatewayAddress::At { host, port }) => plain::join(host, *port),
+            (None, GatewayAddress::At { host, port }) => dial::join(host, *port),
             (None, GatewayAddress::Find { .. }) => "to be found".to_owned(),
         }
     }
@@ -77,18 +131,19 @@ impl Gateway {
         self.how.as_deref()
     }
 
-    /// Finds it if need be, connects and verifies.
-    pub fn connect(&mut self, op: Op) -> Result<(), Error> {
-        let result = self
-            .peer(op)
-            .and_then(|peer| peer.connect(Deadline::after(REQUEST_DEADLINE)).map_err(|cause| Error::new(op, cause)));
-        self.look_at(&result);
-        result
+    /// The name that its certificate must carry, if one is set.
+    pub fn hostname(&self) -> Option<&str> {
+        self.hostname.as_deref()
     }
 
-    /// The names that the gateway's certificate carries.
-    pub fn certificate_names(&self) -> &[String] {
-        self.peer.as_ref().and_then(Peer::certificate_names).unwrap_or_default()
+    /// The names that the gateway's certificate carries; none before it has proved itself.
+    pub fn certificate_names(&self) -> Option<&[String]> {
+        self.peer.as_ref().and_then(Peer::certificate_names)
+    }
+
+    /// What time it was by its clock when it last replied, once.
+    pub fn take_date(&mut self) -> Option<SystemTime> {
+        self.date.take()
     }
 
     /// Its address, once it is known. A found one that has failed is still the one whose way is watched: were it forgotten,
@@ -102,76 +157,93 @@ impl Gateway {
     }
 
     /// The way there; none for a name that was not looked up yet. Nothing is sent.
-    pub fn path(&self) -> Option<io::Result<Path>> {
+    pub fn way(&self) -> Option<io::Result<Way>> {
         match (self.dialled(), &self.address) {
             // Where one that was found was, no route may lead again: the next tunnel can have another one elsewhere.
-            (Some(address), GatewayAddress::Find { .. }) => Some(Path::towards(address).or_else(|_| discover::path())),
-            (Some(address), GatewayAddress::At { .. }) => Some(Path::towards(address)),
-            (None, GatewayAddress::Find { .. }) => Some(discover::path()),
+            (Some(address), GatewayAddress::Find { .. }) => Some(kernel::way(address).or_else(|_| discover::way())),
+            (Some(address), GatewayAddress::At { .. }) => Some(kernel::way(address)),
+            (None, GatewayAddress::Find { .. }) => Some(discover::way()),
             (None, GatewayAddress::At { .. }) => None,
         }
+    }
+
+    /// Whether a password may be sent there: only through a tunnel, or to the one server that was named. Many routers of
+    /// homes are at the usual address, too, and without a name anybody with a certificate of PIA's would do.
+    pub fn is_confidential(&self) -> bool {
+        self.hostname.is_some() || self.dialled().is_some_and(|address| kernel::leads_through_tunnel(address.ip()))
     }
 
     /// The tunnel is another one: whoever was found in the old one is not looked for in the new one.
     pub fn forget(&mut self) {
         self.hang_up();
+        self.search = None;
         if let GatewayAddress::Find { .. } = self.address {
             (self.peer, self.failed) = (None, None);
         }
     }
 
     /// Whom to ask, found if need be.
-    fn peer(&mut self, op: Op) -> Result<&mut Peer, Error> {
-        let peer = if let Some(peer) = self.peer.take() {
-            peer
-        } else {
-            let roots = self.authority.roots().map_err(|cause| Error::new(Op::FetchCa, cause))?;
+    fn peer(&mut self, step: &'static str) -> Exchange<&mut Peer> {
+        if self.peer.is_none() {
+            let Progress::Done(roots) = self.authority.roots()? else { return Ok(Progress::More) };
             let tls = Tls::new(roots, self.policy.clone());
             match &self.address {
-                GatewayAddress::At { host, port } => self.at(host, *port, tls),
+                GatewayAddress::At { host, port } => self.peer = Some(self.at(host, *port, tls)),
                 &GatewayAddress::Find { port, usual_first } => {
-                    self.find(port, usual_first, &tls).map_err(|cause| Error::new(op, cause))?
+                    self.find(step, port, usual_first, tls)?;
+                    return Ok(Progress::More);
                 }
             }
-        };
-        Ok(self.peer.insert(peer))
+        }
+        Ok(self.peer.as_mut().map_or(Progress::More, Progress::Done))
     }
 
     fn at(&self, host: &str, port: u16, tls: Tls) -> Peer {
         Peer::new(host, port, self.hostname.as_deref().unwrap_or(host), Some(tls))
     }
 
-    /// The first candidate that proves itself.
-    fn find(&mut self, port: u16, usual_first: bool, tls: &Tls) -> Result<Peer, Cause> {
-        let mut candidates = discover::candidates(usual_first && self.how.is_none());
-        if let Some(failed) = &self.failed {
-            candidates.retain(|candidate| candidate.address != failed.address);
-            candidates.insert(0, failed.clone());
-        }
-        if candidates.is_empty() {
-            return Err(Cause::NoTunnel);
-        }
-        let mut attempts = Vec::new();
-        for candidate in candidates {
-            let mut peer = self.at(&candidate.address.to_string(), port, tls.clone());
-            match peer.connect(Deadline::after(PROOF_DEADLINE)) {
-                Ok(()) => {
-                    log::info!("gateway {} found: {}", peer.address(), candidate.how);
-                    self.how = Some(candidate.how);
-                    return Ok(peer);
-                }
-                Err(cause) => attempts.push(Attempt { at: format!("{} ({})", peer.address(), candidate.how), cause }),
+    /// Tries the next candidate; the first one that proves itself is the gateway.
+    fn find(&mut self, step: &'static str, port: u16, usual_first: bool, tls: Tls) -> Result<(), Error> {
+        let mut search = self.search.take().unwrap_or_else(|| {
+            let mut candidates = discover::candidates(usual_first && self.how.is_none());
+            if let Some(failed) = &self.failed {
+                candidates.retain(|candidate| candidate.address != failed.address);
+                candidates.insert(0, failed.clone());
+            }
+            Search { left: candidates.into(), tried: Vec::new() }
+        });
+        let Some(candidate) = search.left.pop_front() else {
+            let cause = Cause::Other("there is no tunnel in which the gateway could be".to_owned());
+            let advice = "check that the VPN is up; if it is, set PIA_GATEWAY to the tunnel's gateway";
+            return Err(Error::new(step, cause).advise(Some(advice)));
+        };
+        let mut peer = self.at(&candidate.address.to_string(), port, tls);
+        match peer.connect(Deadline::after(PROOF_DEADLINE)) {
+            Ok(()) => {
+                log::info!("gateway {} found: {}", peer.address(), candidate.how);
+                self.how = Some(candidate.how);
+                self.peer = Some(peer);
+                self.warn_if_unnamed();
+                return Ok(());
+            }
+            Err(cause) => {
+                let at = format!("{} ({})", peer.address(), candidate.how);
+                search.tried.push(Attempt { at, error: failed(step, cause) });
             }
         }
-        Err(Cause::all_failed(attempts))
+        if search.left.is_empty() {
+            return Err(Error::all_failed(step, search.tried));
+        }
+        self.search = Some(search);
+        Ok(())
     }
 
     /// Draws conclusions from how an exchange went: a found gateway that cannot be spoken to is looked for anew, beginning
     /// with itself.
-    fn look_at<T>(&mut self, result: &Result<T, Error>) {
+    fn look_at(&mut self, result: Result<&Response, &Cause>) {
         self.warn_if_unnamed();
         let unreachable = matches!(
-            result.as_ref().map_err(|error| &error.cause),
+            result,
             Err(Cause::Connect { .. }
                 | Cause::Timeout { .. }
                 | Cause::Closed { phase: Phase::Handshake }
@@ -191,50 +263,60 @@ impl Gateway {
     }
 
     fn warn_if_unnamed(&mut self) {
-        if self.unnamed && self.peer.as_ref().is_some_and(|peer| peer.certificate_names().is_some()) {
+        if self.unnamed
+            && let Some(names) = self.certificate_names().map(|names| names.join(", "))
+        {
             self.unnamed = false;
             log::warn!(
                 "PIA_HOSTNAME is not set, so any server with a certificate of the CA is accepted; this one's certificate \
-                 is for {}: set PIA_HOSTNAME to that",
-                self.certificate_names().join(", ")
+                 is for {names}: set PIA_HOSTNAME to that"
             );
         }
     }
 
     /// The API that gives tokens, at the same address; it must prove itself in the same way.
-    pub fn login_peer(&mut self) -> Result<Peer, Cause> {
-        self.peer(Op::Login).map(|peer| peer.at_port(LOGIN_PORT)).map_err(|error| error.cause)
+    pub fn login_peer(&mut self, step: &'static str) -> Exchange<Peer> {
+        Ok(self.peer(step)?.map(|peer| peer.at_port(LOGIN_PORT)))
     }
 
     /// `getSignature`: a new lease.
-    pub fn get_signature(&mut self, token: &Secret) -> Result<Lease, Error> {
-        let fields = self.ask(Op::GetSignature, "/getSignature", &[("token", token.expose())], &[token])?;
+    pub fn get_signature(&mut self, token: &Secret) -> Exchange<Lease> {
+        let fields = self.ask(GET_SIGNATURE, "/getSignature", &[("token", token.expose())], &[token])?;
+        let Progress::Done(fields) = fields else { return Ok(Progress::More) };
         let text = |name: &'static str| match fields.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(Secret::new(text.as_str())),
             Some(Value::String(_)) | None => Err(Cause::field(name, "is missing")),
             Some(_) => Err(Cause::field(name, "is not a string")),
         };
-        text("payload")
-            .and_then(|payload| Lease::parse(payload, text("signature")?, self.clock.now()))
-            .map_err(|cause| Error::new(Op::GetSignature, cause))
+        let lease =
+            text("payload").and_then(|payload| lease::parse(payload, text("signature")?, Timestamp::now()));
+        lease.map(Progress::Done).map_err(|cause| failed(GET_SIGNATURE, cause))
     }
 
     /// `bindPort`: binds the lease's port for the next 15 minutes. Payload and signature go back byte for byte.
-    pub fn bind_port(&mut self, lease: &Lease) -> Result<(), Error> {
+    pub fn bind(&mut self, lease: &Lease) -> Exchange<Done> {
         let fields = [("payload", lease.payload.expose()), ("signature", lease.signature.expose())];
-        self.ask(Op::BindPort, "/bindPort", &fields, &[&lease.payload, &lease.signature]).map(|_| ())
+        let bound = self.ask(BIND_PORT, "/bindPort", &fields, &[&lease.payload, &lease.signature])?;
+        let gateway = self.dialled();
+        Ok(bound.map(|_| Done::Bound { gateway, way: gateway.and_then(|address| kernel::way(address).ok()) }))
     }
 
-    fn ask(&mut self, op: Op, path: &str, fields: &[(&str, &str)], secrets: &[&Secret]) -> Result<Object, Error> {
-        let response = self.peer(op).and_then(|peer| {
-            peer.send(&Request { fields, secrets, ..Request::get(path) }).map_err(|cause| Error::new(op, cause))
-        });
-        self.look_at(&response);
-        let response = response?;
-        if let Some(date) = response.date() {
-            self.clock.compare(date);
-        }
-        accepted(&response, op).map_err(|cause| Error::new(op, cause))
+    fn ask(
+        &mut self,
+        step: &'static str,
+        path: &str,
+        fields: &[(&str, &str)],
+        secrets: &[&Secret],
+    ) -> Exchange<Object> {
+        let peer = match self.peer(step)? {
+            Progress::Done(peer) => peer,
+            Progress::More => return Ok(Progress::More),
+        };
+        let response = peer.send(&Request { fields, secrets, ..Request::get(path) });
+        self.look_at(response.as_ref());
+        let response = response.map_err(|cause| failed(step, cause))?;
+        self.date = response.date();
+        accepted(&response, step).map(Progress::Done)
     }
 
     /// Closes the connection.
@@ -245,16 +327,33 @@ impl Gateway {
     }
 }
 
+/// The error of a step at the gateway.
+fn failed(step: &'static str, cause: Cause) -> Error {
+    let advice = match &cause {
+        Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
+            "this server's region probably has no port forwarding (no US region has): connect the VPN elsewhere"
+        }
+        Cause::Connect { .. } | Cause::NoRoute { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
+            "check that the VPN is up and that PIA_GATEWAY is the tunnel's gateway"
+        }
+        Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name that the certificate is for",
+        Cause::UnknownIssuer => {
+            "PIA_CA_CERT must be unset or PIA's CA (ca.rsa.4096.crt); if it is, PIA_GATEWAY is wrong"
+        }
+        Cause::NotTls | Cause::Tls(_) => "check that PIA_GATEWAY is the tunnel's gateway",
+        _ => return Error::new(step, cause),
+    };
+    Error::new(step, cause).advise(Some(advice))
+}
+
 /// The fields of a reply that says `"status":"OK"`, or why the gateway refused.
-fn accepted(response: &Response, op: Op) -> Result<Object, Cause> {
+fn accepted(response: &Response, step: &'static str) -> Result<Object, Error> {
     let Some(fields) = json::object(&response.text()) else {
         // 401 comes as a bare JSON string or as HTML, depending on the server.
-        let refusal = refusal(response.status, &response.text(), op);
-        return Err(match refusal {
-            Refusal::Other if response.is_success() => Cause::field("body", "is not a JSON object"),
-            Refusal::Other => response.unexpected(),
-            refusal => Cause::Refused { refusal, status: response.status, excerpt: response.excerpt() },
-        });
+        if response.is_success() {
+            return Err(failed(step, Cause::field("body", "is not a JSON object")));
+        }
+        return Err(refusal(response.status, &response.text(), step, response.unexpected()));
     };
     let text = |name: &str| match fields.get(name) {
         Some(Value::String(text)) => text.as_str(),
@@ -267,51 +366,120 @@ fn accepted(response: &Response, op: Op) -> Result<Object, Cause> {
     let words = format!("{status} {message}");
     // Of an object nothing else is shown: it may hold a lease.
     let excerpt = match words.trim() {
-        "" if response.is_success() => return Err(Cause::field("status", "is missing")),
+        "" if response.is_success() => return Err(failed(step, Cause::field("status", "is missing"))),
         "" => "JSON without status and message".to_owned(),
         words => response.excerpt_of(words),
     };
-    Err(match response.status {
-        status @ (429 | 500..) => Cause::Http { status, excerpt, retry_after: response.retry_after() },
-        status => Cause::Refused { refusal: refusal(status, &words, op), status, excerpt },
-    })
+    let cause = Cause::Http { status: response.status, excerpt, retry_after: response.retry_after() };
+    Err(refusal(response.status, &words, step, cause))
 }
 
-/// What a refusal means, by status and words (the rows of PIA's own clients and their issue threads).
-fn refusal(status: u16, words: &str, op: Op) -> Refusal {
+/// What a refusal means and what to do, by status and words (the rows of PIA's own clients and their issue threads).
+fn refusal(status: u16, words: &str, step: &'static str, cause: Cause) -> Error {
     let words = words.to_ascii_lowercase();
-    match (status, op) {
-        _ if words.contains("no auth data") => Refusal::NoAuthData,
-        (401 | 403, Op::GetSignature) => Refusal::TokenRejected,
-        _ if words.contains("expired") => Refusal::Expired,
-        _ if words.contains("bad signature") => Refusal::BadSignature,
-        (409, _) => Refusal::Busy,
-        _ if words.contains("is busy") => Refusal::Busy,
-        (401 | 403, _) => Refusal::BadSignature,
-        _ => Refusal::Other,
+    let of_the_lease = |advice| Some((Meaning::LeaseRefused, advice));
+    let again = "nothing to do: a new signature is asked for";
+    let known = match status {
+        429 | 500.. => None,
+        _ if words.contains("no auth data") => Some((Meaning::Refused, "this is a bug of ours: please report it")),
+        401 | 403 if step == GET_SIGNATURE => Some((
+            Meaning::TokenRefused,
+            "wrong gateway? PIA_GATEWAY must be the address inside the tunnel, never the server's public one",
+        )),
+        _ if words.contains("expired") || words.contains("bad signature") => of_the_lease(again),
+        409 => of_the_lease("a new port is asked for; if it stays, connect the VPN to another server"),
+        _ if words.contains("is busy") => {
+            of_the_lease("a new port is asked for; if it stays, connect the VPN to another server")
+        }
+        401 | 403 => of_the_lease(again),
+        200..500 => Some((Meaning::Refused, "nothing to do if it passes: it is tried again")),
+        _ => None,
+    };
+    let error = failed(step, cause);
+    match known {
+        // A signature cannot be the lease's fault.
+        Some((Meaning::LeaseRefused, advice)) if step != BIND_PORT => error.means(Meaning::Refused).advise(Some(advice)),
+        Some((meaning, advice)) => error.means(meaning).advise(Some(advice)),
+        None => error,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Variables;
+
+    fn address(text: &str) -> Option<GatewayAddress> {
+        let values = [("PIA_GATEWAY".to_owned(), text.to_owned())].into();
+        GatewayAddress::read(&mut Reader::new(&Variables { values, ..Variables::default() }))
+    }
+
+    #[test]
+    fn addresses_as_people_write_them() {
+        for (text, host, port) in [
+            ("10.1.2.3", "10.1.2.3", 19999),
+            ("10.1.2.3:443", "10.1.2.3", 443),
+            ("fd00::1", "fd00::1", 19999),
+            ("[fd00::1]", "fd00::1", 19999),
+            ("[fd00::1]:1", "fd00::1", 1),
+            ("gateway.lan:65535", "gateway.lan", 65535),
+        ] {
+            assert_eq!(address(text), Some(GatewayAddress::At { host: host.to_owned(), port }), "{text}");
+        }
+        for (text, usual_first, port) in [("", true, 19999), ("auto", false, 19999), ("Auto:1234", false, 1234)] {
+            assert_eq!(address(text), Some(GatewayAddress::Find { usual_first, port }), "{text}");
+        }
+        for text in
+            [":19999", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:x", "[fd00::1", "[x]:1", "[fd00::1]80", "a b", "http://x"]
+        {
+            assert_eq!(address(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn every_documented_refusal_is_known() {
-        for (status, words, op, expected) in [
-            (401, "Unauthorized client", Op::GetSignature, Refusal::TokenRejected),
-            (403, "", Op::GetSignature, Refusal::TokenRejected),
-            (401, "token expired", Op::GetSignature, Refusal::TokenRejected),
-            (401, " bad signature", Op::BindPort, Refusal::BadSignature),
-            (401, "Unauthorized client", Op::BindPort, Refusal::BadSignature),
-            (409, "ERROR Port 4711 is busy. Please use another server", Op::BindPort, Refusal::Busy),
-            (200, "ERROR Port 4711 is busy. Please use another server", Op::BindPort, Refusal::Busy),
-            (200, "ERROR no auth data", Op::GetSignature, Refusal::NoAuthData),
-            (401, "ERROR port expired", Op::BindPort, Refusal::Expired),
-            (200, "ERROR whatever", Op::BindPort, Refusal::Other),
-            (404, "", Op::BindPort, Refusal::Other),
+        for (status, words, step, meaning, advice) in [
+            (401, "Unauthorized client", GET_SIGNATURE, Meaning::TokenRefused, "never the server's public one"),
+            (403, "", GET_SIGNATURE, Meaning::TokenRefused, "never the server's public one"),
+            (401, "token expired", GET_SIGNATURE, Meaning::TokenRefused, "never the server's public one"),
+            (401, " bad signature", BIND_PORT, Meaning::LeaseRefused, "a new signature is asked for"),
+            (401, "Unauthorized client", BIND_PORT, Meaning::LeaseRefused, "a new signature is asked for"),
+            (409, "ERROR Port 4711 is busy", BIND_PORT, Meaning::LeaseRefused, "to another server"),
+            (200, "ERROR Port 4711 is busy", BIND_PORT, Meaning::LeaseRefused, "to another server"),
+            (200, "ERROR no auth data", GET_SIGNATURE, Meaning::Refused, "a bug of ours"),
+            (401, "ERROR port expired", BIND_PORT, Meaning::LeaseRefused, "a new signature is asked for"),
+            (409, "ERROR busy", GET_SIGNATURE, Meaning::Refused, "to another server"),
+            (200, "ERROR whatever", BIND_PORT, Meaning::Refused, "nothing to do if it passes"),
+            (404, "", BIND_PORT, Meaning::Refused, "nothing to do if it passes"),
+            (502, "", BIND_PORT, Meaning::Passing, "nothing to do if it passes"),
+            (429, "bad signature", BIND_PORT, Meaning::Passing, "nothing to do if it passes"),
         ] {
-            assert_eq!(refusal(status, words, op), expected, "{status} {words}");
+            let cause = Cause::Http { status, excerpt: String::new(), retry_after: None };
+            let error = refusal(status, words, step, cause);
+            assert_eq!(error.meaning, meaning, "{status} {words}");
+            assert!(error.advice.contains(advice), "{status} {words}: {}", error.advice);
+        }
+    }
+
+    #[test]
+    fn what_keeps_us_from_the_gateway_leads_to_advice() {
+        let connect = |kind: io::ErrorKind| Cause::Connect { to: "10.0.0.1:19999".to_owned(), error: kind.into() };
+        let timeout = |phase| Cause::Timeout { phase, after: Duration::from_secs(10) };
+        let mismatch =
+            || Cause::NameMismatch { expected: "mexico".to_owned(), carried: vec!["mexico409".to_owned()] };
+        for (cause, advice) in [
+            (connect(io::ErrorKind::ConnectionRefused), "no port forwarding"),
+            (connect(io::ErrorKind::HostUnreachable), "check that the VPN is up"),
+            (timeout(Phase::Connect), "check that the VPN is up"),
+            (timeout(Phase::Head), "check the network"),
+            (mismatch(), "set PIA_HOSTNAME"),
+            (Cause::UnknownIssuer, "if it is, PIA_GATEWAY is wrong"),
+            (Cause::NotTls, "check that PIA_GATEWAY is the tunnel's gateway"),
+            (Cause::CertificateExpired, "check this system's clock"),
+            (Cause::NotHttp, "check the address"),
+        ] {
+            let error = failed(BIND_PORT, cause);
+            assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
     }
 }

@@ -11,6 +11,7 @@ use miniserde::{Deserialize, Serialize};
 use crate::error::{Cause, plain};
 use crate::files::{self, Durability};
 use crate::json;
+use crate::keeper::lease::Lease;
 use crate::secret::Secret;
 use crate::text::one_line;
 
@@ -21,38 +22,23 @@ const ASSUMED_LIFE: SignedDuration = SignedDuration::from_hours(60 * 24);
 /// Bytes of payload and of signature. PIA's have a few hundred; more than this could not be read back from the file.
 const MAX_LENGTH: usize = 16 * 1024;
 
-/// A forwarded port for about two months, valid on every server that forwards ports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// Base64 as received. Sent back byte for byte: a payload that was decoded and encoded again is refused.
-    pub payload: Secret,
-    /// Base64 as received.
-    pub signature: Secret,
-    /// 1 to 65535.
-    pub port: u16,
-    /// UTC.
-    pub expires_at: Timestamp,
-}
-
-impl Lease {
-    /// Reads port and expiry out of a payload that arrived at `now`.
-    pub fn parse(payload: Secret, signature: Secret, now: Timestamp) -> Result<Self, Cause> {
-        for (field, value) in [("payload", &payload), ("signature", &signature)] {
-            if value.expose().len() > MAX_LENGTH {
-                return Err(Cause::field(field, format!("is longer than {MAX_LENGTH} bytes")));
-            }
+/// Reads port and expiry out of a payload that arrived at `now`.
+pub fn parse(payload: Secret, signature: Secret, now: Timestamp) -> Result<Lease, Cause> {
+    for (field, value) in [("payload", &payload), ("signature", &signature)] {
+        if value.expose().len() > MAX_LENGTH {
+            return Err(Cause::field(field, format!("is longer than {MAX_LENGTH} bytes")));
         }
-        let fields = decode(&payload)?;
-        // The names only: the values hold an access token.
-        let names: Vec<_> = fields.keys().map(|name| printable(name)).collect();
-        log::debug!("payload fields: {}", names.join(", "));
-        let port = port(&fields)?;
-        let expires_at = match time(&fields, "expires_at")? {
-            Some(expires_at) => expires_at,
-            None => time(&fields, "created_at")?.unwrap_or(now).saturating_add(ASSUMED_LIFE).unwrap_or(Timestamp::MAX),
-        };
-        Ok(Self { payload, signature, port, expires_at })
     }
+    let fields = decode(&payload)?;
+    // The names only: the values hold an access token.
+    let names: Vec<_> = fields.keys().map(|name| printable(name)).collect();
+    log::debug!("payload fields: {}", names.join(", "));
+    let port = port(&fields)?;
+    let expires_at = match time(&fields, "expires_at")? {
+        Some(expires_at) => expires_at,
+        None => time(&fields, "created_at")?.unwrap_or(now).saturating_add(ASSUMED_LIFE).unwrap_or(Timestamp::MAX),
+    };
+    Ok(Lease { payload, signature, port, expires_at })
 }
 
 fn decode(payload: &Secret) -> Result<Object, Cause> {
@@ -126,7 +112,7 @@ impl LeaseStore {
         let expires_at: Timestamp = stored.expires_at.parse().map_err(|_| "has a damaged expires_at".to_owned())?;
         let (payload, signature) = (Secret::new(stored.payload), Secret::new(stored.signature));
         // The port is the payload's. The end is the file's: a payload without one would get another at every start.
-        let lease = Lease::parse(payload, signature, expires_at).map_err(|error| error.to_string())?;
+        let lease = parse(payload, signature, expires_at).map_err(|error| error.to_string())?;
         if lease.port != stored.port {
             return Err("has another port than its payload".to_owned());
         }
@@ -159,7 +145,7 @@ mod tests {
     const NOW: &str = "2026-11-23T00:00:00Z";
 
     fn parse_base64(payload: String) -> Result<Lease, String> {
-        Lease::parse(Secret::new(payload), Secret::new("sig"), NOW.parse().unwrap()).map_err(|e| e.to_string())
+        super::parse(Secret::new(payload), Secret::new("sig"), NOW.parse().unwrap()).map_err(|e| e.to_string())
     }
 
     fn parse(inner: &str) -> Result<Lease, String> {
@@ -219,7 +205,7 @@ mod tests {
         // White space after JSON means nothing; base64 makes 4 bytes of 3.
         let payload =
             |spaces: usize| Secret::new(BASE64_STANDARD.encode(format!("{{\"port\":1}}{}", " ".repeat(spaces))));
-        let parse = |payload, length| Lease::parse(payload, Secret::new("s".repeat(length)), NOW.parse().unwrap());
+        let parse = |payload, length| super::parse(payload, Secret::new("s".repeat(length)), NOW.parse().unwrap());
         let fits = MAX_LENGTH / 4 * 3 - r#"{"port":1}"#.len();
         let lease = parse(payload(fits), MAX_LENGTH).unwrap();
         store.save(&lease).unwrap();

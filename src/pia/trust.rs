@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use ring::digest::{SHA256, digest};
@@ -13,14 +14,25 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 
-use crate::config::Url;
-use crate::error::{Attempt, Cause, plain};
+use crate::config::Reader;
+use crate::error::{Attempt, Cause, Error, Meaning, plain};
 use crate::files::{self, Durability};
-use crate::http::tls::{NamePolicy, Tls};
+use crate::http::tls::{NamePolicy, tls_to};
+use crate::http::url::Url;
 use crate::http::{Peer, Request};
+use crate::keeper::step::{Exchange, Progress};
 
+/// Fetching the CA that signs the gateways' certificates.
+const STEP: &str = "PIA's CA";
 /// SHA-256 of PIA's CA in DER: RSA-4096, 2014 to 2034, `ca.rsa.4096.crt` in PIA's repositories.
 pub const PIA_CA_SHA256: &str = "1fd25658456eab3041fba77ccd398ab8124edcc1b8b2fc1d55fdf6b1bbfc9d70";
+/// Where PIA publishes its CA: the same certificate in two of its repositories.
+const CA_URLS: [&str; 2] = [
+    "https://raw.githubusercontent.com/pia-foss/manual-connections/master/ca.rsa.4096.crt",
+    "https://raw.githubusercontent.com/pia-foss/desktop/master/daemon/res/ca/rsa_4096.crt",
+];
+/// Retry delay after a fetched CA failed the pin: whoever replaces PIA's CA on the way goes on doing so.
+const CA_RETRY: Duration = Duration::from_secs(5 * 60);
 /// Characters of base64 in a line of PEM (RFC 7468).
 const PEM_WIDTH: usize = 64;
 
@@ -42,15 +54,22 @@ impl Authority {
         Self { roots: None, published: Some(published) }
     }
 
-    /// The roots to verify the gateway with.
-    pub fn roots(&mut self) -> Result<RootCertStore, Cause> {
-        if let (None, Some(published)) = (&self.roots, &self.published) {
-            let certificate = published.obtain()?;
+    /// What is fetched is not kept.
+    pub fn keep_nothing(&mut self) {
+        if let Some(published) = &mut self.published {
+            published.keeps = false;
+        }
+    }
+
+    /// The roots to verify the gateway with; one exchange where they have to be fetched.
+    pub fn roots(&mut self) -> Exchange<RootCertStore> {
+        if let (None, Some(published)) = (&self.roots, &mut self.published) {
+            let Progress::Done(certificate) = published.obtain()? else { return Ok(Progress::More) };
             let mut roots = RootCertStore::empty();
-            roots.add(certificate).map_err(|error| Cause::field("certificate", format!("cannot be a CA: {error}")))?;
+            roots.add(certificate).map_err(|error| failed(Cause::field("certificate", format!("cannot be a CA: {error}"))))?;
             self.roots = Some(roots);
         }
-        Ok(self.roots.clone().unwrap_or_else(RootCertStore::empty))
+        Ok(Progress::Done(self.roots.clone().unwrap_or_else(RootCertStore::empty)))
     }
 }
 
@@ -61,12 +80,36 @@ pub struct Published {
     urls: Vec<Url>,
     /// SHA-256 of the DER, lower-case hexadecimal.
     pin: String,
+    /// It is written to the file when it was fetched.
+    keeps: bool,
+    /// The URLs that were tried in vain in this round.
+    tried: Vec<Attempt>,
+}
+
+/// The settings of PIA's CA; it is kept in the folder `state_dir`.
+pub fn published(reader: &mut Reader, state_dir: &Path) -> Option<Published> {
+    let urls = urls(reader, "PIA_CA_URL", &CA_URLS, "an http or https URL is right", Url::parse);
+    let right = "the SHA-256 of the certificate (DER) is right, 64 hexadecimal digits";
+    let pin = reader.parsed("PIA_CA_SHA256", PIA_CA_SHA256, right, parse_sha256);
+    Some(Published::new(state_dir, urls?, pin?))
+}
+
+/// The URL that a variable names, or else the default ones.
+pub fn urls(
+    reader: &mut Reader,
+    name: &str,
+    defaults: &[&str],
+    right: &str,
+    parse: fn(&str) -> Result<Url, String>,
+) -> Option<Vec<Url>> {
+    let given = reader.optional(name, right, parse)?;
+    Some(given.map_or_else(|| defaults.iter().filter_map(|url| parse(url).ok()).collect(), |url| vec![url]))
 }
 
 impl Published {
     /// Kept in the folder `state_dir`, published at `urls`, recognised by `pin`.
     pub fn new(state_dir: &Path, urls: Vec<Url>, pin: String) -> Self {
-        Self { file: state_dir.join("ca.rsa.4096.crt"), urls, pin }
+        Self { file: state_dir.join("ca.rsa.4096.crt"), urls, pin, keeps: true, tried: Vec::new() }
     }
 
     /// The same, kept in another file.
@@ -81,13 +124,18 @@ impl Published {
     }
 
     /// The kept certificate, else a fetched one, which is kept from then on.
-    fn obtain(&self) -> Result<CertificateDer<'static>, Cause> {
-        match self.stored() {
-            Ok(Some(certificate)) => return Ok(certificate),
-            Ok(None) => {}
-            Err(problem) => log::warn!("{}: {problem}; it is fetched anew", self.file.display()),
+    fn obtain(&mut self) -> Exchange<CertificateDer<'static>> {
+        if self.tried.is_empty() {
+            match self.stored() {
+                Ok(Some(certificate)) => return Ok(Progress::Done(certificate)),
+                Ok(None) => {}
+                Err(problem) => log::warn!("{}: {problem}; it is fetched again", self.file.display()),
+            }
         }
-        let certificate = self.fetch()?;
+        let Progress::Done(certificate) = self.fetch()? else { return Ok(Progress::More) };
+        if !self.keeps {
+            return Ok(Progress::Done(certificate));
+        }
         match self.store(&certificate) {
             Ok(()) => log::info!("PIA's CA fetched and stored in {}", self.file.display()),
             Err(error) => log::warn!(
@@ -96,38 +144,47 @@ impl Published {
                 plain(&error)
             ),
         }
-        Ok(certificate)
+        Ok(Progress::Done(certificate))
     }
 
     /// The kept certificate, none if there is no file; the error says why a file cannot be used.
     pub fn stored(&self) -> Result<Option<CertificateDer<'static>>, String> {
         match files::read(&self.file) {
-            Ok(pem) => self.pinned(pem.as_bytes()).map(Some).map_err(|cause| cause.to_string()),
+            Ok(pem) => self.pinned(pem.as_bytes()).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(plain(&error)),
         }
     }
 
-    /// Fetches it. The channel need not be trusted: whatever else comes is refused.
-    pub fn fetch(&self) -> Result<CertificateDer<'static>, Cause> {
-        let mut failed = Vec::new();
-        for url in &self.urls {
-            match self.fetch_from(url) {
-                Ok(certificate) => return Ok(certificate),
-                Err(cause) => failed.push(Attempt { at: url.to_string(), cause }),
+    /// Asks the next URL for it. The channel need not be trusted: whatever else comes is refused.
+    pub fn fetch(&mut self) -> Exchange<CertificateDer<'static>> {
+        let url = &self.urls[self.tried.len() % self.urls.len()];
+        let error = match self.fetch_from(url) {
+            Ok(certificate) => {
+                self.tried.clear();
+                return Ok(Progress::Done(certificate));
             }
+            Err(error) => error,
+        };
+        self.tried.push(Attempt { at: url.to_string(), error });
+        if self.tried.len() < self.urls.len() {
+            return Ok(Progress::More);
         }
-        Err(Cause::all_failed(failed))
+        Err(Error::all_failed(STEP, std::mem::take(&mut self.tried)))
     }
 
-    fn fetch_from(&self, url: &Url) -> Result<CertificateDer<'static>, Cause> {
-        let tls = if url.https { Some(tls_to(&url.host, None)?) } else { None };
+    fn fetch_from(&self, url: &Url) -> Result<CertificateDer<'static>, Error> {
+        let tls = if url.https { Some(tls_to(&url.host, None).map_err(failed)?) } else { None };
         let mut peer = Peer::new(url.host.clone(), url.port, url.host_header(), tls);
-        let response = peer.send(&Request::get(&url.path))?;
+        let response = peer.send(&Request::get(&url.path)).map_err(failed)?;
         if response.status != 200 {
-            return Err(response.unexpected());
+            return Err(failed(response.unexpected()));
         }
-        self.pinned(&response.body)
+        self.pinned(&response.body).map_err(|wrong| {
+            let advice =
+                "it is neither used nor stored: get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT";
+            failed(Cause::Other(wrong)).means(Meaning::RetryAfter(CA_RETRY)).advise(Some(advice))
+        })
     }
 
     /// Writes it as PEM.
@@ -144,18 +201,23 @@ impl Published {
         files::write(&self.file, pem.as_bytes(), Durability::Durable)
     }
 
-    /// The certificate of a PEM text that has the pinned SHA-256.
-    fn pinned(&self, pem: &[u8]) -> Result<CertificateDer<'static>, Cause> {
-        let mut found = None;
+    /// The certificate of a PEM text that has the pinned SHA-256; the error says what it has instead.
+    fn pinned(&self, pem: &[u8]) -> Result<CertificateDer<'static>, String> {
+        let mut found = "no certificate in it".to_owned();
         for certificate in CertificateDer::pem_slice_iter(pem).flatten() {
             let fingerprint = sha256(&certificate);
             if fingerprint == self.pin {
                 return Ok(certificate);
             }
-            found = Some(fingerprint);
+            found = format!("the SHA-256 of its certificate is {fingerprint} and not {}", self.pin);
         }
-        Err(Cause::NotPinned { found, pin: self.pin.clone() })
+        Err(found)
     }
+}
+
+fn failed(cause: Cause) -> Error {
+    let advice = "it is tried again; or get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT";
+    Error::new(STEP, cause).advise(Some(advice))
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -175,35 +237,8 @@ pub fn parse_sha256(text: &str) -> Result<String, String> {
     }
 }
 
-/// TLS to a server of the web, whose name is `host`: it must prove itself by `roots`, or else by Mozilla's.
-pub fn tls_to(host: &str, roots: Option<&RootCertStore>) -> Result<Tls, Cause> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| Cause::Lookup { name: host.to_owned(), error: "is not a host name".to_owned() })?;
-    Ok(Tls::new(roots.cloned().unwrap_or_else(public_roots), NamePolicy::Exactly(name)))
-}
-
-/// Reads the CA certificates of a PEM file; the error says what is wrong with it.
-pub fn load_roots(path: &Path) -> Result<RootCertStore, String> {
-    let pem = files::read(path).map_err(|error| plain(&error))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|error| format!("is not PEM: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("holds a certificate that cannot be a CA: {error}"))?;
-    }
-    if roots.is_empty() {
-        return Err("holds no certificate".to_owned());
-    }
-    Ok(roots)
-}
-
-/// Mozilla's roots.
-pub fn public_roots() -> RootCertStore {
-    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
-}
-
 /// The policy for a gateway. Names are single labels like `mexico409` or `Server-11555-2a` and not domain names.
-pub fn gateway_name(hostname: Option<&str>) -> Result<NamePolicy, String> {
-    let Some(hostname) = hostname else { return Ok(NamePolicy::Any) };
+pub fn gateway_name(hostname: &str) -> Result<NamePolicy, String> {
     match ServerName::try_from(hostname.to_owned()) {
         Ok(name @ ServerName::DnsName(_)) => Ok(NamePolicy::Exactly(name)),
         Ok(_) => Err("is an address".to_owned()),
@@ -216,23 +251,8 @@ mod tests {
     use super::*;
     use crate::testing::{Ca, TempDir};
 
-    fn load(text: &str) -> Result<usize, String> {
-        let dir = TempDir::new();
-        load_roots(&dir.write("ca.pem", text)).map(|roots| roots.len())
-    }
-
     fn ca() -> String {
         Ca::new("An authority").pem().to_owned()
-    }
-
-    #[test]
-    fn one_or_more_certificates_are_needed() {
-        assert_eq!(load(&ca()), Ok(1));
-        assert_eq!(load(&(ca() + &ca())), Ok(2));
-        assert_eq!(load("hello"), Err("holds no certificate".to_owned()));
-        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert!(load(broken).unwrap_err().contains("cannot be a CA"));
-        assert_eq!(load_roots(Path::new("/nonexistent")).unwrap_err(), "no such file or directory");
     }
 
     fn published(dir: &TempDir, certificate: &CertificateDer) -> Published {
@@ -253,9 +273,9 @@ mod tests {
             certificate(&pia),
             "wherever it stands"
         );
-        let refused = published.pinned(other.as_bytes()).unwrap_err().to_string();
+        let refused = published.pinned(other.as_bytes()).unwrap_err();
         assert!(refused.contains(&sha256(&certificate(&other))), "{refused}");
-        assert!(published.pinned(b"<html>").unwrap_err().to_string().contains("no certificate"));
+        assert!(published.pinned(b"<html>").unwrap_err().contains("no certificate"));
     }
 
     #[test]
@@ -291,10 +311,9 @@ mod tests {
     #[test]
     fn gateway_names_are_labels() {
         for name in ["mexico409", "Server-11555-2a", "a_b"] {
-            assert!(matches!(gateway_name(Some(name)), Ok(NamePolicy::Exactly(_))), "{name}");
+            assert!(matches!(gateway_name(name), Ok(NamePolicy::Exactly(_))), "{name}");
         }
-        assert!(matches!(gateway_name(None), Ok(NamePolicy::Any)));
-        assert!(gateway_name(Some("10.0.0.1")).is_err());
-        assert!(gateway_name(Some("mexico 409")).is_err());
+        assert!(gateway_name("10.0.0.1").is_err());
+        assert!(gateway_name("mexico 409").is_err());
     }
 }

@@ -2,15 +2,33 @@
 //!
 //! What differs between versions is not asked for but tolerated: any 2xx login, any cookie name, any reason phrase.
 
+use std::time::Duration;
+
 use miniserde::json::{Number, Object, Value};
 
-use super::{Connectivity, ListenPort, TorrentClient};
-use crate::config::Url;
-use crate::error::{Cause, Error, Op};
-use crate::http::tls::Tls;
+use super::TorrentClient;
+use crate::config::Reader;
+use crate::error::{Cause, Error, Meaning, Phase};
+use crate::http::tls::{read_roots, tls_to};
+use crate::http::url::Url;
 use crate::http::{Method, Peer, Request, Response};
 use crate::json;
+use crate::keeper::client::{Connectivity, ListenPort, Patience};
+use crate::keeper::step::{Exchange, Progress};
 use crate::secret::Secret;
+
+/// Steps, as errors name them.
+const LOGIN: &str = "qBittorrent login";
+const PREFERENCES: &str = "qBittorrent preferences";
+const SET_PREFERENCES: &str = "qBittorrent setPreferences";
+const TRANSFER_INFO: &str = "qBittorrent transfer/info";
+/// Its socket is open 3 to 31 ms after a change, and since 4.6 its status is up to 1.3 s late.
+const PATIENCE: Patience =
+    Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
+/// Cookies that are kept; more than a session and a proxy or two set.
+const MAX_COOKIES: usize = 8;
+/// Bytes of a `name=value` pair that is kept: what every browser keeps (RFC 6265 6.1). Each goes out with every request.
+const MAX_COOKIE: usize = 4096;
 
 /// How we prove ourselves.
 pub enum Auth {
@@ -27,31 +45,67 @@ pub enum Auth {
     ApiKey(Secret),
 }
 
+impl Auth {
+    fn read(reader: &mut Reader) -> Self {
+        let pair = reader.pair("QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD");
+        if let Some(key) = reader.key("QBITTORRENT_API_KEY") {
+            if pair.is_some() {
+                reader.warnings.push(
+                    "QBITTORRENT_API_KEY is used, QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD are not".to_owned(),
+                );
+            }
+            return Self::ApiKey(key);
+        }
+        let Some((username, password)) = pair else { return Self::Bypass };
+        if username == "admin" && password.expose() == "adminadmin" {
+            let warning = "QBITTORRENT_PASSWORD is qBittorrent's old default: change it in the Web UI";
+            reader.warnings.push(warning.to_owned());
+        }
+        Self::Password { username, password }
+    }
+}
+
+/// How far we are let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Session {
+    /// What there is has not failed.
+    Usual,
+    /// A call was refused with 403: there is none, or it is over.
+    Missing,
+    /// It was just made, or the authentication is bypassed: another 403 is a failure.
+    New,
+    /// A call was refused with 401, which means one of two things.
+    Unauthorized,
+}
+
 /// A qBittorrent and our session with it.
 pub struct QBittorrent {
+    url: Url,
     peer: Peer,
     /// Path in front of `/api/v2`, without a slash at its end.
     prefix: String,
     auth: Auth,
+    session: Session,
     /// `name=value` pairs exactly as they came: the name is versioned and can be changed by the user, and a reverse proxy
     /// may add cookies of its own.
     cookies: Vec<Secret>,
-    /// In the second half of a bounce.
-    completing: bool,
 }
 
-/// Cookies that are kept; more than a session and a proxy or two set.
-const MAX_COOKIES: usize = 8;
-/// Bytes of a `name=value` pair that is kept: what every browser keeps (RFC 6265 6.1). Each goes out with every request.
-const MAX_COOKIE: usize = 4096;
-
 impl QBittorrent {
-    /// A client at `url`; with https the certificate must prove itself by `tls`.
-    pub fn new(url: &Url, tls: Option<Tls>, auth: Auth) -> Self {
+    /// Its settings.
+    pub fn read(reader: &mut Reader) -> Option<Self> {
+        let right = "a URL is right, e.g. http://localhost:8080";
+        let url = reader.parsed("QBITTORRENT_HOST", "http://localhost:8080", right, Url::parse);
+        let auth = Auth::read(reader);
+        let roots = read_roots(reader, "QBITTORRENT_CA_CERT");
+        let (url, roots) = (url?, roots?);
+        // A host that the URL's parser accepts is a server name.
+        let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };
         // qBittorrent compares a port in the Host header with its own, which a Docker port mapping makes another one; a
         // Host without a port always passes. Origin and Referer would be compared as well, so there are none.
         let peer = Peer::new(url.host.clone(), url.port, url.bare_host(), tls);
-        Self { peer, prefix: url.path.trim_end_matches('/').to_owned(), auth, cookies: Vec::new(), completing: false }
+        let prefix = url.path.trim_end_matches('/').to_owned();
+        Some(Self { url, peer, prefix, auth, session: Session::Usual, cookies: Vec::new() })
     }
 
     fn send(
@@ -60,6 +114,7 @@ impl QBittorrent {
         call: &str,
         fields: &[(&str, &str)],
         secrets: &[&Secret],
+        completes: bool,
     ) -> Result<Response, Cause> {
         let bearer = match &self.auth {
             Auth::ApiKey(key) => Some(Secret::new(format!("Bearer {}", key.expose()))),
@@ -78,7 +133,6 @@ impl QBittorrent {
         let values: Vec<_> = self.cookies.iter().map(cookie_value).collect();
         hidden.extend(&values);
         let path = format!("{}/api/v2/{call}", self.prefix);
-        let completes = self.completing;
         let request = Request { method, path: &path, fields, headers: &headers, secrets: &hidden, completes };
         let response = self.peer.send(&request)?;
         // Also outside a login: with authentication bypassed every request without a cookie makes a new session.
@@ -99,51 +153,70 @@ impl QBittorrent {
         self.cookies.push(Secret::new(pair));
     }
 
-    /// Sends a call, with one login and one repeat when the session is missing or over.
-    fn call(&mut self, op: Op, method: Method, call: &str, fields: &[(&str, &str)]) -> Result<Response, Error> {
-        let fail = |cause| Error::new(op, cause);
-        let mut response = self.send(method, call, fields, &[]).map_err(fail)?;
-        if response.status == 403 {
-            // Whatever session there was is over. Where authentication is bypassed for us, a call without one makes another.
-            let had_session = !self.cookies.is_empty();
-            self.cookies.clear();
-            if !(had_session && matches!(self.auth, Auth::Bypass)) {
-                self.log_in()?;
+    /// Sends a call, or what has to come before it: a login when the session is missing or over, a question when it is not
+    /// clear why we are not let in.
+    fn call(
+        &mut self,
+        step: &'static str,
+        method: Method,
+        call: &str,
+        fields: &[(&str, &str)],
+        completes: bool,
+    ) -> Exchange<Response> {
+        let session = std::mem::replace(&mut self.session, Session::Usual);
+        match session {
+            Session::Missing => self.log_in(completes),
+            Session::Unauthorized => Err(failed(LOGIN, self.unauthorized()?)),
+            Session::Usual | Session::New => {
+                let sent = self.send(method, call, fields, &[], completes);
+                let response = sent.map_err(|cause| failed(step, cause))?;
+                match response.status {
+                    200..300 => Ok(Progress::Done(response)),
+                    401 => {
+                        self.session = Session::Unauthorized;
+                        Ok(Progress::More)
+                    }
+                    403 if session == Session::Usual => {
+                        // Whatever session there was is over. Where authentication is bypassed for us, a call without one
+                        // makes another.
+                        let bypassed = !self.cookies.is_empty() && matches!(self.auth, Auth::Bypass);
+                        self.cookies.clear();
+                        self.session = if bypassed { Session::New } else { Session::Missing };
+                        Ok(Progress::More)
+                    }
+                    _ => Err(failed(step, response.unexpected())),
+                }
             }
-            response = self.send(method, call, fields, &[]).map_err(fail)?;
-        }
-        match response.status {
-            200..300 => Ok(response),
-            401 => Err(fail(self.unauthorized()?)),
-            _ => Err(fail(response.unexpected())),
         }
     }
 
-    fn log_in(&mut self) -> Result<(), Error> {
-        self.try_log_in().map_err(|cause| Error::new(Op::ClientLogin, cause))
-    }
-
-    fn try_log_in(&mut self) -> Result<(), Cause> {
+    fn log_in(&mut self, completes: bool) -> Exchange<Response> {
+        let fail = |cause| Err(failed(LOGIN, cause));
         let (username, password) = match &self.auth {
-            Auth::Bypass => return Err(Cause::NoCredentials),
+            Auth::Bypass => return fail(Cause::NoCredentials),
             // A key that is not accepted does not become so by a login, and `auth/login` answers 403 to it.
-            Auth::ApiKey(_) => return Err(Cause::CredentialsRejected { status: 403 }),
+            Auth::ApiKey(_) => return fail(Cause::CredentialsRejected { status: Some(403) }),
             Auth::Password { username, password } => (username.clone(), password.clone()),
         };
         let fields = [("username", username.as_str()), ("password", password.expose())];
-        let response = self.send(Method::Post, "auth/login", &fields, &[&password])?;
+        let sent = self.send(Method::Post, "auth/login", &fields, &[&password], completes);
+        let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         match response.status {
             200..300 if response.text().trim() == "Fails." => {
-                Err(Cause::CredentialsRejected { status: response.status })
+                fail(Cause::CredentialsRejected { status: Some(response.status) })
             }
             // Without Set-Cookie too: then the session lives, or authentication is bypassed for us.
             200..300 => {
                 log::debug!("{}: logged in", self.name());
-                Ok(())
+                self.session = Session::New;
+                Ok(Progress::More)
             }
-            401 => Err(self.unauthorized().map_err(|error| error.cause)?),
-            403 => Err(Cause::Banned),
-            _ => Err(response.unexpected()),
+            401 => {
+                self.session = Session::Unauthorized;
+                Ok(Progress::More)
+            }
+            403 => Err(banned()),
+            _ => fail(response.unexpected()),
         }
     }
 
@@ -151,14 +224,59 @@ impl QBittorrent {
     /// because it gets 403 when the Host is fine, and does not count toward the ban.
     fn unauthorized(&mut self) -> Result<Cause, Error> {
         let path = format!("{}/api/v2/app/version", self.prefix);
-        let response = self.peer.send(&Request::get(&path)).map_err(|cause| Error::new(Op::ClientLogin, cause))?;
-        Ok(if response.status == 401 { Cause::HostRejected } else { Cause::CredentialsRejected { status: 401 } })
+        let response = self.peer.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
+        Ok(if response.status == 401 {
+            Cause::Other(HOST_REJECTED.to_owned())
+        } else {
+            Cause::CredentialsRejected { status: Some(401) }
+        })
     }
 
-    fn object(&mut self, op: Op, call: &str) -> Result<Object, Error> {
-        let response = self.call(op, Method::Get, call, &[])?;
-        json::object(&response.text()).ok_or_else(|| Error::new(op, Cause::field("body", "is not a JSON object")))
+    fn object(&mut self, step: &'static str, call: &str) -> Exchange<Object> {
+        let Progress::Done(response) = self.call(step, Method::Get, call, &[], false)? else { return Ok(Progress::More) };
+        let fields = json::object(&response.text());
+        fields.map(Progress::Done).ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))
     }
+}
+
+const HOST_REJECTED: &str = "the Host header is not accepted (HTTP 401)";
+
+fn banned() -> Error {
+    let advice = "correct the password, then restart qBittorrent or wait until its ban ends";
+    let cause = Cause::Other("our address is banned after failed logins".to_owned());
+    Error::new(LOGIN, cause).means(Meaning::CredentialsRejected).advise(Some(advice))
+}
+
+/// The error of a step at qBittorrent.
+fn failed(step: &'static str, cause: Cause) -> Error {
+    let advice = match &cause {
+        Cause::Connect { .. } => "check that qBittorrent runs and that QBITTORRENT_HOST is its Web UI",
+        Cause::CredentialsRejected { .. } => {
+            "check QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), then restart: with more failures \
+             qBittorrent bans us"
+        }
+        Cause::NoCredentials => {
+            "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, or QBITTORRENT_API_KEY, or let qBittorrent bypass \
+             authentication for this address"
+        }
+        Cause::Other(words) if words == HOST_REJECTED => {
+            "add QBITTORRENT_HOST's name to 'Server domains' in qBittorrent's Web UI settings, or use localhost"
+        }
+        Cause::NotTls => {
+            "the Web UI speaks plain HTTP (a broken certificate does that too): use http:// in QBITTORRENT_HOST"
+        }
+        Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
+            "if the Web UI is set to HTTPS, use https:// in QBITTORRENT_HOST"
+        }
+        Cause::UnknownIssuer => "set QBITTORRENT_CA_CERT to the CA of the Web UI's certificate",
+        Cause::NameMismatch { .. } => "use one of those names in QBITTORRENT_HOST",
+        Cause::Http { status: 404 | 405, .. } => {
+            "check that QBITTORRENT_HOST is qBittorrent's Web UI, with its path prefix"
+        }
+        Cause::Http { status: 300..=399, .. } => "use the address that it redirects to in QBITTORRENT_HOST",
+        _ => return Error::new(step, cause),
+    };
+    Error::new(step, cause).advise(Some(advice))
 }
 
 /// `name=value` of a Set-Cookie header; none when the cookie is being deleted.
@@ -177,42 +295,57 @@ impl TorrentClient for QBittorrent {
         "qBittorrent"
     }
 
-    fn port(&mut self) -> Result<ListenPort, Error> {
-        let fields = self.object(Op::ClientPort, "app/preferences")?;
+    fn address(&self) -> String {
+        self.url.to_string()
+    }
+
+    fn patience(&self) -> Patience {
+        PATIENCE
+    }
+
+    fn credentials(&self) -> Option<Secret> {
+        match &self.auth {
+            Auth::Bypass => None,
+            Auth::Password { username, password } => Some(Secret::new(format!("{username}\0{}", password.expose()))),
+            Auth::ApiKey(key) => Some(key.clone()),
+        }
+    }
+
+    fn rejected_before(&self) -> Error {
+        failed(LOGIN, Cause::CredentialsRejected { status: None })
+    }
+
+    fn port(&mut self) -> Exchange<ListenPort> {
+        let Progress::Done(fields) = self.object(PREFERENCES, "app/preferences")? else { return Ok(Progress::More) };
         let port = match fields.get("listen_port") {
             Some(Value::Number(Number::U64(port))) => i64::try_from(*port).unwrap_or(i64::MAX),
             Some(Value::Number(Number::I64(port))) => *port,
-            Some(_) => return Err(Error::new(Op::ClientPort, Cause::field("listen_port", "is not a whole number"))),
-            None => return Err(Error::new(Op::ClientPort, Cause::field("listen_port", "is missing"))),
+            Some(_) => return Err(failed(PREFERENCES, Cause::field("listen_port", "is not a whole number"))),
+            None => return Err(failed(PREFERENCES, Cause::field("listen_port", "is missing"))),
         };
         let random = matches!(fields.get("random_port"), Some(Value::Bool(true)));
-        Ok(ListenPort { port, random })
+        Ok(Progress::Done(ListenPort { port, random }))
     }
 
-    fn set_port(&mut self, port: u16) -> Result<(), Error> {
+    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()> {
         let preferences = format!(r#"{{"listen_port":{port},"random_port":false}}"#);
-        self.call(Op::ClientSetPort, Method::Post, "app/setPreferences", &[("json", &preferences)]).map(|_| ())
+        let fields = [("json", preferences.as_str())];
+        Ok(self.call(SET_PREFERENCES, Method::Post, "app/setPreferences", &fields, completes)?.map(|_| ()))
     }
 
-    fn bounce(&mut self, port: u16, other: u16) -> Result<(), Error> {
-        self.set_port(other)?;
-        self.completing = true;
-        let result = self.set_port(port);
-        self.completing = false;
-        result
-    }
-
-    fn connectivity(&mut self) -> Result<Connectivity, Error> {
-        let fields = self.object(Op::ClientListening, "transfer/info")?;
-        match fields.get("connection_status") {
-            Some(Value::String(status)) if status == "connected" => Ok(Connectivity::Connected),
-            Some(Value::String(status)) if status == "firewalled" => Ok(Connectivity::Firewalled),
-            Some(Value::String(status)) if status == "disconnected" => Ok(Connectivity::Disconnected),
-            Some(_) => {
-                Err(Error::new(Op::ClientListening, Cause::field("connection_status", "is none of the known words")))
-            }
-            None => Err(Error::new(Op::ClientListening, Cause::field("connection_status", "is missing"))),
-        }
+    fn connectivity(&mut self) -> Exchange<Connectivity> {
+        let Progress::Done(fields) = self.object(TRANSFER_INFO, "transfer/info")? else { return Ok(Progress::More) };
+        let problem = match fields.get("connection_status") {
+            Some(Value::String(status)) => match status.as_str() {
+                "connected" => return Ok(Progress::Done(Connectivity::Connected)),
+                "firewalled" => return Ok(Progress::Done(Connectivity::Firewalled)),
+                "disconnected" => return Ok(Progress::Done(Connectivity::Disconnected)),
+                _ => "is none of the known words",
+            },
+            Some(_) => "is none of the known words",
+            None => "is missing",
+        };
+        Err(failed(TRANSFER_INFO, Cause::field("connection_status", problem)))
     }
 
     fn hang_up(&mut self) {
@@ -221,7 +354,7 @@ impl TorrentClient for QBittorrent {
 
     fn log_out(&mut self) {
         if !self.cookies.is_empty()
-            && let Err(cause) = self.send(Method::Post, "auth/logout", &[], &[])
+            && let Err(cause) = self.send(Method::Post, "auth/logout", &[], &[], false)
         {
             log::debug!("{}: logout: {cause}", self.name());
         }
@@ -232,6 +365,7 @@ impl TorrentClient for QBittorrent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Variables;
 
     #[test]
     fn cookies_are_echoed_as_they_came() {
@@ -244,8 +378,8 @@ mod tests {
 
     #[test]
     fn a_proxy_may_add_cookies_of_its_own() {
-        let url = Url { https: false, host: "localhost".into(), port: 8080, path: "/".into() };
-        let mut client = QBittorrent::new(&url, None, Auth::Bypass);
+        let all = Variables::default();
+        let mut client = QBittorrent::read(&mut Reader::new(&all)).unwrap();
         for pair in ["SID=1", "proxy=a", "SID=2", "proxy=b"] {
             client.keep_cookie(pair);
         }
@@ -258,5 +392,32 @@ mod tests {
         client.keep_cookie(&pair(MAX_COOKIE));
         client.keep_cookie(&pair(MAX_COOKIE + 1));
         assert_eq!(client.cookies.last(), Some(&Secret::new(pair(MAX_COOKIE))));
+    }
+
+    #[test]
+    fn what_keeps_us_from_the_web_ui_leads_to_advice() {
+        let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
+        let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
+        let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: vec!["nas".to_owned()] };
+        for (cause, advice) in [
+            (connect, "check that qBittorrent runs"),
+            (Cause::CredentialsRejected { status: Some(401) }, "check QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
+            (Cause::NoCredentials, "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
+            (Cause::Other(HOST_REJECTED.to_owned()), "'Server domains'"),
+            (Cause::NotTls, "use http://"),
+            (Cause::NotHttp, "use https://"),
+            (Cause::Closed { phase: Phase::Head }, "use https://"),
+            (Cause::Closed { phase: Phase::Body }, "check the network"),
+            (Cause::UnknownIssuer, "set QBITTORRENT_CA_CERT"),
+            (mismatch, "use one of those names"),
+            (http(302), "the address that it redirects to"),
+            (http(404), "with its path prefix"),
+            (http(405), "with its path prefix"),
+            (http(500), "nothing to do if it passes"),
+        ] {
+            let error = failed(PREFERENCES, cause);
+            assert!(error.advice.contains(advice), "{error}: {}", error.advice);
+        }
+        assert_eq!(banned().meaning, Meaning::CredentialsRejected);
     }
 }

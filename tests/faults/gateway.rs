@@ -240,7 +240,7 @@ fn ca() -> Vec<Row> {
                 daemon.daemon.kill9();
                 std::fs::write(&file, damaged).expect("a file");
                 daemon.restart();
-                daemon.see("fetched anew");
+                daemon.see("fetched again");
                 daemon.settled(47047);
                 assert_eq!(std::fs::read_to_string(&file).expect("a CA"), whole);
             }
@@ -315,7 +315,7 @@ fn logins() -> Vec<Row> {
         Row::isolated("a rejected password at the gateway ends the chain", || {
             websites_are_at("127.0.0.66");
             let mut daemon = default_logins(true).env("PIA_PASSWORD", "wrong").run();
-            daemon.fails(&["PIA login", "credentials rejected", "30 minutes"]);
+            daemon.fails(&["PIA login", "credentials rejected", "30 min"]);
             daemon.hang_up();
             assert!(!wait_until(Duration::from_secs(1), || daemon.pia().counts().tunnel_logins > 1));
         }),
@@ -328,7 +328,7 @@ fn logins() -> Vec<Row> {
                 World::pia(options).without(&["PIA_LOGIN_URL"])
             };
             let fault = Fault::from_start(world.env("PIA_PASSWORD", "wrong"), |_| ());
-            let words = ["PIA login", "credentials rejected", "PIA_PASSWORD", "30 minutes"];
+            let words = ["PIA login", "credentials rejected", "PIA_PASSWORD", "30 min"];
             let daemon = fault.reads(&words).shows("account").daemon;
             daemon.hang_up();
             assert!(!wait_until(Duration::from_secs(1), || daemon.pia().counts().logins > 1), "nor at the second host");

@@ -259,7 +259,7 @@ fn sessions() -> Vec<Row> {
             for_all(Flavour::ALL, |flavour| {
                 let world = World::flavour(flavour).env("QBITTORRENT_PASSWORD", "wrong");
                 let fault = Fault::from_start(world, |_| ());
-                let fault = fault.reads(&["qBittorrent login", "credentials rejected", "PASSWORD", "30 minutes"]);
+                let fault = fault.reads(&["qBittorrent login", "credentials rejected", "PASSWORD", "30 min"]);
                 let mut daemon = fault.shows("client").binds_on().daemon;
                 daemon.binds_again(3);
                 let counts = qbt::Counts { failed_logins: 1, ..qbt::Counts::default() };
@@ -277,7 +277,7 @@ fn sessions() -> Vec<Row> {
                 world.qbt.set(|state| state.password = "another".into());
                 world.qbt.expire_sessions();
             });
-            let fault = fault.reads(&["qBittorrent login", "credentials rejected", "30 minutes"]).binds_on();
+            let fault = fault.reads(&["qBittorrent login", "credentials rejected", "30 min"]).binds_on();
             assert_eq!(fault.daemon.qbt().counts().failed_logins, 1);
         }),
     ]

@@ -226,6 +226,7 @@ pub struct Status {
     pub port: Option<u16>,
     pub expires_at: Option<String>,
     pub bound_at: Option<String>,
+    pub binds_failed: u32,
     pub client: String,
     pub client_port: Option<u16>,
     pub client_verified_at: Option<String>,

@@ -97,8 +97,8 @@ pub struct State {
     pub server_domain: Option<String>,
     /// How long `connection_status` still tells what was before a change.
     pub status_lag: Duration,
-    /// How long `setPreferences` takes to answer after it was done.
-    pub set_port_delay: Duration,
+    /// How long an endpoint takes to answer after it was done.
+    pub delays: HashMap<&'static str, Duration>,
     /// Somebody connected from outside: `connected` in place of `firewalled`.
     pub reachable: bool,
     /// How often listening on a port will fail, as when another program holds it.
@@ -268,7 +268,7 @@ impl State {
             own_port: 0,
             server_domain: None,
             status_lag: Duration::ZERO,
-            set_port_delay: Duration::ZERO,
+            delays: HashMap::new(),
             reachable: false,
             taken: HashMap::new(),
             port: 6881,
@@ -305,7 +305,10 @@ impl State {
         if self.flavour == Flavour::V5_3 {
             reply = reply.reason("");
         }
-        reply
+        match self.delays.get(endpoint) {
+            Some(&delay) => reply.after(delay),
+            None => reply,
+        }
     }
 
     fn dispatch(&mut self, endpoint: &str, request: &Request) -> Reply {
@@ -363,7 +366,7 @@ impl State {
             ),
             SET_PREFERENCES => {
                 self.set_preferences(&request.form("json").unwrap_or_default());
-                Reply::text(200, "").after(self.set_port_delay)
+                Reply::text(200, "")
             }
             LOGOUT => {
                 let held = self.cookie(request);

@@ -1,10 +1,11 @@
 //! What the kernel knows of the ways out, read without a packet being sent: IPv4 routes, tunnel devices, and which way a
 //! peer would be spoken to.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use crate::keeper::tunnel::Way;
 
 /// `RTF_REJECT` of Linux: an unreachable or blackhole route.
 const REJECT: u16 = 0x200;
@@ -91,41 +92,30 @@ pub fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// The way to a peer. Two that are equal lead through the same tunnel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Path {
-    /// Our address.
-    pub local: IpAddr,
-    /// The next hop by the main table.
-    pub hop: Option<Ipv4Addr>,
-    /// The device by the main table, if that is a tunnel's, or else every tunnel: policy routing hides which one it is.
-    pub tunnels: Vec<(u32, String)>,
+/// The way to `peer`; the error is the system's when there is none.
+pub fn way(peer: SocketAddr) -> io::Result<Way> {
+    let local = local_address_towards(peer)?;
+    let routes = routes();
+    let main = main_route(&routes, peer.ip());
+    let device = main.map(|route| route.device.as_str()).filter(|device| is_tunnel(device));
+    let mut tunnels = devices();
+    tunnels.retain(|(_, name)| device.map_or_else(|| is_tunnel(name), |device| name == device));
+    Ok(Way { local, hop: main.and_then(|route| route.hop), tunnels })
 }
 
-impl Path {
-    /// The way to `peer`; the error is the system's when there is none.
-    pub fn towards(peer: SocketAddr) -> io::Result<Self> {
-        let local = local_address_towards(peer)?;
-        let routes = routes();
-        let main = match peer.ip() {
-            IpAddr::V4(address) => routes.iter().filter(|route| route.leads_to(address)).max_by_key(|route| route.mask),
-            IpAddr::V6(_) => None,
-        };
-        let device = main.map(|route| route.device.as_str()).filter(|device| is_tunnel(device));
-        let mut tunnels = devices();
-        tunnels.retain(|(_, name)| device.map_or_else(|| is_tunnel(name), |device| name == device));
-        Ok(Self { local, hop: main.and_then(|route| route.hop), tunnels })
-    }
+/// Whether what is sent to `peer` leaves through a tunnel. Policy routing hides the device: then there has to be a tunnel, and
+/// our address must not be one of a network of another device.
+pub fn leads_through_tunnel(peer: IpAddr) -> bool {
+    let Ok(IpAddr::V4(local)) = local_address_towards((peer, 0).into()) else { return false };
+    let routes = routes();
+    let elsewhere = |route: &Route| !route.is_default() && route.leads_to(local) && !is_tunnel(&route.device);
+    main_route(&routes, peer).is_some_and(|route| is_tunnel(&route.device))
+        || (devices().iter().any(|(_, name)| is_tunnel(name)) && !routes.iter().any(elsewhere))
 }
 
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.local.fmt(f)?;
-        if let Some((index, name)) = self.tunnels.first() {
-            write!(f, " on {name} ({index})")?;
-        }
-        Ok(())
-    }
+fn main_route(routes: &[Route], peer: IpAddr) -> Option<&Route> {
+    let IpAddr::V4(peer) = peer else { return None };
+    routes.iter().filter(|route| route.leads_to(peer)).max_by_key(|route| route.mask)
 }
 
 /// Whether this network namespace has any way out. One whose VPN container was restarted has none: it is left with
@@ -180,6 +170,6 @@ mod tests {
     fn loopback_speaks_to_loopback_from_loopback() {
         let towards = |text: &str| local_address_towards(text.parse().unwrap()).unwrap().to_string();
         assert_eq!(towards("127.0.0.1:19999"), "127.0.0.1");
-        assert_eq!(Path::towards("127.0.0.1:19999".parse().unwrap()).unwrap().local.to_string(), "127.0.0.1");
+        assert_eq!(way("127.0.0.1:19999".parse().unwrap()).unwrap().local.to_string(), "127.0.0.1");
     }
 }

@@ -1,0 +1,323 @@
+//! The torrent client: what it was seen to do and told to do, and what follows from that.
+//!
+//! A round reads the port, puts it right and has a look at the socket: settings are not the socket. Where the socket has to be
+//! opened anew, a bounce leads over another port, because setting the port that is set already does nothing.
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use log::Level;
+
+use super::gate::Gate;
+use super::step::Step;
+use super::{News, Peer, Verdict};
+use crate::error::{Cause, Error};
+use crate::time::Now;
+
+/// The longest `Retry-After` that is believed: a port is at stake.
+const RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
+
+/// What is found wrong with a client that answers, as errors name it.
+pub const PORT: &str = "client port";
+/// The same of its socket.
+pub const SOCKET: &str = "client socket";
+
+/// How long to believe that a client is still about to listen.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until the client must have opened its socket.
+    pub listen: Duration,
+    /// Between two looks.
+    pub poll: Duration,
+    /// After a change the reported status may be that of the old port for this long.
+    pub lag: Duration,
+}
+
+/// The listen port in a client's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenPort {
+    /// As the client shows it; clients may hold nonsense, so it is not a `u16`.
+    pub port: i64,
+    /// Whether the client is set to pick a random port, in which case `port` may not be what it listens on.
+    pub random: bool,
+}
+
+/// What a client says about its reachability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connectivity {
+    /// Somebody has connected from outside.
+    Connected,
+    /// It listens; nobody has connected yet. Normal until the first peer comes.
+    Firewalled,
+    /// No listening socket.
+    Disconnected,
+}
+
+impl fmt::Display for Connectivity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connected => "connected",
+            Self::Firewalled => "firewalled",
+            Self::Disconnected => "disconnected",
+        })
+    }
+}
+
+/// Whether the client's socket may belong to a tunnel that is gone: some clients keep a dead one, and all looks well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Socket {
+    Fresh,
+    /// The tunnel has changed or may have, as before our start; whether the one of now works, the next bind will tell.
+    Doubtful,
+    /// It has to be opened anew.
+    Stale,
+}
+
+/// Why a client is told a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It has another one, or picks a random one.
+    Wrong,
+    /// Its socket may be dead.
+    Stale,
+    /// It does not listen.
+    Deaf,
+}
+
+/// What the client was told in this round.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    /// What it had before; none in the second half of a bounce that was begun in an earlier round.
+    from: Option<i64>,
+    why: Why,
+}
+
+/// What is known of the client.
+#[derive(Debug)]
+pub(super) struct Client {
+    patience: Patience,
+    /// It is looked at and left as it is.
+    hands_off: bool,
+    pub gate: Gate,
+    /// The next round begins then.
+    round_at: Instant,
+    /// What it has by its settings, read in this round.
+    read: Option<ListenPort>,
+    told: Option<Told>,
+    /// It has to be bounced, and why.
+    bounce: Option<Why>,
+    /// In the middle of a bounce it is on another port.
+    away: bool,
+    /// Its port is right: whether it listens is asked then.
+    confirm_at: Option<Instant>,
+    /// It did not listen when it was asked first; then is the end of the patience.
+    listen_by: Option<Instant>,
+    socket: Socket,
+    /// When it was last bounced because it did not listen, in vain so far. Each time it writes its settings to its disk.
+    bounced_in_vain: Option<Instant>,
+    /// The port that it was last seen with.
+    pub port: Option<u16>,
+    /// When it was last seen listening, on which port, and what it said.
+    pub listened: Option<(Timestamp, u16, Connectivity)>,
+}
+
+impl Client {
+    pub fn new(patience: Patience, hands_off: bool, now: Now) -> Self {
+        Self {
+            patience,
+            hands_off,
+            gate: Gate::new(RETRY_AFTER_CAP),
+            round_at: now.mono,
+            read: None,
+            told: None,
+            bounce: None,
+            away: false,
+            confirm_at: None,
+            listen_by: None,
+            // Since whenever this client opened its socket, the tunnel may have been made anew.
+            socket: if hands_off { Socket::Fresh } else { Socket::Doubtful },
+            bounced_in_vain: None,
+            port: None,
+            listened: None,
+        }
+    }
+
+    /// What is to be done next so that it listens on `port`, and when.
+    pub fn agenda(&self, port: u16, now: Now) -> (Instant, Step) {
+        let (at, step) = if self.away {
+            (now.mono, Step::Return(port))
+        } else if self.bounce.is_some() {
+            (now.mono, Step::Leave { port, other: neighbour(port) })
+        } else if let Some(at) = self.confirm_at {
+            (at, Step::Confirm(port))
+        } else if self.read.is_some() {
+            (now.mono, Step::Place(port))
+        } else {
+            (self.round_at, Step::ReadPort)
+        };
+        (self.gate.after(at), step)
+    }
+
+    /// Whether a stop has to wait until it is back on its port.
+    pub fn is_away(&self) -> bool {
+        self.away
+    }
+
+    /// Whether a round is under way or due.
+    pub fn is_busy(&self, now: Now) -> bool {
+        self.away || self.told.is_some() || self.confirm_at.is_some() || now.mono >= self.round_at
+    }
+
+    /// Another round begins at `at`.
+    pub fn begin_round(&mut self, at: Instant) {
+        self.round_at = at;
+        (self.read, self.told, self.bounce) = (None, None, None);
+        (self.confirm_at, self.listen_by) = (None, None);
+    }
+
+    /// The tunnel is another one, or may be.
+    pub fn doubt_socket(&mut self) {
+        if !self.hands_off {
+            self.socket = Socket::Doubtful;
+        }
+    }
+
+    /// The tunnel works: what was doubtful has to be opened anew.
+    pub fn tunnel_works(&mut self, now: Now) {
+        if self.socket == Socket::Doubtful {
+            self.socket = Socket::Stale;
+            self.begin_round(now.mono);
+        }
+    }
+
+    /// Somebody asks for a look now.
+    pub fn hurry(&mut self, now: Now) {
+        self.gate.hurry();
+        self.bounced_in_vain = None;
+        self.begin_round(now.mono);
+    }
+
+    /// Its settings have this port.
+    pub fn port_read(&mut self, now: Now, wanted: u16, seen: ListenPort) -> Result<Verdict, Error> {
+        self.port = u16::try_from(seen.port).ok();
+        let right = seen.port == i64::from(wanted);
+        if right && !seen.random {
+            return Ok(self.port_right(now, wanted));
+        }
+        if self.hands_off {
+            let words = format!("it has port {}, the leased one is {wanted}", seen.port);
+            return Err(finding(PORT, words, "start the service or run `once` to set it"));
+        }
+        if self.told.is_some() {
+            let words = format!("port {wanted} was set, {} is what it has", seen.port);
+            return Err(finding(PORT, words, "look for something else that sets the client's port"));
+        }
+        self.read = Some(seen);
+        // With a random port active, old versions do not listen anew when they are given the port that they already show.
+        self.bounce = right.then_some(Why::Wrong);
+        Ok(Verdict::quiet(Peer::Client))
+    }
+
+    fn port_right(&mut self, now: Now, port: u16) -> Verdict {
+        let lag = match self.told {
+            None if self.socket == Socket::Stale => {
+                self.read = Some(ListenPort { port: port.into(), random: false });
+                self.bounce = Some(Why::Stale);
+                return Verdict::quiet(Peer::Client);
+            }
+            None => Duration::ZERO,
+            Some(_) => self.patience.lag,
+        };
+        self.confirm_at = Some(now.mono + lag);
+        let news = self.told.and_then(|told| match (told.why, told.from) {
+            (Why::Deaf, _) => None,
+            (Why::Wrong, Some(from)) => Some(News::Moved { from, to: port }),
+            (Why::Stale, _) | (Why::Wrong, None) => Some(News::Reopened(port)),
+        });
+        if self.told.is_some() {
+            self.socket = Socket::Fresh;
+            // Whatever was known of the socket is about another one.
+            self.listened = None;
+        }
+        if news.is_some() {
+            self.bounced_in_vain = None;
+        }
+        Verdict::of(Peer::Client, news.map(|news| (Level::Info, news)))
+    }
+
+    /// It was told its port.
+    pub fn port_set(&mut self) {
+        let from = self.read.take().map(|seen| seen.port);
+        let why = self.bounce.take().unwrap_or(Why::Wrong);
+        self.told = Some(Told { from, why });
+        self.away = false;
+    }
+
+    /// The first half of a bounce is done.
+    pub fn port_left(&mut self) {
+        self.away = true;
+    }
+
+    /// It says this of its socket; `next_round` is when all is well.
+    pub fn confirmed(
+        &mut self,
+        now: Now,
+        port: u16,
+        connectivity: Connectivity,
+        interval: Duration,
+        next_round: Instant,
+    ) -> Result<Verdict, Error> {
+        if connectivity == Connectivity::Disconnected {
+            return self.not_listening(now, port, interval);
+        }
+        let known = self.listened.is_some_and(|(_, at, said)| (at, said) == (port, connectivity));
+        self.listened = Some((now.wall, port, connectivity));
+        self.bounced_in_vain = None;
+        let recovered = self.gate.open(now);
+        self.begin_round(next_round);
+        let level = if known { Level::Debug } else { Level::Info };
+        let news = News::Listens { port, connectivity };
+        Ok(Verdict { peer: Peer::Client, news: Some((level, news)), recovered })
+    }
+
+    fn not_listening(&mut self, now: Now, port: u16, interval: Duration) -> Result<Verdict, Error> {
+        let bounced = self.told.is_some_and(|told| told.why == Why::Deaf);
+        let patience = if bounced { self.patience.listen - self.patience.lag } else { self.patience.listen };
+        let end = *self.listen_by.get_or_insert(now.mono + patience);
+        if now.mono < end {
+            self.confirm_at = Some(now.mono + self.patience.poll);
+            return Ok(Verdict::quiet(Peer::Client));
+        }
+        let lately = self.bounced_in_vain.is_some_and(|at| now.mono.saturating_duration_since(at) < interval);
+        if bounced || lately || self.hands_off {
+            let words = format!("port {port} is set and nothing listens on it");
+            let advice = "another program may have the port, or the network interface in its settings is wrong or down";
+            return Err(finding(SOCKET, words, advice));
+        }
+        let level = if self.bounced_in_vain.is_none() { Level::Warn } else { Level::Debug };
+        self.begin_round(now.mono);
+        self.bounced_in_vain = Some(now.mono);
+        self.bounce = Some(Why::Deaf);
+        Ok(Verdict::of(Peer::Client, Some((level, News::Deaf(port)))))
+    }
+
+    /// A step failed.
+    pub fn failed(&mut self, now: Now, error: Error, jitter: impl FnOnce(Duration) -> Duration) -> Verdict {
+        self.begin_round(now.mono);
+        let next = self.gate.close(now, &error, jitter);
+        let error = Rc::new(error);
+        let (level, attempts) = self.gate.trouble_with(now, Rc::clone(&error));
+        Verdict::of(Peer::Client, Some((level, News::Failed { error, attempts, next })))
+    }
+}
+
+fn finding(step: &'static str, words: String, advice: &'static str) -> Error {
+    Error::new(step, Cause::Other(words)).advise(Some(advice))
+}
+
+/// A port beside `port`, never 0 and never a privileged one for an unprivileged one.
+fn neighbour(port: u16) -> u16 {
+    if port == u16::MAX { port - 1 } else { port + 1 }
+}

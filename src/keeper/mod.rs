@@ -1,0 +1,643 @@
+//! The decisions, and the only place that remembers: what is known, and given what time it is, what is the next thing to do.
+//!
+//! Pure: no I/O, no clock, no randomness of its own. There are no named states, only facts and deadlines; [`Keeper::next`] reads
+//! them from the most urgent to the least, so no transition can be forgotten. Three gates (account, gateway, client) back
+//! off separately. [`Keeper::record`] takes how a step went and says what that means.
+
+pub mod client;
+mod gate;
+pub mod lease;
+pub mod step;
+pub mod tunnel;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use jiff::{SignedDuration, Timestamp};
+use log::Level;
+
+use crate::error::{Error, Meaning};
+use crate::secret::Secret;
+use crate::time::{Clock, ClockNews, Now};
+use client::{Client, Connectivity, Patience};
+use gate::Gate;
+pub use gate::{Recovery, Trouble};
+use lease::{Held, Lease};
+use step::{Done, Exchange, Progress, Step};
+use tunnel::{Look, Tunnel, Way};
+
+/// The longest `Retry-After` of an account that is believed.
+const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
+/// The same for the gateway, where a port is at stake.
+const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
+/// Between two logins for tokens that the gateway refuses: a fresh token that is refused means a wrong gateway, not a
+/// wrong token.
+const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
+/// Unexplained refusals of a bind after which the lease is taken to be the reason.
+const REFUSALS_UNTIL_RENEWAL: u32 = 3;
+
+/// The three peers whose troubles are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// PIA's account API.
+    Account,
+    /// PIA's gateway, or whoever else leases the port.
+    Gateway,
+    /// The torrent client.
+    Client,
+}
+
+/// What a keeper starts with.
+pub struct Setup {
+    /// Between two binds, and between two looks at the client.
+    pub interval: Duration,
+    /// Where the port comes from.
+    pub origin: Origin,
+    /// Of the client's.
+    pub patience: Patience,
+    /// The client is looked at and left as it is.
+    pub hands_off: bool,
+    /// Makes the jitter.
+    pub seed: u64,
+}
+
+/// Where the port comes from.
+pub enum Origin {
+    /// We lease and bind.
+    Lease(Option<Lease>),
+    /// Somebody else does; ask this often.
+    Source {
+        /// Between two questions.
+        every: Duration,
+    },
+}
+
+/// What a step or a look has led to, for whoever tells people.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Whose it is.
+    pub peer: Peer,
+    /// What happened and how loudly it is told; none in the middle of something.
+    pub news: Option<(Level, News)>,
+    /// The peer does as asked again.
+    pub recovered: Option<Recovery>,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum News {
+    /// A login gave a token.
+    LoggedIn,
+    /// The cache file gave a token.
+    TokenRead,
+    /// The gateway refused the token, and another one is got at once.
+    TokenRefused(Rc<Error>),
+    /// There is a new lease.
+    Leased {
+        /// The lease.
+        lease: Rc<Lease>,
+        /// It seems to be over by our clock.
+        over: bool,
+    },
+    /// The lease could not be stored.
+    NotStored(Rc<Error>),
+    /// This port was bound.
+    Bound(u16),
+    /// Somebody else has leased this port.
+    Source(u16),
+    /// Somebody else has no port now; the last one is kept.
+    NoPort,
+    /// The client has another port in its settings now.
+    Moved {
+        /// Before.
+        from: i64,
+        /// Now.
+        to: u16,
+    },
+    /// The client opened its socket on this port anew.
+    Reopened(u16),
+    /// Nothing listens on this port, so it is set anew.
+    Deaf(u16),
+    /// The client listens.
+    Listens {
+        /// On which port.
+        port: u16,
+        /// What it says of its reachability.
+        connectivity: Connectivity,
+    },
+    /// A step failed.
+    Failed {
+        /// Why.
+        error: Rc<Error>,
+        /// Failed attempts in a row.
+        attempts: u32,
+        /// Until it is tried again; zero if that is not known or when there is another way.
+        next: Duration,
+    },
+    /// The tunnel is another one.
+    Tunnel {
+        /// The way before; none if there was none yet.
+        from: Option<Way>,
+        /// The way now.
+        to: Way,
+    },
+    /// The wall clock went this far beyond the time that passed, or back.
+    ClockJumped(SignedDuration),
+    /// The gateway's clock and ours.
+    Clock(ClockNews),
+}
+
+impl Verdict {
+    /// Nothing to tell.
+    fn quiet(peer: Peer) -> Self {
+        Self::of(peer, None)
+    }
+
+    fn of(peer: Peer, news: Option<(Level, News)>) -> Self {
+        Self { peer, news, recovered: None }
+    }
+}
+
+/// Somebody else leases and binds, we follow.
+#[derive(Debug)]
+struct Followed {
+    every: Duration,
+    ask_at: Instant,
+    port: Option<u16>,
+    /// It has none now.
+    gone: bool,
+}
+
+/// The last bind that was granted.
+#[derive(Debug, Clone)]
+pub struct LastBind {
+    /// When.
+    pub at: Timestamp,
+    /// The gateway's address.
+    pub gateway: Option<SocketAddr>,
+    /// The way there.
+    pub way: Option<Way>,
+}
+
+/// The keeper.
+#[derive(Debug)]
+pub struct Keeper {
+    interval: Duration,
+    /// None when we lease and bind ourselves.
+    followed: Option<Followed>,
+    token: Option<Secret>,
+    /// The token that was refused last: the cache file is not believed while it holds this one.
+    token_refused: Option<Secret>,
+    /// Tokens that were refused since the last one that was accepted.
+    tokens_refused: u32,
+    logged_in: Option<Instant>,
+    lease: Option<Held>,
+    /// When the last signature was given.
+    signed: Option<Instant>,
+    /// A signature was asked for since there is this lease, and not given.
+    renewal_failed: bool,
+    /// That leases cannot be stored was told.
+    store_failed: bool,
+    last_bind: Option<LastBind>,
+    /// Binds in a row that failed.
+    binds_failed: u32,
+    tunnel: Tunnel,
+    clock: Clock,
+    account: Gate,
+    gateway: Gate,
+    client: Client,
+    random: u64,
+}
+
+/// All that is remembered and shown, at one moment.
+pub struct Snapshot<'a> {
+    /// The port is somebody else's, whom we follow.
+    pub follows: bool,
+    /// The leased port, or the followed one.
+    pub port: Option<u16>,
+    /// When the lease ends.
+    pub expires_at: Option<Timestamp>,
+    /// The last bind that was granted.
+    pub last_bind: Option<&'a LastBind>,
+    /// Binds in a row that failed.
+    pub binds_failed: u32,
+    /// The port that the client was last seen with.
+    pub client_port: Option<u16>,
+    /// When the client was last seen listening, on which port, and what it said.
+    pub listened: Option<(Timestamp, u16, Connectivity)>,
+    /// What is failing.
+    pub troubles: Vec<(Peer, &'a Trouble)>,
+}
+
+impl Keeper {
+    /// A keeper that knows nothing but `setup`.
+    pub fn new(setup: Setup, now: Now) -> Self {
+        let (lease, followed) = match setup.origin {
+            Origin::Lease(stored) => (stored.map(|lease| Held::stored(lease, now)), None),
+            Origin::Source { every } => (None, Some(Followed { every, ask_at: now.mono, port: None, gone: false })),
+        };
+        Self {
+            interval: setup.interval,
+            followed,
+            token: None,
+            token_refused: None,
+            tokens_refused: 0,
+            logged_in: None,
+            lease,
+            signed: None,
+            renewal_failed: false,
+            store_failed: false,
+            last_bind: None,
+            binds_failed: 0,
+            tunnel: Tunnel::new(now),
+            clock: Clock::default(),
+            account: Gate::new(ACCOUNT_RETRY_AFTER_CAP),
+            gateway: Gate::new(GATEWAY_RETRY_AFTER_CAP),
+            client: Client::new(setup.patience, setup.hands_off, now),
+            random: setup.seed | 1,
+        }
+    }
+
+    /// The next thing to do.
+    ///
+    /// A wait is never zero and never longer than an interval, so that a jump of the wall clock costs one interval at most.
+    pub fn next(&self, now: Now) -> Step {
+        let mut soonest = now.mono + self.interval;
+        for (at, step) in self.agenda(self.clock.correct(now)).into_iter().flatten() {
+            if at <= now.mono {
+                return step;
+            }
+            soonest = soonest.min(at);
+        }
+        // One timer tick later than the deadline, so that it has surely passed.
+        Step::Wait(soonest - now.mono + Duration::from_millis(1))
+    }
+
+    /// What is to be done and when, from the most urgent to the least.
+    fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 5] {
+        let client = self.port_to_listen_on().map(|port| self.client.agenda(port, now));
+        let store = self.lease.as_ref().and_then(|held| Some((held.store_at?, Step::StoreLease(Rc::clone(&held.lease)))));
+        if self.tunnel.lost && self.followed.is_none() {
+            return [store, client, None, None, None];
+        }
+        let ask = self.followed.as_ref().map(|followed| (self.gateway.after(followed.ask_at), Step::AskSource));
+        [store, ask, self.bind(now), self.renew(now), client]
+    }
+
+    /// A good lease is bound when its time has come. A refused or expired one is tried again, too, while no other can be
+    /// had: the gateway or our clock may have been wrong.
+    fn bind(&self, now: Now) -> Option<(Instant, Step)> {
+        let held = self.lease.as_ref().filter(|held| held.is_good(now) || self.renewal_failed)?;
+        Some((self.gateway.after(held.bind_at), Step::Bind(Rc::clone(&held.lease))))
+    }
+
+    fn renew(&self, now: Now) -> Option<(Instant, Step)> {
+        let wanted = match &self.lease {
+            Some(held) => held.renew_at(now)?,
+            None if self.followed.is_some() => return None,
+            None => now.mono,
+        };
+        // A gateway that gives leases which end at once, or refuses to bind what it gave, is not asked for one after the other.
+        let spaced = self.signed.map_or(wanted, |signed| wanted.max(signed + self.interval));
+        let at = self.gateway.after(spaced);
+        Some(match &self.token {
+            Some(token) => (at, Step::GetSignature { token: token.clone() }),
+            None => (self.account.after(at), Step::GetToken { refused: self.token_refused.clone() }),
+        })
+    }
+
+    /// The port that the client is to have: one that was bound, or the one of somebody else.
+    fn port_to_listen_on(&self) -> Option<u16> {
+        match &self.followed {
+            Some(followed) => followed.port,
+            None => self.lease.as_ref().filter(|held| held.bound).map(|held| held.lease.port),
+        }
+    }
+
+    /// Whether nothing is failing and everything was done: the end of one full pass.
+    pub fn is_content(&self, now: Now) -> bool {
+        // The next look at the client is due with the next bind.
+        self.port_to_listen_on().is_some() && !self.client.is_busy(now) && !self.has_troubles()
+    }
+
+    /// Whether anything is failing.
+    pub fn has_troubles(&self) -> bool {
+        self.troubles().next().is_some()
+    }
+
+    /// Whether the tunnel or the gateway is not as it should be.
+    pub fn is_uneasy(&self) -> bool {
+        self.tunnel.lost || self.gateway.failures() > 0
+    }
+
+    /// The port that the client is to be brought back to before a stop: it is in the middle of a bounce.
+    pub fn unfinished_bounce(&self) -> Option<Step> {
+        self.port_to_listen_on().filter(|_| self.client.is_away()).map(Step::Return)
+    }
+
+    /// Everything that is shown.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        let lease = self.lease.as_ref().map(|held| &held.lease);
+        Snapshot {
+            follows: self.followed.is_some(),
+            port: lease.map(|lease| lease.port).or(self.followed.as_ref().and_then(|followed| followed.port)),
+            expires_at: lease.map(|lease| lease.expires_at),
+            last_bind: self.last_bind.as_ref(),
+            binds_failed: self.binds_failed,
+            client_port: self.client.port,
+            listened: self.client.listened,
+            troubles: self.troubles().collect(),
+        }
+    }
+
+    fn troubles(&self) -> impl Iterator<Item = (Peer, &Trouble)> {
+        let gates = [(Peer::Account, &self.account), (Peer::Gateway, &self.gateway), (Peer::Client, &self.client.gate)];
+        gates.into_iter().filter_map(|(peer, gate)| Some((peer, gate.trouble()?)))
+    }
+
+    /// Takes down how `step` went.
+    pub fn record(&mut self, now: Now, step: &Step, result: Exchange<Done>) -> Verdict {
+        let peer = step.peer();
+        match result {
+            Ok(Progress::More) => Verdict::quiet(peer),
+            Ok(Progress::Done(done)) => self.done(now, step, done).unwrap_or_else(|error| self.failed(now, step, error)),
+            Err(error) => self.failed(now, step, error),
+        }
+    }
+
+    /// What was done is right, or not as it should be after all.
+    fn done(&mut self, now: Now, step: &Step, done: Done) -> Result<Verdict, Error> {
+        let peer = step.peer();
+        let told = |level, news| Ok(Verdict::of(peer, Some((level, news))));
+        match done {
+            Done::Token { token, logged_in } => {
+                self.token = Some(token);
+                self.token_refused = None;
+                if logged_in {
+                    self.logged_in = Some(now.mono);
+                }
+                let recovered = self.account.open(now);
+                let news = if logged_in { (Level::Info, News::LoggedIn) } else { (Level::Debug, News::TokenRead) };
+                Ok(Verdict { peer, news: Some(news), recovered })
+            }
+            Done::Leased(lease) => {
+                self.tokens_refused = 0;
+                self.renewal_failed = false;
+                self.signed = Some(now.mono);
+                let held = Held::new(lease, now);
+                let (lease, over) = (Rc::clone(&held.lease), !held.left(self.clock.correct(now)).is_positive());
+                self.lease = Some(held);
+                told(Level::Info, News::Leased { lease, over })
+            }
+            Done::Stored => {
+                self.store_failed = false;
+                if let Some(held) = &mut self.lease {
+                    (held.store_at, held.stored) = (None, true);
+                }
+                Ok(Verdict::quiet(peer))
+            }
+            Done::Bound { gateway, way } => Ok(self.bound(now, gateway, way)),
+            Done::Source(port) => Ok(self.followed_port(now, port)),
+            Done::Port(seen) => match self.port_to_listen_on() {
+                Some(port) => self.client.port_read(now, port, seen),
+                None => Ok(Verdict::quiet(peer)),
+            },
+            Done::Set => {
+                match step {
+                    Step::Leave { .. } => self.client.port_left(),
+                    _ => self.client.port_set(),
+                }
+                Ok(Verdict::quiet(peer))
+            }
+            Done::Reachability(connectivity) => match self.port_to_listen_on() {
+                Some(port) => {
+                    // With the next bind, so that an interval is one wake-up.
+                    let next_bind = self.lease.as_ref().map(|held| held.bind_at).filter(|&at| at > now.mono);
+                    let next_round = next_bind.unwrap_or(now.mono + self.interval);
+                    self.client.confirmed(now, port, connectivity, self.interval, next_round)
+                }
+                None => Ok(Verdict::quiet(peer)),
+            },
+        }
+    }
+
+    fn bound(&mut self, now: Now, gateway: Option<SocketAddr>, way: Option<Way>) -> Verdict {
+        let before = self.port_to_listen_on();
+        let corrected = self.clock.correct(now);
+        let Some(held) = &mut self.lease else { return Verdict::quiet(Peer::Gateway) };
+        held.bound = true;
+        held.refused = false;
+        held.refusals = 0;
+        held.bind_at = now.mono + self.interval;
+        held.by_clock |= held.left(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.left(corrected).is_positive();
+        if !held.stored {
+            held.store_at = Some(now.mono);
+        }
+        let port = held.lease.port;
+        self.last_bind = Some(LastBind { at: now.wall, gateway, way });
+        self.binds_failed = 0;
+        if before != Some(port) {
+            self.client.begin_round(now.mono);
+        }
+        self.client.tunnel_works(now);
+        // A signature alone does not open the gate: a gateway that gives signatures and refuses to bind them is failing.
+        let recovered = self.gateway.open(now);
+        Verdict { peer: Peer::Gateway, news: Some((Level::Info, News::Bound(port))), recovered }
+    }
+
+    fn followed_port(&mut self, now: Now, port: Option<u16>) -> Verdict {
+        let recovered = self.gateway.open(now);
+        let Some(followed) = &mut self.followed else { return Verdict::quiet(Peer::Gateway) };
+        followed.ask_at = now.mono + followed.every;
+        let was_gone = std::mem::replace(&mut followed.gone, port.is_none());
+        let news = match port {
+            Some(port) if followed.port != Some(port) => {
+                followed.port = Some(port);
+                self.client.begin_round(now.mono);
+                Some((Level::Info, News::Source(port)))
+            }
+            None if !was_gone => Some((Level::Warn, News::NoPort)),
+            _ => None,
+        };
+        if followed.port.is_some() {
+            self.client.tunnel_works(now);
+        }
+        Verdict { peer: Peer::Gateway, news, recovered }
+    }
+
+    fn failed(&mut self, now: Now, step: &Step, error: Error) -> Verdict {
+        let random = &mut self.random;
+        match step {
+            Step::StoreLease(_) => {
+                if let Some(held) = &mut self.lease {
+                    held.store_at = None;
+                }
+                let level = if std::mem::replace(&mut self.store_failed, true) { Level::Debug } else { Level::Warn };
+                return Verdict::of(Peer::Gateway, Some((level, News::NotStored(Rc::new(error)))));
+            }
+            Step::ReadPort | Step::Place(_) | Step::Leave { .. } | Step::Return(_) | Step::Confirm(_) => {
+                return self.client.failed(now, error, |wait| jittered(random, wait));
+            }
+            Step::GetToken { .. } => {
+                self.renewal_failed = true;
+                let next = self.account.close(now, &error, |wait| jittered(random, wait));
+                return trouble(&mut self.account, Peer::Account, now, error, next);
+            }
+            Step::GetSignature { token } => {
+                self.renewal_failed = true;
+                if error.meaning == Meaning::TokenRefused && self.token_is_replaceable(now) {
+                    self.token = None;
+                    self.token_refused = Some(token.clone());
+                    self.tokens_refused += 1;
+                    if self.tokens_refused == 1 {
+                        return Verdict::of(Peer::Gateway, Some((Level::Warn, News::TokenRefused(Rc::new(error)))));
+                    }
+                }
+            }
+            Step::Bind(_) => {
+                self.binds_failed = self.binds_failed.saturating_add(1);
+                if self.lease_failed(now, &error) {
+                    return trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO);
+                }
+            }
+            Step::AskSource | Step::Wait(_) => {}
+        }
+        let random = &mut self.random;
+        let next = self.gateway.close(now, &error, |wait| jittered(random, wait));
+        trouble(&mut self.gateway, Peer::Gateway, now, error, next)
+    }
+
+    /// A bind failed. True when it is the lease's fault for the first time: that leads to a new signature without a wait.
+    fn lease_failed(&mut self, now: Now, error: &Error) -> bool {
+        let corrected = self.clock.correct(now);
+        let Some(held) = &mut self.lease else { return false };
+        let good = held.is_good(corrected);
+        held.refusals = if error.meaning == Meaning::Refused { held.refusals + 1 } else { 0 };
+        let renew = error.meaning == Meaning::LeaseRefused || held.refusals >= REFUSALS_UNTIL_RENEWAL;
+        if !renew && good {
+            return false;
+        }
+        held.refused |= renew;
+        held.bind_at = now.mono + self.interval;
+        let first = good && self.gateway.failures() == 0;
+        if first {
+            self.gateway.shut(now.mono, false);
+        }
+        first
+    }
+
+    /// A token from the file may always be replaced by a login, one from a login only after a while.
+    fn token_is_replaceable(&self, now: Now) -> bool {
+        self.logged_in.is_none_or(|at| now.mono.saturating_duration_since(at) >= LOGIN_SPACING)
+    }
+
+    /// Leases cannot be stored, and the user knows.
+    pub fn expect_no_store(&mut self) {
+        self.store_failed = true;
+    }
+
+    /// These credentials were rejected `ago`, by an earlier run: they are not tried before the wait after that is over.
+    pub fn remember_rejection(&mut self, now: Now, peer: Peer, error: Error, ago: Duration) {
+        let gate = match peer {
+            Peer::Account => &mut self.account,
+            Peer::Gateway => &mut self.gateway,
+            Peer::Client => &mut self.client.gate,
+        };
+        let left = gate::CREDENTIALS_WAIT.saturating_sub(ago);
+        if !left.is_zero() {
+            gate.shut(now.mono + left, true);
+            gate.trouble_with(now, Rc::new(error));
+        }
+    }
+
+    /// The way to the gateway, or to wherever the tunnel leads while that is not known, as it is now.
+    pub fn see_way(&mut self, now: Now, gateway: Option<SocketAddr>, way: Result<Way, Error>) -> Option<Verdict> {
+        let to = match way {
+            Ok(to) => to,
+            Err(error) if self.tunnel.lose() => {
+                if self.followed.is_none() {
+                    return Some(trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO));
+                }
+                // Who knows the port can be asked all the same, and answering does not mean that the tunnel is back.
+                let news = News::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
+                return Some(Verdict::of(Peer::Gateway, Some((Level::Error, news))));
+            }
+            Err(_) => return None,
+        };
+        match self.tunnel.see(gateway, &to) {
+            Look::Unchanged => None,
+            Look::Elsewhere => {
+                self.client.doubt_socket();
+                None
+            }
+            Look::Changed { from } => {
+                self.client.doubt_socket();
+                self.hurry(now);
+                Some(Verdict::of(Peer::Gateway, Some((Level::Info, News::Tunnel { from, to }))))
+            }
+        }
+    }
+
+    /// Looks at the clock: when it was set or the machine has slept, the binding may have lapsed, and of the lease's end the
+    /// clock is not believed before the next bind.
+    pub fn see_clock(&mut self, now: Now) -> Option<Verdict> {
+        let jump = self.tunnel.clock_jump(now)?;
+        self.clock.forget();
+        if let Some(held) = &mut self.lease {
+            held.by_clock = false;
+        }
+        self.hurry(now);
+        Some(Verdict::of(Peer::Gateway, Some((Level::Info, News::ClockJumped(jump)))))
+    }
+
+    /// What time it is by the gateway, which has proved itself.
+    pub fn hear_time(&mut self, now: Now, date: SystemTime) -> Option<Verdict> {
+        let news = self.clock.compare(date, now)?;
+        let level = if news == ClockNews::Right { Level::Info } else { Level::Warn };
+        Some(Verdict::of(Peer::Gateway, Some((level, News::Clock(news)))))
+    }
+
+    /// Somebody asks to bind and check now: every wait ends, except those that protect an account.
+    pub fn hurry(&mut self, now: Now) {
+        self.account.hurry();
+        self.gateway.hurry();
+        self.client.hurry(now);
+        self.signed = None;
+        if let Some(held) = &mut self.lease {
+            held.bind_at = now.mono;
+        }
+        if let Some(followed) = &mut self.followed {
+            followed.ask_at = now.mono;
+        }
+    }
+}
+
+impl Step {
+    /// Whose step it is.
+    pub fn peer(&self) -> Peer {
+        match self {
+            Self::GetToken { .. } => Peer::Account,
+            Self::GetSignature { .. } | Self::StoreLease(_) | Self::Bind(_) | Self::AskSource | Self::Wait(_) => {
+                Peer::Gateway
+            }
+            Self::ReadPort | Self::Place(_) | Self::Leave { .. } | Self::Return(_) | Self::Confirm(_) => Peer::Client,
+        }
+    }
+}
+
+/// Takes down what is failing with a peer.
+fn trouble(gate: &mut Gate, peer: Peer, now: Now, error: Error, next: Duration) -> Verdict {
+    let error = Rc::new(error);
+    let (level, attempts) = gate.trouble_with(now, Rc::clone(&error));
+    Verdict::of(peer, Some((level, News::Failed { error, attempts, next })))
+}
+
+/// 80 to 100 % of `wait`: many daemons that lost one server do not come back in step.
+fn jittered(random: &mut u64, wait: Duration) -> Duration {
+    // xorshift64: good enough to spread waits, and it can be replayed from the seed.
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    wait * (80 + u32::try_from(*random % 21).unwrap_or(0)) / 100
+}

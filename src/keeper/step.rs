@@ -1,0 +1,102 @@
+//! What the keeper asks for, and what comes back.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::client::{Connectivity, ListenPort};
+use super::lease::Lease;
+use super::tunnel::Way;
+use crate::error::Error;
+use crate::secret::Secret;
+
+/// The next thing to do: one exchange with one peer, with all that it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Get a token: from the cache file, unless it holds the one that was refused, else by a login.
+    GetToken {
+        /// The token that the gateway refused last.
+        refused: Option<Secret>,
+    },
+    /// `getSignature`: get a lease.
+    GetSignature {
+        /// Whose lease.
+        token: Secret,
+    },
+    /// Store the lease before anything is done with it, so that a kill from then on costs no port.
+    StoreLease(Rc<Lease>),
+    /// `bindPort`.
+    Bind(Rc<Lease>),
+    /// Ask whoever else leases the port which one it is.
+    AskSource,
+    /// Read the client's listen port.
+    ReadPort,
+    /// Make this the client's listen port.
+    Place(u16),
+    /// The first half of a bounce.
+    Leave {
+        /// The port that is left.
+        port: u16,
+        /// The one to be set meanwhile.
+        other: u16,
+    },
+    /// The second half of a bounce, done also when a stop was asked for: back to this port.
+    Return(u16),
+    /// Ask the client whether it listens on this port.
+    Confirm(u16),
+    /// Nothing to do for this long.
+    Wait(Duration),
+}
+
+/// How far an exchange has led.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress<T> {
+    /// The step takes another exchange: to be called again.
+    More,
+    /// The step is done.
+    Done(T),
+}
+
+impl<T> Progress<T> {
+    /// The same with its result changed.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Progress<U> {
+        match self {
+            Self::More => Progress::More,
+            Self::Done(done) => Progress::Done(change(done)),
+        }
+    }
+}
+
+/// The outcome of one exchange.
+pub type Exchange<T> = Result<Progress<T>, Error>;
+
+/// A step that was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// There is a token.
+    Token {
+        /// The token.
+        token: Secret,
+        /// From a login and not from the cache file.
+        logged_in: bool,
+    },
+    /// There is a lease.
+    Leased(Lease),
+    /// The lease survives a restart.
+    Stored,
+    /// The port is bound.
+    Bound {
+        /// The gateway's address.
+        gateway: Option<SocketAddr>,
+        /// The way there.
+        way: Option<Way>,
+    },
+    /// The port that somebody else has leased; none while there is none.
+    Source(Option<u16>),
+    /// The client's listen port.
+    Port(ListenPort),
+    /// The client took the port that it was told.
+    Set,
+    /// What the client says of its socket.
+    Reachability(Connectivity),
+}

@@ -1,0 +1,141 @@
+//! The tunnel and the clock as they were last seen, and what counts as a change of them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use jiff::SignedDuration;
+
+use crate::time::Now;
+
+/// What the clock may gain or lose between two looks: more was not NTP's slewing.
+const JUMP: SignedDuration = SignedDuration::from_secs(30);
+
+/// The way to a peer. Two that are equal lead through the same tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// Our address.
+    pub local: IpAddr,
+    /// The next hop by the main table.
+    pub hop: Option<Ipv4Addr>,
+    /// Index and name of the tunnel's device, or of every tunnel where policy routing hides which one it is. A device that
+    /// was made anew has another index.
+    pub tunnels: Vec<(u32, String)>,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.local.fmt(f)?;
+        if let Some((index, name)) = self.tunnels.first() {
+            write!(f, " on {name} ({index})")?;
+        }
+        Ok(())
+    }
+}
+
+/// What was seen last.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    /// Where the way leads to; none while the gateway is not known.
+    target: Option<SocketAddr>,
+    /// The last way that there was.
+    way: Option<Way>,
+    pub lost: bool,
+    seen: Now,
+}
+
+/// What a look found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Unchanged,
+    /// Another gateway is asked: what happened to the way meanwhile was not seen.
+    Elsewhere,
+    /// There is a way, and it is another one than before, or one again.
+    Changed {
+        from: Option<Way>,
+    },
+}
+
+impl Tunnel {
+    pub fn new(now: Now) -> Self {
+        Self { target: None, way: None, lost: false, seen: now }
+    }
+
+    /// How far the wall clock went beyond the time that passed, or back, if that was more than a clock does by itself.
+    pub fn clock_jump(&mut self, now: Now) -> Option<SignedDuration> {
+        let passed = SignedDuration::try_from(now.mono.saturating_duration_since(self.seen.mono)).ok()?;
+        let jump = now.wall.duration_since(self.seen.wall).saturating_sub(passed);
+        self.seen = now;
+        (jump.abs() > JUMP).then_some(jump)
+    }
+
+    /// There is no way; true if that is new.
+    pub fn lose(&mut self) -> bool {
+        !std::mem::replace(&mut self.lost, true)
+    }
+
+    /// There is a way to `target`.
+    pub fn see(&mut self, target: Option<SocketAddr>, way: &Way) -> Look {
+        let elsewhere = std::mem::replace(&mut self.target, target) != target;
+        let was_lost = std::mem::take(&mut self.lost);
+        let from = self.way.replace(way.clone()).filter(|_| !elsewhere);
+        if was_lost || from.as_ref().is_some_and(|from| from != way) {
+            Look::Changed { from }
+        } else if elsewhere {
+            Look::Elsewhere
+        } else {
+            Look::Unchanged
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::time;
+
+    fn later(now: Now, mono: u64, wall: i64) -> Now {
+        Now { mono: now.mono + Duration::from_secs(mono), wall: now.wall + SignedDuration::from_secs(wall) }
+    }
+
+    #[test]
+    fn a_clock_that_goes_with_the_time_is_nothing_new() {
+        let begin = time::now();
+        let mut tunnel = Tunnel::new(begin);
+        let mut jump = |mono, wall| tunnel.clock_jump(later(begin, mono, wall)).map(|jump| jump.as_secs());
+        assert_eq!(jump(300, 330), None);
+        assert_eq!(jump(600, 600), None);
+        assert_eq!(jump(615, 646), Some(31));
+        assert_eq!(jump(630, -7000), Some(-7661));
+        assert_eq!(jump(645, -6985), None, "once");
+    }
+
+    fn way(local: &str) -> Way {
+        Way { local: local.parse().unwrap(), hop: None, tunnels: vec![(7, "tun0".to_owned())] }
+    }
+
+    #[test]
+    fn a_way_is_lost_and_found_once() {
+        let mut tunnel = Tunnel::new(time::now());
+        let see = |tunnel: &mut Tunnel, way: &Way| tunnel.see(None, way);
+        assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged, "the first look has nothing to compare with");
+        assert!(tunnel.lose() && !tunnel.lose() && tunnel.lost);
+        let back = see(&mut tunnel, &way("10.1.0.2"));
+        assert_eq!(back, Look::Changed { from: Some(way("10.1.0.2")) }, "the same, made anew");
+        assert!(!tunnel.lost);
+        assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged);
+        assert!(matches!(see(&mut tunnel, &way("10.2.0.2")), Look::Changed { .. }));
+        let again = Way { tunnels: vec![(8, "tun0".to_owned())], ..way("10.2.0.2") };
+        assert!(matches!(see(&mut tunnel, &again), Look::Changed { .. }), "the same address, another device");
+    }
+
+    #[test]
+    fn another_gateway_is_a_new_beginning() {
+        let mut tunnel = Tunnel::new(time::now());
+        let found = Some("10.1.0.1:19999".parse().unwrap());
+        assert_eq!(tunnel.see(None, &way("10.1.0.2")), Look::Unchanged);
+        assert_eq!(tunnel.see(found, &way("10.9.0.2")), Look::Elsewhere);
+        assert!(matches!(tunnel.see(found, &way("10.1.0.2")), Look::Changed { .. }));
+    }
+}

@@ -1,0 +1,270 @@
+//! The loop: looks at tunnel and clock, does what the keeper asks for, tells what came of it, and waits.
+
+mod log;
+mod peers;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+use crate::error::plain;
+use crate::files;
+use crate::keeper::step::{Done, Exchange, Step};
+use crate::keeper::{Keeper, News, Verdict};
+use crate::settings::Settings;
+use crate::signals::{Event, Signals, stopping};
+use crate::state::State;
+use crate::time::{self, Now};
+use crate::views::notify::Notifier;
+use crate::views::status::Status;
+pub use log::with_advice;
+use log::Names;
+pub use peers::{Peers, PortPeer};
+
+/// Between two looks at the tunnel while all is well: four a minute.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// The same while something is wrong with the tunnel or the gateway, so that nobody waits for its end.
+const LOOK_EVERY_IN_TROUBLE: Duration = Duration::from_secs(1);
+/// For the second half of a bounce after a stop was asked for: the exchange itself, and no second one after a late answer.
+const RETURN_LIMIT: Duration = Duration::from_secs(11);
+
+/// Who listens to what the loop does: the log, or `check`.
+pub trait Ear {
+    /// A step was carried out, with this result; the keeper's verdict follows.
+    fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers);
+    /// What it or a look has led to.
+    fn verdict(&mut self, verdict: &Verdict);
+}
+
+impl Ear for Names {
+    fn step(&mut self, step: &Step, _: &Exchange<Done>, _: &Peers) {
+        ::log::trace!("step {step:?}");
+    }
+
+    fn verdict(&mut self, verdict: &Verdict) {
+        log::tell(verdict, self);
+    }
+}
+
+/// The loop and what it needs.
+pub struct Service {
+    keeper: Keeper,
+    peers: Peers,
+    state: State,
+    interval: Duration,
+    /// There is something new to be written into the status.
+    fresh: bool,
+    /// That the status cannot be written was said; it is still tried, because disks fill up and empty again.
+    unwritable: bool,
+    notifier: Notifier,
+    /// The service manager knows that we are ready.
+    ready: bool,
+}
+
+impl Service {
+    /// For a daemon or `once`: tells what it starts with. Reads the stored lease; nothing is sent yet.
+    pub fn new(settings: Settings, state: State) -> (Self, Box<dyn Ear>) {
+        for warning in &settings.warnings {
+            ::log::warn!("{warning}");
+        }
+        let unwritable = files::probe_folder(state.folder()).err();
+        if let Some(error) = &unwritable {
+            ::log::warn!(
+                "STATE_DIR {}: {}; the lease is kept in memory only, so a restart gets another port, and status and \
+                 healthcheck do not know the state",
+                state.folder().display(),
+                plain(error)
+            );
+        }
+        let mut service = Self::quiet(settings, state, false);
+        if unwritable.is_some() {
+            service.unwritable = true;
+            service.keeper.expect_no_store();
+        }
+        ::log::info!(
+            "{} {} started: {}, {}, every {} s",
+            env!("CARGO_PKG_NAME"),
+            env!("CARGO_PKG_VERSION"),
+            service.peers.whence(),
+            service.peers.client.address(),
+            service.interval.as_secs()
+        );
+        if let (Some(port), Some(end)) = (service.keeper.snapshot().port, service.keeper.snapshot().expires_at) {
+            ::log::info!("lease: port {port} until {} (stored)", time::shown(end));
+        }
+        let names = Names { client: service.peers.client.name(), source: service.peers.source_name() };
+        (service, Box::new(names))
+    }
+
+    /// For `check`, which has words of its own; with `hands_off` the client is left as it is.
+    pub fn quiet(settings: Settings, state: State, hands_off: bool) -> Self {
+        let interval = settings.interval;
+        let seed = RandomState::new().build_hasher().finish();
+        let (peers, keeper) = Peers::new(settings, &state, hands_off, seed, time::now());
+        let notifier = Notifier::default();
+        Self { keeper, peers, state, interval, fresh: true, unwritable: false, notifier, ready: false }
+    }
+
+    /// What is known.
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Runs until a signal says stop.
+    pub fn run(&mut self, signals: &Signals, ear: &mut dyn Ear) {
+        self.notifier = Notifier::from_environment();
+        // What the last run has left says nothing of this one.
+        self.write_status(None);
+        while !stopping() {
+            self.look_around(ear);
+            match self.keeper.next(time::now()) {
+                Step::Wait(wait) => self.wait(wait, signals, ear),
+                step => self.carry_out(&step, ear),
+            }
+        }
+        ::log::info!("stopping");
+        self.notifier.tell("STOPPING=1");
+        self.finish_bounce(ear);
+        self.write_status(Some(time::now()));
+    }
+
+    /// One full pass, as by hand: until everything is done (true) or something fails (false).
+    pub fn run_once(&mut self, ear: &mut dyn Ear) -> bool {
+        self.peers.respect_rejections(&mut self.keeper, &self.state, time::now());
+        let done = loop {
+            self.look_around(ear);
+            let now = time::now();
+            match self.keeper.next(now) {
+                Step::Wait(_) if self.keeper.is_content(now) => break true,
+                Step::Wait(_) if self.keeper.has_troubles() || self.keeper.snapshot().port.is_none() => break false,
+                Step::Wait(wait) => std::thread::sleep(wait),
+                step => self.carry_out(&step, ear),
+            }
+        };
+        self.peers.client.log_out();
+        done
+    }
+
+    /// Writes what `once` has found.
+    pub fn leave_status(&mut self) {
+        self.write_status(Some(time::now()));
+    }
+
+    /// What fails, a line each.
+    pub fn problems(&self) -> Vec<String> {
+        let snapshot = self.keeper.snapshot();
+        let mut lines: Vec<_> = snapshot.troubles.iter().map(|(_, trouble)| with_advice(&trouble.error)).collect();
+        if lines.is_empty() && snapshot.follows && snapshot.port.is_none() {
+            lines.push(format!("{} has no port now", self.peers.source_name()));
+        }
+        lines
+    }
+
+    fn wait(&mut self, wait: Duration, signals: &Signals, ear: &mut dyn Ear) {
+        self.peers.hang_up();
+        if std::mem::take(&mut self.fresh) {
+            self.write_status(None);
+        }
+        self.tell_manager();
+        ::log::trace!("waiting {} s", wait.as_secs());
+        let end = Instant::now() + wait;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let look = if self.keeper.is_uneasy() { LOOK_EVERY_IN_TROUBLE } else { LOOK_EVERY };
+            let slice = self.notifier.heartbeat().map_or(look, |beat| beat.min(look)).min(left);
+            if slice.is_zero() {
+                return;
+            }
+            let event = signals.wait(slice);
+            self.notifier.alive();
+            match event {
+                Some(Event::Reload) => {
+                    ::log::info!("reload: binding and checking now");
+                    self.notifier.tell("RELOADING=1");
+                    self.keeper.hurry(time::now());
+                    self.ready = false;
+                    return;
+                }
+                Some(Event::Stop) => return,
+                None if self.look_around(ear) => return,
+                None => {}
+            }
+        }
+    }
+
+    /// Looks at clock and tunnel; true if there is something new to decide.
+    fn look_around(&mut self, ear: &mut dyn Ear) -> bool {
+        let now = time::now();
+        let mut verdicts: Vec<_> = self.keeper.see_clock(now).into_iter().collect();
+        if let Some((gateway, way)) = self.peers.way() {
+            verdicts.extend(self.keeper.see_way(now, gateway, way));
+        }
+        for verdict in &verdicts {
+            if let Some((_, News::Tunnel { .. })) = verdict.news {
+                self.peers.forget_gateway();
+            }
+            self.hear(verdict, ear);
+        }
+        !verdicts.is_empty()
+    }
+
+    /// At the end of a pass: that we are ready, whether it went well or is being tried again, and what the state is.
+    fn tell_manager(&mut self) {
+        let ready = if std::mem::replace(&mut self.ready, true) { "" } else { "READY=1\n" };
+        self.notifier.tell(&format!("{ready}STATUS={}", self.status(time::now()).one_line()));
+    }
+
+    fn carry_out(&mut self, step: &Step, ear: &mut dyn Ear) {
+        let result = self.peers.carry_out(step);
+        self.notifier.alive();
+        let now = time::now();
+        // What was given up for a stop is no failure.
+        if stopping() && result.is_err() {
+            return;
+        }
+        self.peers.keep_rejection(step, &result, &self.state, now);
+        ear.step(step, &result, &self.peers);
+        if let PortPeer::Pia(pia) = &mut self.peers.port
+            && let Some(date) = pia.gateway.take_date()
+            && let Some(verdict) = self.keeper.hear_time(now, date)
+        {
+            self.hear(&verdict, ear);
+        }
+        let verdict = self.keeper.record(now, step, result);
+        self.hear(&verdict, ear);
+    }
+
+    fn hear(&mut self, verdict: &Verdict, ear: &mut dyn Ear) {
+        self.fresh |= verdict.news.is_some() || verdict.recovered.is_some();
+        ear.verdict(verdict);
+    }
+
+    /// A stop in the middle of a bounce would leave the client on a port that nobody knows.
+    fn finish_bounce(&mut self, ear: &mut dyn Ear) {
+        let end = Instant::now() + RETURN_LIMIT;
+        while let Some(step) = self.keeper.unfinished_bounce() {
+            let result = self.peers.carry_out(&step);
+            let over = result.is_err() || Instant::now() >= end;
+            let verdict = self.keeper.record(time::now(), &step, result);
+            self.hear(&verdict, ear);
+            if over {
+                break;
+            }
+        }
+    }
+
+    fn status(&self, now: Now) -> Status {
+        Status::of(&self.keeper.snapshot(), self.peers.client.name(), self.interval, now.wall)
+    }
+
+    fn write_status(&mut self, stopped: Option<Now>) {
+        let mut status = self.status(time::now());
+        status.stopped_at = stopped.map(|now| time::shown(now.wall));
+        match status.write(self.state.folder()) {
+            Ok(()) => self.unwritable = false,
+            Err(error) if !std::mem::replace(&mut self.unwritable, true) => {
+                ::log::warn!("{error}; status and healthcheck do not know the state");
+            }
+            Err(_) => {}
+        }
+    }
+}

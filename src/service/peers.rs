@@ -1,0 +1,173 @@
+//! A step to its peer: what the keeper asks for is done here, one exchange at a time.
+
+use std::net::SocketAddr;
+
+use crate::error::{Cause, Error, Meaning};
+use crate::keeper::step::{Done, Exchange, Progress, Step};
+use crate::keeper::tunnel::Way;
+use crate::keeper::{self, Keeper, Peer, Setup};
+use crate::pia::{Pia, account, discover};
+use crate::secret::Secret;
+use crate::settings::{Origin, Settings};
+use crate::source::Source;
+use crate::state::State;
+use crate::time::Now;
+use crate::torrent::TorrentClient;
+use crate::views::status::word;
+
+/// Whoever knows the port.
+pub enum PortPeer {
+    /// PIA: we lease and bind it.
+    Pia(Box<Pia>),
+    /// Somebody else leases it.
+    Source(Source),
+}
+
+/// The peers, built from settings; nothing is sent by building them.
+pub struct Peers {
+    /// Who knows the port.
+    pub port: PortPeer,
+    /// The torrent client.
+    pub client: Box<dyn TorrentClient>,
+}
+
+impl Peers {
+    /// Builds the peers, and a keeper that knows what earlier runs left in `state`.
+    pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
+        let client = settings.client;
+        let (port, origin) = match settings.origin {
+            Origin::Pia(pia) => {
+                let mut pia = Pia::new(*pia, state.folder());
+                if state.is_guest() {
+                    pia.keep_nothing();
+                }
+                let stored = pia.store.load().unwrap_or_else(|problem| {
+                    log::warn!("{} {problem}; a new lease will replace it", pia.store.path().display());
+                    None
+                });
+                (PortPeer::Pia(Box::new(pia)), keeper::Origin::Lease(stored))
+            }
+            Origin::Source(source) => {
+                let every = source.every();
+                (PortPeer::Source(source), keeper::Origin::Source { every })
+            }
+        };
+        let setup = Setup { interval: settings.interval, origin, patience: client.patience(), hands_off, seed };
+        (Self { port, client }, Keeper::new(setup, now))
+    }
+
+    /// What proves us to a peer, and the error that is told where it was rejected and is not tried again yet.
+    fn credentials(&self, peer: Peer) -> Option<(Secret, Error)> {
+        match (peer, &self.port) {
+            (Peer::Account, PortPeer::Pia(pia)) => Some((pia.account.credentials()?, account::rejected_before())),
+            (Peer::Client, _) => Some((self.client.credentials()?, self.client.rejected_before())),
+            _ => None,
+        }
+    }
+
+    /// Has the keeper respect what an earlier run was told: a few rejected logins in a row ban the user's address.
+    pub fn respect_rejections(&self, keeper: &mut Keeper, state: &State, now: Now) {
+        for peer in [Peer::Account, Peer::Client] {
+            if let Some((credentials, error)) = self.credentials(peer)
+                && let Some(ago) = state.rejected_ago(word(peer), &credentials, now.wall)
+            {
+                keeper.remember_rejection(now, peer, error, ago);
+            }
+        }
+    }
+
+    /// Keeps what a step has shown of the credentials for the next run.
+    pub fn keep_rejection(&self, step: &Step, result: &Exchange<Done>, state: &State, now: Now) {
+        let peer = step.peer();
+        let rejected = match result {
+            Err(error) if error.meaning == Meaning::CredentialsRejected => true,
+            // A call that was answered shows that we are let in.
+            Ok(Progress::Done(_)) if matches!(step, Step::GetToken { .. } | Step::ReadPort) => false,
+            _ => return,
+        };
+        if let Some((credentials, _)) = self.credentials(peer) {
+            state.remember_rejection(word(peer), rejected.then_some(&credentials), now.wall);
+        }
+    }
+
+    /// Carries `step` out, as far as one exchange leads.
+    pub fn carry_out(&mut self, step: &Step) -> Exchange<Done> {
+        let client = self.client.as_mut();
+        let set = |exchange: Exchange<()>| Ok(exchange?.map(|()| Done::Set));
+        match step {
+            Step::ReadPort => Ok(client.port()?.map(Done::Port)),
+            Step::Place(port) => set(client.set_port(*port, false)),
+            Step::Leave { other, .. } => set(client.set_port(*other, false)),
+            Step::Return(port) => set(client.set_port(*port, true)),
+            Step::Confirm(_) => Ok(client.connectivity()?.map(Done::Reachability)),
+            Step::GetToken { refused } => self.pia()?.get_token(refused.as_ref()),
+            Step::GetSignature { token } => Ok(self.pia()?.gateway.get_signature(token)?.map(Done::Leased)),
+            Step::StoreLease(lease) => self.pia()?.store(lease),
+            Step::Bind(lease) => self.pia()?.gateway.bind(lease),
+            Step::AskSource => match &mut self.port {
+                PortPeer::Source(source) => Ok(source.port()?.map(Done::Source)),
+                PortPeer::Pia(_) => Err(foreign()),
+            },
+            Step::Wait(_) => Ok(Progress::More),
+        }
+    }
+
+    fn pia(&mut self) -> Result<&mut Pia, Error> {
+        match &mut self.port {
+            PortPeer::Pia(pia) => Ok(pia),
+            PortPeer::Source(_) => Err(foreign()),
+        }
+    }
+
+    /// The gateway's address, if it is known, and the way to it or to wherever the tunnel leads; none where the gateway is a
+    /// name that was not looked up yet.
+    pub fn way(&self) -> Option<(Option<SocketAddr>, Result<Way, Error>)> {
+        let (gateway, way) = match &self.port {
+            PortPeer::Pia(pia) => (pia.gateway.dialled(), pia.gateway.way()?),
+            // Whoever binds the port does so through the same tunnel.
+            PortPeer::Source(_) => (None, discover::way()),
+        };
+        let to = || gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
+        let advice = "check that the VPN is up: it goes on as soon as there is a route again";
+        let no_route = |error| Error::new("tunnel", Cause::NoRoute { to: to(), error }).advise(Some(advice));
+        Some((gateway, way.map_err(no_route)))
+    }
+
+    /// The tunnel is another one.
+    pub fn forget_gateway(&mut self) {
+        if let PortPeer::Pia(pia) = &mut self.port {
+            pia.gateway.forget();
+        }
+    }
+
+    /// Closes the connections, before a wait that the peers would not sit through.
+    pub fn hang_up(&mut self) {
+        match &mut self.port {
+            PortPeer::Pia(pia) => pia.gateway.hang_up(),
+            PortPeer::Source(source) => source.hang_up(),
+        }
+        self.client.hang_up();
+    }
+
+    /// Who knows the port, for the log.
+    pub fn whence(&self) -> String {
+        match &self.port {
+            PortPeer::Pia(pia) => format!("gateway {}", pia.gateway.address()),
+            PortPeer::Source(source) => format!("port from {}", source.name()),
+        }
+    }
+
+    /// The name of whoever else leases the port.
+    pub fn source_name(&self) -> String {
+        match &self.port {
+            PortPeer::Source(source) => source.name(),
+            PortPeer::Pia(_) => "PIA".to_owned(),
+        }
+    }
+}
+
+
+/// The keeper knows where its port comes from and asks nobody else.
+fn foreign() -> Error {
+    Error::new("port", Cause::Other("is asked of somebody who does not know it: this is a bug of ours".to_owned()))
+}

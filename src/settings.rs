@@ -1,0 +1,437 @@
+//! The settings: the one table of variables, and the settings of each peer put together.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::config::{self, ConfigError, Reader, Variables};
+use crate::pia::{self, trust::Published};
+use crate::source::Source;
+use crate::text::one_line;
+use crate::torrent::{self, TorrentClient};
+
+/// Seconds. A binding lapses 15 minutes after the last bind; this leaves one minute for a retry.
+const LONGEST_INTERVAL: u64 = 840;
+
+/// One variable, for `--help` and for the search for mistyped ones.
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// Its default, for people; empty when there is none.
+    pub default: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// Whether `NAME_FILE` may name a file that holds the value.
+    pub from_file: bool,
+}
+
+const fn variable(name: &'static str, default: &'static str, help: &'static str) -> Variable {
+    Variable { name, default, help, from_file: false }
+}
+
+const fn from_file(name: &'static str, help: &'static str) -> Variable {
+    Variable { name, default: "", help, from_file: true }
+}
+
+/// Every variable that is read.
+pub const VARIABLES: [Variable; 23] = [
+    variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
+    from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
+    from_file("PIA_PASSWORD", "its password"),
+    variable("PIA_TOKEN_FILE", "/var/run/pia_token", "token cache; a token may be put there by hand"),
+    variable(
+        "PIA_GATEWAY",
+        "10.0.0.1, else auto",
+        "ADDRESS[:PORT] of the gateway inside the tunnel, or auto to find it",
+    ),
+    variable("PIA_HOSTNAME", "", "name that the gateway's certificate must carry, e.g. mexico409"),
+    variable("PIA_CA_CERT", "", "CA certificate of the gateway (PEM file) instead of PIA's own, which is fetched once"),
+    variable("PIA_CA_URL", "", "http or https URL to fetch PIA's CA from instead of PIA's repositories"),
+    variable("PIA_CA_SHA256", "", "SHA-256 of that CA (DER, hexadecimal) instead of the built-in one"),
+    variable("PIA_LOGIN_URL", "", "https URL to log in at instead of PIA's two public ones"),
+    variable("PIA_LOGIN_CA_CERT", "", "CA certificates for the login (PEM file) instead of Mozilla's"),
+    variable("GLUETUN_URL", "http://127.0.0.1:8000", "gluetun's control server"),
+    from_file("GLUETUN_API_KEY", "API key of a role in gluetun's control server"),
+    variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
+    from_file("QBITTORRENT_USERNAME", "Web UI user; none if authentication is bypassed for us"),
+    from_file("QBITTORRENT_PASSWORD", "its password"),
+    from_file("QBITTORRENT_API_KEY", "API key (qBittorrent 5.2 and later) instead of user and password"),
+    variable("QBITTORRENT_CA_CERT", "", "CA certificate (PEM file) of an https Web UI instead of Mozilla's"),
+    variable("CHECK_INTERVAL", "300", "seconds between two binds, 1 to 86400, at most 840 in effect"),
+    variable("STATE_DIR", "/var/lib/pia-qbittorrent-sync", "folder for lease and status ($STATE_DIRECTORY if set)"),
+    variable("LOG_LEVEL", "INFO", "TRACE, DEBUG, INFO, WARN, ERROR or CRITICAL"),
+    variable("LOG_FILE", "", "log file instead of standard output"),
+    variable("STATE_DIRECTORY", "", "set by systemd; the default of STATE_DIR"),
+];
+
+/// Whether nobody else should be able to read the variable.
+fn is_secret(name: &str) -> bool {
+    VARIABLES.iter().any(|variable| variable.from_file && variable.name == name && !name.ends_with("_USERNAME"))
+}
+
+/// All variables, of this process and of the configuration file, which is `path` or, when it exists, the default one.
+pub fn variables(path: Option<&Path>) -> Result<Variables, ConfigError> {
+    config::variables(path, is_secret)
+}
+
+/// The validated settings.
+pub struct Settings {
+    /// Where the port comes from.
+    pub origin: Origin,
+    /// The torrent client.
+    pub client: Box<dyn TorrentClient>,
+    /// Between two binds; 1 to 840 s.
+    pub interval: Duration,
+    /// Folder for lease and status.
+    pub state_dir: PathBuf,
+    /// What is logged.
+    pub log_level: LevelFilter,
+    /// Log file instead of standard output.
+    pub log_file: Option<PathBuf>,
+    /// Things that are odd but not wrong, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Where the port comes from.
+pub enum Origin {
+    /// We lease and bind it ourselves.
+    Pia(Box<pia::Settings>),
+    /// Somebody else does, and we follow.
+    Source(Source),
+}
+
+/// The folder for lease and status; all that `status` and `healthcheck` need to know.
+pub fn state_dir(all: &Variables) -> PathBuf {
+    state_dir_of(&Reader::new(all))
+}
+
+fn state_dir_of(reader: &Reader) -> PathBuf {
+    // systemd lists several folders with colons; ours is the first.
+    let systemd = reader.get("STATE_DIRECTORY").and_then(|list| list.split(':').next());
+    reader.path("STATE_DIR", systemd.unwrap_or("/var/lib/pia-qbittorrent-sync"))
+}
+
+/// Where PIA's CA is kept and fetched from; all that `fetch-ca` needs to know.
+pub fn published_ca(all: &Variables) -> Result<Published, ConfigError> {
+    let mut reader = Reader::new(all);
+    let published = pia::trust::published(&mut reader, &state_dir(all));
+    reader.finish(published, None).map(|(published, _)| published)
+}
+
+impl Settings {
+    /// Validates `all`.
+    pub fn new(mut all: Variables) -> Result<Self, ConfigError> {
+        let hint = all.hint.take();
+        let mut reader = Reader::new(&all);
+        warn_about_unknown(&mut reader);
+        let settings = Self::read(&mut reader);
+        let (settings, warnings) = reader.finish(settings, hint)?;
+        Ok(Self { warnings, ..settings })
+    }
+
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let state_dir = state_dir_of(reader);
+        let origin = match reader.get("PORT_SOURCE").unwrap_or("pia") {
+            "pia" => pia::Settings::read(reader, &state_dir).map(|pia| Origin::Pia(Box::new(pia))),
+            other => Source::read(reader, other).map(Origin::Source),
+        };
+        let client = torrent::read(reader);
+        let interval = interval(reader);
+        let log_level = log_level(reader);
+        Some(Self {
+            origin: origin?,
+            client: client?,
+            interval: interval?,
+            state_dir,
+            log_level: log_level?,
+            log_file: reader.get("LOG_FILE").map(PathBuf::from),
+            warnings: Vec::new(),
+        })
+    }
+}
+
+fn interval(reader: &mut Reader) -> Option<Duration> {
+    let seconds = reader.parsed("CHECK_INTERVAL", "300", "300 is right", |text| match text.trim().parse::<u64>() {
+        Ok(seconds) if (1..=86400).contains(&seconds) => Ok(seconds),
+        _ => Err("is not a number of seconds within 1 to 86400".to_owned()),
+    })?;
+    if seconds > LONGEST_INTERVAL {
+        reader.warnings.push(format!(
+            "CHECK_INTERVAL={seconds} is used as {LONGEST_INTERVAL}, because a binding lapses after 15 minutes (900 s)"
+        ));
+    }
+    Some(Duration::from_secs(seconds.min(LONGEST_INTERVAL)))
+}
+
+fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
+    let right = "TRACE, DEBUG, INFO, WARN, WARNING, ERROR or CRITICAL is right";
+    reader.parsed("LOG_LEVEL", "INFO", right, |text| match text.to_ascii_uppercase().as_str() {
+        "TRACE" => Ok(LevelFilter::Trace),
+        "DEBUG" => Ok(LevelFilter::Debug),
+        "INFO" => Ok(LevelFilter::Info),
+        "WARN" | "WARNING" => Ok(LevelFilter::Warn),
+        "ERROR" | "CRITICAL" => Ok(LevelFilter::Error),
+        _ => Err("is not a level".to_owned()),
+    })
+}
+
+/// Mistyped variables of ours.
+fn warn_about_unknown(reader: &mut Reader) {
+    let known: Vec<String> = VARIABLES
+        .iter()
+        .flat_map(|v| [Some(v.name.to_owned()), v.from_file.then(|| format!("{}_FILE", v.name))])
+        .flatten()
+        .collect();
+    let ours = |name: &str| ["PIA_", "QBITTORRENT_", "GLUETUN_"].iter().any(|prefix| name.starts_with(prefix));
+    for name in reader.names().filter(|name| ours(name) && !known.contains(name)) {
+        if let Some(closest) = known.iter().min_by_key(|candidate| strsim::levenshtein(name, candidate)) {
+            let name = one_line(name);
+            reader
+                .warnings
+                .push(format!("{name} is not a variable of ours and is ignored; did you mean {closest}?"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::testing::{Ca, TempDir};
+
+    struct Vars {
+        dir: TempDir,
+        vars: BTreeMap<String, String>,
+    }
+
+    impl Vars {
+        /// A configuration without problems and warnings.
+        fn good() -> Self {
+            let dir = TempDir::new();
+            let ca = dir.write("ca.pem", Ca::new("An authority").pem()).to_str().unwrap().to_owned();
+            let token = dir.path().join("token").to_str().unwrap().to_owned();
+            let vars = Self { dir, vars: BTreeMap::new() };
+            vars.with("PIA_USERNAME", "p1234567")
+                .with("PIA_PASSWORD", "hunter2")
+                .with("PIA_CA_CERT", &ca)
+                .with("PIA_HOSTNAME", "mexico409")
+                .with("PIA_TOKEN_FILE", &token)
+        }
+
+        fn with(mut self, name: &str, value: &str) -> Self {
+            self.vars.insert(name.to_owned(), value.to_owned());
+            self
+        }
+
+        fn file(self, name: &str, text: &str) -> Self {
+            let path = self.dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            self.with(name, path.to_str().unwrap())
+        }
+
+        fn config(&self) -> Result<Settings, Vec<String>> {
+            let all = Variables { values: self.vars.clone(), ..Variables::default() };
+            Settings::new(all).map_err(|e| e.0.iter().map(ToString::to_string).collect())
+        }
+
+        /// User name and password of the account.
+        fn account(&self) -> String {
+            match self.config().unwrap_or_else(|e| panic!("{e:?}")).origin {
+                Origin::Pia(pia) => pia.account.credentials().map_or(String::new(), |secret| secret.expose().to_owned()),
+                Origin::Source(source) => panic!("follows {}", source.name()),
+            }
+        }
+
+        #[track_caller]
+        fn fails(&self, expected: &[&str]) {
+            let Err(problems) = self.config() else { panic!("no problem, expected {expected:?}") };
+            assert_eq!(problems.len(), expected.len(), "{problems:?}");
+            for (problem, expected) in problems.iter().zip(expected) {
+                assert!(problem.contains(expected), "{problem:?} lacks {expected:?}");
+            }
+        }
+
+        #[track_caller]
+        fn warns(&self, expected: &str) {
+            let warnings = self.config().unwrap_or_else(|e| panic!("{e:?}")).warnings;
+            assert!(warnings.len() == 1 && warnings[0].contains(expected), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let settings = Vars::good().config().unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!((settings.client.name(), settings.client.address().as_str()), ("qBittorrent", "http://localhost:8080"));
+        assert_eq!(settings.interval, Duration::from_secs(300));
+        assert_eq!(settings.state_dir, Path::new("/var/lib/pia-qbittorrent-sync"));
+        assert_eq!(settings.client.credentials(), None);
+        assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        Vars::good()
+            .with("PIA_GATEWAY", "nonsense:99999")
+            .with("CHECK_INTERVAL", "0")
+            .with("LOG_LEVEL", "loud")
+            .with("PIA_CA_CERT", "")
+            .with("PIA_CA_URL", "ftp://x")
+            .with("PIA_CA_SHA256", "abc")
+            .with("QBITTORRENT_HOST", "ftp://x")
+            .fails(&[
+                "PIA_GATEWAY=nonsense:99999: has a port that is not within 1 to 65535; auto, ADDRESS",
+                "PIA_CA_URL=ftp://x: has a scheme",
+                "PIA_CA_SHA256=abc: is not a SHA-256; the",
+                "QBITTORRENT_HOST=ftp://x: has a scheme",
+                "CHECK_INTERVAL=0: is not a number of seconds within 1 to 86400",
+                "LOG_LEVEL=loud: is not a level; TRACE, DEBUG",
+            ]);
+    }
+
+    #[test]
+    fn secrets_come_from_files_too() {
+        let mut vars = Vars::good().file("PIA_PASSWORD_FILE", "from file \r\n");
+        vars.vars.remove("PIA_PASSWORD");
+        assert_eq!(vars.account(), "p1234567\0from file ");
+        Vars::good().file("PIA_PASSWORD_FILE", "x").fails(&["PIA_PASSWORD: and PIA_PASSWORD_FILE are both set"]);
+        vars.file("PIA_PASSWORD_FILE", "\n").fails(&["PIA_PASSWORD_FILE: names an empty file"]);
+        Vars::good()
+            .with("PIA_PASSWORD", "")
+            .with("PIA_PASSWORD_FILE", "/nonexistent")
+            .fails(&["PIA_PASSWORD_FILE=/nonexistent: cannot be read: no such file"]);
+    }
+
+    #[test]
+    fn credentials_of_systemd_stand_behind_variables_and_files() {
+        let mut vars = Vars::good();
+        let credentials = vars.dir.path().to_str().unwrap().to_owned();
+        for (name, value) in
+            [("PIA_USERNAME", "p7654321\n"), ("PIA_PASSWORD", "credential\n"), ("QBITTORRENT_API_KEY", "")]
+        {
+            std::fs::write(vars.dir.path().join(name), value).unwrap();
+        }
+        vars = vars.with("CREDENTIALS_DIRECTORY", &credentials);
+        assert_eq!(vars.account(), "p1234567\0hunter2");
+        vars.vars.remove("PIA_PASSWORD");
+        assert_eq!(vars.account(), "p1234567\0credential");
+        let settings = vars.config().unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!(settings.client.credentials(), None, "empty is unset");
+    }
+
+    #[test]
+    fn followed_sources_need_nothing_of_pia() {
+        let follows = |pairs: &[(&str, &str)]| {
+            let vars = pairs.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();
+            Vars { dir: TempDir::new(), vars }
+        };
+        let name = |vars: &Vars| match vars.config().unwrap_or_else(|e| panic!("{e:?}")).origin {
+            Origin::Source(source) => source.name(),
+            Origin::Pia(_) => "PIA".to_owned(),
+        };
+        assert_eq!(name(&follows(&[("PORT_SOURCE", "gluetun")])), "gluetun at 127.0.0.1:8000");
+        assert_eq!(name(&follows(&[("PORT_SOURCE", "file:/tmp/port")])), "/tmp/port");
+        assert_eq!(name(&Vars::good().with("PORT_SOURCE", "pia")), "PIA");
+        for bad in ["file:", "file:relative", "Gluetun", "http://x"] {
+            follows(&[("PORT_SOURCE", bad)]).fails(&["is no source of a port; pia, gluetun or file:"]);
+        }
+        follows(&[("PORT_SOURCE", "gluetun"), ("GLUETUN_URL", "https://x"), ("GLUETUN_API_KEY", "a b")])
+            .fails(&["GLUETUN_URL=https://x: is https", "GLUETUN_API_KEY: has characters"]);
+    }
+
+    #[test]
+    fn an_account_or_a_token_is_needed() {
+        let mut vars = Vars::good();
+        vars.vars.remove("PIA_USERNAME");
+        vars.fails(&["PIA_USERNAME: is not set, but PIA_PASSWORD is"]);
+        vars.vars.remove("PIA_PASSWORD");
+        vars.fails(&["PIA_USERNAME: is not set, and"]);
+        assert!(vars.file("PIA_TOKEN_FILE", " token\n").config().is_ok());
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_its_file_is_not_shown() {
+        let vars = Vars::good().with("PIA_PASSWORD", "");
+        vars.with("PIA_PASSWORD_FILE", "hun/ter2").fails(&["PIA_PASSWORD_FILE=(a relative path): cannot be read"]);
+        let vars = Vars::good().with("PIA_USERNAME", "").with("PIA_PASSWORD", "");
+        vars.with("PIA_TOKEN_FILE", "0123abc").fails(&["PIA_TOKEN_FILE (a relative path) holds no token"]);
+    }
+
+    #[test]
+    fn a_credential_that_cannot_be_read_is_a_problem() {
+        let dir = TempDir::new();
+        std::fs::write(dir.path().join("PIA_PASSWORD"), [0xff]).unwrap();
+        let vars = Vars::good().with("PIA_PASSWORD", "").with("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap());
+        vars.fails(&["PIA_PASSWORD: cannot be read"]);
+    }
+
+    #[test]
+    fn placeholders_are_errors_and_never_shown() {
+        for value in ["CHANGE_ME", "changeme", "your_pia_username", "<password>"] {
+            let vars = Vars::good().with("PIA_PASSWORD", value);
+            vars.fails(&["PIA_PASSWORD: still holds a placeholder"]);
+        }
+        for real in ["your horse battery staple", "your_dog", "<3 you>", "password", "token"] {
+            Vars::good().with("PIA_PASSWORD", real).config().unwrap();
+        }
+        Vars::good().with("PIA_HOSTNAME", "your_server").fails(&["PIA_HOSTNAME=your_server: is a placeholder"]);
+    }
+
+    #[test]
+    fn problems_and_warnings_are_one_line_without_a_secret() {
+        let problems = Vars::good().with("PIA_GATEWAY", "user:hunter2@10.0.0.1").config().err();
+        assert!(problems.is_some_and(|problems| !problems.concat().contains("hunter2")));
+        let mut vars = Vars::good().with("PIA_TOKEN_FILE", "/nonexistent/a\nb\u{1b}[31m");
+        vars.vars.retain(|name, _| name != "PIA_USERNAME" && name != "PIA_PASSWORD");
+        vars.fails(&["/nonexistent/a?b?[31m holds no token"]);
+        Vars::good().with("PIA_X\n", "x").warns("PIA_X? is not a variable of ours");
+    }
+
+    #[test]
+    fn warnings() {
+        Vars::good().with("CHECK_INTERVAL", "1800").warns("CHECK_INTERVAL=1800 is used as 840, because");
+        Vars::good()
+            .with("PIA_PASWORD", "x")
+            .warns("PIA_PASWORD is not a variable of ours and is ignored; did you mean PIA_PASSWORD?");
+        Vars::good()
+            .with("QBITTORRENT_USERNAME", "admin")
+            .with("QBITTORRENT_PASSWORD", "adminadmin")
+            .warns("old default");
+        Vars::good()
+            .with("QBITTORRENT_USERNAME", "a")
+            .with("QBITTORRENT_PASSWORD", "b")
+            .with("QBITTORRENT_API_KEY", "qbt_x")
+            .warns("QBITTORRENT_API_KEY is used");
+    }
+
+    #[test]
+    fn everything_else_that_can_be_wrong() {
+        Vars::good()
+            .with("PIA_CA_CERT", "/nonexistent")
+            .fails(&["PIA_CA_CERT=/nonexistent: no such file or directory; a PEM"]);
+        Vars::good().with("PIA_LOGIN_URL", "http://x/").fails(&["PIA_LOGIN_URL=http://x/: is not https"]);
+        Vars::good().with("PIA_HOSTNAME", "10.0.0.1").fails(&["PIA_HOSTNAME=10.0.0.1: is an address"]);
+        Vars::good().with("QBITTORRENT_API_KEY", "a b").fails(&["QBITTORRENT_API_KEY: has characters"]);
+        Vars::good()
+            .with("QBITTORRENT_PASSWORD", "x")
+            .fails(&["QBITTORRENT_USERNAME: is not set, but QBITTORRENT_PASSWORD is"]);
+        for interval in ["86401", "-1", "5m", "1e3"] {
+            Vars::good().with("CHECK_INTERVAL", interval).fails(&["CHECK_INTERVAL="]);
+        }
+        for level in ["trace", "Warning", "CRITICAL"] {
+            assert!(Vars::good().with("LOG_LEVEL", level).config().is_ok(), "{level}");
+        }
+    }
+
+    #[test]
+    fn the_state_folder() {
+        let dir = |pairs: &[(&str, &str)]| {
+            let values = pairs.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();
+            state_dir(&Variables { values, ..Variables::default() }).display().to_string()
+        };
+        assert_eq!(dir(&[("STATE_DIRECTORY", "/a:/b")]), "/a");
+        assert_eq!(dir(&[("STATE_DIRECTORY", "/a"), ("STATE_DIR", "/c")]), "/c");
+        assert_eq!(dir(&[("STATE_DIR", "")]), "/var/lib/pia-qbittorrent-sync");
+    }
+}

@@ -1,0 +1,219 @@
+//! `STATE_DIR`: who owns it, and the credentials that were rejected.
+//!
+//! One lock tells whether a daemon runs, and keeps a second one and `check` from writing beside it. The kernel takes it back
+//! however the process ends.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
+use jiff::Timestamp;
+use miniserde::{Deserialize, Serialize, json};
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::error::plain;
+use crate::files::{self, Durability};
+use crate::secret::Secret;
+
+/// How long to wait for whoever has the lock: a service manager may start the next one while the last one ends.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether somebody runs with a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// Somebody does; who, as far as it is known.
+    Running(String),
+    /// Nobody does.
+    Stopped,
+    /// It cannot be told; why.
+    Unknown(String),
+}
+
+/// The folder, and our right to write in it.
+pub struct State {
+    folder: PathBuf,
+    /// Held by a daemon and by `once`; none where it could not be made, which keeps nobody from running.
+    lock: Option<File>,
+    /// Somebody else runs: nothing is written.
+    guest: bool,
+}
+
+impl State {
+    /// For a daemon or `once`, which are `who` to others; the error says who runs already.
+    pub fn own(folder: &Path, who: &str) -> Result<Self, String> {
+        let mut state = Self { folder: folder.to_owned(), lock: None, guest: false };
+        let path = state.lock_path();
+        let Ok(lock) = files::open_to_lock(&path) else { return Ok(state) };
+        let end = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_PATIENCE / 20),
+                Err(TryLockError::WouldBlock) => return Err(owner(&path)),
+                // Some file systems know no locks.
+                Err(TryLockError::Error(error)) => {
+                    log::warn!("{}: {error}; status and healthcheck cannot tell whether this runs", path.display());
+                    return Ok(state);
+                }
+            }
+        }
+        let _ = files::rewrite(&lock, format!("{who}, process {}\n", std::process::id()).as_bytes());
+        state.lock = Some(lock);
+        Ok(state)
+    }
+
+    /// For `check`, which holds nothing: beside a daemon it writes nothing.
+    pub fn visit(folder: &Path) -> Self {
+        let guest = matches!(presence(folder), Presence::Running(_));
+        Self { folder: folder.to_owned(), lock: None, guest }
+    }
+
+    /// Whether somebody else runs.
+    pub fn is_guest(&self) -> bool {
+        self.guest
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.folder.join(LOCK)
+    }
+
+    fn rejections_path(&self) -> PathBuf {
+        self.folder.join("rejected.json")
+    }
+
+    fn rejections(&self) -> Vec<Rejection> {
+        let text = files::read(&self.rejections_path()).unwrap_or_default();
+        json::from_str(&text).unwrap_or_default()
+    }
+
+    /// How long ago these credentials were rejected by `peer`, if they were.
+    pub fn rejected_ago(&self, peer: &str, credentials: &Secret, now: Timestamp) -> Option<Duration> {
+        let rejection = self.rejections().into_iter().find(|rejection| rejection.by == peer)?;
+        let at: Timestamp = rejection.at.parse().ok()?;
+        let same = rejection.hash == hash(&rejection.salt, credentials);
+        // A time in the future is of another clock.
+        Duration::try_from(now.duration_since(at)).ok().filter(|_| same)
+    }
+
+    /// Remembers that `peer` rejected these credentials now, or with none that it accepts what there is.
+    pub fn remember_rejection(&self, peer: &str, rejected: Option<&Secret>, now: Timestamp) {
+        let mut all = self.rejections();
+        let before = all.len();
+        all.retain(|rejection| rejection.by != peer);
+        if self.guest || (rejected.is_none() && all.len() == before) {
+            return;
+        }
+        if let Some(credentials) = rejected {
+            let mut salt = [0; 16];
+            if SystemRandom::new().fill(&mut salt).is_err() {
+                return;
+            }
+            let salt = BASE64_STANDARD_NO_PAD.encode(salt);
+            let hash = hash(&salt, credentials);
+            all.push(Rejection { by: peer.to_owned(), at: now.to_string(), salt, hash });
+        }
+        let path = self.rejections_path();
+        if let Err(error) = files::write(&path, json::to_string(&all).as_bytes(), Durability::Volatile) {
+            log::debug!("{}: {error}", path.display());
+        }
+    }
+}
+
+/// In the folder; it holds a line for people.
+const LOCK: &str = "lock";
+
+/// Credentials that a peer rejected: enough to know them again, and not to know them.
+#[derive(Serialize, Deserialize)]
+struct Rejection {
+    by: String,
+    at: String,
+    salt: String,
+    hash: String,
+}
+
+fn hash(salt: &str, credentials: &Secret) -> String {
+    let salted = format!("{salt}\0{}", credentials.expose());
+    BASE64_STANDARD_NO_PAD.encode(digest(&SHA256, salted.as_bytes()))
+}
+
+fn owner(lock: &Path) -> String {
+    files::read(lock).map_or(String::new(), |text| text.trim().to_owned())
+}
+
+/// Whether somebody runs with `folder`; only asks.
+pub fn presence(folder: &Path) -> Presence {
+    let path = folder.join(LOCK);
+    let lock = match files::open(&path) {
+        Ok(lock) => lock,
+        Err(error) if files::is_absent(&error) => return without_lock(folder),
+        Err(error) => return Presence::Unknown(format!("{}: {}", path.display(), plain(&error))),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Presence::Stopped,
+        Err(TryLockError::WouldBlock) => Presence::Running(owner(&path)),
+        Err(TryLockError::Error(error)) => Presence::Unknown(format!("{}: {error}", path.display())),
+    }
+}
+
+/// Nobody has ever run, or who runs could not make a lock.
+fn without_lock(folder: &Path) -> Presence {
+    match folder.try_exists().and_then(|exists| if exists { files::probe_folder(folder) } else { Ok(()) }) {
+        Ok(()) => Presence::Stopped,
+        Err(error) => Presence::Unknown(format!("{} cannot be written: {}", folder.display(), plain(&error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn one_folder_has_one_owner() {
+        let dir = TempDir::new();
+        assert_eq!(presence(dir.path()), Presence::Stopped);
+        let first = State::own(dir.path(), "the daemon").unwrap();
+        let who = format!("the daemon, process {}", std::process::id());
+        assert_eq!(presence(dir.path()), Presence::Running(who.clone()));
+        assert_eq!(State::own(dir.path(), "once").err(), Some(who));
+        assert!(State::visit(dir.path()).is_guest());
+        drop(first);
+        assert_eq!(presence(dir.path()), Presence::Stopped);
+        assert!(!State::visit(dir.path()).is_guest());
+        State::own(dir.path(), "once").unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_keeps_nobody_from_running() {
+        let dir = TempDir::new();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let folder = dir.path().join("file/state");
+        let state = State::own(&folder, "the daemon").unwrap();
+        assert!(!state.is_guest());
+        assert!(matches!(presence(&folder), Presence::Unknown(why) if why.contains("cannot be written")));
+    }
+
+    #[test]
+    fn credentials_are_known_again_by_a_hash() {
+        let dir = TempDir::new();
+        let state = State::visit(dir.path());
+        let (wrong, other) = (Secret::new("admin\0hunter2"), Secret::new("admin\0hunter3"));
+        let at: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
+        let ago = |by: &str, secret| state.rejected_ago(by, secret, at + Duration::from_secs(90));
+        assert_eq!(ago("client", &wrong), None);
+        state.remember_rejection("client", Some(&wrong), at);
+        assert_eq!(ago("client", &wrong), Some(Duration::from_secs(90)));
+        assert_eq!((ago("client", &other), ago("account", &wrong)), (None, None));
+        assert!(!std::fs::read_to_string(state.rejections_path()).unwrap().contains("hunter2"));
+        assert_eq!(state.rejected_ago("client", &wrong, at - Duration::from_secs(9)), None, "of another clock");
+        state.remember_rejection("client", None, at);
+        assert_eq!(ago("client", &wrong), None);
+    }
+}

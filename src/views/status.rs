@@ -1,0 +1,449 @@
+//! The status document: `STATE_DIR/status.json`, the words of `status`, and the verdict of `healthcheck`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use miniserde::json;
+
+use crate::error::plain;
+use crate::files::{self, Durability};
+use crate::keeper::tunnel::Way;
+use crate::keeper::{Peer, Snapshot};
+use crate::state::Presence;
+use crate::time::{shown, span};
+
+/// A followed source that has not answered for this long has lost the port.
+const FOLLOWED_LIFE: Duration = Duration::from_secs(60);
+/// A binding lapses when it is not repeated for this long (PIA).
+const BINDING_LIFE: Duration = Duration::from_secs(15 * 60);
+/// Failed binds in a row after which the port is not taken to be well any more, although it is still bound.
+const BINDS_FAILED: u32 = 3;
+
+/// What `status --json` prints. Times are RFC 3339, UTC.
+#[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
+// `connection_status` is qBittorrent's own word for it.
+#[allow(clippy::struct_field_names)]
+pub struct Status {
+    /// Of the program that wrote it.
+    pub version: String,
+    /// `CHECK_INTERVAL` in effect, seconds.
+    pub interval_s: u64,
+    /// Whether the port is somebody else's, whom we follow.
+    pub follows: bool,
+    /// The leased port, or the followed one.
+    pub port: Option<u16>,
+    /// When the lease ends.
+    pub expires_at: Option<String>,
+    /// The last bind that was granted.
+    pub bound_at: Option<String>,
+    /// Binds in a row that failed since then.
+    pub binds_failed: u32,
+    /// `address:port` of the gateway at that bind.
+    pub gateway: Option<String>,
+    /// Our address towards it at that bind.
+    pub local_address: Option<String>,
+    /// The tunnel's device at that bind.
+    pub device: Option<String>,
+    /// Its index: a device that was made anew has another one.
+    pub device_index: Option<u32>,
+    /// The torrent client's name.
+    pub client: String,
+    /// The port that the client was last seen with.
+    pub client_port: Option<u16>,
+    /// When the client was last seen listening on it.
+    pub client_verified_at: Option<String>,
+    /// What the client said of its reachability.
+    pub connection_status: Option<String>,
+    /// What is failing now.
+    pub problems: Vec<Problem>,
+    /// When it stopped; none while it runs, or when it was killed.
+    pub stopped_at: Option<String>,
+    /// When this was written.
+    pub updated_at: String,
+}
+
+/// One peer that is failing.
+#[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
+pub struct Problem {
+    /// `account`, `gateway` or `client`.
+    #[serde(rename = "with")]
+    pub peer: String,
+    /// Since when.
+    pub since: String,
+    /// Failed attempts since then.
+    pub failures: u32,
+    /// The last error.
+    pub error: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// The peer in the words of the log and of the document.
+pub fn word(peer: Peer) -> &'static str {
+    match peer {
+        Peer::Account => "account",
+        Peer::Gateway => "gateway",
+        Peer::Client => "client",
+    }
+}
+
+/// How whoever runs is doing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Health {
+    /// The port is bound and the client listens on it.
+    Well(String),
+    /// Something is missing.
+    Ill(String),
+    /// Nobody runs.
+    Stopped(String),
+}
+
+impl Health {
+    /// The exit code of `status` and `healthcheck`.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Well(_) => 0,
+            Self::Ill(_) => 1,
+            Self::Stopped(_) => 3,
+        }
+    }
+
+    /// For people.
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Well(words) | Self::Ill(words) | Self::Stopped(words) => words,
+        }
+    }
+}
+
+impl Status {
+    /// The document of a moment.
+    pub fn of(snapshot: &Snapshot, client: &str, interval: Duration, now: Timestamp) -> Self {
+        let bind = snapshot.last_bind;
+        let way = bind.and_then(|bind| bind.way.as_ref());
+        let device = way.and_then(|way| way.tunnels.first());
+        let problem = |(peer, trouble): &(Peer, &crate::keeper::Trouble)| Problem {
+            peer: word(*peer).to_owned(),
+            since: shown(trouble.since.wall),
+            failures: trouble.attempts,
+            error: trouble.error.to_string(),
+            remedy: trouble.error.advice.to_owned(),
+        };
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            interval_s: interval.as_secs(),
+            follows: snapshot.follows,
+            port: snapshot.port,
+            expires_at: snapshot.expires_at.map(shown),
+            bound_at: bind.map(|bind| shown(bind.at)),
+            binds_failed: snapshot.binds_failed,
+            gateway: bind.and_then(|bind| bind.gateway).map(|gateway| gateway.to_string()),
+            local_address: way.map(|way| way.local.to_string()),
+            device: device.map(|(_, name)| name.clone()),
+            device_index: device.map(|(index, _)| *index),
+            client: client.to_owned(),
+            client_port: snapshot.client_port,
+            client_verified_at: snapshot.listened.map(|(at, ..)| shown(at)),
+            connection_status: snapshot.listened.map(|(_, _, connectivity)| connectivity.to_string()),
+            problems: snapshot.troubles.iter().map(problem).collect(),
+            stopped_at: None,
+            updated_at: shown(now),
+        }
+    }
+
+    fn path(state_dir: &Path) -> PathBuf {
+        state_dir.join("status.json")
+    }
+
+    /// Writes the document.
+    pub fn write(&self, state_dir: &Path) -> Result<(), String> {
+        let path = Self::path(state_dir);
+        files::write(&path, json::to_string(self).as_bytes(), Durability::Volatile)
+            .map_err(|error| format!("{}: {}", path.display(), plain(&error)))
+    }
+
+    /// Reads the document in `state_dir`; none if there is none. The error is for people.
+    pub fn read(state_dir: &Path) -> Result<Option<Self>, String> {
+        let path = Self::path(state_dir);
+        let text = match files::read(&path) {
+            Ok(text) => text,
+            Err(error) if files::is_absent(&error) => return Ok(None),
+            Err(error) => {
+                let hint = match error.kind() {
+                    std::io::ErrorKind::PermissionDenied => "ask as root or as the service's user",
+                    _ => "check STATE_DIR",
+                };
+                return Err(format!("{}: {}; {hint}", path.display(), plain(&error)));
+            }
+        };
+        let damaged = || format!("{} is damaged; it is replaced at the next bind", path.display());
+        json::from_str(&text).map(Some).map_err(|_| damaged())
+    }
+
+    /// The state in a few words, for the service manager.
+    pub fn one_line(&self) -> String {
+        match (self.problems.last(), self.port) {
+            (Some(problem), _) => problem.error.clone(),
+            (None, Some(port)) => {
+                let until = self.expires_at.as_ref().map_or(String::new(), |time| format!(" until {time}"));
+                format!("port {port}{until}")
+            }
+            (None, None) => "no port yet".to_owned(),
+        }
+    }
+
+    /// Whether the port is bound and the client listens on it. `way` is the one to the gateway of the last bind as it is now.
+    pub fn health(&self, presence: &Presence, way: Option<Result<Way, String>>, now: Timestamp) -> Health {
+        let result = match presence {
+            Presence::Running(_) => self.check_way(way).and_then(|()| self.check(now)),
+            Presence::Unknown(why) => Err(format!("unknown: {why}")),
+            Presence::Stopped => return Health::Stopped(self.stopped()),
+        };
+        result.map_or_else(Health::Ill, Health::Well)
+    }
+
+    fn stopped(&self) -> String {
+        match &self.stopped_at {
+            Some(at) => format!("not running: stopped at {at}"),
+            None => format!("not running: it was killed or crashed after {}", self.updated_at),
+        }
+    }
+
+    fn check(&self, now: Timestamp) -> Result<String, String> {
+        let ill = |text: String| match self.problems.first() {
+            Some(problem) => format!("{}; {} ({text})", problem.error, problem.remedy),
+            None => text,
+        };
+        let port = self.port.ok_or_else(|| ill("there is no port".to_owned()))?;
+        let verified = age(self.client_verified_at.as_deref(), now)
+            .filter(|_| self.client_port == Some(port))
+            .ok_or_else(|| ill(format!("{} was never seen listening on port {port}", self.client)));
+        let fresh = |age: Duration| age <= Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60));
+        if self.follows {
+            let lost = self.problems.iter().find(|problem| problem.peer == word(Peer::Gateway));
+            if let Some(since) = lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= FOLLOWED_LIFE)
+            {
+                return Err(ill(format!("port {port} was last seen at its source {} ago", span(since))));
+            }
+        } else {
+            let bound = age(self.bound_at.as_deref(), now)
+                .ok_or_else(|| ill("the port has not been bound since the service started".to_owned()))?;
+            if bound >= BINDING_LIFE {
+                return Err(ill(format!("the last bind is {} old, a binding lapses after 15 min", span(bound))));
+            }
+            if self.binds_failed >= BINDS_FAILED {
+                return Err(ill(format!("{} binds failed in a row", self.binds_failed)));
+            }
+        }
+        let verified = verified?;
+        if !fresh(verified) {
+            return Err(ill(format!("{} was last seen listening on port {port} {} ago", self.client, span(verified))));
+        }
+        let bound = age(self.bound_at.as_deref(), now).map_or(String::new(), |age| format!(" bound {} ago", span(age)));
+        Ok(format!("port {port}{bound}, {} listening", self.client))
+    }
+
+    /// Whether the way that the last bind took is still there. A container whose VPN container was restarted is left in a
+    /// namespace without any way out, and all else looks well.
+    fn check_way(&self, way: Option<Result<Way, String>>) -> Result<(), String> {
+        let now = match way {
+            None => return Ok(()),
+            Some(Err(error)) => {
+                let to = self.gateway.as_ref().map_or("the tunnel".to_owned(), |gateway| format!("the gateway {gateway}"));
+                return Err(format!("no way to {to}: {error}; check that the VPN is up"));
+            }
+            Some(Ok(now)) => now,
+        };
+        if let Some(local) = &self.local_address
+            && *local != now.local.to_string()
+        {
+            let now = now.local;
+            return Err(format!("the tunnel has changed: our address was {local} at the last bind and is {now}"));
+        }
+        if let (Some(index), Some(device)) = (self.device_index, &self.device)
+            && now.tunnels.first().is_none_or(|(now, _)| *now != index)
+        {
+            return Err(format!("the tunnel has changed: {device} is another device than at the last bind"));
+        }
+        Ok(())
+    }
+
+    /// For people.
+    pub fn describe(&self, presence: &Presence, health: &Health, now: Timestamp) -> String {
+        let ago =
+            |time: &Option<String>| age(time.as_deref(), now).map_or("never".to_owned(), |age| span(age) + " ago");
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<12}{}", crate::text::one_line(&value));
+        };
+        match presence {
+            Presence::Running(who) => line("running", who.clone()),
+            Presence::Stopped => line("stopped", self.stopped_at.as_ref().map_or_else(
+                || format!("killed or crashed after {}", self.updated_at),
+                |at| format!("at {at}"),
+            )),
+            Presence::Unknown(why) => line("unknown", why.clone()),
+        }
+        if let Health::Well(words) | Health::Ill(words) = health {
+            line("health", format!("{}{words}", if health.code() == 0 { "ok: " } else { "not ok: " }));
+        }
+        for problem in &self.problems {
+            let times = problem.failures;
+            line(
+                "problem",
+                format!("{}; {} (since {}, {times} attempts)", problem.error, problem.remedy, problem.since),
+            );
+        }
+        match (self.port, &self.expires_at) {
+            (Some(port), Some(expires_at)) => line("lease", format!("port {port} until {expires_at}")),
+            (Some(port), None) => line("port", format!("{port}, followed")),
+            _ => line("port", "none".to_owned()),
+        }
+        if !self.follows {
+            line("bound", ago(&self.bound_at));
+        }
+        let seen = self.client_port.map_or("no port seen".to_owned(), |port| format!("port {port}"));
+        let reachability = self.connection_status.as_deref().unwrap_or("unknown");
+        line(
+            "client",
+            format!("{}: {seen}, {reachability}, seen listening {}", self.client, ago(&self.client_verified_at)),
+        );
+        line("updated", ago(&Some(self.updated_at.clone())));
+        text
+    }
+}
+
+/// How long ago `time` was. A time in the future (the clock was set back) counts as far away, not as fresh.
+fn age(time: Option<&str>, now: Timestamp) -> Option<Duration> {
+    let time: Timestamp = time?.parse().ok()?;
+    Some(now.duration_since(time).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-11-23T12:00:00Z";
+
+    fn well() -> Status {
+        Status {
+            interval_s: 300,
+            port: Some(4711),
+            bound_at: Some("2026-11-23T11:58:00Z".to_owned()),
+            client: "qBittorrent".to_owned(),
+            client_port: Some(4711),
+            client_verified_at: Some("2026-11-23T11:50:00Z".to_owned()),
+            updated_at: "2026-11-23T11:59:00Z".to_owned(),
+            ..Status::default()
+        }
+    }
+
+    fn running() -> Presence {
+        Presence::Running("the service, process 7".to_owned())
+    }
+
+    fn health(change: impl Fn(&mut Status)) -> Health {
+        let mut status = well();
+        change(&mut status);
+        status.health(&running(), None, NOW.parse().unwrap())
+    }
+
+    #[track_caller]
+    fn ill(words: &str, change: impl Fn(&mut Status)) {
+        let health = health(change);
+        assert!(health.code() == 1 && health.words().contains(words), "{health:?}");
+    }
+
+    fn problem(peer: &str, since: &str) -> Problem {
+        let text = |text: &str| text.to_owned();
+        Problem { peer: text(peer), since: text(since), failures: 2, error: text("x: y"), remedy: text("do z") }
+    }
+
+    #[test]
+    fn healthy_is_bound_and_listening() {
+        assert_eq!(health(|_| ()), Health::Well("port 4711 bound 2 min ago, qBittorrent listening".to_owned()));
+        let at = |time: &str| Some(time.to_owned());
+        assert_eq!(health(|s| s.bound_at = at("2026-11-23T11:45:01Z")).code(), 0);
+        ill("15 min", |s| s.bound_at = at("2026-11-23T11:45:00Z"));
+        ill("15 min", |s| s.bound_at = at("2026-11-24T12:00:00Z"));
+        assert_eq!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")).code(), 0);
+        ill("last seen listening", |s| s.client_verified_at = at("2026-11-23T11:48:59Z"));
+        ill("never seen listening on port 4711", |s| s.client_port = Some(1));
+        ill("no port", |s| s.port = None);
+        ill("not been bound", |s| s.bound_at = None);
+        assert_eq!(health(|s| s.interval_s = u64::MAX).code(), 0);
+    }
+
+    #[test]
+    fn three_binds_that_failed_in_a_row_are_unhealthy_with_the_reason_first() {
+        assert_eq!(health(|s| s.binds_failed = 2).code(), 0);
+        ill("3 binds failed in a row", |s| s.binds_failed = 3);
+        let health = health(|s| (s.binds_failed, s.problems) = (3, vec![problem("gateway", NOW)]));
+        assert!(health.words().starts_with("x: y; do z ("), "{health:?}");
+    }
+
+    #[test]
+    fn a_followed_port_whose_source_is_silent_for_a_minute_is_lost() {
+        let follows = |since: &'static str| {
+            move |s: &mut Status| {
+                (s.follows, s.bound_at, s.problems) = (true, None, vec![problem("gateway", since)]);
+            }
+        };
+        assert_eq!(health(follows("2026-11-23T11:59:01Z")).code(), 0);
+        ill("last seen at its source 1 min ago", follows("2026-11-23T11:59:00Z"));
+    }
+
+    fn way(local: &str, index: u32) -> Way {
+        Way { local: local.parse().unwrap(), hop: None, tunnels: vec![(index, "tun0".to_owned())] }
+    }
+
+    #[test]
+    fn a_way_that_changed_is_noticed() {
+        let health = |way: Option<Result<Way, String>>| {
+            let (gateway, local_address) = (Some("10.0.0.1:19999".to_owned()), Some("10.9.9.9".to_owned()));
+            let (device, device_index) = (Some("tun0".to_owned()), Some(7));
+            let status = Status { gateway, local_address, device, device_index, ..well() };
+            status.health(&running(), way, NOW.parse().unwrap())
+        };
+        assert_eq!(health(None).code(), 0, "not bound yet: nothing to compare with");
+        assert_eq!(health(Some(Ok(way("10.9.9.9", 7)))).code(), 0);
+        for (way, words) in [
+            (Ok(way("10.8.8.8", 7)), "our address was 10.9.9.9 at the last bind and is 10.8.8.8"),
+            (Ok(way("10.9.9.9", 8)), "tun0 is another device than at the last bind"),
+            (Err("network is unreachable".to_owned()), "no way to the gateway 10.0.0.1:19999"),
+        ] {
+            let health = health(Some(way));
+            assert!(health.code() == 1 && health.words().contains(words), "{health:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_does_not_run_is_not_healthy() {
+        let stopped = |stopped_at: Option<&str>| {
+            let status = Status { stopped_at: stopped_at.map(str::to_owned), ..well() };
+            status.health(&Presence::Stopped, None, NOW.parse().unwrap())
+        };
+        assert_eq!(stopped(Some(NOW)), Health::Stopped(format!("not running: stopped at {NOW}")));
+        assert!(stopped(None).words().contains("killed or crashed after 2026-11-23T11:59:00Z"));
+        assert_eq!(stopped(None).code(), 3);
+        let unknown = well().health(&Presence::Unknown("no lock".to_owned()), None, NOW.parse().unwrap());
+        assert_eq!(unknown, Health::Ill("unknown: no lock".to_owned()));
+    }
+
+    #[test]
+    fn a_description_begins_with_who_runs_then_health_then_problems() {
+        let mut status = well();
+        status.problems.push(problem("client", NOW));
+        let now = NOW.parse().unwrap();
+        let text = status.describe(&running(), &status.health(&running(), None, now), now);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "running     the service, process 7");
+        assert_eq!(lines[1], "health      ok: port 4711 bound 2 min ago, qBittorrent listening");
+        assert!(lines[2].starts_with("problem     x: y; do z (since"), "{text}");
+        let stopped = Presence::Stopped;
+        let text = status.describe(&stopped, &status.health(&stopped, None, now), now);
+        assert!(text.starts_with("stopped     killed or crashed after"), "{text}");
+    }
+}
