@@ -37,7 +37,8 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> bool {
             Peer::Gateway => "gateway",
             Peer::Client => "client",
         };
-        if matches!(trouble.error.cause, Cause::CredentialsRejected { status: None }) && !narrator.said.contains(&step) {
+        if matches!(trouble.error.cause, Cause::CredentialsRejected { status: None }) && !narrator.said.contains(&step)
+        {
             narrator.fail(step, &trouble.error);
         }
     }

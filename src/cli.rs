@@ -59,7 +59,9 @@ impl Failure {
             Self::Usage(problem) => vec![format!("{problem}; see --help")],
             Self::Config(error) => error.0.iter().map(ToString::to_string).collect(),
             Self::Negative(reasons) => reasons.clone(),
-            Self::Occupied(who) => vec![format!("{who}, runs already with this STATE_DIR; stop it, or set another STATE_DIR")],
+            Self::Occupied(who) => {
+                vec![format!("{who}, runs already with this STATE_DIR; stop it, or set another STATE_DIR")]
+            }
             Self::Unwell(_, words) => words.lines().map(str::to_owned).collect(),
             Self::Signals(error) => vec![format!("cannot install signal handlers: {error}")],
         }
@@ -156,7 +158,10 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
             Presence::Unknown(why) => Failure::Unwell(1, format!("unknown: {why}")),
             Presence::Stopped => Failure::Unwell(
                 3,
-                format!("not running: it has not run yet with STATE_DIR {}; start it, or set its STATE_DIR", state_dir.display()),
+                format!(
+                    "not running: it has not run yet with STATE_DIR {}; start it, or set its STATE_DIR",
+                    state_dir.display()
+                ),
             ),
         });
     };

@@ -471,7 +471,8 @@ mod tests {
         let all = |causes: Vec<Cause>| Error::all_failed("login", causes.into_iter().map(attempt).collect());
         let silent = || timeout(Phase::Connect);
         let busy = || Cause::Http { status: 503, excerpt: String::new(), retry_after: Some(Duration::from_secs(9)) };
-        for causes in [vec![busy(), silent()], vec![silent(), busy()], vec![busy(), connect(io::ErrorKind::HostUnreachable)]]
+        for causes in
+            [vec![busy(), silent()], vec![silent(), busy()], vec![busy(), connect(io::ErrorKind::HostUnreachable)]]
         {
             assert_eq!(all(causes).meaning, Meaning::RetryAfter(Duration::from_secs(9)));
         }

@@ -187,9 +187,7 @@ fn warn_about_unknown(reader: &mut Reader) {
     for name in reader.names().filter(|name| ours(name) && !known.contains(name)) {
         if let Some(closest) = known.iter().min_by_key(|candidate| strsim::levenshtein(name, candidate)) {
             let name = one_line(name);
-            reader
-                .warnings
-                .push(format!("{name} is not a variable of ours and is ignored; did you mean {closest}?"));
+            reader.warnings.push(format!("{name} is not a variable of ours and is ignored; did you mean {closest}?"));
         }
     }
 }
@@ -239,7 +237,9 @@ mod tests {
         /// User name and password of the account.
         fn account(&self) -> String {
             match self.config().unwrap_or_else(|e| panic!("{e:?}")).origin {
-                Origin::Pia(pia) => pia.account.credentials().map_or(String::new(), |secret| secret.expose().to_owned()),
+                Origin::Pia(pia) => {
+                    pia.account.credentials().map_or(String::new(), |secret| secret.expose().to_owned())
+                }
                 Origin::Source(source) => panic!("follows {}", source.name()),
             }
         }
@@ -263,7 +263,10 @@ mod tests {
     #[test]
     fn defaults() {
         let settings = Vars::good().config().unwrap_or_else(|e| panic!("{e:?}"));
-        assert_eq!((settings.client.name(), settings.client.address().as_str()), ("qBittorrent", "http://localhost:8080"));
+        assert_eq!(
+            (settings.client.name(), settings.client.address().as_str()),
+            ("qBittorrent", "http://localhost:8080")
+        );
         assert_eq!(settings.interval, Duration::from_secs(300));
         assert_eq!(settings.state_dir, Path::new("/var/lib/pia-qbittorrent-sync"));
         assert_eq!(settings.client.credentials(), None);

@@ -542,7 +542,8 @@ fn check_is_the_loop_and_changes_nothing_at_qbittorrent() {
     assert_eq!(rows(&output)[1..], found);
 
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
-    let steps = ["configuration", "lease", "gateway", "certificate", "bind", "client  ", "client port", "client listens"];
+    let steps =
+        ["configuration", "lease", "gateway", "certificate", "bind", "client  ", "client port", "client listens"];
     let output = world.setup.run_once(&["check"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
     for step in steps {

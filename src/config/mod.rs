@@ -284,7 +284,6 @@ pub fn is_placeholder(value: &str) -> bool {
     COMMANDS.contains(&inner) || (thing != value && (THINGS.contains(&thing) || THINGS.contains(&bare)))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,7 +293,10 @@ mod tests {
     fn a_default_file_that_is_there_and_cannot_be_used_is_a_problem() {
         let dir = TempDir::new();
         let path = dir.path().join("config.env");
-        assert!(variables_in_file(None, &path, |_| false).is_ok_and(|all| all.values.is_empty() && all.hint.is_none()), "absent");
+        assert!(
+            variables_in_file(None, &path, |_| false).is_ok_and(|all| all.values.is_empty() && all.hint.is_none()),
+            "absent"
+        );
         std::fs::write(&path, b"# \xe9t\xe9\nPIA_USERNAME=p1\n").unwrap();
         let Err(ConfigError(problems)) = variables_in_file(None, &path, |_| false) else { panic!("ignored") };
         let text = problems[0].to_string();

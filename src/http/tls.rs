@@ -241,7 +241,6 @@ mod tests {
         assert_eq!(load_roots(Path::new("/nonexistent")).unwrap_err(), "no such file or directory");
     }
 
-
     #[test]
     fn names_are_shown_bare() {
         assert_eq!(bare_name("DnsName(\"mexico409\")"), "mexico409");

@@ -277,7 +277,8 @@ impl Keeper {
     /// What is to be done and when, from the most urgent to the least.
     fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 5] {
         let client = self.port_to_listen_on().map(|port| self.client.agenda(port, now));
-        let store = self.lease.as_ref().and_then(|held| Some((held.store_at?, Step::StoreLease(Rc::clone(&held.lease)))));
+        let store =
+            self.lease.as_ref().and_then(|held| Some((held.store_at?, Step::StoreLease(Rc::clone(&held.lease)))));
         if self.tunnel.lost && self.followed.is_none() {
             return [store, client, None, None, None];
         }
@@ -361,7 +362,9 @@ impl Keeper {
         let peer = step.peer();
         match result {
             Ok(Progress::More) => Verdict::quiet(peer),
-            Ok(Progress::Done(done)) => self.done(now, step, done).unwrap_or_else(|error| self.failed(now, step, error)),
+            Ok(Progress::Done(done)) => {
+                self.done(now, step, done).unwrap_or_else(|error| self.failed(now, step, error))
+            }
             Err(error) => self.failed(now, step, error),
         }
     }
@@ -430,7 +433,8 @@ impl Keeper {
         held.refused = false;
         held.refusals = 0;
         held.bind_at = now.mono + self.interval;
-        held.by_clock |= held.left(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.left(corrected).is_positive();
+        held.by_clock |=
+            held.left(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.left(corrected).is_positive();
         if !held.stored {
             held.store_at = Some(now.mono);
         }

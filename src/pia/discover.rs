@@ -6,8 +6,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::kernel::{self, Route};
 use crate::keeper::tunnel::Way;
+use crate::kernel::{self, Route};
 
 /// The gateway of most tunnels, and the default of the Python daemon.
 pub const USUAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);

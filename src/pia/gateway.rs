@@ -288,8 +288,7 @@ impl Gateway {
             Some(Value::String(_)) | None => Err(Cause::field(name, "is missing")),
             Some(_) => Err(Cause::field(name, "is not a string")),
         };
-        let lease =
-            text("payload").and_then(|payload| lease::parse(payload, text("signature")?, Timestamp::now()));
+        let lease = text("payload").and_then(|payload| lease::parse(payload, text("signature")?, Timestamp::now()));
         lease.map(Progress::Done).map_err(|cause| failed(GET_SIGNATURE, cause))
     }
 
@@ -398,7 +397,9 @@ fn refusal(status: u16, words: &str, step: &'static str, cause: Cause) -> Error 
     let error = failed(step, cause);
     match known {
         // A signature cannot be the lease's fault.
-        Some((Meaning::LeaseRefused, advice)) if step != BIND_PORT => error.means(Meaning::Refused).advise(Some(advice)),
+        Some((Meaning::LeaseRefused, advice)) if step != BIND_PORT => {
+            error.means(Meaning::Refused).advise(Some(advice))
+        }
         Some((meaning, advice)) => error.means(meaning).advise(Some(advice)),
         None => error,
     }
@@ -465,8 +466,7 @@ mod tests {
     fn what_keeps_us_from_the_gateway_leads_to_advice() {
         let connect = |kind: io::ErrorKind| Cause::Connect { to: "10.0.0.1:19999".to_owned(), error: kind.into() };
         let timeout = |phase| Cause::Timeout { phase, after: Duration::from_secs(10) };
-        let mismatch =
-            || Cause::NameMismatch { expected: "mexico".to_owned(), carried: vec!["mexico409".to_owned()] };
+        let mismatch = || Cause::NameMismatch { expected: "mexico".to_owned(), carried: vec!["mexico409".to_owned()] };
         for (cause, advice) in [
             (connect(io::ErrorKind::ConnectionRefused), "no port forwarding"),
             (connect(io::ErrorKind::HostUnreachable), "check that the VPN is up"),

@@ -48,7 +48,8 @@ impl Settings {
         });
         let in_tunnel = reader.get("PIA_LOGIN_URL").is_none();
         let login_roots = read_roots(reader, "PIA_LOGIN_CA_CERT");
-        let authority = given?.map_or_else(|| published.map(Authority::published), |roots| Some(Authority::given(roots)));
+        let authority =
+            given?.map_or_else(|| published.map(Authority::published), |roots| Some(Authority::given(roots)));
         Some(Self {
             account: Account::new(credentials?, login_urls?, in_tunnel, login_roots?, token_file),
             gateway: Gateway::new(address?, hostname, policy?, authority?),

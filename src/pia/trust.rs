@@ -66,7 +66,9 @@ impl Authority {
         if let (None, Some(published)) = (&self.roots, &mut self.published) {
             let Progress::Done(certificate) = published.obtain()? else { return Ok(Progress::More) };
             let mut roots = RootCertStore::empty();
-            roots.add(certificate).map_err(|error| failed(Cause::field("certificate", format!("cannot be a CA: {error}"))))?;
+            roots
+                .add(certificate)
+                .map_err(|error| failed(Cause::field("certificate", format!("cannot be a CA: {error}"))))?;
             self.roots = Some(roots);
         }
         Ok(Progress::Done(self.roots.clone().unwrap_or_else(RootCertStore::empty)))

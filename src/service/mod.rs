@@ -16,8 +16,8 @@ use crate::state::State;
 use crate::time::{self, Now};
 use crate::views::notify::Notifier;
 use crate::views::status::Status;
-pub use log::with_advice;
 use log::Names;
+pub use log::with_advice;
 pub use peers::{Peers, PortPeer};
 
 /// Between two looks at the tunnel while all is well: four a minute.

@@ -166,7 +166,6 @@ impl Peers {
     }
 }
 
-
 /// The keeper knows where its port comes from and asks nobody else.
 fn foreign() -> Error {
     Error::new("port", Cause::Other("is asked of somebody who does not know it: this is a bug of ours".to_owned()))

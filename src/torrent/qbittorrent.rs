@@ -233,7 +233,9 @@ impl QBittorrent {
     }
 
     fn object(&mut self, step: &'static str, call: &str) -> Exchange<Object> {
-        let Progress::Done(response) = self.call(step, Method::Get, call, &[], false)? else { return Ok(Progress::More) };
+        let Progress::Done(response) = self.call(step, Method::Get, call, &[], false)? else {
+            return Ok(Progress::More);
+        };
         let fields = json::object(&response.text());
         fields.map(Progress::Done).ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))
     }

@@ -223,7 +223,8 @@ impl Status {
         let fresh = |age: Duration| age <= Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60));
         if self.follows {
             let lost = self.problems.iter().find(|problem| problem.peer == word(Peer::Gateway));
-            if let Some(since) = lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= FOLLOWED_LIFE)
+            if let Some(since) =
+                lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= FOLLOWED_LIFE)
             {
                 return Err(ill(format!("port {port} was last seen at its source {} ago", span(since))));
             }
@@ -251,7 +252,8 @@ impl Status {
         let now = match way {
             None => return Ok(()),
             Some(Err(error)) => {
-                let to = self.gateway.as_ref().map_or("the tunnel".to_owned(), |gateway| format!("the gateway {gateway}"));
+                let to =
+                    self.gateway.as_ref().map_or("the tunnel".to_owned(), |gateway| format!("the gateway {gateway}"));
                 return Err(format!("no way to {to}: {error}; check that the VPN is up"));
             }
             Some(Ok(now)) => now,
@@ -280,10 +282,12 @@ impl Status {
         };
         match presence {
             Presence::Running(who) => line("running", who.clone()),
-            Presence::Stopped => line("stopped", self.stopped_at.as_ref().map_or_else(
-                || format!("killed or crashed after {}", self.updated_at),
-                |at| format!("at {at}"),
-            )),
+            Presence::Stopped => line(
+                "stopped",
+                self.stopped_at
+                    .as_ref()
+                    .map_or_else(|| format!("killed or crashed after {}", self.updated_at), |at| format!("at {at}")),
+            ),
             Presence::Unknown(why) => line("unknown", why.clone()),
         }
         if let Health::Well(words) | Health::Ill(words) = health {
