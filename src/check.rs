@@ -90,12 +90,11 @@ impl Narrator<'_> {
         }
         let Some(names) = gateway.certificate_names() else { return };
         let names = names.join(", ");
-        match gateway.hostname() {
-            Some(hostname) => self.ok("certificate", &format!("leads to the CA and is for {hostname}")),
-            None => {
-                let text = format!("leads to the CA; its name is not checked: set PIA_HOSTNAME to {names}");
-                self.line("note", "certificate", &text);
-            }
+        if let Some(hostname) = gateway.hostname() {
+            self.ok("certificate", &format!("leads to the CA and is for {hostname}"));
+        } else {
+            let text = format!("leads to the CA; its name is not checked: set PIA_HOSTNAME to {names}");
+            self.line("note", "certificate", &text);
         }
     }
 
@@ -150,7 +149,6 @@ impl Ear for Narrator<'_> {
     fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers) {
         let at_gateway = matches!(step, Step::GetSignature { .. } | Step::Bind(_));
         match result {
-            Ok(Progress::More) => {}
             Ok(Progress::Done(done)) => {
                 if at_gateway {
                     self.gateway(peers, None);
@@ -158,7 +156,7 @@ impl Ear for Narrator<'_> {
                 self.done(done, peers);
             }
             Err(error) if at_gateway => self.gateway(peers, Some(error)),
-            Err(_) => {}
+            Ok(Progress::More) | Err(_) => {}
         }
     }
 

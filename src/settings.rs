@@ -6,7 +6,8 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::config::{self, ConfigError, Reader, Variables};
-use crate::pia::{self, trust::Published};
+use crate::pia::Pia;
+use crate::pia::trust::{self, Published};
 use crate::source::Source;
 use crate::text::one_line;
 use crate::torrent::{self, TorrentClient};
@@ -96,7 +97,7 @@ pub struct Settings {
 /// Where the port comes from.
 pub enum Origin {
     /// We lease and bind it ourselves.
-    Pia(Box<pia::Settings>),
+    Pia(Box<Pia>),
     /// Somebody else does, and we follow.
     Source(Source),
 }
@@ -115,7 +116,7 @@ fn state_dir_of(reader: &Reader) -> PathBuf {
 /// Where PIA's CA is kept and fetched from; all that `fetch-ca` needs to know.
 pub fn published_ca(all: &Variables) -> Result<Published, ConfigError> {
     let mut reader = Reader::new(all);
-    let published = pia::trust::published(&mut reader, &state_dir(all));
+    let published = trust::published(&mut reader, &state_dir(all));
     reader.finish(published, None).map(|(published, _)| published)
 }
 
@@ -133,7 +134,7 @@ impl Settings {
     fn read(reader: &mut Reader) -> Option<Self> {
         let state_dir = state_dir_of(reader);
         let origin = match reader.get("PORT_SOURCE").unwrap_or("pia") {
-            "pia" => pia::Settings::read(reader, &state_dir).map(|pia| Origin::Pia(Box::new(pia))),
+            "pia" => Pia::read(reader, &state_dir).map(|pia| Origin::Pia(Box::new(pia))),
             other => Source::read(reader, other).map(Origin::Source),
         };
         let client = torrent::read(reader);

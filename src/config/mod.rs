@@ -169,14 +169,10 @@ impl<'a> Reader<'a> {
         parse(value).map_err(|wrong| self.problem(name, Some(value), wrong, right)).ok()
     }
 
-    /// The same for a variable without a default; outer none when it is wrong.
-    pub fn optional<T>(
-        &mut self,
-        name: &str,
-        right: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<Option<T>> {
-        if self.get(name).is_none() { Some(None) } else { self.parsed(name, "", right, parse).map(Some) }
+    /// The same for a variable without a default: none when it is not set, or wrong.
+    pub fn optional<T>(&mut self, name: &str, right: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        self.get(name)?;
+        self.parsed(name, "", right, parse)
     }
 
     /// The value of a secret or user name: from the variable, from the file that `NAME_FILE` names, or from systemd's

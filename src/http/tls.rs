@@ -106,8 +106,8 @@ pub fn load_roots(path: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// The roots in the PEM file that a variable names.
-pub fn read_roots(reader: &mut Reader, name: &str) -> Option<Option<RootCertStore>> {
+/// The roots in the PEM file that a variable names; none when it is not set, or wrong.
+pub fn read_roots(reader: &mut Reader, name: &str) -> Option<RootCertStore> {
     reader.optional(name, "a PEM file with a CA certificate is right", |path| load_roots(Path::new(path)))
 }
 

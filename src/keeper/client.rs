@@ -284,7 +284,8 @@ impl Client {
 
     fn not_listening(&mut self, now: Now, port: u16, interval: Duration) -> Result<Verdict, Error> {
         let bounced = self.told.is_some_and(|told| told.why == Why::Deaf);
-        let patience = if bounced { self.patience.listen - self.patience.lag } else { self.patience.listen };
+        let patience =
+            if bounced { self.patience.listen.saturating_sub(self.patience.lag) } else { self.patience.listen };
         let end = *self.listen_by.get_or_insert(now.mono + patience);
         if now.mono < end {
             self.confirm_at = Some(now.mono + self.patience.poll);

@@ -35,9 +35,8 @@ pub(super) struct Held {
     pub bound: bool,
     /// The next bind is due then.
     pub bind_at: Instant,
-    /// It is to be stored then; none once it is, or when that failed until the next bind.
+    /// It is to be stored then; none once it is.
     pub store_at: Option<Instant>,
-    pub stored: bool,
     /// The gateway does not want it any more. It is still tried once per interval until there is another.
     pub refused: bool,
     /// Unexplained refusals in a row.
@@ -53,7 +52,6 @@ impl Held {
             bound: false,
             bind_at: now.mono,
             store_at: Some(now.mono),
-            stored: false,
             refused: false,
             refusals: 0,
         }
@@ -61,7 +59,7 @@ impl Held {
 
     /// One of an earlier run.
     pub fn stored(lease: Lease, now: Now) -> Self {
-        let mut held = Self { store_at: None, stored: true, ..Self::new(lease, now) };
+        let mut held = Self { store_at: None, ..Self::new(lease, now) };
         held.by_clock = held.left(now).is_positive();
         held
     }

@@ -396,7 +396,7 @@ impl Keeper {
             Done::Stored => {
                 self.store_failed = false;
                 if let Some(held) = &mut self.lease {
-                    (held.store_at, held.stored) = (None, true);
+                    held.store_at = None;
                 }
                 Ok(Verdict::quiet(peer))
             }
@@ -435,9 +435,6 @@ impl Keeper {
         held.bind_at = now.mono + self.interval;
         held.by_clock |=
             held.left(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.left(corrected).is_positive();
-        if !held.stored {
-            held.store_at = Some(now.mono);
-        }
         let port = held.lease.port;
         self.last_bind = Some(LastBind { at: now.wall, gateway, way });
         self.binds_failed = 0;
@@ -475,7 +472,7 @@ impl Keeper {
         match step {
             Step::StoreLease(_) => {
                 if let Some(held) = &mut self.lease {
-                    held.store_at = None;
+                    held.store_at = Some(now.mono + self.interval);
                 }
                 let level = if std::mem::replace(&mut self.store_failed, true) { Level::Debug } else { Level::Warn };
                 return Verdict::of(Peer::Gateway, Some((level, News::NotStored(Rc::new(error)))));

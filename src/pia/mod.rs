@@ -23,16 +23,19 @@ use gateway::{Gateway, GatewayAddress};
 use lease::LeaseStore;
 use trust::{Authority, gateway_name, published, urls};
 
-/// What is needed to speak with PIA.
-pub struct Settings {
+/// PIA's side: account, gateway, and where the lease is kept.
+pub struct Pia {
     /// The account.
     pub account: Account,
     /// The gateway.
     pub gateway: Gateway,
+    /// Where the lease is kept.
+    pub store: LeaseStore,
+    keeps: bool,
 }
 
-impl Settings {
-    /// Reads them; what is fetched is kept in `state_dir`.
+impl Pia {
+    /// Its settings; lease and CA are kept in `state_dir`. Nothing is sent yet.
     pub fn read(reader: &mut Reader, state_dir: &Path) -> Option<Self> {
         let token_file = reader.path("PIA_TOKEN_FILE", "/var/run/pia_token");
         let credentials = credentials(reader, &token_file);
@@ -48,63 +51,13 @@ impl Settings {
         });
         let in_tunnel = reader.get("PIA_LOGIN_URL").is_none();
         let login_roots = read_roots(reader, "PIA_LOGIN_CA_CERT");
-        let authority =
-            given?.map_or_else(|| published.map(Authority::published), |roots| Some(Authority::given(roots)));
+        let authority = given.map(Authority::given).or(published.map(Authority::published))?;
         Some(Self {
-            account: Account::new(credentials?, login_urls?, in_tunnel, login_roots?, token_file),
-            gateway: Gateway::new(address?, hostname, policy?, authority?),
+            account: Account::new(credentials, login_urls, in_tunnel, login_roots, token_file),
+            gateway: Gateway::new(address?, hostname, policy, authority),
+            store: LeaseStore::new(state_dir),
+            keeps: true,
         })
-    }
-}
-
-/// Outer none when they are wrong, inner none when a token file does without them.
-fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Option<Credentials>> {
-    let before = reader.problems();
-    let credentials = reader.pair("PIA_USERNAME", "PIA_PASSWORD");
-    if reader.problems() > before {
-        return None;
-    }
-    if credentials.is_none()
-        && let Err(problem) = account::read_token(token_file)
-    {
-        let problem = problem.unwrap_or_else(|| "holds no token".to_owned());
-        reader.problem(
-            "PIA_USERNAME",
-            None,
-            format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::shown(token_file)),
-            "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)",
-        );
-        return None;
-    }
-    Some(credentials.map(|(username, password)| Credentials { username, password }))
-}
-
-fn name_policy(reader: &mut Reader) -> Option<NamePolicy> {
-    let right =
-        "the name in the gateway's certificate is right, e.g. mexico409; leave it unset to see the name in the log";
-    let policy = reader.optional("PIA_HOSTNAME", right, |name| match name {
-        name if is_placeholder(name) => Err("is a placeholder".to_owned()),
-        name => gateway_name(name),
-    })?;
-    Some(policy.unwrap_or(NamePolicy::Any))
-}
-
-/// PIA's side: account, gateway, and where the lease is kept.
-pub struct Pia {
-    /// The account.
-    pub account: Account,
-    /// The gateway.
-    pub gateway: Gateway,
-    /// Where the lease is kept.
-    pub store: LeaseStore,
-    keeps: bool,
-}
-
-impl Pia {
-    /// Nothing is read or sent yet.
-    pub fn new(settings: Settings, state_dir: &Path) -> Self {
-        let Settings { account, gateway } = settings;
-        Self { account, gateway, store: LeaseStore::new(state_dir), keeps: true }
     }
 
     /// Nothing is written: neither token nor lease nor CA.
@@ -128,4 +81,30 @@ impl Pia {
         }
         Ok(Progress::Done(Done::Stored))
     }
+}
+
+/// None when a token file does without them, or when they are wrong.
+fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
+    let before = reader.problems();
+    let pair = reader.pair("PIA_USERNAME", "PIA_PASSWORD");
+    if pair.is_none()
+        && reader.problems() == before
+        && let Err(problem) = account::read_token(token_file)
+    {
+        let problem = problem.unwrap_or_else(|| "holds no token".to_owned());
+        let wrong = format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::shown(token_file));
+        let right = "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)";
+        reader.problem("PIA_USERNAME", None, wrong, right);
+    }
+    pair.map(|(username, password)| Credentials { username, password })
+}
+
+fn name_policy(reader: &mut Reader) -> NamePolicy {
+    let right =
+        "the name in the gateway's certificate is right, e.g. mexico409; leave it unset to see the name in the log";
+    let policy = reader.optional("PIA_HOSTNAME", right, |name| match name {
+        name if is_placeholder(name) => Err("is a placeholder".to_owned()),
+        name => gateway_name(name),
+    });
+    policy.unwrap_or(NamePolicy::Any)
 }

@@ -93,7 +93,7 @@ pub fn published(reader: &mut Reader, state_dir: &Path) -> Option<Published> {
     let urls = urls(reader, "PIA_CA_URL", &CA_URLS, "an http or https URL is right", Url::parse);
     let right = "the SHA-256 of the certificate (DER) is right, 64 hexadecimal digits";
     let pin = reader.parsed("PIA_CA_SHA256", PIA_CA_SHA256, right, parse_sha256);
-    Some(Published::new(state_dir, urls?, pin?))
+    Some(Published::new(state_dir, urls, pin?))
 }
 
 /// The URL that a variable names, or else the default ones.
@@ -103,9 +103,9 @@ pub fn urls(
     defaults: &[&str],
     right: &str,
     parse: fn(&str) -> Result<Url, String>,
-) -> Option<Vec<Url>> {
-    let given = reader.optional(name, right, parse)?;
-    Some(given.map_or_else(|| defaults.iter().filter_map(|url| parse(url).ok()).collect(), |url| vec![url]))
+) -> Vec<Url> {
+    let given = reader.optional(name, right, parse);
+    given.map_or_else(|| defaults.iter().filter_map(|url| parse(url).ok()).collect(), |url| vec![url])
 }
 
 impl Published {

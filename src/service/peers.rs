@@ -36,8 +36,7 @@ impl Peers {
     pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
         let client = settings.client;
         let (port, origin) = match settings.origin {
-            Origin::Pia(pia) => {
-                let mut pia = Pia::new(*pia, state.folder());
+            Origin::Pia(mut pia) => {
                 if state.is_guest() {
                     pia.keep_nothing();
                 }
@@ -45,7 +44,7 @@ impl Peers {
                     log::warn!("{} {problem}; a new lease will replace it", pia.store.path().display());
                     None
                 });
-                (PortPeer::Pia(Box::new(pia)), keeper::Origin::Lease(stored))
+                (PortPeer::Pia(pia), keeper::Origin::Lease(stored))
             }
             Origin::Source(source) => {
                 let every = source.every();

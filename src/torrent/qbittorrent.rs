@@ -98,7 +98,7 @@ impl QBittorrent {
         let url = reader.parsed("QBITTORRENT_HOST", "http://localhost:8080", right, Url::parse);
         let auth = Auth::read(reader);
         let roots = read_roots(reader, "QBITTORRENT_CA_CERT");
-        let (url, roots) = (url?, roots?);
+        let url = url?;
         // A host that the URL's parser accepts is a server name.
         let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };
         // qBittorrent compares a port in the Host header with its own, which a Docker port mapping makes another one; a
