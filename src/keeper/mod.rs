@@ -8,6 +8,8 @@ pub mod client;
 mod gate;
 pub mod lease;
 pub mod step;
+#[cfg(test)]
+mod tests;
 pub mod tunnel;
 
 use std::net::SocketAddr;
