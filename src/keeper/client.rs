@@ -241,7 +241,8 @@ impl Client {
             // Whatever was known of the socket is about another one.
             self.listened = None;
         }
-        if news.is_some() {
+        // The rest of a bounce of an earlier round shows nothing new.
+        if news.is_some() && self.told.is_some_and(|told| told.from.is_some()) {
             self.bounced_in_vain = None;
         }
         Verdict::of(Peer::Client, news.map(|news| (Level::Info, news)))

@@ -7,6 +7,8 @@
 pub mod client;
 mod gate;
 pub mod lease;
+#[cfg(test)]
+mod simulation;
 pub mod step;
 #[cfg(test)]
 mod tests;
@@ -291,7 +293,8 @@ impl Keeper {
     /// A good lease is bound when its time has come. A refused or expired one is tried again, too, while no other can be
     /// had: the gateway or our clock may have been wrong.
     fn bind(&self, now: Now) -> Option<(Instant, Step)> {
-        let held = self.lease.as_ref().filter(|held| held.is_good(now) || self.renewal_failed)?;
+        let no_other = self.renewal_failed || self.next_signature(now.mono) > now.mono;
+        let held = self.lease.as_ref().filter(|held| held.is_good(now) || no_other)?;
         Some((self.gateway.after(held.bind_at), Step::Bind(Rc::clone(&held.lease))))
     }
 
@@ -301,13 +304,17 @@ impl Keeper {
             None if self.followed.is_some() => return None,
             None => now.mono,
         };
-        // A gateway that gives leases which end at once, or refuses to bind what it gave, is not asked for one after the other.
-        let spaced = self.signed.map_or(wanted, |signed| wanted.max(signed + self.interval));
-        let at = self.gateway.after(spaced);
+        let at = self.gateway.after(self.next_signature(wanted));
         Some(match &self.token {
             Some(token) => (at, Step::GetSignature { token: token.clone() }),
             None => (self.account.after(at), Step::GetToken { refused: self.token_refused.clone() }),
         })
+    }
+
+    /// The earliest time from `at` on at which a signature may be asked for: a gateway that gives leases which end at once, or
+    /// refuses to bind what it gave, is not asked for one after the other.
+    fn next_signature(&self, at: Instant) -> Instant {
+        self.signed.map_or(at, |signed| at.max(signed + self.interval))
     }
 
     /// The port that the client is to have: one that was bound, or the one of somebody else.
@@ -514,6 +521,7 @@ impl Keeper {
     /// A bind failed. True when it is the lease's fault for the first time: that leads to a new signature without a wait.
     fn lease_failed(&mut self, now: Now, error: &Error) -> bool {
         let corrected = self.clock.correct(now);
+        let no_other = self.next_signature(now.mono) > now.mono;
         let Some(held) = &mut self.lease else { return false };
         let good = held.is_good(corrected);
         held.refusals = if error.meaning == Meaning::Refused { held.refusals + 1 } else { 0 };
@@ -522,6 +530,9 @@ impl Keeper {
             return false;
         }
         held.refused |= renew;
+        if no_other {
+            return false;
+        }
         held.bind_at = now.mono + self.interval;
         let first = good && self.gateway.failures() == 0;
         if first {

@@ -460,9 +460,16 @@ fn a_refused_lease_leads_to_a_new_one_at_once_but_one_signature_an_interval() {
     bench.pass(300);
     bench.fails("bind", Meaning::LeaseRefused);
     bench.signs(1000 * HOUR as i64);
-    bench.fails("bind", Meaning::LeaseRefused);
-    bench.waits_between(295, 300);
-    bench.pass(300);
+    // Meanwhile the refused one is tried: the gateway may have been wrong.
+    for _ in 0..9 {
+        bench.fails("bind", Meaning::LeaseRefused);
+        if bench.next() == "read" {
+            bench.listens();
+        }
+        bench.waits_between(3, 30);
+        bench.pass(31);
+    }
+    bench.pass(21);
     bench.signs(1000 * HOUR as i64);
     bench.binds();
     assert_eq!(bench.next(), "read");

@@ -1,0 +1,400 @@
+//! Hundreds of virtual days with seeded random faults: what the decisions add up to.
+
+use super::client::{Connectivity, ListenPort};
+use super::*;
+use crate::error::Cause;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86400);
+const INTERVAL: Duration = Duration::from_secs(300);
+/// A lease's life at PIA.
+const LEASE_LIFE: Duration = Duration::from_secs(60 * 86400);
+const PATIENCE: Patience =
+    Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+}
+
+/// What the world does at a point in time.
+#[derive(Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fault that can be switched on by itself")]
+struct Weather {
+    gateway_down: bool,
+    account_down: bool,
+    client_down: bool,
+    /// The client never listens: another program has the port.
+    client_deaf: bool,
+    /// What every exchange of the client takes; some milliseconds if it is zero.
+    client_takes: Duration,
+    /// Chance in percent of any call to fail.
+    loss: u64,
+    wrong_password: bool,
+    /// Tokens are refused, new ones too: a wrong gateway.
+    tokens_refused: bool,
+    /// Chance in percent of a bind to be refused for good.
+    refusals: u64,
+    /// The tunnel that there is; none when it is gone.
+    tunnel: Tunnel,
+    /// What the system's clock is ahead, until the gateway tells the time.
+    clock_ahead: Duration,
+}
+
+/// Which tunnel there is, and whether somebody watches it: most weather has one, and to watch it takes time.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Tunnel {
+    #[default]
+    Unwatched,
+    Up(u32),
+    Gone,
+}
+
+/// A torrent client that has a port and a socket.
+#[derive(Default)]
+struct Torrent {
+    port: i64,
+    /// Its socket is in a tunnel that is gone.
+    dead: bool,
+    /// It is on the other port of a bounce.
+    away: bool,
+}
+
+#[derive(Default)]
+struct Tally {
+    binds: Vec<Duration>,
+    /// The longest time between a bind being due and its beginning.
+    latest_bind: Duration,
+    signatures: Vec<Duration>,
+    logins: Vec<Duration>,
+    login_attempts: Vec<Duration>,
+    confirmed: Vec<Duration>,
+    bounces: Vec<Duration>,
+    waits: usize,
+    torrent: Torrent,
+}
+
+fn longest_gap(times: &[Duration], from: Duration, to: Duration) -> Duration {
+    let mut last = from;
+    let mut longest = Duration::ZERO;
+    for &time in times.iter().filter(|&&time| time >= from && time <= to) {
+        longest = longest.max(time.saturating_sub(last));
+        last = time;
+    }
+    longest.max(to.saturating_sub(last))
+}
+
+fn most_within(times: &[Duration], window: Duration) -> usize {
+    (0..times.len())
+        .map(|i| times[i..].iter().take_while(|&&time| time <= times[i] + window).count())
+        .max()
+        .unwrap_or(0)
+}
+
+fn see(keeper: &mut Keeper, now: Now, tunnel: Tunnel) {
+    let way = match tunnel {
+        Tunnel::Unwatched => return,
+        Tunnel::Gone => Err(Error::new("tunnel", Cause::NotTls)),
+        Tunnel::Up(index) => {
+            Ok(Way { local: [10, 1, 0, 2].into(), hop: None, tunnels: vec![(index, "tun0".to_owned())] })
+        }
+    };
+    keeper.see_way(now, None, way);
+}
+
+/// Runs a keeper for `length` under `weather` and counts.
+fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
+    let start = Instant::now();
+    let epoch: Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
+    let mut random = Random(seed);
+    let mut tally = Tally { torrent: Torrent { port: 6881, ..Torrent::default() }, ..Tally::default() };
+    let mut elapsed = Duration::ZERO;
+    let at = |elapsed: Duration, ahead: Duration| Now { mono: start + elapsed, wall: epoch + elapsed + ahead };
+    let mut before = weather(elapsed);
+    let setup = Setup { interval: INTERVAL, origin: Origin::Lease(None), patience: PATIENCE, hands_off: false, seed };
+    let mut keeper = Keeper::new(setup, at(elapsed, before.clock_ahead));
+    let mut without_wait = 0;
+    while elapsed < length {
+        let sky = weather(elapsed);
+        let now = at(elapsed, sky.clock_ahead);
+        keeper.see_clock(now);
+        see(&mut keeper, now, sky.tunnel);
+        if sky.tunnel != before.tunnel {
+            tally.torrent.dead = true;
+        }
+        before = sky;
+        let step = keeper.next(now);
+        if let Step::Wait(wait) = step {
+            assert!(wait > Duration::ZERO, "a wait of zero at {elapsed:?}");
+            assert!(wait <= INTERVAL + SECOND, "a wait of {wait:?}");
+            tally.waits += 1;
+            without_wait = 0;
+            elapsed += match sky.tunnel {
+                Tunnel::Unwatched => wait,
+                Tunnel::Up(_) if !keeper.is_uneasy() => wait.min(15 * SECOND),
+                _ => wait.min(SECOND),
+            };
+            continue;
+        }
+        let beyond = matches!(step, Step::GetToken { .. } | Step::GetSignature { .. } | Step::Bind(_));
+        assert!(!beyond || sky.tunnel != Tunnel::Gone, "{step:?} without a tunnel at {elapsed:?}");
+        if let (Step::Bind(_), Some((due, _))) = (&step, keeper.bind(now)) {
+            tally.latest_bind = tally.latest_bind.max(now.mono.saturating_duration_since(due));
+        }
+        without_wait += 1;
+        assert!(without_wait <= 20, "{without_wait} steps without a wait at {elapsed:?}, the last one {step:?}");
+        let (result, took) = carry_out(&step, sky, &mut random, epoch + elapsed, &mut tally, elapsed);
+        elapsed += took;
+        let now = at(elapsed, sky.clock_ahead);
+        if beyond && result.is_ok() {
+            keeper.hear_time(now, (epoch + elapsed).into());
+        }
+        keeper.record(now, &step, result.map(Progress::Done));
+    }
+    tally
+}
+
+fn carry_out(
+    step: &Step,
+    sky: Weather,
+    random: &mut Random,
+    wall: Timestamp,
+    tally: &mut Tally,
+    elapsed: Duration,
+) -> (Result<Done, Error>, Duration) {
+    let failed = |meaning| Err(Error::new("step", Cause::NotTls).means(meaning));
+    let of_client = step.peer() == Peer::Client;
+    let down = match step {
+        Step::GetToken { .. } => sky.account_down,
+        Step::GetSignature { .. } | Step::Bind(_) => sky.gateway_down,
+        _ => of_client && sky.client_down,
+    };
+    if let Step::GetToken { .. } = step {
+        tally.login_attempts.push(elapsed);
+    }
+    let torrent = &mut tally.torrent;
+    assert!(!torrent.away || !of_client || matches!(step, Step::Return(_)), "{step:?} in the middle of a bounce");
+    if down || (!matches!(step, Step::StoreLease(_)) && random.percent(sky.loss)) {
+        // Refused at once, or the whole deadline of a request.
+        let took = if random.percent(50) { Duration::from_millis(1) } else { 10 * SECOND };
+        return (failed(Meaning::Passing), took);
+    }
+    let took = match sky.client_takes {
+        takes if of_client && !takes.is_zero() => takes,
+        _ => Duration::from_millis(50 + random.below(500)),
+    };
+    let result = match step {
+        Step::GetToken { .. } if sky.wrong_password => failed(Meaning::CredentialsRejected),
+        Step::GetToken { .. } => {
+            tally.logins.push(elapsed);
+            Ok(Done::Token { token: Secret::new("token"), logged_in: true })
+        }
+        Step::GetSignature { .. } if sky.tokens_refused => failed(Meaning::TokenRefused),
+        Step::GetSignature { .. } => {
+            tally.signatures.push(elapsed);
+            let (payload, signature) = (Secret::new("payload"), Secret::new("signature"));
+            Ok(Done::Leased(Lease { payload, signature, port: 47047, expires_at: wall + LEASE_LIFE }))
+        }
+        Step::StoreLease(_) => Ok(Done::Stored),
+        Step::Bind(_) if random.percent(sky.refusals) => failed(Meaning::LeaseRefused),
+        Step::Bind(_) => {
+            tally.binds.push(elapsed);
+            Ok(Done::Bound { gateway: None, way: None })
+        }
+        Step::ReadPort => Ok(Done::Port(ListenPort { port: torrent.port, random: false })),
+        Step::Place(port) | Step::Return(port) => {
+            *torrent = Torrent { port: (*port).into(), dead: false, away: false };
+            Ok(Done::Set)
+        }
+        Step::Leave { other, .. } => {
+            tally.bounces.push(elapsed);
+            *torrent = Torrent { port: (*other).into(), dead: false, away: true };
+            Ok(Done::Set)
+        }
+        Step::Confirm(_) if sky.client_deaf => Ok(Done::Reachability(Connectivity::Disconnected)),
+        Step::Confirm(_) => {
+            if !torrent.dead {
+                tally.confirmed.push(elapsed);
+            }
+            Ok(Done::Reachability(Connectivity::Firewalled))
+        }
+        Step::AskSource | Step::Wait(_) => failed(Meaning::Passing),
+    };
+    (result, took)
+}
+
+#[test]
+fn an_hour_of_outage_and_then_30_percent_loss_never_leave_more_than_15_minutes() {
+    let mut worst = Duration::ZERO;
+    for seed in 1..=100 {
+        let weather = |at: Duration| Weather {
+            gateway_down: at < HOUR,
+            account_down: at < HOUR,
+            loss: if at < HOUR { 0 } else { 30 },
+            ..Weather::default()
+        };
+        let tally = run(seed, 3 * DAY, weather);
+        worst = worst.max(longest_gap(&tally.binds, HOUR, 3 * DAY));
+    }
+    println!("300 virtual days at 30 % loss: the longest gap between two binds is {} s", worst.as_secs());
+    assert!(worst <= 15 * MINUTE, "{worst:?}");
+}
+
+#[test]
+fn a_quiet_year_costs_one_bind_per_interval_and_one_signature_per_lease() {
+    let tally = run(1, 365 * DAY, |_| Weather::default());
+    assert_eq!(tally.logins.len(), 1);
+    assert_eq!(tally.signatures.len(), 7);
+    let intervals = usize::try_from(365 * 86400 / 300).unwrap();
+    assert!(tally.binds.len().abs_diff(intervals) < 400, "{} binds", tally.binds.len());
+    assert!(tally.confirmed.len().abs_diff(intervals) < 400, "{} looks at the client", tally.confirmed.len());
+    assert!(tally.waits < intervals * 2, "{} wake-ups", tally.waits);
+    assert!(longest_gap(&tally.binds, Duration::ZERO, 365 * DAY) < INTERVAL + 5 * SECOND);
+    assert_eq!(tally.bounces.len(), 0, "the port was moved at the start, and nothing has changed");
+}
+
+#[test]
+fn outages_of_any_length_end_within_a_minute() {
+    for seed in 1..=30 {
+        let (from, to) = (DAY, DAY + seed * 17 * MINUTE);
+        let tally =
+            run(seed.into(), 3 * DAY, |at| Weather { gateway_down: (from..to).contains(&at), ..Weather::default() });
+        let back = tally.binds.iter().find(|&&time| time > to).unwrap();
+        let delay = back.saturating_sub(to);
+        assert!(delay <= MINUTE, "back after {delay:?}");
+        assert_eq!(tally.signatures.len(), 1, "an outage costs no port");
+    }
+}
+
+#[test]
+fn a_dead_client_costs_no_bind() {
+    let tally = run(3, 10 * DAY, |at| Weather { client_down: at > DAY && at < 9 * DAY, ..Weather::default() });
+    assert!(longest_gap(&tally.binds, MINUTE, 10 * DAY) <= INTERVAL + MINUTE);
+    assert!(tally.confirmed.iter().any(|&time| time > 9 * DAY && time < 9 * DAY + MINUTE));
+}
+
+#[test]
+fn a_slow_client_delays_a_bind_by_one_exchange() {
+    let slow = Duration::from_millis(9900);
+    let tally = run(8, 10 * DAY, |_| Weather { client_takes: slow, ..Weather::default() });
+    assert!(tally.latest_bind <= slow, "{:?}", tally.latest_bind);
+    assert!(longest_gap(&tally.binds, MINUTE, 10 * DAY) <= INTERVAL + slow + SECOND);
+}
+
+#[test]
+fn a_client_that_never_listens_is_bounced_once_an_interval() {
+    let tally = run(9, 10 * DAY, |_| Weather { client_deaf: true, ..Weather::default() });
+    assert!(tally.bounces.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= INTERVAL));
+    assert!(tally.bounces.len() > 1000, "{}", tally.bounces.len());
+    assert!(longest_gap(&tally.binds, MINUTE, 10 * DAY) <= INTERVAL + 5 * SECOND);
+}
+
+#[test]
+fn a_wrong_password_is_tried_twice_an_hour() {
+    let tally = run(4, 10 * DAY, |_| Weather { wrong_password: true, ..Weather::default() });
+    assert!(most_within(&tally.login_attempts, HOUR) <= 3, "{}", most_within(&tally.login_attempts, HOUR));
+    assert!(tally.login_attempts.len() > 400);
+}
+
+#[test]
+fn a_wrong_gateway_makes_no_login_storm() {
+    let tally = run(5, 10 * DAY, |_| Weather { tokens_refused: true, ..Weather::default() });
+    assert!(most_within(&tally.logins, HOUR) <= 3);
+}
+
+#[test]
+fn refused_leases_make_no_signature_storm() {
+    let tally = run(6, DAY, |_| Weather { refusals: 100, ..Weather::default() });
+    assert!(tally.signatures.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= INTERVAL));
+    assert!(tally.signatures.len() > 200, "{}", tally.signatures.len());
+    let tally = run(6, 30 * DAY, |_| Weather { refusals: 10, ..Weather::default() });
+    assert!(longest_gap(&tally.binds, MINUTE, 30 * DAY) < 15 * MINUTE);
+}
+
+#[test]
+fn a_tunnel_that_comes_and_goes_costs_seconds() {
+    for seed in 1..=10 {
+        // Each hour has a tunnel of its own, and some of them begin with none.
+        let gone = move |hour: u64| {
+            let mut dice = Random(seed * 7_654_321 + hour);
+            dice.below(2);
+            Duration::from_secs(if dice.percent(50) { dice.below(3000) } else { 0 })
+        };
+        let tunnel = move |at: Duration| {
+            let hour = u32::try_from(at.as_secs() / 3600).unwrap();
+            if at < HOUR * hour + gone(hour.into()) { Tunnel::Gone } else { Tunnel::Up(hour) }
+        };
+        let weather = move |at: Duration| Weather { tunnel: tunnel(at), ..Weather::default() };
+        let tally = run(seed, 5 * DAY, weather);
+        assert_eq!(tally.signatures.len(), 1, "no outage costs a port");
+        for hour in 1..119 {
+            let up = HOUR * hour + gone(hour.into());
+            let after = |times: &[Duration]| times.iter().find(|&&time| time >= up).unwrap().saturating_sub(up);
+            assert!(after(&tally.binds) <= 16 * SECOND, "hour {hour}: bound after {:?}", after(&tally.binds));
+            assert!(after(&tally.bounces) <= 19 * SECOND, "hour {hour}: {:?}", after(&tally.bounces));
+            // Before the bounce a client with a dead socket says that it listens.
+            assert!(after(&tally.confirmed) <= 22 * SECOND, "hour {hour}: {:?}", after(&tally.confirmed));
+        }
+        assert!(tally.bounces.len() <= 120, "{} for 119 changes", tally.bounces.len());
+    }
+}
+
+#[test]
+fn clocks_that_jump_by_months_cost_no_port() {
+    let weather = |at: Duration| Weather {
+        clock_ahead: if at.as_secs() / 7200 % 2 == 1 { 90 * DAY } else { Duration::ZERO },
+        loss: 10,
+        ..Weather::default()
+    };
+    for seed in 1..=20 {
+        let tally = run(seed, 20 * DAY, weather);
+        assert_eq!(tally.signatures.len(), 1, "seed {seed}");
+        assert!(longest_gap(&tally.binds, MINUTE, 20 * DAY) < 15 * MINUTE, "seed {seed}");
+    }
+}
+
+#[test]
+fn everything_at_once_for_a_year() {
+    for seed in 1..=5 {
+        // Each day draws its own faults; every fourth one is calm.
+        let weather = move |at: Duration| {
+            let hour = at.as_secs() / 3600;
+            let mut dice = Random(seed * 1_000_003 + hour);
+            dice.below(2);
+            if (hour / 24).is_multiple_of(4) {
+                return Weather::default();
+            }
+            Weather {
+                gateway_down: dice.percent(10),
+                account_down: dice.percent(10),
+                client_down: dice.percent(10),
+                client_deaf: dice.percent(5),
+                loss: dice.below(30),
+                wrong_password: dice.percent(2),
+                tokens_refused: dice.percent(2),
+                refusals: dice.below(5),
+                ..Weather::default()
+            }
+        };
+        let tally = run(seed, 365 * DAY, weather);
+        for day in (4..364).step_by(4) {
+            let calm = day * DAY + 31 * MINUTE;
+            let gap = longest_gap(&tally.binds, calm, (day + 1) * DAY);
+            assert!(gap <= INTERVAL + MINUTE, "calm day {day}, seed {seed}: {gap:?}");
+            let gap = longest_gap(&tally.confirmed, calm, (day + 1) * DAY);
+            assert!(gap <= INTERVAL + MINUTE, "the client on calm day {day}, seed {seed}: {gap:?}");
+        }
+        assert!(most_within(&tally.logins, HOUR) <= 4);
+        assert!(tally.bounces.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= INTERVAL));
+    }
+}
