@@ -5,6 +5,8 @@ use super::*;
 use crate::error::Cause;
 
 const HOUR: u64 = 3600;
+/// Seconds of a lease that is not about to end.
+const LONG: i64 = 1000 * 3600;
 const PORT: u16 = 47047;
 const PATIENCE: Patience =
     Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
@@ -149,7 +151,7 @@ impl Bench {
     fn steady() -> Self {
         let mut bench = Self::new();
         bench.logs_in();
-        bench.signs(1000 * HOUR as i64);
+        bench.signs(LONG);
         bench.binds();
         bench.moves();
         bench
@@ -197,7 +199,7 @@ fn from_nothing_to_content() {
 fn a_port_that_was_not_bound_is_not_told() {
     let mut bench = Bench::new();
     bench.logs_in();
-    bench.signs(1000 * HOUR as i64);
+    bench.signs(LONG);
     bench.fails("bind", Meaning::Passing);
     assert_eq!(bench.next(), "wait");
     bench.pass(6);
@@ -207,14 +209,14 @@ fn a_port_that_was_not_bound_is_not_told() {
     // Nor is a new one: the client keeps the old port until then.
     bench.pass(300);
     bench.fails("bind", Meaning::LeaseRefused);
-    bench.signs(1000 * HOUR as i64);
+    bench.signs(LONG);
     bench.fails("bind", Meaning::Passing);
     bench.waits_between(0, 30);
 }
 
 #[test]
 fn a_stored_lease_needs_neither_token_nor_signature() {
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
     assert!(bench.is_content());
@@ -236,7 +238,7 @@ fn bind_and_client_share_one_wake_up() {
 fn content_is_who_is_bound_and_listened_on_while_nothing_fails() {
     let mut bench = Bench::new();
     bench.logs_in();
-    bench.signs(1000 * HOUR as i64);
+    bench.signs(LONG);
     assert!(!bench.is_content(), "not bound");
     bench.binds();
     assert!(!bench.is_content(), "not placed");
@@ -269,7 +271,7 @@ fn more_exchanges_of_a_step_are_asked_for_at_once() {
 fn a_lease_that_cannot_be_stored_is_tried_again_an_interval_later_and_told_once() {
     let mut bench = Bench::new();
     bench.logs_in();
-    let lease = bench.lease(1000 * HOUR as i64);
+    let lease = bench.lease(LONG);
     bench.does("sign", Done::Leased(lease));
     assert_eq!(level(&bench.fails("store", Meaning::Passing)), Level::Warn);
     bench.binds();
@@ -459,7 +461,7 @@ fn a_refused_lease_leads_to_a_new_one_at_once_but_one_signature_an_interval() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.fails("bind", Meaning::LeaseRefused);
-    bench.signs(1000 * HOUR as i64);
+    bench.signs(LONG);
     // Meanwhile the refused one is tried: the gateway may have been wrong.
     for _ in 0..9 {
         bench.fails("bind", Meaning::LeaseRefused);
@@ -470,17 +472,17 @@ fn a_refused_lease_leads_to_a_new_one_at_once_but_one_signature_an_interval() {
         bench.pass(31);
     }
     bench.pass(21);
-    bench.signs(1000 * HOUR as i64);
+    bench.signs(LONG);
     bench.binds();
     assert_eq!(bench.next(), "read");
 
     // Whoever asks for it is not kept waiting.
     bench.pass(300);
     bench.fails("bind", Meaning::LeaseRefused);
-    bench.signs(1000 * HOUR as i64);
+    bench.signs(LONG);
     bench.fails("bind", Meaning::LeaseRefused);
     bench.keeper.hurry(bench.now);
-    bench.signs(1000 * HOUR as i64);
+    bench.signs(LONG);
 }
 
 #[test]
@@ -540,7 +542,7 @@ fn a_refused_lease_is_tried_again_while_there_is_no_other() {
 
 #[test]
 fn a_rejected_password_does_not_end_the_binds_of_a_refused_lease() {
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     bench.fails("bind", Meaning::LeaseRefused);
     bench.fails("token", Meaning::CredentialsRejected);
     for _ in 0..5 {
@@ -574,14 +576,14 @@ fn renewal_begins_15_minutes_before_expiry_and_keeps_the_old_lease_bound() {
     bench.fails("sign", Meaning::Passing);
     bench.pass(300);
     bench.binds();
-    bench.signs(1000 * HOUR as i64);
+    bench.signs(LONG);
     bench.binds();
     bench.listens();
 }
 
 #[test]
 fn a_stored_lease_that_seems_to_be_over_is_not_given_up_before_the_gateway_says_so() {
-    let mut bench = Bench::stored(-1000 * HOUR as i64);
+    let mut bench = Bench::stored(-LONG);
     bench.binds();
     bench.moves();
     bench.waits_between(298, 300);
@@ -634,7 +636,7 @@ fn a_clock_that_jumps_costs_no_port() {
 
 #[test]
 fn a_clock_at_the_end_of_time_is_survived() {
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     bench.now.wall = Timestamp::MAX;
     bench.keeper.see_clock(bench.now);
     bench.binds();
@@ -661,13 +663,13 @@ impl Bench {
 
 #[test]
 fn a_socket_from_before_our_start_is_opened_again_unless_the_port_was_moved() {
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
     bench.bounces();
     bench.says(Connectivity::Firewalled);
     bench.pass_well();
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
     bench.pass_well();
@@ -720,7 +722,7 @@ fn another_gateway_is_no_change_of_the_tunnel_and_leaves_the_socket_in_doubt() {
 
 #[test]
 fn another_tunnel_ends_the_backoff_but_no_lockout() {
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     bench.sees(7);
     bench.fails("bind", Meaning::Passing);
     bench.sees(8);
@@ -804,7 +806,7 @@ fn whoever_follows_has_the_socket_opened_again_at_start_and_after_a_change() {
 
 #[test]
 fn a_random_port_is_bounced_away() {
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: true }));
     let Step::Leave { port, other } = bench.keeper.next(bench.now) else { panic!("{}", bench.next()) };
@@ -815,7 +817,7 @@ fn a_random_port_is_bounced_away() {
 
 #[test]
 fn a_port_that_is_not_taken_is_an_error() {
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
     bench.does("place", Done::Set);
@@ -884,7 +886,7 @@ fn a_client_that_begins_to_listen_late_is_waited_for() {
 
 #[test]
 fn half_a_bounce_is_brought_to_its_end_first() {
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     assert_eq!(bench.keeper.unfinished_bounce(), None);
     bench.binds();
     bench.reads(PORT.into());
@@ -904,7 +906,7 @@ fn half_a_bounce_is_brought_to_its_end_first() {
 
 #[test]
 fn a_bind_goes_before_the_second_half_of_a_bounce() {
-    let mut bench = Bench::stored(1000 * HOUR as i64);
+    let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
     bench.does("leave", Done::Set);

@@ -8,9 +8,9 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use pia_qbittorrent_sync_fuzz::config::file::{self, Unreadable};
-use pia_qbittorrent_sync_fuzz::config::url::parse_address;
-use pia_qbittorrent_sync_fuzz::config::{Config, GatewayAddress, Source, Url, VARIABLES};
-use pia_qbittorrent_sync_fuzz::http::plain::join;
+use pia_qbittorrent_sync_fuzz::http::dial::join;
+use pia_qbittorrent_sync_fuzz::http::url::{Url, parse_address};
+use pia_qbittorrent_sync_fuzz::settings::{Settings, VARIABLES};
 use pia_qbittorrent_sync_fuzz::{assert_one_line, folder, put};
 
 /// A secret that stands in no text of ours.
@@ -75,7 +75,7 @@ fuzz_target!(|input: &[u8]| {
     let text = parts.next().unwrap_or_default();
     parse(&String::from_utf8_lossy(text));
 
-    let mut all = match file::read(&put("config.env", text)) {
+    let mut all = match file::read(&put("config.env", text), is_secret) {
         Ok(all) => all,
         Err(Unreadable::File(_)) => return,
         Err(Unreadable::Lines(problems)) => {
@@ -92,15 +92,11 @@ fuzz_target!(|input: &[u8]| {
     confine(&mut all.values);
 
     let open = all.values.iter().any(|(name, value)| is_open(name, value));
-    match Config::new(all) {
-        Ok(config) => {
-            assert!((1..=840).contains(&config.interval.as_secs()));
-            config.warnings.iter().for_each(|warning| check_line(warning, open));
-            if let Source::Pia(pia) = config.source {
-                let (GatewayAddress::At { port, .. } | GatewayAddress::Find { port, .. }) = pia.gateway;
-                assert_ne!(port, 0);
-                assert!(!pia.login_urls.is_empty() && pia.login_urls.iter().all(|url| url.https));
-            }
+    match Settings::new(all) {
+        Ok(settings) => {
+            assert!((1..=840).contains(&settings.interval.as_secs()));
+            settings.warnings.iter().for_each(|warning| check_line(warning, open));
+            assert_one_line(&settings.client.address());
         }
         Err(error) => error.0.iter().for_each(|problem| check_line(&problem.to_string(), open)),
     }

@@ -4,13 +4,13 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
-use pia_qbittorrent_sync_fuzz::pia::lease::{Lease, LeaseStore};
+use pia_qbittorrent_sync_fuzz::pia::lease::{LeaseStore, parse};
 use pia_qbittorrent_sync_fuzz::secret::Secret;
 use pia_qbittorrent_sync_fuzz::{assert_one_line, folder};
 
 /// The signature is never looked into: it may be anything.
 fn arrive(payload: &str, signature: &str) {
-    let lease = match Lease::parse(Secret::new(payload), Secret::new(signature), Timestamp::UNIX_EPOCH) {
+    let lease = match parse(Secret::new(payload), Secret::new(signature), Timestamp::UNIX_EPOCH) {
         Ok(lease) => lease,
         Err(cause) => return assert_one_line(&cause.to_string()),
     };

@@ -2,12 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pia_qbittorrent_sync_fuzz::source::Followed;
+use pia_qbittorrent_sync_fuzz::keeper::step::Progress;
+use pia_qbittorrent_sync_fuzz::source::Source;
 use pia_qbittorrent_sync_fuzz::{assert_one_line, put};
 
 fuzz_target!(|input: &[u8]| {
-    match Followed::file(put("port", input)).port() {
-        Ok(port) => assert_ne!(port, Some(0)),
+    match Source::File(put("port", input)).port() {
+        Ok(port) => assert_ne!(port, Progress::Done(Some(0))),
         Err(error) => assert_one_line(&error.to_string()),
     }
 });

@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use miniserde::json;
 use pia_qbittorrent_sync_fuzz::pia::lease::LeaseStore;
-use pia_qbittorrent_sync_fuzz::report::Status;
+use pia_qbittorrent_sync_fuzz::state::Presence;
+use pia_qbittorrent_sync_fuzz::views::status::Status;
 use pia_qbittorrent_sync_fuzz::{assert_one_line, folder, put};
 
 fuzz_target!(|input: &[u8]| {
@@ -23,14 +24,15 @@ fuzz_target!(|input: &[u8]| {
 
     put("status.json", input);
     match Status::read(folder()) {
-        Ok(mut status) => {
-            let _ = status.health(Timestamp::UNIX_EPOCH);
-            // The kernel is asked for the way to an address, which is not what is looked at here.
-            status.gateway = None;
-            status.describe(Timestamp::UNIX_EPOCH);
+        Ok(None) => panic!("there is a file"),
+        Ok(Some(status)) => {
+            for presence in [Presence::Running("the service".to_owned()), Presence::Stopped] {
+                let health = status.health(&presence, None, Timestamp::UNIX_EPOCH);
+                status.describe(&presence, &health, Timestamp::UNIX_EPOCH).lines().for_each(assert_one_line);
+            }
             let text = json::to_string(&status);
             put("status.json", text.as_bytes());
-            assert_eq!(Status::read(folder()).map(|again| json::to_string(&again)), Ok(text));
+            assert_eq!(Status::read(folder()).map(|again| again.map(|again| json::to_string(&again))), Ok(Some(text)));
         }
         Err(problem) => assert_one_line(&problem),
     }

@@ -6,8 +6,6 @@ use std::sync::LazyLock;
 
 use temp_dir::TempDir;
 
-#[path = "../../../src/clock.rs"]
-pub mod clock;
 #[path = "../../../src/config/mod.rs"]
 pub mod config;
 #[path = "../../../src/error.rs"]
@@ -18,22 +16,32 @@ pub mod files;
 pub mod http;
 #[path = "../../../src/json.rs"]
 pub mod json;
+#[path = "../../../src/keeper/mod.rs"]
+pub mod keeper;
+#[path = "../../../src/kernel/mod.rs"]
+pub mod kernel;
 #[path = "../../../src/pia/mod.rs"]
 pub mod pia;
-#[path = "../../../src/report.rs"]
-pub mod report;
-#[path = "../../../src/route.rs"]
-pub mod route;
 #[path = "../../../src/secret.rs"]
 pub mod secret;
+#[path = "../../../src/settings.rs"]
+pub mod settings;
+#[path = "../../../src/signals.rs"]
+pub mod signals;
 #[path = "../../../src/source.rs"]
 pub mod source;
+#[path = "../../../src/state.rs"]
+pub mod state;
 #[path = "../../support/temp_dir.rs"]
 mod temp_dir;
 #[path = "../../../src/text.rs"]
 pub mod text;
+#[path = "../../../src/time.rs"]
+pub mod time;
 #[path = "../../../src/torrent/mod.rs"]
 pub mod torrent;
+#[path = "../../../src/views/mod.rs"]
+pub mod views;
 
 /// The port in the body of a reply of gluetun's.
 pub fn forwarded(body: &str) -> Result<Option<u16>, error::Cause> {
