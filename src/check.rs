@@ -177,7 +177,7 @@ impl Ear for Narrator<'_> {
             }
             News::Clock(_) | News::ClockJumped(_) => {
                 let now = shown(time::now().wall);
-                self.line("note", "clock", &format!("this system's clock is {now}, which the gateway's is not"));
+                self.line("note", "clock", &format!("this system's clock ({now}) differs from the gateway's: set it"));
             }
             News::Failed { error, next, .. } => self.failed(verdict.peer, error, next.is_zero()),
             _ => {}

@@ -31,7 +31,7 @@ pub enum Failure {
     Usage(String),
     /// The configuration is not valid.
     Config(ConfigError),
-    /// The command ran and the answer is no; its reasons are told, a line each.
+    /// The command ran and the answer is no; its reasons, a line each.
     Negative(Vec<String>),
     /// Another one runs with this `STATE_DIR`.
     Occupied(String),

@@ -10,7 +10,7 @@ use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
 const TOKEN_LENGTH: usize = 24;
 /// Letters and digits of a secret in a row that are an echo of it; of a shorter secret all of them.
 const PIECE: usize = 6;
-/// Letters and digits. A secret with fewer could not be told from any other text.
+/// Letters and digits. A secret with fewer could not be distinguished from any other text.
 const SHORTEST: usize = 4;
 
 /// A password, token, payload, signature, cookie or API key.

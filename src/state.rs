@@ -27,7 +27,7 @@ pub enum Presence {
     Running(String),
     /// Nobody does.
     Stopped,
-    /// It cannot be told; why.
+    /// It is not known; why.
     Unknown(String),
 }
 

@@ -625,7 +625,7 @@ fn a_port_that_stays_taken_is_set_anew_once_an_interval_and_told_once() {
         daemon.fails_within(LATER, &["47047", "another program"]);
         daemon.wait_for_line("nothing listens on it (attempt 2)", LATER);
         assert_eq!(daemon.qbt().counts().set_ports, if again { 5 } else { 3 }, "{}", daemon.log());
-        assert_eq!(daemon.lines_at("WARN", "setting it anew").len(), 1, "{}", daemon.log());
+        assert_eq!(daemon.lines_at("WARN", "setting it again").len(), 1, "{}", daemon.log());
         // Whoever asks for a look at once means it.
         daemon.qbt().set(|state| state.taken.clear());
         daemon.hang_up();

@@ -421,7 +421,7 @@ fn tunnel_anew(suite: &str) {
     let _link = raise();
     let began = Instant::now();
     let by_itself = wait_until(Duration::from_secs(3), reached);
-    daemon.wait_for_line("socket opened anew on port 47047", LATER);
+    daemon.wait_for_line("reopened its socket on port 47047", LATER);
     assert!(wait_until(SOON, reached), "qBittorrent is not reached through the new tunnel\n{}", daemon.log());
     println!("reached by itself: {by_itself}, in the end after {:.1?}", began.elapsed());
     assert_eq!(pia.counts().signatures, 1);

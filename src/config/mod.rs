@@ -83,7 +83,7 @@ pub struct Variables {
     pub values: BTreeMap<String, String>,
     /// For the log.
     pub warnings: Vec<String>,
-    /// Told along with other problems: it may explain them.
+    /// Shown with other problems: it may explain them.
     pub hint: Option<Problem>,
 }
 

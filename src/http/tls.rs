@@ -59,7 +59,7 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        // Every connection verifies the certificate anew, so an expired one does not live on in a session ticket.
+        // Every connection verifies the certificate again, so an expired one does not live on in a session ticket.
         config.resumption = Resumption::disabled();
         Self { config: Arc::new(config), policy }
     }

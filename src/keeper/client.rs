@@ -1,7 +1,7 @@
-//! The torrent client: what it was seen to do and told to do, and what follows from that.
+//! The torrent client: what it was seen to do, what was changed, and what follows from that.
 //!
 //! A round reads the port, puts it right and has a look at the socket: settings are not the socket. Where the socket has to be
-//! opened anew, a bounce leads over another port, because setting the port that is set already does nothing.
+//! reopened, a bounce leads over another port, because setting the port that is set already does nothing.
 
 use std::fmt;
 use std::rc::Rc;
@@ -71,11 +71,11 @@ enum Socket {
     Fresh,
     /// The tunnel has changed or may have, as before our start; whether the one of now works, the next bind will tell.
     Doubtful,
-    /// It has to be opened anew.
+    /// It has to be reopened.
     Stale,
 }
 
-/// Why a client is told a port.
+/// Why a client's port is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
     /// It has another one, or picks a random one.
@@ -86,9 +86,9 @@ enum Why {
     Deaf,
 }
 
-/// What the client was told in this round.
+/// A change of the client's port in this round.
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct Change {
     /// What it had before; none in the second half of a bounce that was begun in an earlier round.
     from: Option<i64>,
     why: Why,
@@ -105,7 +105,7 @@ pub(super) struct Client {
     round_at: Instant,
     /// What it has by its settings, read in this round.
     read: Option<ListenPort>,
-    told: Option<Told>,
+    change: Option<Change>,
     /// It has to be bounced, and why.
     bounce: Option<Why>,
     /// In the middle of a bounce it is on another port.
@@ -131,12 +131,12 @@ impl Client {
             gate: Gate::new(RETRY_AFTER_CAP),
             round_at: now.mono,
             read: None,
-            told: None,
+            change: None,
             bounce: None,
             away: false,
             confirm_at: None,
             listen_by: None,
-            // Since whenever this client opened its socket, the tunnel may have been made anew.
+            // Since whenever this client opened its socket, the tunnel may have been recreated.
             socket: if hands_off { Socket::Fresh } else { Socket::Doubtful },
             bounced_in_vain: None,
             port: None,
@@ -167,13 +167,13 @@ impl Client {
 
     /// Whether a round is under way or due.
     pub fn is_busy(&self, now: Now) -> bool {
-        self.away || self.told.is_some() || self.confirm_at.is_some() || now.mono >= self.round_at
+        self.away || self.change.is_some() || self.confirm_at.is_some() || now.mono >= self.round_at
     }
 
     /// Another round begins at `at`.
     pub fn begin_round(&mut self, at: Instant) {
         self.round_at = at;
-        (self.read, self.told, self.bounce) = (None, None, None);
+        (self.read, self.change, self.bounce) = (None, None, None);
         (self.confirm_at, self.listen_by) = (None, None);
     }
 
@@ -184,7 +184,7 @@ impl Client {
         }
     }
 
-    /// The tunnel works: what was doubtful has to be opened anew.
+    /// The tunnel works: what was doubtful has to be reopened.
     pub fn tunnel_works(&mut self, now: Now) {
         if self.socket == Socket::Doubtful {
             self.socket = Socket::Stale;
@@ -210,18 +210,18 @@ impl Client {
             let words = format!("it has port {}, the leased one is {wanted}", seen.port);
             return Err(finding(PORT, words, "start the service or run `once` to set it"));
         }
-        if self.told.is_some() {
+        if self.change.is_some() {
             let words = format!("port {wanted} was set, {} is what it has", seen.port);
             return Err(finding(PORT, words, "look for something else that sets the client's port"));
         }
         self.read = Some(seen);
-        // With a random port active, old versions do not listen anew when they are given the port that they already show.
+        // With a random port active, old versions do not listen again when they are given the port that they already show.
         self.bounce = right.then_some(Why::Wrong);
         Ok(Verdict::quiet(Peer::Client))
     }
 
     fn port_right(&mut self, now: Now, port: u16) -> Verdict {
-        let lag = match self.told {
+        let lag = match self.change {
             None if self.socket == Socket::Stale => {
                 self.read = Some(ListenPort { port: port.into(), random: false });
                 self.bounce = Some(Why::Stale);
@@ -231,28 +231,28 @@ impl Client {
             Some(_) => self.patience.lag,
         };
         self.confirm_at = Some(now.mono + lag);
-        let news = self.told.and_then(|told| match (told.why, told.from) {
+        let news = self.change.and_then(|change| match (change.why, change.from) {
             (Why::Deaf, _) => None,
             (Why::Wrong, Some(from)) => Some(News::Moved { from, to: port }),
             (Why::Stale, _) | (Why::Wrong, None) => Some(News::Reopened(port)),
         });
-        if self.told.is_some() {
+        if self.change.is_some() {
             self.socket = Socket::Fresh;
             // Whatever was known of the socket is about another one.
             self.listened = None;
         }
         // The rest of a bounce of an earlier round shows nothing new.
-        if news.is_some() && self.told.is_some_and(|told| told.from.is_some()) {
+        if news.is_some() && self.change.is_some_and(|change| change.from.is_some()) {
             self.bounced_in_vain = None;
         }
         Verdict::of(Peer::Client, news.map(|news| (Level::Info, news)))
     }
 
-    /// It was told its port.
+    /// Its port was set.
     pub fn port_set(&mut self) {
         let from = self.read.take().map(|seen| seen.port);
         let why = self.bounce.take().unwrap_or(Why::Wrong);
-        self.told = Some(Told { from, why });
+        self.change = Some(Change { from, why });
         self.away = false;
     }
 
@@ -284,7 +284,7 @@ impl Client {
     }
 
     fn not_listening(&mut self, now: Now, port: u16, interval: Duration) -> Result<Verdict, Error> {
-        let bounced = self.told.is_some_and(|told| told.why == Why::Deaf);
+        let bounced = self.change.is_some_and(|change| change.why == Why::Deaf);
         let patience =
             if bounced { self.patience.listen.saturating_sub(self.patience.lag) } else { self.patience.listen };
         let end = *self.listen_by.get_or_insert(now.mono + patience);

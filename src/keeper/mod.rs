@@ -41,7 +41,7 @@ const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
 /// Unexplained refusals of a bind after which the lease is taken to be the reason.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
 
-/// The three peers whose troubles are told apart.
+/// The three peers whose troubles are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// PIA's account API.
@@ -82,7 +82,7 @@ pub enum Origin {
 pub struct Verdict {
     /// Whose it is.
     pub peer: Peer,
-    /// What happened and how loudly it is told; none in the middle of something.
+    /// What happened and at which level it is logged; none in the middle of something.
     pub news: Option<(Level, News)>,
     /// The peer does as asked again.
     pub recovered: Option<Recovery>,
@@ -119,9 +119,9 @@ pub enum News {
         /// Now.
         to: u16,
     },
-    /// The client opened its socket on this port anew.
+    /// The client reopened its socket on this port.
     Reopened(u16),
-    /// Nothing listens on this port, so it is set anew.
+    /// Nothing listens on this port, so it is set again.
     Deaf(u16),
     /// The client listens.
     Listens {
@@ -381,7 +381,7 @@ impl Keeper {
     /// What was done is right, or not as it should be after all.
     fn done(&mut self, now: Now, step: &Step, done: Done) -> Result<Verdict, Error> {
         let peer = step.peer();
-        let told = |level, news| Ok(Verdict::of(peer, Some((level, news))));
+        let news = |level, news| Ok(Verdict::of(peer, Some((level, news))));
         match done {
             Done::Token { token, logged_in } => {
                 self.token = Some(token);
@@ -400,7 +400,7 @@ impl Keeper {
                 let held = Held::new(lease, now);
                 let (lease, over) = (Rc::clone(&held.lease), !held.left(self.clock.correct(now)).is_positive());
                 self.lease = Some(held);
-                told(Level::Info, News::Leased { lease, over })
+                news(Level::Info, News::Leased { lease, over })
             }
             Done::Stored => {
                 self.store_failed = false;

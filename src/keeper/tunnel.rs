@@ -17,8 +17,8 @@ pub struct Way {
     pub local: IpAddr,
     /// The next hop by the main table.
     pub hop: Option<Ipv4Addr>,
-    /// Index and name of the tunnel's device, or of every tunnel where policy routing hides which one it is. A device that
-    /// was made anew has another index.
+    /// Index and name of the tunnel's device, or of every tunnel where policy routing hides which one it is. A recreated
+    /// device has another index.
     pub tunnels: Vec<(u32, String)>,
 }
 
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged, "the first look has nothing to compare with");
         assert!(tunnel.lose() && !tunnel.lose() && tunnel.lost);
         let back = see(&mut tunnel, &way("10.1.0.2"));
-        assert_eq!(back, Look::Changed { from: Some(way("10.1.0.2")) }, "the same, made anew");
+        assert_eq!(back, Look::Changed { from: Some(way("10.1.0.2")) }, "the same, recreated");
         assert!(!tunnel.lost);
         assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged);
         assert!(matches!(see(&mut tunnel, &way("10.2.0.2")), Look::Changed { .. }));

@@ -68,7 +68,7 @@ pub fn is_tunnel(device: &str) -> bool {
     TUNNEL_TYPES.contains(&kind.trim()) || TUNNEL_NAMES.iter().any(|name| device.starts_with(name))
 }
 
-/// Devices that are up, with their indices: a device that was made anew has another one.
+/// Devices that are up, with their indices: a recreated device has another one.
 fn devices() -> Vec<(u32, String)> {
     parse_devices(&fs::read_to_string("/proc/self/net/igmp").unwrap_or_default())
 }

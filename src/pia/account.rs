@@ -187,7 +187,7 @@ fn failed(step: &'static str, cause: Cause) -> Error {
     Error::new(step, cause).advise(Some(advice))
 }
 
-/// The error that is told where these credentials were rejected a while ago and are not tried again yet.
+/// The error where these credentials were rejected a while ago and are not tried again yet.
 pub fn rejected_before() -> Error {
     failed(LOGIN, Cause::CredentialsRejected { status: None })
 }

@@ -147,7 +147,7 @@ impl Gateway {
     }
 
     /// Its address, once it is known. A found one that has failed is still the one whose way is watched: were it forgotten,
-    /// a tunnel that was made anew while a bind hung in the old one would go unnoticed.
+    /// a tunnel that was recreated while a bind hung in the old one would go unnoticed.
     pub fn dialled(&self) -> Option<SocketAddr> {
         match (&self.peer, &self.address) {
             (Some(peer), _) if peer.dialled().is_some() => peer.dialled(),
@@ -238,8 +238,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// Draws conclusions from how an exchange went: a found gateway that cannot be spoken to is looked for anew, beginning
-    /// with itself.
+    /// Draws conclusions from how an exchange went: a found gateway that cannot be reached is searched for again,
+    /// beginning with itself.
     fn look_at(&mut self, result: Result<&Response, &Cause>) {
         self.warn_if_unnamed();
         let unreachable = matches!(

@@ -53,8 +53,10 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         News::Source(port) => format!("{source} has port {port}"),
         News::NoPort => format!("{source} has no port now; the last one is kept"),
         News::Moved { from, to } => format!("{client}: listen port {from} -> {to}"),
-        News::Reopened(port) => format!("{client}: socket opened anew on port {port}: the tunnel may be another one"),
-        News::Deaf(port) => format!("{client}: nothing listens on port {port}; setting it anew"),
+        News::Reopened(port) => {
+            format!("{client}: reopened its socket on port {port}, because the tunnel may have changed")
+        }
+        News::Deaf(port) => format!("{client}: nothing listens on port {port}; setting it again"),
         News::Listens { port, connectivity } => format!("{client} listens on port {port} ({connectivity})"),
         News::Failed { error, attempts, .. } if level == Level::Debug => format!("{error} (attempt {attempts})"),
         News::Failed { error, next, .. } if *next >= WORTH_TELLING => {

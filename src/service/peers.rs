@@ -55,7 +55,7 @@ impl Peers {
         (Self { port, client }, Keeper::new(setup, now))
     }
 
-    /// What proves us to a peer, and the error that is told where it was rejected and is not tried again yet.
+    /// What proves us to a peer, and the error where it was rejected a while ago.
     fn credentials(&self, peer: Peer) -> Option<(Secret, Error)> {
         match (peer, &self.port) {
             (Peer::Account, PortPeer::Pia(pia)) => Some((pia.account.credentials()?, account::rejected_before())),

@@ -22,7 +22,7 @@ pub trait TorrentClient {
     fn patience(&self) -> Patience;
     /// What proves us to it; none where nothing does.
     fn credentials(&self) -> Option<Secret>;
-    /// The error that is told where these credentials were rejected a while ago and are not tried again yet.
+    /// The error where these credentials were rejected a while ago and are not tried again yet.
     fn rejected_before(&self) -> Error;
     /// Reads the listen port.
     fn port(&mut self) -> Exchange<ListenPort>;

@@ -1,4 +1,4 @@
-//! systemd's notification protocol (`sd_notify`): what the service manager is told, when there is one.
+//! systemd's notification protocol (`sd_notify`): what a service manager hears, where there is one.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -46,7 +46,7 @@ pub struct Status {
     pub local_address: Option<String>,
     /// The tunnel's device at that bind.
     pub device: Option<String>,
-    /// Its index: a device that was made anew has another one.
+    /// Its index: a recreated device has another one.
     pub device_index: Option<u32>,
     /// The torrent client's name.
     pub client: String,

@@ -330,7 +330,7 @@ fn ports() -> Vec<Row> {
                     daemon.settled(47047);
                     daemon.qbt().drop_socket();
                 }
-                daemon.see("setting it anew");
+                daemon.see("setting it again");
                 daemon.settled(47047);
                 let ports = daemon.qbt().ports();
                 assert!(matches!(ports[..], [47047, other, 47047] if (1..=65535).contains(&other)), "{ports:?}");

@@ -238,7 +238,7 @@ fn changes() -> Vec<Row> {
             daemon.qbt().deaden_socket();
             is_rebound(&mut daemon, before, Instant::now());
             daemon.see("the tunnel has changed");
-            daemon.see("socket opened anew on port 47047");
+            daemon.see("reopened its socket on port 47047");
             daemon.see("qBittorrent listens on port 47047");
         })
     };
