@@ -3,7 +3,6 @@
 //! A round reads the port, puts it right and has a look at the socket: settings are not the socket. Where the socket has to be
 //! reopened, a bounce leads over another port, because setting the port that is set already does nothing.
 
-use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +10,8 @@ use jiff::Timestamp;
 use log::Level;
 
 use super::gate::Gate;
-use super::step::Step;
-use super::{News, Peer, Verdict};
+use super::step::{Connectivity, ListenPort, Step};
+use super::verdict::{News, Peer, Verdict};
 use crate::error::{Cause, Error};
 use crate::time::Now;
 
@@ -33,36 +32,6 @@ pub struct Patience {
     pub poll: Duration,
     /// After a change the reported status may be that of the old port for this long.
     pub lag: Duration,
-}
-
-/// The listen port in a client's settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListenPort {
-    /// As the client shows it; clients may hold nonsense, so it is not a `u16`.
-    pub port: i64,
-    /// Whether the client is set to pick a random port, in which case `port` may not be what it listens on.
-    pub random: bool,
-}
-
-/// What a client says about its reachability.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connectivity {
-    /// Somebody has connected from outside.
-    Connected,
-    /// It listens; nobody has connected yet. Normal until the first peer comes.
-    Firewalled,
-    /// No listening socket.
-    Disconnected,
-}
-
-impl fmt::Display for Connectivity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connected => "connected",
-            Self::Firewalled => "firewalled",
-            Self::Disconnected => "disconnected",
-        })
-    }
 }
 
 /// Whether the client's socket may belong to a tunnel that is gone: some clients keep a dead one, and all looks well.

@@ -13,23 +13,25 @@ pub mod step;
 #[cfg(test)]
 mod tests;
 pub mod tunnel;
+mod verdict;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use log::Level;
 
 use crate::error::{Error, Meaning};
 use crate::secret::Secret;
 use crate::time::{Clock, ClockNews, Now};
-use client::{Client, Connectivity, Patience};
+use client::{Client, Patience};
 use gate::Gate;
-pub use gate::{Recovery, Trouble};
+pub use gate::Trouble;
 use lease::{Held, Lease};
-use step::{Done, Exchange, Progress, Step};
+use step::{Connectivity, Done, Exchange, Progress, Step};
 use tunnel::{Look, Tunnel, Way};
+pub use verdict::{News, Peer, Verdict};
 
 /// The longest `Retry-After` of an account that is believed.
 const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
@@ -40,17 +42,6 @@ const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
 /// Unexplained refusals of a bind after which the lease is taken to be the reason.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
-
-/// The three peers whose troubles are kept apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
-    /// PIA's account API.
-    Account,
-    /// PIA's gateway, or whoever else leases the port.
-    Gateway,
-    /// The torrent client.
-    Client,
-}
 
 /// What a keeper starts with.
 pub struct Setup {
@@ -75,92 +66,6 @@ pub enum Origin {
         /// Between two questions.
         every: Duration,
     },
-}
-
-/// What a step or a look has led to, for whoever tells people.
-#[derive(Debug)]
-pub struct Verdict {
-    /// Whose it is.
-    pub peer: Peer,
-    /// What happened and at which level it is logged; none in the middle of something.
-    pub news: Option<(Level, News)>,
-    /// The peer does as asked again.
-    pub recovered: Option<Recovery>,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum News {
-    /// A login gave a token.
-    LoggedIn,
-    /// The cache file gave a token.
-    TokenRead,
-    /// The gateway refused the token, and another one is got at once.
-    TokenRefused(Rc<Error>),
-    /// There is a new lease.
-    Leased {
-        /// The lease.
-        lease: Rc<Lease>,
-        /// It seems to be over by our clock.
-        over: bool,
-    },
-    /// The lease could not be stored.
-    NotStored(Rc<Error>),
-    /// This port was bound.
-    Bound(u16),
-    /// Somebody else has leased this port.
-    Source(u16),
-    /// Somebody else has no port now; the last one is kept.
-    NoPort,
-    /// The client has another port in its settings now.
-    Moved {
-        /// Before.
-        from: i64,
-        /// Now.
-        to: u16,
-    },
-    /// The client reopened its socket on this port.
-    Reopened(u16),
-    /// Nothing listens on this port, so it is set again.
-    Deaf(u16),
-    /// The client listens.
-    Listens {
-        /// On which port.
-        port: u16,
-        /// What it says of its reachability.
-        connectivity: Connectivity,
-    },
-    /// A step failed.
-    Failed {
-        /// Why.
-        error: Rc<Error>,
-        /// Failed attempts in a row.
-        attempts: u32,
-        /// Until it is tried again; zero if that is not known or when there is another way.
-        next: Duration,
-    },
-    /// The tunnel is another one.
-    Tunnel {
-        /// The way before; none if there was none yet.
-        from: Option<Way>,
-        /// The way now.
-        to: Way,
-    },
-    /// The wall clock went this far beyond the time that passed, or back.
-    ClockJumped(SignedDuration),
-    /// The gateway's clock and ours.
-    Clock(ClockNews),
-}
-
-impl Verdict {
-    /// Nothing to tell.
-    fn quiet(peer: Peer) -> Self {
-        Self::of(peer, None)
-    }
-
-    fn of(peer: Peer, news: Option<(Level, News)>) -> Self {
-        Self { peer, news, recovered: None }
-    }
 }
 
 /// Somebody else leases and binds, we follow.

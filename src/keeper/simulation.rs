@@ -1,6 +1,6 @@
 //! Hundreds of virtual days with seeded random faults: what the decisions add up to.
 
-use super::client::{Connectivity, ListenPort};
+use super::step::ListenPort;
 use super::*;
 use crate::error::Cause;
 

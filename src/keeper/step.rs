@@ -1,10 +1,10 @@
 //! What the keeper asks for, and what comes back.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::client::{Connectivity, ListenPort};
 use super::lease::Lease;
 use super::tunnel::Way;
 use crate::error::Error;
@@ -99,4 +99,34 @@ pub enum Done {
     Set,
     /// What the client says of its socket.
     Reachability(Connectivity),
+}
+
+/// The listen port in a client's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenPort {
+    /// As the client shows it; clients may hold nonsense, so it is not a `u16`.
+    pub port: i64,
+    /// Whether the client is set to pick a random port, in which case `port` may not be what it listens on.
+    pub random: bool,
+}
+
+/// What a client says about its reachability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connectivity {
+    /// Somebody has connected from outside.
+    Connected,
+    /// It listens; nobody has connected yet. Normal until the first peer comes.
+    Firewalled,
+    /// No listening socket.
+    Disconnected,
+}
+
+impl fmt::Display for Connectivity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connected => "connected",
+            Self::Firewalled => "firewalled",
+            Self::Disconnected => "disconnected",
+        })
+    }
 }

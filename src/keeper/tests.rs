@@ -1,6 +1,8 @@
 //! What the keeper promises, a sentence each.
 
-use super::client::{Connectivity, ListenPort};
+use jiff::SignedDuration;
+
+use super::step::ListenPort;
 use super::*;
 use crate::error::Cause;
 

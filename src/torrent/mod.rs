@@ -7,8 +7,8 @@ mod qbittorrent;
 
 use crate::config::Reader;
 use crate::error::Error;
-use crate::keeper::client::{Connectivity, ListenPort, Patience};
-use crate::keeper::step::Exchange;
+use crate::keeper::client::Patience;
+use crate::keeper::step::{Connectivity, Exchange, ListenPort};
 use crate::secret::Secret;
 
 /// A torrent client that can be moved to another port while it runs. Each call is one exchange: a login that is needed first

@@ -13,8 +13,8 @@ use crate::http::tls::{read_roots, tls_to};
 use crate::http::url::Url;
 use crate::http::{Method, Peer, Request, Response};
 use crate::json;
-use crate::keeper::client::{Connectivity, ListenPort, Patience};
-use crate::keeper::step::{Exchange, Progress};
+use crate::keeper::client::Patience;
+use crate::keeper::step::{Connectivity, Exchange, ListenPort, Progress};
 use crate::secret::Secret;
 
 /// Steps, as errors name them.
