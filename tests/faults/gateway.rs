@@ -302,6 +302,15 @@ fn logins() -> Vec<Row> {
             assert_eq!((counts.logins, counts.tunnel_logins, counts.signatures), (0, 1, 1), "{counts:?}");
             harmless(daemon);
         }),
+        Row::isolated("without a tunnel and a name the gateway is told no password", || {
+            websites_are_at("127.0.0.66");
+            let world = default_logins(true).without(&["PIA_HOSTNAME"]);
+            let mut daemon = Fault::from_start(world, |_| ()).reads(&["PIA login", WEBSITES[0], WEBSITES[1]]).daemon;
+            daemon.hang_up();
+            daemon.see("(attempt 2)");
+            let counts = daemon.pia().counts();
+            assert_eq!((counts.tunnel_logins, counts.connections), (0, 0), "{counts:?}\n{}", daemon.log());
+        }),
         Row::isolated("websites and gateway are out of reach", || {
             websites_are_at("127.0.0.66");
             Fault::from_start(default_logins(false), |_| ())
