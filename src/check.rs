@@ -167,8 +167,10 @@ impl Ear for Narrator<'_> {
             News::Leased { lease, .. } => {
                 self.ok("lease", &format!("port {} until {}", lease.port, shown(lease.expires_at)));
             }
-            News::NotStored(error) => {
-                self.line("note", "lease", &format!("{}: it is not stored, so the service gets another", error.cause));
+            News::NotStored { lease, error } => {
+                let text =
+                    format!("port {}; {}: it is not stored, so the service gets another", lease.port, error.cause);
+                self.line("note", "lease", &text);
             }
             News::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
             News::Listens { port, connectivity } => {

@@ -286,7 +286,6 @@ impl Keeper {
     /// What was done is right, or not as it should be after all.
     fn done(&mut self, now: Now, step: &Step, done: Done) -> Result<Verdict, Error> {
         let peer = step.peer();
-        let news = |level, news| Ok(Verdict::of(peer, Some((level, news))));
         match done {
             Done::Token { token, logged_in } => {
                 self.token = Some(token);
@@ -302,17 +301,19 @@ impl Keeper {
                 self.tokens_refused = 0;
                 self.renewal_failed = false;
                 self.signed = Some(now.mono);
-                let held = Held::new(lease, now);
-                let (lease, over) = (Rc::clone(&held.lease), !held.left(self.clock.correct(now)).is_positive());
-                self.lease = Some(held);
-                news(Level::Info, News::Leased { lease, over })
+                self.lease = Some(Held::new(lease, now));
+                Ok(Verdict::quiet(peer))
             }
+            // Only now it survives a kill, and is worth a word.
             Done::Stored => {
                 self.store_failed = false;
-                if let Some(held) = &mut self.lease {
+                let corrected = self.clock.correct(now);
+                let news = self.lease.as_mut().map(|held| {
                     held.store_at = None;
-                }
-                Ok(Verdict::quiet(peer))
+                    let over = !held.left(corrected).is_positive();
+                    (Level::Info, News::Leased { lease: Rc::clone(&held.lease), over })
+                });
+                Ok(Verdict::of(peer, news))
             }
             Done::Bound { gateway, way } => Ok(self.bound(now, gateway, way)),
             Done::Source(port) => Ok(self.followed_port(now, port)),
@@ -384,12 +385,15 @@ impl Keeper {
     fn failed(&mut self, now: Now, step: &Step, error: Error) -> Verdict {
         let random = &mut self.random;
         match step {
-            Step::StoreLease(_) => {
+            Step::StoreLease(lease) => {
                 if let Some(held) = &mut self.lease {
                     held.store_at = Some(now.mono + self.interval);
                 }
                 let level = if std::mem::replace(&mut self.store_failed, true) { Level::Debug } else { Level::Warn };
-                return Verdict::of(Peer::Gateway, Some((level, News::NotStored(Rc::new(error)))));
+                return Verdict::of(
+                    Peer::Gateway,
+                    Some((level, News::NotStored { lease: Rc::clone(lease), error: Rc::new(error) })),
+                );
             }
             Step::ReadPort | Step::Place(_) | Step::Leave { .. } | Step::Return(_) | Step::Confirm(_) => {
                 return self.client.failed(now, error, |wait| jittered(random, wait));

@@ -604,9 +604,9 @@ fn leases_that_seem_to_be_over_when_they_arrive_make_no_storm() {
         let mut bench = Bench::new();
         bench.logs_in();
         let lease = bench.lease(seconds);
-        let verdict = bench.does("sign", Done::Leased(lease));
+        bench.does("sign", Done::Leased(lease));
+        let verdict = bench.does("store", Done::Stored);
         assert!(matches!(verdict.news, Some((_, News::Leased { over, .. })) if over == (seconds < 0)));
-        bench.does("store", Done::Stored);
         bench.binds();
         bench.moves();
         bench.waits_between(298, 300);

@@ -44,15 +44,20 @@ pub enum News {
     TokenRead,
     /// The gateway refused the token, and another one is got at once.
     TokenRefused(Rc<Error>),
-    /// There is a new lease.
+    /// There is a new lease, and it survives a restart.
     Leased {
         /// The lease.
         lease: Rc<Lease>,
         /// It seems to be over by our clock.
         over: bool,
     },
-    /// The lease could not be stored.
-    NotStored(Rc<Error>),
+    /// There is a new lease, and it could not be stored.
+    NotStored {
+        /// The lease.
+        lease: Rc<Lease>,
+        /// Why not.
+        error: Rc<Error>,
+    },
     /// This port was bound.
     Bound(u16),
     /// Somebody else has leased this port.

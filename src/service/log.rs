@@ -46,9 +46,12 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         News::TokenRead => "token taken from the cache file".to_owned(),
         News::TokenRefused(error) => format!("{error}; getting another token"),
         News::Leased { lease, .. } => format!("lease: port {} until {}", lease.port, shown(lease.expires_at)),
-        News::NotStored(error) => {
-            format!("{}; the lease is kept in memory only, so a restart gets another port", error.cause)
-        }
+        News::NotStored { lease, error } => format!(
+            "lease: port {} until {}; {}: the lease is kept in memory only, so a restart gets another port",
+            lease.port,
+            shown(lease.expires_at),
+            error.cause
+        ),
         News::Bound(port) => format!("bound port {port}"),
         News::Source(port) => format!("{source} has port {port}"),
         News::NoPort => format!("{source} has no port now; the last one is kept"),
