@@ -7,8 +7,8 @@ use crate::error::{Cause, Error, Phase};
 use crate::keeper::client::{PORT, SOCKET};
 use crate::keeper::step::{Done, Exchange, Progress, Step};
 use crate::keeper::{News, Peer, Verdict};
-use crate::service::{Ear, Peers, PortPeer, Service, with_advice};
-use crate::settings::Settings;
+use crate::service::{Ear, Peers, Service, with_advice};
+use crate::settings::{PortPeer, Settings};
 use crate::state::State;
 use crate::time::{self, shown};
 

@@ -78,8 +78,8 @@ pub fn variables(path: Option<&Path>) -> Result<Variables, ConfigError> {
 
 /// The validated settings.
 pub struct Settings {
-    /// Where the port comes from.
-    pub origin: Origin,
+    /// Who knows the port.
+    pub port: PortPeer,
     /// The torrent client.
     pub client: Box<dyn TorrentClient>,
     /// Between two binds; 1 to 840 s.
@@ -94,11 +94,11 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
-/// Where the port comes from.
-pub enum Origin {
-    /// We lease and bind it ourselves.
+/// Whoever knows the port.
+pub enum PortPeer {
+    /// PIA: we lease and bind it.
     Pia(Box<Pia>),
-    /// Somebody else does, and we follow.
+    /// Somebody else leases it, and we follow.
     Source(Source),
 }
 
@@ -133,15 +133,15 @@ impl Settings {
 
     fn read(reader: &mut Reader) -> Option<Self> {
         let state_dir = state_dir_of(reader);
-        let origin = match reader.get("PORT_SOURCE").unwrap_or("pia") {
-            "pia" => Pia::read(reader, &state_dir).map(|pia| Origin::Pia(Box::new(pia))),
-            other => Source::read(reader, other).map(Origin::Source),
+        let port = match reader.get("PORT_SOURCE").unwrap_or("pia") {
+            "pia" => Pia::read(reader, &state_dir).map(|pia| PortPeer::Pia(Box::new(pia))),
+            other => Source::read(reader, other).map(PortPeer::Source),
         };
         let client = torrent::read(reader);
         let interval = interval(reader);
         let log_level = log_level(reader);
         Some(Self {
-            origin: origin?,
+            port: port?,
             client: client?,
             interval: interval?,
             state_dir,
@@ -237,11 +237,11 @@ mod tests {
 
         /// User name and password of the account.
         fn account(&self) -> String {
-            match self.config().unwrap_or_else(|e| panic!("{e:?}")).origin {
-                Origin::Pia(pia) => {
+            match self.config().unwrap_or_else(|e| panic!("{e:?}")).port {
+                PortPeer::Pia(pia) => {
                     pia.account.credentials().map_or(String::new(), |secret| secret.expose().to_owned())
                 }
-                Origin::Source(source) => panic!("follows {}", source.name()),
+                PortPeer::Source(source) => panic!("follows {}", source.name()),
             }
         }
 
@@ -330,9 +330,9 @@ mod tests {
             let vars = pairs.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();
             Vars { dir: TempDir::new(), vars }
         };
-        let name = |vars: &Vars| match vars.config().unwrap_or_else(|e| panic!("{e:?}")).origin {
-            Origin::Source(source) => source.name(),
-            Origin::Pia(_) => "PIA".to_owned(),
+        let name = |vars: &Vars| match vars.config().unwrap_or_else(|e| panic!("{e:?}")).port {
+            PortPeer::Source(source) => source.name(),
+            PortPeer::Pia(_) => "PIA".to_owned(),
         };
         assert_eq!(name(&follows(&[("PORT_SOURCE", "gluetun")])), "gluetun at 127.0.0.1:8000");
         assert_eq!(name(&follows(&[("PORT_SOURCE", "file:/tmp/port")])), "/tmp/port");

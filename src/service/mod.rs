@@ -10,7 +10,7 @@ use crate::error::plain;
 use crate::files;
 use crate::keeper::step::{Done, Exchange, Step};
 use crate::keeper::{Keeper, News, Verdict};
-use crate::settings::Settings;
+use crate::settings::{PortPeer, Settings};
 use crate::signals::{Event, Signals, stopping};
 use crate::state::State;
 use crate::time::{self, Now};
@@ -18,7 +18,7 @@ use crate::views::notify::Notifier;
 use crate::views::status::Status;
 use log::Names;
 pub use log::with_advice;
-pub use peers::{Peers, PortPeer};
+pub use peers::Peers;
 
 /// Between two looks at the tunnel while all is well: four a minute.
 const LOOK_EVERY: Duration = Duration::from_secs(15);

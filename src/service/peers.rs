@@ -8,20 +8,11 @@ use crate::keeper::tunnel::Way;
 use crate::keeper::{self, Keeper, Peer, Setup};
 use crate::pia::{Pia, account, discover};
 use crate::secret::Secret;
-use crate::settings::{Origin, Settings};
-use crate::source::Source;
+use crate::settings::{PortPeer, Settings};
 use crate::state::State;
 use crate::time::Now;
 use crate::torrent::TorrentClient;
 use crate::views::status::word;
-
-/// Whoever knows the port.
-pub enum PortPeer {
-    /// PIA: we lease and bind it.
-    Pia(Box<Pia>),
-    /// Somebody else leases it.
-    Source(Source),
-}
 
 /// The peers, built from settings; nothing is sent by building them.
 pub struct Peers {
@@ -34,24 +25,20 @@ pub struct Peers {
 impl Peers {
     /// Builds the peers, and a keeper that knows what earlier runs left in `state`.
     pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
-        let client = settings.client;
-        let (port, origin) = match settings.origin {
-            Origin::Pia(mut pia) => {
+        let Settings { mut port, client, interval, .. } = settings;
+        let origin = match &mut port {
+            PortPeer::Pia(pia) => {
                 if state.is_guest() {
                     pia.keep_nothing();
                 }
-                let stored = pia.store.load().unwrap_or_else(|problem| {
+                keeper::Origin::Lease(pia.store.load().unwrap_or_else(|problem| {
                     log::warn!("{} {problem}; a new lease will replace it", pia.store.path().display());
                     None
-                });
-                (PortPeer::Pia(pia), keeper::Origin::Lease(stored))
+                }))
             }
-            Origin::Source(source) => {
-                let every = source.every();
-                (PortPeer::Source(source), keeper::Origin::Source { every })
-            }
+            PortPeer::Source(source) => keeper::Origin::Source { every: source.every() },
         };
-        let setup = Setup { interval: settings.interval, origin, patience: client.patience(), hands_off, seed };
+        let setup = Setup { interval, origin, patience: client.patience(), hands_off, seed };
         (Self { port, client }, Keeper::new(setup, now))
     }
 
