@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::ExitCode;
 
 use jiff::Timestamp;
 
@@ -17,6 +16,10 @@ use crate::state::{self, Presence, State};
 use crate::views::status::{Health, Status};
 use crate::{check, kernel, logging};
 
+/// The service is not healthy, or a command failed.
+const EXIT_FAILED: u8 = 1;
+/// Nothing runs.
+const EXIT_STOPPED: u8 = 3;
 /// `EX_USAGE` of sysexits.
 const EXIT_USAGE: u8 = 64;
 /// `EX_TEMPFAIL` of sysexits: another one runs.
@@ -26,45 +29,22 @@ const EXIT_CONFIG: u8 = 78;
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug)]
-pub enum Failure {
-    /// The arguments make no command.
-    Usage(String),
-    /// The configuration is not valid.
-    Config(ConfigError),
-    /// The command ran and the answer is no; its reasons, a line each.
-    Negative(Vec<String>),
-    /// Another one runs with this `STATE_DIR`.
-    Occupied(String),
-    /// The service is not well, with the exit code that says how.
-    Unwell(u8, String),
-    /// Signal handlers could not be installed.
-    Signals(io::Error),
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// What is said on standard error, a line each.
+    pub lines: Vec<String>,
 }
 
 impl Failure {
-    /// The exit code.
-    pub fn code(&self) -> ExitCode {
-        match self {
-            Self::Usage(_) => ExitCode::from(EXIT_USAGE),
-            Self::Config(_) => ExitCode::from(EXIT_CONFIG),
-            Self::Occupied(_) => ExitCode::from(EXIT_OCCUPIED),
-            Self::Unwell(code, _) => ExitCode::from(*code),
-            Self::Negative(_) | Self::Signals(_) => ExitCode::FAILURE,
-        }
+    fn new(code: u8, line: String) -> Self {
+        Self { code, lines: vec![line] }
     }
+}
 
-    /// What is said on standard error, a line each.
-    pub fn lines(&self) -> Vec<String> {
-        match self {
-            Self::Usage(problem) => vec![format!("{problem}; see --help")],
-            Self::Config(error) => error.0.iter().map(ToString::to_string).collect(),
-            Self::Negative(reasons) => reasons.clone(),
-            Self::Occupied(who) => {
-                vec![format!("{who}, runs already with this STATE_DIR; stop it, or set another STATE_DIR")]
-            }
-            Self::Unwell(_, words) => words.lines().map(str::to_owned).collect(),
-            Self::Signals(error) => vec![format!("cannot install signal handlers: {error}")],
-        }
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self { code: EXIT_CONFIG, lines: error.0.iter().map(ToString::to_string).collect() }
     }
 }
 
@@ -93,7 +73,9 @@ pub fn run(args: &[String]) -> Result<(), Failure> {
             say(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(())
         }
-        [other, ..] => Err(Failure::Usage(format!("unknown command or too many arguments: {other}"))),
+        [other, ..] => {
+            Err(Failure::new(EXIT_USAGE, format!("unknown command or too many arguments: {other}; see --help")))
+        }
     }
 }
 
@@ -104,20 +86,24 @@ fn say(text: &str) {
 }
 
 fn configuration(file: Option<&Path>) -> Result<Settings, Failure> {
-    settings::variables(file).and_then(Settings::new).map_err(Failure::Config)
+    Ok(settings::variables(file).and_then(Settings::new)?)
 }
 
 /// The settings and the folder, which nobody else uses.
 fn occupy(file: Option<&Path>, who: &str) -> Result<(Settings, State), Failure> {
     let settings = configuration(file)?;
     logging::init(settings.log_level, settings.log_file.as_deref());
-    let state = State::own(&settings.state_dir, who).map_err(Failure::Occupied)?;
+    let state = State::own(&settings.state_dir, who).map_err(|who| {
+        let line = format!("{who}, runs already with this STATE_DIR; stop it, or set another STATE_DIR");
+        Failure::new(EXIT_OCCUPIED, line)
+    })?;
     Ok((settings, state))
 }
 
 fn daemon(file: Option<&Path>) -> Result<(), Failure> {
     let (settings, state) = occupy(file, "the service")?;
-    let signals = Signals::install().map_err(Failure::Signals)?;
+    let signals = Signals::install()
+        .map_err(|error| Failure::new(EXIT_FAILED, format!("cannot install signal handlers: {error}")))?;
     let (mut service, mut ear) = Service::new(settings, state);
     service.run(&signals, ear.as_mut());
     Ok(())
@@ -128,7 +114,7 @@ fn once(file: Option<&Path>) -> Result<(), Failure> {
     let (mut service, mut ear) = Service::new(settings, state);
     let done = service.run_once(ear.as_mut());
     service.leave_status();
-    if done { Ok(()) } else { Err(Failure::Negative(service.problems())) }
+    if done { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: service.problems() }) }
 }
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
@@ -137,7 +123,7 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     if settings.log_level >= log::LevelFilter::Debug {
         logging::init(settings.log_level, None);
     }
-    if check::run(settings, &mut io::stdout()) { Ok(()) } else { Err(Failure::Negative(Vec::new())) }
+    if check::run(settings, &mut io::stdout()) { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: Vec::new() }) }
 }
 
 /// What is shown of the state.
@@ -149,20 +135,18 @@ enum Show {
 }
 
 fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
-    let state_dir = settings::state_dir(&settings::variables(file).map_err(Failure::Config)?);
+    let state_dir = settings::state_dir(&settings::variables(file)?);
     let presence = state::presence(&state_dir);
-    let status = Status::read(&state_dir).map_err(|problem| Failure::Negative(vec![problem]))?;
+    let status = Status::read(&state_dir).map_err(|problem| Failure::new(EXIT_FAILED, problem))?;
     let Some(status) = status else {
+        let folder = state_dir.display();
         return Err(match presence {
-            Presence::Running(who) => Failure::Unwell(1, format!("{who} runs and has not done anything yet")),
-            Presence::Unknown(why) => Failure::Unwell(1, format!("unknown: {why}")),
-            Presence::Stopped => Failure::Unwell(
-                3,
-                format!(
-                    "not running: it has not run yet with STATE_DIR {}; start it, or set its STATE_DIR",
-                    state_dir.display()
-                ),
-            ),
+            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("{who} runs and has not done anything yet")),
+            Presence::Unknown(why) => Failure::new(EXIT_FAILED, format!("unknown: {why}")),
+            Presence::Stopped => {
+                let line = "not running: it has not run yet with STATE_DIR";
+                Failure::new(EXIT_STOPPED, format!("{line} {folder}; start it, or set its STATE_DIR"))
+            }
         });
     };
     let now = Timestamp::now();
@@ -170,13 +154,14 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     match show {
         Show::Words => say(&status.describe(&presence, &health, now)),
         Show::Json => say(&format!("{}\n", miniserde::json::to_string(&status))),
-        Show::Health if health.code() == 0 => say(&format!("{}\n", health.words())),
+        Show::Health if matches!(health, Health::Well(_)) => say(&format!("{}\n", health.words())),
         Show::Health => {}
     }
+    let lines = if show == Show::Health { vec![health.words().to_owned()] } else { Vec::new() };
     match health {
         Health::Well(_) => Ok(()),
-        _ if show == Show::Health => Err(Failure::Unwell(health.code(), health.words().to_owned())),
-        _ => Err(Failure::Unwell(health.code(), String::new())),
+        Health::Ill(_) => Err(Failure { code: EXIT_FAILED, lines }),
+        Health::Stopped(_) => Err(Failure { code: EXIT_STOPPED, lines }),
     }
 }
 
@@ -191,7 +176,7 @@ fn way(status: &Status) -> Option<Result<crate::keeper::tunnel::Way, String>> {
 }
 
 fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
-    let published = settings::variables(file).and_then(|all| settings::published_ca(&all)).map_err(Failure::Config)?;
+    let published = settings::variables(file).and_then(|all| settings::published_ca(&all))?;
     let mut published = match path {
         Some(path) => published.kept_in(path.into()),
         None => published,
@@ -205,10 +190,11 @@ fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
         match published.fetch() {
             Ok(Progress::Done(certificate)) => break certificate,
             Ok(Progress::More) => {}
-            Err(error) => return Err(Failure::Negative(vec![with_advice(&error)])),
+            Err(error) => return Err(Failure::new(EXIT_FAILED, with_advice(&error))),
         }
     };
-    published.store(&certificate).map_err(|error| Failure::Negative(vec![format!("{path}: {}", plain(&error))]))?;
+    let stored = published.store(&certificate);
+    stored.map_err(|error| Failure::new(EXIT_FAILED, format!("{path}: {}", plain(&error))))?;
     say(&format!("PIA's CA is now in {path}\n"));
     Ok(())
 }

@@ -35,10 +35,10 @@ fn main() -> ExitCode {
     match cli::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            for line in failure.lines() {
+            for line in failure.lines {
                 let _ = writeln!(std::io::stderr(), "{}: {}", env!("CARGO_PKG_NAME"), text::one_line(&line));
             }
-            failure.code()
+            ExitCode::from(failure.code)
         }
     }
 }

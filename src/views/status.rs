@@ -101,15 +101,6 @@ pub enum Health {
 }
 
 impl Health {
-    /// The exit code of `status` and `healthcheck`.
-    pub fn code(&self) -> u8 {
-        match self {
-            Self::Well(_) => 0,
-            Self::Ill(_) => 1,
-            Self::Stopped(_) => 3,
-        }
-    }
-
     /// For people.
     pub fn words(&self) -> &str {
         match self {
@@ -290,8 +281,10 @@ impl Status {
             ),
             Presence::Unknown(why) => line("unknown", why.clone()),
         }
-        if let Health::Well(words) | Health::Ill(words) = health {
-            line("health", format!("{}{words}", if health.code() == 0 { "ok: " } else { "not ok: " }));
+        match health {
+            Health::Well(words) => line("health", format!("ok: {words}")),
+            Health::Ill(words) => line("health", format!("not ok: {words}")),
+            Health::Stopped(_) => {}
         }
         for problem in &self.problems {
             let times = problem.failures;
@@ -357,7 +350,7 @@ mod tests {
     #[track_caller]
     fn ill(words: &str, change: impl Fn(&mut Status)) {
         let health = health(change);
-        assert!(health.code() == 1 && health.words().contains(words), "{health:?}");
+        assert!(matches!(health, Health::Ill(_)) && health.words().contains(words), "{health:?}");
     }
 
     fn problem(peer: &str, since: &str) -> Problem {
@@ -369,20 +362,20 @@ mod tests {
     fn healthy_is_bound_and_listening() {
         assert_eq!(health(|_| ()), Health::Well("port 4711 bound 2 min ago, qBittorrent listening".to_owned()));
         let at = |time: &str| Some(time.to_owned());
-        assert_eq!(health(|s| s.bound_at = at("2026-11-23T11:45:01Z")).code(), 0);
+        assert!(matches!(health(|s| s.bound_at = at("2026-11-23T11:45:01Z")), Health::Well(_)));
         ill("15 min", |s| s.bound_at = at("2026-11-23T11:45:00Z"));
         ill("15 min", |s| s.bound_at = at("2026-11-24T12:00:00Z"));
-        assert_eq!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")).code(), 0);
+        assert!(matches!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")), Health::Well(_)));
         ill("last seen listening", |s| s.client_verified_at = at("2026-11-23T11:48:59Z"));
         ill("never seen listening on port 4711", |s| s.client_port = Some(1));
         ill("no port", |s| s.port = None);
         ill("not been bound", |s| s.bound_at = None);
-        assert_eq!(health(|s| s.interval_s = u64::MAX).code(), 0);
+        assert!(matches!(health(|s| s.interval_s = u64::MAX), Health::Well(_)));
     }
 
     #[test]
     fn three_binds_that_failed_in_a_row_are_unhealthy_with_the_reason_first() {
-        assert_eq!(health(|s| s.binds_failed = 2).code(), 0);
+        assert!(matches!(health(|s| s.binds_failed = 2), Health::Well(_)));
         ill("3 binds failed in a row", |s| s.binds_failed = 3);
         let health = health(|s| (s.binds_failed, s.problems) = (3, vec![problem("gateway", NOW)]));
         assert!(health.words().starts_with("x: y; do z ("), "{health:?}");
@@ -395,7 +388,7 @@ mod tests {
                 (s.follows, s.bound_at, s.problems) = (true, None, vec![problem("gateway", since)]);
             }
         };
-        assert_eq!(health(follows("2026-11-23T11:59:01Z")).code(), 0);
+        assert!(matches!(health(follows("2026-11-23T11:59:01Z")), Health::Well(_)));
         ill("last seen at its source 1 min ago", follows("2026-11-23T11:59:00Z"));
     }
 
@@ -411,15 +404,15 @@ mod tests {
             let status = Status { gateway, local_address, device, device_index, ..well() };
             status.health(&running(), way, NOW.parse().unwrap())
         };
-        assert_eq!(health(None).code(), 0, "not bound yet: nothing to compare with");
-        assert_eq!(health(Some(Ok(way("10.9.9.9", 7)))).code(), 0);
+        assert!(matches!(health(None), Health::Well(_)), "not bound yet: nothing to compare with");
+        assert!(matches!(health(Some(Ok(way("10.9.9.9", 7)))), Health::Well(_)));
         for (way, words) in [
             (Ok(way("10.8.8.8", 7)), "our address was 10.9.9.9 at the last bind and is 10.8.8.8"),
             (Ok(way("10.9.9.9", 8)), "tun0 is another device than at the last bind"),
             (Err("network is unreachable".to_owned()), "no way to the gateway 10.0.0.1:19999"),
         ] {
             let health = health(Some(way));
-            assert!(health.code() == 1 && health.words().contains(words), "{health:?}");
+            assert!(matches!(health, Health::Ill(_)) && health.words().contains(words), "{health:?}");
         }
     }
 
@@ -431,7 +424,7 @@ mod tests {
         };
         assert_eq!(stopped(Some(NOW)), Health::Stopped(format!("not running: stopped at {NOW}")));
         assert!(stopped(None).words().contains("killed or crashed after 2026-11-23T11:59:00Z"));
-        assert_eq!(stopped(None).code(), 3);
+        assert!(matches!(stopped(None), Health::Stopped(_)));
         let unknown = well().health(&Presence::Unknown("no lock".to_owned()), None, NOW.parse().unwrap());
         assert_eq!(unknown, Health::Ill("unknown: no lock".to_owned()));
     }
