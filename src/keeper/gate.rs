@@ -122,6 +122,13 @@ impl Gate {
         (if new { Level::Error } else { Level::Debug }, before + 1)
     }
 
+    /// Nobody needs the peer for now: a passing trouble is none any more. One that protects an account stays.
+    pub fn forget(&mut self) {
+        if !self.held {
+            *self = Self::new(self.retry_after_cap);
+        }
+    }
+
     /// Ends the wait, unless it protects an account.
     pub fn hurry(&mut self) {
         if !self.held {

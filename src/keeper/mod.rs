@@ -127,7 +127,7 @@ pub struct Snapshot<'a> {
     pub port: Option<u16>,
     /// When the lease ends.
     pub expires_at: Option<Timestamp>,
-    /// The last bind that was granted.
+    /// The last bind of this lease; none while it was not bound.
     pub last_bind: Option<&'a LastBind>,
     /// Binds in a row that failed.
     pub binds_failed: u32,
@@ -258,7 +258,7 @@ impl Keeper {
             follows: self.followed.is_some(),
             port: lease.map(|lease| lease.port).or(self.followed.as_ref().and_then(|followed| followed.port)),
             expires_at: lease.map(|lease| lease.expires_at),
-            last_bind: self.last_bind.as_ref(),
+            last_bind: self.last_bind.as_ref().filter(|_| self.port_to_listen_on().is_some()),
             binds_failed: self.binds_failed,
             client_port: self.client.port,
             listened: self.client.listened,
@@ -351,6 +351,10 @@ impl Keeper {
         held.by_clock |=
             held.left(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.left(corrected).is_positive();
         let port = held.lease.port;
+        // The lease is good after all: nobody asks the account until another one is wanted, so nothing would show its recovery.
+        if held.renew_at(corrected).is_none_or(|at| at > now.mono) {
+            self.account.forget();
+        }
         self.last_bind = Some(LastBind { at: now.wall, gateway, way });
         self.binds_failed = 0;
         if before != Some(port) {
@@ -373,6 +377,7 @@ impl Keeper {
                 self.client.begin_round(now.mono);
                 Some((Level::Info, News::Source(port)))
             }
+            Some(port) if was_gone => Some((Level::Info, News::Source(port))),
             None if !was_gone => Some((Level::Warn, News::NoPort)),
             _ => None,
         };

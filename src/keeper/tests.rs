@@ -943,3 +943,40 @@ fn a_hurry_binds_and_looks_at_once() {
     bench.listens();
     assert_eq!(bench.waits(), 300);
 }
+
+// ---- what is shown
+
+#[test]
+fn a_lease_that_was_not_bound_does_not_show_the_bind_of_the_last_one() {
+    let mut bench = Bench::steady();
+    bench.pass(300);
+    bench.fails("bind", Meaning::LeaseRefused);
+    bench.signs(LONG);
+    assert!(bench.keeper.snapshot().last_bind.is_none());
+    bench.binds();
+    assert!(bench.keeper.snapshot().last_bind.is_some());
+}
+
+#[test]
+fn an_account_that_is_not_needed_any_more_is_no_trouble() {
+    let mut bench = Bench::stored(LONG);
+    bench.fails("bind", Meaning::LeaseRefused);
+    bench.fails("token", Meaning::Passing);
+    bench.pass(300);
+    bench.binds();
+    bench.moves();
+    assert!(bench.is_content(), "{:?}", bench.keeper.snapshot().troubles);
+}
+
+#[test]
+fn a_source_that_has_its_port_again_is_told_too() {
+    let mut bench = Bench::following();
+    bench.does("ask", Done::Source(Some(PORT)));
+    bench.moves();
+    bench.pass(16);
+    bench.does("ask", Done::Source(None));
+    bench.pass(16);
+    let verdict = bench.does("ask", Done::Source(Some(PORT)));
+    assert!(matches!(verdict.news, Some((Level::Info, News::Source(PORT)))), "{verdict:?}");
+    assert_eq!(bench.next(), "wait", "the client has it already");
+}
