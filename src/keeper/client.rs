@@ -67,6 +67,7 @@ struct Change {
 #[derive(Debug)]
 pub(super) struct Client {
     patience: Patience,
+    interval: Duration,
     /// It is looked at and left as it is.
     hands_off: bool,
     pub gate: Gate,
@@ -77,15 +78,18 @@ pub(super) struct Client {
     change: Option<Change>,
     /// It has to be bounced, and why.
     bounce: Option<Why>,
-    /// In the middle of a bounce it is on another port.
-    away: bool,
+    /// In the middle of a bounce it is on another port, and this is the one that it left.
+    left: Option<u16>,
     /// Its port is right: whether it listens is asked then.
     confirm_at: Option<Instant>,
     /// It did not listen when it was asked first; then is the end of the patience.
     listen_by: Option<Instant>,
     socket: Socket,
-    /// When it was last bounced because it did not listen, in vain so far. Each time it writes its settings to its disk.
-    bounced_in_vain: Option<Instant>,
+    /// When a bounce was last decided on. Each one writes the client's settings to its disk, so one that did not help is not
+    /// repeated within an interval.
+    bounced: Option<Instant>,
+    /// When its port was last set: for a while after that its status may be the one of the old port.
+    set_at: Option<Instant>,
     /// The port that it was last seen with.
     pub port: Option<u16>,
     /// When it was last seen listening, on which port, and what it said.
@@ -93,21 +97,23 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub fn new(patience: Patience, hands_off: bool, now: Now) -> Self {
+    pub fn new(patience: Patience, interval: Duration, hands_off: bool, now: Now) -> Self {
         Self {
             patience,
+            interval,
             hands_off,
             gate: Gate::new(RETRY_AFTER_CAP),
             round_at: now.mono,
             read: None,
             change: None,
             bounce: None,
-            away: false,
+            left: None,
             confirm_at: None,
             listen_by: None,
             // Since whenever this client opened its socket, the tunnel may have been recreated.
             socket: if hands_off { Socket::Fresh } else { Socket::Doubtful },
-            bounced_in_vain: None,
+            bounced: None,
+            set_at: None,
             port: None,
             listened: None,
         }
@@ -115,7 +121,7 @@ impl Client {
 
     /// What is to be done next so that it listens on `port`, and when.
     pub fn agenda(&self, port: u16, now: Now) -> (Instant, Step) {
-        let (at, step) = if self.away {
+        let (at, step) = if self.left.is_some() {
             (now.mono, Step::Return(port))
         } else if self.bounce.is_some() {
             (now.mono, Step::Leave { port, other: neighbour(port) })
@@ -129,14 +135,19 @@ impl Client {
         (self.gate.after(at), step)
     }
 
-    /// Whether a stop has to wait until it is back on its port.
-    pub fn is_away(&self) -> bool {
-        self.away
+    /// The port that it has left for a while.
+    pub fn left(&self) -> Option<u16> {
+        self.left
+    }
+
+    /// Whether it is on the other port of a bounce, or may be: the reply to the first half may not have been waited for.
+    pub fn may_be_away(&self) -> bool {
+        self.left.is_some() || self.bounce.is_some()
     }
 
     /// Whether a round is under way or due.
     pub fn is_busy(&self, now: Now) -> bool {
-        self.away || self.change.is_some() || self.confirm_at.is_some() || now.mono >= self.round_at
+        self.left.is_some() || self.change.is_some() || self.confirm_at.is_some() || now.mono >= self.round_at
     }
 
     /// Another round begins at `at`.
@@ -153,6 +164,14 @@ impl Client {
         }
     }
 
+    /// Another gateway is asked, and what happened to the tunnel meanwhile was not seen. A socket that is about to be reopened
+    /// still is: a gateway is found with the very bind that shows that the tunnel works.
+    pub fn doubt_fresh_socket(&mut self) {
+        if self.socket == Socket::Fresh {
+            self.doubt_socket();
+        }
+    }
+
     /// The tunnel works: what was doubtful has to be reopened.
     pub fn tunnel_works(&mut self, now: Now) {
         if self.socket == Socket::Doubtful {
@@ -164,7 +183,7 @@ impl Client {
     /// Somebody asks for a look now.
     pub fn hurry(&mut self, now: Now) {
         self.gate.hurry();
-        self.bounced_in_vain = None;
+        self.bounced = None;
         self.begin_round(now.mono);
     }
 
@@ -172,11 +191,16 @@ impl Client {
     pub fn port_read(&mut self, now: Now, wanted: u16, seen: ListenPort) -> Result<Verdict, Error> {
         self.port = u16::try_from(seen.port).ok();
         let right = seen.port == i64::from(wanted);
-        if right && !seen.random {
+        // One that goes on saying that it picks a random port is not bounced again and again.
+        if right && (!seen.random || self.change.is_some() || self.bounced_lately(now)) {
             return Ok(self.port_right(now, wanted));
         }
         if self.hands_off {
-            let words = format!("it has port {}, the leased one is {wanted}", seen.port);
+            let words = if right {
+                format!("it has port {wanted} and is set to pick a random one")
+            } else {
+                format!("it has port {}, the leased one is {wanted}", seen.port)
+            };
             return Err(finding(PORT, words, "start the service or run `once` to set it"));
         }
         if self.change.is_some() {
@@ -185,49 +209,55 @@ impl Client {
         }
         self.read = Some(seen);
         // With a random port active, old versions do not listen again when they are given the port that they already show.
-        self.bounce = right.then_some(Why::Wrong);
+        if right {
+            self.decide_to_bounce(now, Why::Wrong);
+        }
         Ok(Verdict::quiet(Peer::Client))
     }
 
     fn port_right(&mut self, now: Now, port: u16) -> Verdict {
-        let lag = match self.change {
-            None if self.socket == Socket::Stale => {
-                self.read = Some(ListenPort { port: port.into(), random: false });
-                self.bounce = Some(Why::Stale);
-                return Verdict::quiet(Peer::Client);
-            }
-            None => Duration::ZERO,
-            Some(_) => self.patience.lag,
-        };
-        self.confirm_at = Some(now.mono + lag);
+        if self.change.is_none() && self.socket == Socket::Stale {
+            self.read = Some(ListenPort { port: port.into(), random: false });
+            self.decide_to_bounce(now, Why::Stale);
+            return Verdict::quiet(Peer::Client);
+        }
+        let current = self.set_at.map_or(now.mono, |at| at + self.patience.lag);
+        self.confirm_at = Some(current.max(now.mono));
         let news = self.change.and_then(|change| match (change.why, change.from) {
             (Why::Deaf, _) => None,
             (Why::Wrong, Some(from)) => Some(News::Moved { from, to: port }),
             (Why::Stale, _) | (Why::Wrong, None) => Some(News::Reopened(port)),
         });
-        if self.change.is_some() {
-            self.socket = Socket::Fresh;
-            // Whatever was known of the socket is about another one.
-            self.listened = None;
-        }
-        // The rest of a bounce of an earlier round shows nothing new.
-        if news.is_some() && self.change.is_some_and(|change| change.from.is_some()) {
-            self.bounced_in_vain = None;
-        }
         Verdict::of(Peer::Client, news.map(|news| (Level::Info, news)))
     }
 
     /// Its port was set.
-    pub fn port_set(&mut self) {
+    pub fn port_set(&mut self, now: Now) {
         let from = self.read.take().map(|seen| seen.port);
         let why = self.bounce.take().unwrap_or(Why::Wrong);
         self.change = Some(Change { from, why });
-        self.away = false;
+        self.left = None;
+        self.set_at = Some(now.mono);
+        // Of a tunnel in doubt the next bind will tell whether it works, and until then no socket is a good one.
+        if self.socket == Socket::Stale {
+            self.socket = Socket::Fresh;
+        }
+        // Whatever was known of the socket is about another one.
+        self.listened = None;
     }
 
     /// The first half of a bounce is done.
-    pub fn port_left(&mut self) {
-        self.away = true;
+    pub fn port_left(&mut self, port: u16) {
+        self.left = Some(port);
+    }
+
+    fn decide_to_bounce(&mut self, now: Now, why: Why) {
+        self.bounce = Some(why);
+        self.bounced = Some(now.mono);
+    }
+
+    fn bounced_lately(&self, now: Now) -> bool {
+        self.bounced.is_some_and(|at| now.mono.saturating_duration_since(at) < self.interval)
     }
 
     /// It says this of its socket; `next_round` is when all is well.
@@ -236,15 +266,13 @@ impl Client {
         now: Now,
         port: u16,
         connectivity: Connectivity,
-        interval: Duration,
         next_round: Instant,
     ) -> Result<Verdict, Error> {
         if connectivity == Connectivity::Disconnected {
-            return self.not_listening(now, port, interval);
+            return self.not_listening(now, port);
         }
         let known = self.listened.is_some_and(|(_, at, said)| (at, said) == (port, connectivity));
         self.listened = Some((now.wall, port, connectivity));
-        self.bounced_in_vain = None;
         let recovered = self.gate.open(now);
         self.begin_round(next_round);
         let level = if known { Level::Debug } else { Level::Info };
@@ -252,7 +280,7 @@ impl Client {
         Ok(Verdict { peer: Peer::Client, news: Some((level, news)), recovered })
     }
 
-    fn not_listening(&mut self, now: Now, port: u16, interval: Duration) -> Result<Verdict, Error> {
+    fn not_listening(&mut self, now: Now, port: u16) -> Result<Verdict, Error> {
         let bounced = self.change.is_some_and(|change| change.why == Why::Deaf);
         let patience =
             if bounced { self.patience.listen.saturating_sub(self.patience.lag) } else { self.patience.listen };
@@ -261,16 +289,14 @@ impl Client {
             self.confirm_at = Some(now.mono + self.patience.poll);
             return Ok(Verdict::quiet(Peer::Client));
         }
-        let lately = self.bounced_in_vain.is_some_and(|at| now.mono.saturating_duration_since(at) < interval);
-        if bounced || lately || self.hands_off {
+        if bounced || self.bounced_lately(now) || self.hands_off {
             let words = format!("port {port} is set and nothing listens on it");
             let advice = "another program may have the port, or the network interface in its settings is wrong or down";
             return Err(finding(SOCKET, words, advice));
         }
-        let level = if self.bounced_in_vain.is_none() { Level::Warn } else { Level::Debug };
+        let level = if self.gate.trouble().is_none() { Level::Warn } else { Level::Debug };
         self.begin_round(now.mono);
-        self.bounced_in_vain = Some(now.mono);
-        self.bounce = Some(Why::Deaf);
+        self.decide_to_bounce(now, Why::Deaf);
         Ok(Verdict::of(Peer::Client, Some((level, News::Deaf(port)))))
     }
 

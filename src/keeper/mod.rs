@@ -163,7 +163,7 @@ impl Keeper {
             clock: Clock::default(),
             account: Gate::new(ACCOUNT_RETRY_AFTER_CAP),
             gateway: Gate::new(GATEWAY_RETRY_AFTER_CAP),
-            client: Client::new(setup.patience, setup.hands_off, now),
+            client: Client::new(setup.patience, setup.interval, setup.hands_off, now),
             random: setup.seed | 1,
         }
     }
@@ -185,7 +185,8 @@ impl Keeper {
 
     /// What is to be done and when, from the most urgent to the least.
     fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 5] {
-        let client = self.port_to_listen_on().map(|port| self.client.agenda(port, now));
+        // Whoever is in the middle of a bounce goes back to the old port when the new one is not bound.
+        let client = self.port_to_listen_on().or(self.client.left()).map(|port| self.client.agenda(port, now));
         let store =
             self.lease.as_ref().and_then(|held| Some((held.store_at?, Step::StoreLease(Rc::clone(&held.lease)))));
         if self.tunnel.lost && self.followed.is_none() {
@@ -248,7 +249,8 @@ impl Keeper {
 
     /// The port that the client is to be brought back to before a stop: it is in the middle of a bounce.
     pub fn unfinished_bounce(&self) -> Option<Step> {
-        self.port_to_listen_on().filter(|_| self.client.is_away()).map(Step::Return)
+        let port = self.port_to_listen_on().or(self.client.left());
+        port.filter(|_| self.client.may_be_away()).map(Step::Return)
     }
 
     /// Everything that is shown.
@@ -323,8 +325,8 @@ impl Keeper {
             },
             Done::Set => {
                 match step {
-                    Step::Leave { .. } => self.client.port_left(),
-                    _ => self.client.port_set(),
+                    Step::Leave { port, .. } => self.client.port_left(*port),
+                    _ => self.client.port_set(now),
                 }
                 Ok(Verdict::quiet(peer))
             }
@@ -333,7 +335,7 @@ impl Keeper {
                     // With the next bind, so that an interval is one wake-up.
                     let next_bind = self.lease.as_ref().map(|held| held.bind_at).filter(|&at| at > now.mono);
                     let next_round = next_bind.unwrap_or(now.mono + self.interval);
-                    self.client.confirmed(now, port, connectivity, self.interval, next_round)
+                    self.client.confirmed(now, port, connectivity, next_round)
                 }
                 None => Ok(Verdict::quiet(peer)),
             },
@@ -496,7 +498,7 @@ impl Keeper {
         match self.tunnel.see(gateway, &to) {
             Look::Unchanged => None,
             Look::Elsewhere => {
-                self.client.doubt_socket();
+                self.client.doubt_fresh_socket();
                 None
             }
             Look::Changed { from } => {

@@ -944,6 +944,131 @@ fn a_hurry_binds_and_looks_at_once() {
     assert_eq!(bench.waits(), 300);
 }
 
+// ---- bounces
+
+#[test]
+fn a_gateway_that_is_found_with_the_bind_puts_no_bounce_off() {
+    let mut bench = Bench::stored(LONG);
+    bench.sees(7);
+    bench.binds();
+    let found = Some("10.1.0.1:19999".parse().unwrap());
+    assert!(bench.keeper.see_way(bench.now, found, Ok(way(7))).is_none());
+    bench.reads(PORT.into());
+    bench.bounces();
+    bench.says(Connectivity::Firewalled);
+    bench.pass_well();
+}
+
+#[test]
+fn a_client_in_the_middle_of_a_bounce_is_not_left_there_for_a_lease_that_cannot_be_bound() {
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.reads(PORT.into());
+    bench.does("leave", Done::Set);
+    bench.pass(300);
+    bench.fails("bind", Meaning::LeaseRefused);
+    bench.logs_in();
+    bench.signs(LONG);
+    bench.fails("bind", Meaning::Passing);
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)));
+    bench.does("return", Done::Set);
+    assert_eq!(bench.keeper.unfinished_bounce(), None);
+    assert_eq!(bench.next(), "wait", "the new lease is not bound");
+}
+
+#[test]
+fn a_stop_while_a_bounce_begins_brings_the_client_back() {
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.reads(PORT.into());
+    // Its first half was sent, and of its answer nobody heard.
+    assert_eq!(bench.next(), "leave");
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)));
+}
+
+#[test]
+fn a_socket_that_was_reopened_is_not_reopened_because_a_reply_was_lost() {
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.reads(PORT.into());
+    bench.does("leave", Done::Set);
+    bench.does("return", Done::Set);
+    bench.fails("read", Meaning::Passing);
+    bench.pass(6);
+    bench.listens();
+    bench.pass_well();
+}
+
+#[test]
+fn a_deaf_client_is_bounced_once_an_interval_whatever_replies_are_lost() {
+    let mut bench = Bench::steady();
+    bench.pass(300);
+    bench.binds();
+    bench.reads(PORT.into());
+    looks(&mut bench);
+    // The first half arrives and its reply does not: the client is found on the other port.
+    bench.fails("leave", Meaning::Passing);
+    bench.pass(6);
+    bench.reads(i64::from(PORT) + 1);
+    bench.does("place", Done::Set);
+    bench.reads(PORT.into());
+    bench.pass_ms(1500);
+    let (_, verdict) = looks(&mut bench);
+    assert!(matches!(verdict.news, Some((_, News::Failed { .. }))), "{verdict:?}");
+}
+
+#[test]
+fn a_deaf_client_is_bounced_once_for_another_tunnel() {
+    let mut bench = Bench::steady();
+    bench.sees(7);
+    bench.sees(8);
+    bench.binds();
+    bench.reads(PORT.into());
+    bench.bounces();
+    let (_, verdict) = looks(&mut bench);
+    assert!(matches!(verdict.news, Some((Level::Error, News::Failed { .. }))), "{verdict:?}");
+}
+
+#[test]
+fn a_client_that_insists_on_random_ports_is_bounced_once_an_interval() {
+    let mut bench = Bench::stored(LONG);
+    let random = || Done::Port(ListenPort { port: PORT.into(), random: true });
+    bench.binds();
+    for _ in 0..3 {
+        bench.does("read", random());
+        bench.does("leave", Done::Set);
+        bench.does("return", Done::Set);
+        bench.does("read", random());
+        bench.pass_ms(1500);
+        bench.says(Connectivity::Firewalled);
+        bench.pass(300);
+        bench.binds();
+    }
+}
+
+#[test]
+fn the_status_of_the_old_port_is_not_believed_after_a_reload_either() {
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.reads(6881);
+    bench.does("place", Done::Set);
+    bench.keeper.hurry(bench.now);
+    bench.binds();
+    bench.reads(PORT.into());
+    assert_eq!(bench.next(), "wait", "a second and a half");
+    bench.pass_ms(1501);
+    bench.says(Connectivity::Firewalled);
+}
+
+#[test]
+fn whoever_only_looks_says_that_the_port_is_random() {
+    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, true);
+    bench.does("ask", Done::Source(Some(PORT)));
+    let verdict = bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: true }));
+    let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };
+    assert!(error.to_string().contains("random"), "{error}");
+}
+
 // ---- what is shown
 
 #[test]
