@@ -9,6 +9,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86400);
 const INTERVAL: Duration = Duration::from_secs(300);
+/// Between a decision and its bounce there may be a bind that takes its whole deadline, and a wait for the client.
+const NEARLY_AN_INTERVAL: Duration = Duration::from_secs(240);
 /// A lease's life at PIA.
 const LEASE_LIFE: Duration = Duration::from_secs(60 * 86400);
 const PATIENCE: Patience =
@@ -187,6 +189,15 @@ fn carry_out(
     if down || (!matches!(step, Step::StoreLease(_)) && random.percent(sky.loss)) {
         // Refused at once, or the whole deadline of a request.
         let took = if random.percent(50) { Duration::from_millis(1) } else { 10 * SECOND };
+        // What is lost may be the reply alone. That the client is away is then unknown to whoever asked.
+        if let (Step::Place(port) | Step::Return(port) | Step::Leave { other: port, .. }, true) =
+            (step, !down && random.percent(50))
+        {
+            if let Step::Leave { .. } = step {
+                tally.bounces.push(elapsed);
+            }
+            *torrent = Torrent { port: (*port).into(), dead: false, away: torrent.away };
+        }
         return (failed(Meaning::Passing), took);
     }
     let took = match sky.client_takes {
@@ -297,6 +308,20 @@ fn a_client_that_never_listens_is_bounced_once_an_interval() {
     assert!(tally.bounces.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= INTERVAL));
     assert!(tally.bounces.len() > 1000, "{}", tally.bounces.len());
     assert!(longest_gap(&tally.binds, MINUTE, 10 * DAY) <= INTERVAL + 5 * SECOND);
+}
+
+#[test]
+fn lost_replies_and_another_tunnel_every_hour_make_no_bounce_storm() {
+    for seed in 1..=10 {
+        let tunnel = |at: Duration| Tunnel::Up(u32::try_from(at.as_secs() / 3600).unwrap());
+        let weather = |at: Duration| Weather { client_deaf: true, loss: 30, tunnel: tunnel(at), ..Weather::default() };
+        let tally = run(seed, 5 * DAY, weather);
+        let most = most_within(&tally.bounces, NEARLY_AN_INTERVAL);
+        assert!(most <= 3, "one of an interval, one while the new tunnel is in doubt and one when it works: {most}");
+        let calm: Vec<_> = tally.bounces.iter().copied().filter(|at| at.as_secs() % 3600 > 600).collect();
+        assert_eq!(most_within(&calm, NEARLY_AN_INTERVAL), 1, "seed {seed}");
+        assert!(tally.bounces.len() <= 5 * 24 * 14, "{}", tally.bounces.len());
+    }
 }
 
 #[test]
