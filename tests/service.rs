@@ -180,6 +180,7 @@ fn the_service_manager_hears_of_everything() {
     let (manager, path) = Manager::new(&world.setup);
     let mut daemon = world.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", "400000").run();
     assert!(manager.hears("READY=1", &daemon).contains("STATUS=port "));
+    assert!(daemon.status().is_some_and(|status| status.client_verified_at.is_some()), "it is ready when all is well");
     manager.hears("WATCHDOG=1", &daemon);
     manager.hears("WATCHDOG=1", &daemon);
     daemon.pia().pause();

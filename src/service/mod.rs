@@ -207,10 +207,13 @@ impl Service {
         !verdicts.is_empty()
     }
 
-    /// At the end of a pass: that we are ready, whether it went well or is being tried again, and what the state is.
+    /// What the state is; and at the end of a pass that we are ready, whether it went well or is being tried again.
     fn tell_manager(&mut self) {
-        let ready = if std::mem::replace(&mut self.ready, true) { "" } else { "READY=1\n" };
-        self.notifier.tell(&format!("{ready}STATUS={}", self.status(time::now()).one_line()));
+        let now = time::now();
+        // Where a client takes its time to show that it listens, a pass waits in its middle.
+        let over = self.keeper.is_content(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
+        let ready = if over && !std::mem::replace(&mut self.ready, over) { "READY=1\n" } else { "" };
+        self.notifier.tell(&format!("{ready}STATUS={}", self.status(now).one_line()));
     }
 
     fn carry_out(&mut self, step: &Step, ear: &mut dyn Ear) {
