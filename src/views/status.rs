@@ -12,6 +12,7 @@ use crate::files::{self, Durability};
 use crate::keeper::tunnel::Way;
 use crate::keeper::{Peer, Snapshot};
 use crate::state::Presence;
+use crate::text::one_line;
 use crate::time::{shown, span};
 
 /// A followed source that has not answered for this long has lost the port.
@@ -190,9 +191,9 @@ impl Status {
         let result = match presence {
             Presence::Running(_) => self.check_way(way).and_then(|()| self.check(now)),
             Presence::Unknown(why) => Err(format!("unknown: {why}")),
-            Presence::Stopped => return Health::Stopped(self.stopped()),
+            Presence::Stopped => return Health::Stopped(one_line(&self.stopped())),
         };
-        result.map_or_else(Health::Ill, Health::Well)
+        result.map_or_else(|words| Health::Ill(one_line(&words)), |words| Health::Well(one_line(&words)))
     }
 
     fn stopped(&self) -> String {
@@ -269,7 +270,7 @@ impl Status {
             |time: &Option<String>| age(time.as_deref(), now).map_or("never".to_owned(), |age| span(age) + " ago");
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "{name:<12}{}", crate::text::one_line(&value));
+            let _ = writeln!(text, "{name:<12}{}", one_line(&value));
         };
         match presence {
             Presence::Running(who) => line("running", who.clone()),
@@ -414,6 +415,12 @@ mod tests {
             let health = health(Some(way));
             assert!(matches!(health, Health::Ill(_)) && health.words().contains(words), "{health:?}");
         }
+    }
+
+    #[test]
+    fn words_from_a_file_cannot_move_a_cursor() {
+        let health = health(|s| s.client = "a\n\u{1b}[2J".to_owned());
+        assert_eq!(health, Health::Well("port 4711 bound 2 min ago, a??[2J listening".to_owned()));
     }
 
     #[test]
