@@ -80,6 +80,8 @@ pub(super) struct Client {
     bounce: Option<Why>,
     /// In the middle of a bounce it is on another port, and this is the one that it left.
     left: Option<u16>,
+    /// The first half of a bounce failed: whether it was done all the same is not known before it has its port.
+    perhaps_left: bool,
     /// Its port is right: whether it listens is asked then.
     confirm_at: Option<Instant>,
     /// It did not listen when it was asked first; then is the end of the patience.
@@ -108,6 +110,7 @@ impl Client {
             change: None,
             bounce: None,
             left: None,
+            perhaps_left: false,
             confirm_at: None,
             listen_by: None,
             // Since whenever this client opened its socket, the tunnel may have been recreated.
@@ -140,9 +143,9 @@ impl Client {
         self.left
     }
 
-    /// Whether it is on the other port of a bounce, or may be: the reply to the first half may not have been waited for.
+    /// Whether it is on the other port of a bounce, or may be: the reply to the first half was lost or not waited for.
     pub fn may_be_away(&self) -> bool {
-        self.left.is_some() || self.bounce.is_some()
+        self.left.is_some() || self.bounce.is_some() || self.perhaps_left
     }
 
     /// Whether a round is under way or due.
@@ -191,6 +194,7 @@ impl Client {
     pub fn port_read(&mut self, now: Now, wanted: u16, seen: ListenPort) -> Result<Verdict, Error> {
         self.port = u16::try_from(seen.port).ok();
         let right = seen.port == i64::from(wanted);
+        self.perhaps_left &= !right;
         // One that goes on saying that it picks a random port is not bounced again and again.
         if right && (!seen.random || self.change.is_some() || self.bounced_lately(now)) {
             return Ok(self.port_right(now, wanted));
@@ -236,7 +240,7 @@ impl Client {
         let from = self.read.take().map(|seen| seen.port);
         let why = self.bounce.take().unwrap_or(Why::Wrong);
         self.change = Some(Change { from, why });
-        self.left = None;
+        (self.left, self.perhaps_left) = (None, false);
         self.set_at = Some(now.mono);
         // Of a tunnel in doubt the next bind will tell whether it works, and until then no socket is a good one.
         if self.socket == Socket::Stale {
@@ -249,6 +253,11 @@ impl Client {
     /// The first half of a bounce is done.
     pub fn port_left(&mut self, port: u16) {
         self.left = Some(port);
+    }
+
+    /// The first half of a bounce failed, and it may have been done all the same.
+    pub fn port_perhaps_left(&mut self) {
+        self.perhaps_left = true;
     }
 
     fn decide_to_bounce(&mut self, now: Now, why: Why) {

@@ -403,6 +403,9 @@ impl Keeper {
                 );
             }
             Step::ReadPort | Step::Place(_) | Step::Leave { .. } | Step::Return(_) | Step::Confirm(_) => {
+                if matches!(step, Step::Leave { .. }) && error.meaning == Meaning::Passing {
+                    self.client.port_perhaps_left();
+                }
                 return self.client.failed(now, error, |wait| jittered(random, wait));
             }
             Step::GetToken { .. } => {

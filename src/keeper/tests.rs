@@ -1105,3 +1105,26 @@ fn a_source_that_has_its_port_again_is_told_too() {
     assert!(matches!(verdict.news, Some((Level::Info, News::Source(PORT)))), "{verdict:?}");
     assert_eq!(bench.next(), "wait", "the client has it already");
 }
+
+#[test]
+fn a_stop_after_a_lost_reply_to_the_first_half_brings_the_client_back() {
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.reads(PORT.into());
+    bench.fails("leave", Meaning::Passing);
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)));
+    bench.pass(6);
+    bench.reads(PORT.into());
+    bench.fails("leave", Meaning::CredentialsRejected);
+    assert_eq!(bench.keeper.unfinished_bounce(), None, "a password that was rejected is not tried again");
+
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.reads(PORT.into());
+    bench.fails("leave", Meaning::Passing);
+    bench.pass(6);
+    bench.reads(i64::from(PORT) + 1);
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)), "found away and not back yet");
+    bench.does("place", Done::Set);
+    assert_eq!(bench.keeper.unfinished_bounce(), None);
+}
