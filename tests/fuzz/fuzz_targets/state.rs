@@ -1,13 +1,21 @@
 //! The files in `STATE_DIR`, as a crash, a full disk or another version may have left them.
 #![no_main]
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use miniserde::json;
+use pia_qbittorrent_sync_fuzz::keeper::tunnel::Way;
 use pia_qbittorrent_sync_fuzz::pia::lease::LeaseStore;
-use pia_qbittorrent_sync_fuzz::state::Presence;
+use pia_qbittorrent_sync_fuzz::secret::Secret;
+use pia_qbittorrent_sync_fuzz::state::{Presence, State};
 use pia_qbittorrent_sync_fuzz::views::status::Status;
 use pia_qbittorrent_sync_fuzz::{assert_one_line, folder, put};
+
+fn a_way() -> Way {
+    Way { local: [10, 9, 9, 9].into(), hop: None, tunnels: vec![(7, "tun0".to_owned())] }
+}
 
 fuzz_target!(|input: &[u8]| {
     put("lease.json", input);
@@ -26,9 +34,14 @@ fuzz_target!(|input: &[u8]| {
     match Status::read(folder()) {
         Ok(None) => panic!("there is a file"),
         Ok(Some(status)) => {
-            for presence in [Presence::Running("the service".to_owned()), Presence::Stopped] {
-                let health = status.health(&presence, None, Timestamp::UNIX_EPOCH);
-                status.describe(&presence, &health, Timestamp::UNIX_EPOCH).lines().for_each(assert_one_line);
+            // Whoever runs has left a line of its own, in a file that may be as bad.
+            let who = String::from_utf8_lossy(input).into_owned();
+            for presence in [Presence::Running(who.clone()), Presence::Stopped, Presence::Unknown(who)] {
+                for way in [None, Some(Ok(a_way())), Some(Err("no way".to_owned()))] {
+                    let health = status.health(&presence, way, Timestamp::UNIX_EPOCH);
+                    assert_one_line(health.words());
+                    status.describe(&presence, &health, Timestamp::UNIX_EPOCH).lines().for_each(assert_one_line);
+                }
             }
             let text = json::to_string(&status);
             put("status.json", text.as_bytes());
@@ -36,4 +49,14 @@ fuzz_target!(|input: &[u8]| {
         }
         Err(problem) => assert_one_line(&problem),
     }
+
+    put("rejected.json", input);
+    let state = State::visit(folder());
+    let (secret, other) = (Secret::new("admin\0hunter2"), Secret::new("admin\0hunter3"));
+    let ago = |secret| state.rejected_ago("client", secret, Timestamp::UNIX_EPOCH + Duration::from_secs(9));
+    let _ = ago(&secret);
+    state.remember_rejection("client", Some(&secret), Timestamp::UNIX_EPOCH);
+    assert_eq!((ago(&secret), ago(&other)), (Some(Duration::from_secs(9)), None));
+    state.remember_rejection("client", None, Timestamp::UNIX_EPOCH);
+    assert_eq!(ago(&secret), None);
 });
