@@ -99,7 +99,7 @@ pub fn way(peer: SocketAddr) -> io::Result<Way> {
     let main = main_route(&routes, peer.ip());
     let device = main.map(|route| route.device.as_str()).filter(|device| is_tunnel(device));
     let mut tunnels = devices();
-    tunnels.retain(|(_, name)| device.map_or_else(|| is_tunnel(name), |device| name == device));
+    tunnels.retain(|(_, name)| name != "lo" && device.map_or_else(|| is_tunnel(name), |device| name == device));
     Ok(Way { local, hop: main.and_then(|route| route.hop), tunnels })
 }
 

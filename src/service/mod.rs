@@ -24,6 +24,8 @@ pub use peers::Peers;
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// The same while something is wrong with the tunnel or the gateway, so that nobody waits for its end.
 const LOOK_EVERY_IN_TROUBLE: Duration = Duration::from_secs(1);
+/// Between two looks within a pass: a peer that answers at once leaves nothing to see in between.
+const LOOK_SPACING: Duration = Duration::from_millis(500);
 /// For the second half of a bounce after a stop was asked for: the exchange itself, and no second one after a late answer.
 const RETURN_LIMIT: Duration = Duration::from_secs(11);
 
@@ -51,6 +53,8 @@ pub struct Service {
     peers: Peers,
     state: State,
     interval: Duration,
+    /// When tunnel and clock were last looked at.
+    looked: Option<Instant>,
     /// There is something new to be written into the status.
     fresh: bool,
     /// That the status cannot be written was said; it is still tried, because disks fill up and empty again.
@@ -101,7 +105,7 @@ impl Service {
         let seed = RandomState::new().build_hasher().finish();
         let (peers, keeper) = Peers::new(settings, &state, hands_off, seed, time::now());
         let notifier = Notifier::default();
-        Self { keeper, peers, state, interval, fresh: true, unwritable: false, notifier, ready: false }
+        Self { keeper, peers, state, interval, looked: None, fresh: true, unwritable: false, notifier, ready: false }
     }
 
     /// What is known.
@@ -115,8 +119,12 @@ impl Service {
         // What the last run has left says nothing of this one.
         self.write_status(None);
         while !stopping() {
-            self.look_around(ear);
+            if self.looked.is_none_or(|at| at.elapsed() >= LOOK_SPACING) {
+                self.look_around(ear);
+            }
             match self.keeper.next(time::now()) {
+                // Before a wait always: what is new is decided upon first.
+                Step::Wait(_) if self.look_around(ear) => {}
                 Step::Wait(wait) => self.wait(wait, signals, ear),
                 step => self.carry_out(&step, ear),
             }
@@ -194,6 +202,7 @@ impl Service {
     /// Looks at clock and tunnel; true if there is something new to decide.
     fn look_around(&mut self, ear: &mut dyn Ear) -> bool {
         let now = time::now();
+        self.looked = Some(now.mono);
         let mut verdicts: Vec<_> = self.keeper.see_clock(now).into_iter().collect();
         if let Some((gateway, way)) = self.peers.way() {
             verdicts.extend(self.keeper.see_way(now, gateway, way));

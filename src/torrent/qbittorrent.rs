@@ -105,7 +105,9 @@ impl QBittorrent {
         // Host without a port always passes. Origin and Referer would be compared as well, so there are none.
         let peer = Peer::new(url.host.clone(), url.port, url.bare_host(), tls);
         let prefix = url.path.trim_end_matches('/').to_owned();
-        Some(Self { url, peer, prefix, auth, session: Session::Usual, cookies: Vec::new() })
+        // With a password there is a session to be made first; asking before only shows that there is none.
+        let session = if let Auth::Password { .. } = auth { Session::Missing } else { Session::Usual };
+        Some(Self { url, peer, prefix, auth, session, cookies: Vec::new() })
     }
 
     fn send(
