@@ -194,7 +194,8 @@ impl Cause {
         match self {
             Self::Http { status, .. } => format!("HTTP {status}"),
             Self::LockedOut { .. } => "locked out".to_owned(),
-            Self::CertificateExpired | Self::CertificateNotYetValid => format!("{self:?}"),
+            Self::CertificateExpired => "certificate expired".to_owned(),
+            Self::CertificateNotYetValid => "certificate not valid yet".to_owned(),
             Self::AllFailed(attempts) => {
                 let gists: Vec<_> =
                     attempts.iter().map(|Attempt { at, error }| format!("{at}: {}", error.cause.gist())).collect();
@@ -414,7 +415,7 @@ mod tests {
         assert_eq!(gist(http(502, "request 1")), gist(http(502, "request 2")));
         assert_ne!(gist(http(502, "x")), gist(http(503, "x")));
         assert_eq!(gist(locked(Some(60))), gist(locked(Some(59))));
-        assert_eq!(gist(Cause::CertificateExpired), "bindPort: CertificateExpired", "without the time");
+        assert_eq!(gist(Cause::CertificateExpired), "bindPort: certificate expired", "without the time");
         assert_eq!(gist(timeout(Phase::Head)), "bindPort: no answer within 10 s while waiting for the reply");
     }
 
@@ -484,7 +485,7 @@ mod tests {
         let nested = Error::all_failed("login", vec![attempt(lookup()), inner]);
         assert_eq!(nested.to_string().matches("; ").count(), 2, "{nested}");
         assert_eq!(nested.advice, "check this system's clock");
-        assert!(nested.gist().contains("x: no answer within 10 s while connecting; x: CertificateExpired"));
+        assert!(nested.gist().contains("x: no answer within 10 s while connecting; x: certificate expired"));
         assert_eq!(all(vec![silent()]).to_string(), "login: no answer within 10 s while connecting");
     }
 

@@ -1,19 +1,25 @@
 //! JSON that a peer has made: what takes many times its length when it is parsed is not parsed.
 
+use miniserde::Deserialize;
 use miniserde::json::{self, Object, Value};
 
 /// Values of one text. The largest that we ask for, qBittorrent's preferences, has some 200.
 const MAX_VALUES: usize = 8192;
 
-/// The fields of `text`; none if it is no object, or if it has too many values: a reply of 256 KiB, all arrays and objects, in
-/// or beside each other, would take 30 MB.
-pub fn object(text: &str) -> Option<Object> {
+/// What is asked for of `text`; none if it is something else, or if it has too many values: a reply of 256 KiB, all arrays and
+/// objects, in or beside each other, would take 30 MB.
+pub fn parse<T: Deserialize>(text: &str) -> Option<T> {
     // One of these comes before each value but the first. Counting those in strings as well spares a scanner for strings.
     if text.bytes().filter(|byte| b"[{,".contains(byte)).count() > MAX_VALUES {
         return None;
     }
-    match json::from_str(text) {
-        Ok(Value::Object(fields)) => Some(fields),
+    json::from_str(text).ok()
+}
+
+/// The fields of `text`; none if it is no object.
+pub fn object(text: &str) -> Option<Object> {
+    match parse(text)? {
+        Value::Object(fields) => Some(fields),
         _ => None,
     }
 }

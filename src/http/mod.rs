@@ -9,7 +9,6 @@ pub mod url;
 pub mod wire;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -113,8 +112,9 @@ pub fn encode_fields(fields: &[(&str, &str)]) -> String {
 
 /// A JSON object of strings.
 pub fn encode_json(fields: &[(&str, &str)]) -> String {
-    let object: BTreeMap<&str, &str> = fields.iter().copied().collect();
-    miniserde::json::to_string(&object)
+    let text = |text: &str| miniserde::json::to_string(text);
+    let pairs: Vec<_> = fields.iter().map(|(name, value)| format!("{}:{}", text(name), text(value))).collect();
+    format!("{{{}}}", pairs.join(","))
 }
 
 fn percent_encode(text: &str, into: &mut String) {

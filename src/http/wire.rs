@@ -17,7 +17,8 @@ const MAX_BODY: usize = 256 * 1024;
 const MAX_LINE: usize = 1024;
 /// Interim (1xx) responses before the real one.
 const MAX_INTERIM: usize = 4;
-const READ_SIZE: usize = 4096;
+/// Bytes; qBittorrent's preferences come in two reads.
+const READ_SIZE: usize = 16 * 1024;
 
 /// Writes `request` in one piece, so that head and body leave in one segment.
 pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> io::Result<()> {

@@ -38,9 +38,8 @@ pub trait Ear {
 }
 
 impl Ear for Names {
-    fn step(&mut self, step: &Step, _: &Exchange<Done>, _: &Peers) {
-        ::log::trace!("step {step:?}");
-    }
+    // What was asked of whom is the peers' to log.
+    fn step(&mut self, _: &Step, _: &Exchange<Done>, _: &Peers) {}
 
     fn verdict(&mut self, verdict: &Verdict) {
         log::tell(verdict, self);

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use miniserde::json::{Number, Object, Value};
+use miniserde::Deserialize;
+use miniserde::json::{Number, Value};
 
 use super::TorrentClient;
 use crate::config::Reader;
@@ -234,13 +235,26 @@ impl QBittorrent {
         })
     }
 
-    fn object(&mut self, step: &'static str, call: &str) -> Exchange<Object> {
+    fn ask<T: Deserialize>(&mut self, step: &'static str, call: &str) -> Exchange<T> {
         let Progress::Done(response) = self.call(step, Method::Get, call, &[], false)? else {
             return Ok(Progress::More);
         };
-        let fields = json::object(&response.text());
+        let fields = json::parse(&response.text());
         fields.map(Progress::Done).ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))
     }
+}
+
+/// What is looked at of `app/preferences`; of some 200 fields the others cost nothing so.
+#[derive(Deserialize)]
+struct Preferences {
+    listen_port: Option<Value>,
+    random_port: Option<Value>,
+}
+
+/// What is looked at of `transfer/info`.
+#[derive(Deserialize)]
+struct TransferInfo {
+    connection_status: Option<Value>,
 }
 
 const HOST_REJECTED: &str = "the Host header is not accepted (HTTP 401)";
@@ -320,14 +334,15 @@ impl TorrentClient for QBittorrent {
     }
 
     fn port(&mut self) -> Exchange<ListenPort> {
-        let Progress::Done(fields) = self.object(PREFERENCES, "app/preferences")? else { return Ok(Progress::More) };
-        let port = match fields.get("listen_port") {
-            Some(Value::Number(Number::U64(port))) => i64::try_from(*port).unwrap_or(i64::MAX),
-            Some(Value::Number(Number::I64(port))) => *port,
+        let preferences = self.ask::<Preferences>(PREFERENCES, "app/preferences")?;
+        let Progress::Done(preferences) = preferences else { return Ok(Progress::More) };
+        let port = match preferences.listen_port {
+            Some(Value::Number(Number::U64(port))) => i64::try_from(port).unwrap_or(i64::MAX),
+            Some(Value::Number(Number::I64(port))) => port,
             Some(_) => return Err(failed(PREFERENCES, Cause::field("listen_port", "is not a whole number"))),
             None => return Err(failed(PREFERENCES, Cause::field("listen_port", "is missing"))),
         };
-        let random = matches!(fields.get("random_port"), Some(Value::Bool(true)));
+        let random = matches!(preferences.random_port, Some(Value::Bool(true)));
         Ok(Progress::Done(ListenPort { port, random }))
     }
 
@@ -338,8 +353,9 @@ impl TorrentClient for QBittorrent {
     }
 
     fn connectivity(&mut self) -> Exchange<Connectivity> {
-        let Progress::Done(fields) = self.object(TRANSFER_INFO, "transfer/info")? else { return Ok(Progress::More) };
-        let problem = match fields.get("connection_status") {
+        let info = self.ask::<TransferInfo>(TRANSFER_INFO, "transfer/info")?;
+        let Progress::Done(info) = info else { return Ok(Progress::More) };
+        let problem = match info.connection_status {
             Some(Value::String(status)) => match status.as_str() {
                 "connected" => return Ok(Progress::Done(Connectivity::Connected)),
                 "firewalled" => return Ok(Progress::Done(Connectivity::Firewalled)),
