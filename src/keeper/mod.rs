@@ -345,6 +345,13 @@ impl Keeper {
     fn bound(&mut self, now: Now, gateway: Option<SocketAddr>, way: Option<Way>) -> Verdict {
         let before = self.port_to_listen_on();
         let corrected = self.clock.correct(now);
+        // Seen with the bind and not with the next look, by when the client may have opened a new socket.
+        if let Some(way) = &way
+            && self.tunnel.leads_elsewhere(gateway)
+        {
+            self.tunnel.see(gateway, way);
+            self.client.doubt_fresh_socket();
+        }
         let Some(held) = &mut self.lease else { return Verdict::quiet(Peer::Gateway) };
         held.bound = true;
         held.refused = false;

@@ -723,6 +723,23 @@ fn another_gateway_is_no_change_of_the_tunnel_and_leaves_the_socket_in_doubt() {
 }
 
 #[test]
+fn a_gateway_that_is_found_with_the_bind_leaves_no_doubt_of_what_is_opened_after_it() {
+    let mut bench = Bench::stored(LONG);
+    let gateway = Some("10.1.0.1:19999".parse().unwrap());
+    bench.does("bind", Done::Bound { gateway, way: Some(way(7)) });
+    bench.reads(6881.into());
+    bench.does("place", Done::Set);
+    assert!(bench.keeper.see_way(bench.now, gateway, Ok(way(7))).is_none());
+    bench.reads(PORT.into());
+    bench.pass(2);
+    bench.says(Connectivity::Firewalled);
+    bench.pass(300);
+    bench.does("bind", Done::Bound { gateway, way: Some(way(7)) });
+    bench.reads(PORT.into());
+    assert_eq!(bench.next(), "confirm");
+}
+
+#[test]
 fn another_tunnel_ends_the_backoff_but_no_lockout() {
     let mut bench = Bench::stored(LONG);
     bench.sees(7);

@@ -73,6 +73,11 @@ impl Tunnel {
         !std::mem::replace(&mut self.lost, true)
     }
 
+    /// Whether the way that was seen last leads to another gateway than `target`.
+    pub fn leads_elsewhere(&self, target: Option<SocketAddr>) -> bool {
+        self.target != target
+    }
+
     /// There is a way to `target`.
     pub fn see(&mut self, target: Option<SocketAddr>, way: &Way) -> Look {
         let elsewhere = std::mem::replace(&mut self.target, target) != target;
