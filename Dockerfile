@@ -36,7 +36,8 @@ COPY --from=build --chown=65532:65532 /image/volumes/ /
 # The path of a file, not a token.
 # hadolint ignore=DL3064
 ENV STATE_DIR=/state \
-    PIA_TOKEN_FILE=/state/token
+    PIA_TOKEN_FILE=/state/token \
+    EXIT_WHEN_ISOLATED=60
 VOLUME /state
 USER 65532:65532
 STOPSIGNAL SIGTERM

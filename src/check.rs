@@ -116,7 +116,13 @@ impl Narrator<'_> {
                 let client = peers.client.as_ref();
                 self.ok("client", &format!("{} answers at {} and lets us in", client.name(), client.address()));
             }
-            Done::Leased(_) | Done::Stored | Done::Bound { .. } | Done::Set | Done::Reachability(_) => {}
+            Done::Leased(_)
+            | Done::Stored
+            | Done::Bound { .. }
+            | Done::Set
+            | Done::Inspected(_)
+            | Done::Reachability(_)
+            | Done::Announced => {}
         }
     }
 }

@@ -8,13 +8,16 @@ use jiff::Timestamp;
 
 use crate::config::ConfigError;
 use crate::error::plain;
-use crate::keeper::step::Progress;
-use crate::service::{Service, with_advice};
+use crate::keeper::step::{Listener, Progress};
+use crate::keeper::tunnel::Way;
+use crate::kernel::{self, Network};
+use crate::pia::discover;
+use crate::service::{End, Service, with_advice};
 use crate::settings::{self, Settings, VARIABLES};
 use crate::signals::Signals;
 use crate::state::{self, Presence, State};
 use crate::views::status::{Health, Status};
-use crate::{check, kernel, logging};
+use crate::{check, logging};
 
 /// The service is not healthy, or a command failed.
 const EXIT_FAILED: u8 = 1;
@@ -22,6 +25,8 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_STOPPED: u8 = 3;
 /// `EX_USAGE` of sysexits.
 const EXIT_USAGE: u8 = 64;
+/// `EX_UNAVAILABLE` of sysexits: the network namespace is dead.
+const EXIT_ISOLATED: u8 = 69;
 /// `EX_TEMPFAIL` of sysexits: another one runs.
 const EXIT_OCCUPIED: u8 = 75;
 /// `EX_CONFIG` of sysexits: the services do not restart us after it.
@@ -105,8 +110,15 @@ fn daemon(file: Option<&Path>) -> Result<(), Failure> {
     let signals = Signals::install()
         .map_err(|error| Failure::new(EXIT_FAILED, format!("cannot install signal handlers: {error}")))?;
     let (mut service, mut ear) = Service::new(settings, state);
-    service.run(&signals, ear.as_mut());
-    Ok(())
+    match service.run(&signals, ear.as_mut()) {
+        End::Stopped => Ok(()),
+        End::Isolated => {
+            let line =
+                "no network device but lo is left: ending, so that a restart joins the VPN container's new namespace";
+            log::error!("{line}");
+            Err(Failure { code: EXIT_ISOLATED, lines: Vec::new() })
+        }
+    }
 }
 
 fn once(file: Option<&Path>) -> Result<(), Failure> {
@@ -150,7 +162,10 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
         });
     };
     let now = Timestamp::now();
-    let health = status.health(&presence, way(&status), now);
+    let network = Network::look();
+    let way = way(&status, &network);
+    let listener = listener(&status, &network, way.as_ref().and_then(|way| way.as_ref().ok()));
+    let health = status.health(&presence, way, listener.as_ref(), now);
     match show {
         Show::Words => say(&status.describe(&presence, &health, now)),
         Show::Json => say(&format!("{}\n", miniserde::json::to_string(&status))),
@@ -165,14 +180,20 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     }
 }
 
-/// The way that the last bind took, as it is now.
-fn way(status: &Status) -> Option<Result<crate::keeper::tunnel::Way, String>> {
-    if status.follows {
-        return (!kernel::has_way_out()).then(|| Err("this network namespace has no route".to_owned()));
-    }
-    let gateway = status.gateway.as_ref()?.parse().ok()?;
+/// The way that the last bind took, as it is now; none where it was not known then.
+fn way(status: &Status, network: &Network) -> Option<Result<Way, String>> {
     status.local_address.as_ref()?;
-    Some(kernel::way(gateway).map_err(|error| plain(&error)))
+    let way = match &status.gateway {
+        Some(gateway) => network.way(gateway.parse().ok()?),
+        None => discover::way(network),
+    };
+    Some(way.map_err(|error| plain(&error)))
+}
+
+/// Who listens on the port now; none where the kernel did not show the client's socket to the service.
+fn listener(status: &Status, network: &Network, way: Option<&Way>) -> Option<Listener> {
+    let port = status.port.filter(|_| status.listener_seen)?;
+    kernel::inspect(network, port, way).ok().map(|witness| witness.listener)
 }
 
 fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
@@ -217,8 +238,8 @@ fn help() -> String {
         "check --config-only looks at the configuration alone and sends nothing.\n\n",
         "--config PATH names a file of NAME=value lines; without it /etc/pia-qbittorrent-sync/config.env is read when it\n",
         "exists. The environment wins over the file.\n\n",
-        "Exit codes: 0 done, 1 failed or not healthy, 3 not running, 64 wrong usage, 75 another one runs with this\n",
-        "STATE_DIR, 78 wrong configuration\n\n",
+        "Exit codes: 0 done, 1 failed or not healthy, 3 not running, 64 wrong usage, 69 no network device but lo is left,\n",
+        "75 another one runs with this STATE_DIR, 78 wrong configuration\n\n",
         "Environment variables:\n",
     ));
     for variable in &VARIABLES {

@@ -36,16 +36,12 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 23] = [
+pub const VARIABLES: [Variable; 25] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "its password"),
     variable("PIA_TOKEN_FILE", "/var/run/pia_token", "token cache; a token may be put there by hand"),
-    variable(
-        "PIA_GATEWAY",
-        "10.0.0.1, else auto",
-        "ADDRESS[:PORT] of the gateway inside the tunnel, or auto to find it",
-    ),
+    variable("PIA_GATEWAY", "auto", "ADDRESS[:PORT] of the gateway inside the tunnel, or auto to find it"),
     variable("PIA_HOSTNAME", "", "name that the gateway's certificate must carry, e.g. mexico409"),
     variable("PIA_CA_CERT", "", "CA certificate of the gateway (PEM file) instead of PIA's own, which is fetched once"),
     variable("PIA_CA_URL", "", "http or https URL to fetch PIA's CA from instead of PIA's repositories"),
@@ -58,8 +54,14 @@ pub const VARIABLES: [Variable; 23] = [
     from_file("QBITTORRENT_USERNAME", "Web UI user; none if authentication is bypassed for us"),
     from_file("QBITTORRENT_PASSWORD", "its password"),
     from_file("QBITTORRENT_API_KEY", "API key (qBittorrent 5.2 and later) instead of user and password"),
+    variable("QBITTORRENT_REANNOUNCE", "true", "have qBittorrent tell its trackers a new port at once"),
     variable("QBITTORRENT_CA_CERT", "", "CA certificate (PEM file) of an https Web UI instead of Mozilla's"),
     variable("CHECK_INTERVAL", "300", "seconds between two binds, 1 to 86400, at most 840 in effect"),
+    variable(
+        "EXIT_WHEN_ISOLATED",
+        "",
+        "end with 69 when no network device but lo is left for so many seconds (the image: 60)",
+    ),
     variable("STATE_DIR", "/var/lib/pia-qbittorrent-sync", "folder for lease and status ($STATE_DIRECTORY if set)"),
     variable("LOG_LEVEL", "INFO", "TRACE, DEBUG, INFO, WARN, ERROR or CRITICAL"),
     variable("LOG_FILE", "", "log file instead of standard output"),
@@ -84,6 +86,8 @@ pub struct Settings {
     pub client: Box<dyn TorrentClient>,
     /// Between two binds; 1 to 840 s.
     pub interval: Duration,
+    /// How long to stay where no network device but loopback is left; for ever if there is none.
+    pub isolation: Option<Duration>,
     /// Folder for lease and status.
     pub state_dir: PathBuf,
     /// What is logged.
@@ -139,11 +143,13 @@ impl Settings {
         };
         let client = torrent::read(reader);
         let interval = interval(reader);
+        let isolation = isolation(reader);
         let log_level = log_level(reader);
         Some(Self {
             port: port?,
             client: client?,
             interval: interval?,
+            isolation: Some(isolation?).filter(|limit| !limit.is_zero()),
             state_dir,
             log_level: log_level?,
             log_file: reader.get("LOG_FILE").map(PathBuf::from),
@@ -163,6 +169,15 @@ fn interval(reader: &mut Reader) -> Option<Duration> {
         ));
     }
     Some(Duration::from_secs(seconds.min(LONGEST_INTERVAL)))
+}
+
+/// Zero is for ever.
+fn isolation(reader: &mut Reader) -> Option<Duration> {
+    let right = "a number of seconds is right, e.g. 60; leave it unset to stay";
+    reader.parsed("EXIT_WHEN_ISOLATED", "0", right, |text| match text.trim().parse::<u32>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
+        Err(_) => Err("is not a number of seconds".to_owned()),
+    })
 }
 
 fn log_level(reader: &mut Reader) -> Option<LevelFilter> {

@@ -74,6 +74,24 @@ fn binds_go_on_with_one_signature_one_login_and_one_session() {
 }
 
 #[test]
+fn trackers_are_told_of_a_new_port_once_and_of_no_bounce() {
+    let mut daemon = World::new().settle();
+    daemon.see("qBittorrent tells its trackers port 47047");
+    assert_eq!(daemon.qbt().announced(), [47047]);
+    // Its socket may be of an older tunnel now, so it is opened again.
+    daemon.restart();
+    daemon.see("reopened its socket on port 47047");
+    daemon.settled(47047);
+    daemon.sees_more_binds(2);
+    assert_eq!(daemon.qbt().announced(), [47047], "{}", daemon.log());
+    assert_eq!(daemon.qbt().complaints(), [""; 0]);
+
+    let mut daemon = World::new().env("QBITTORRENT_REANNOUNCE", "false").settle();
+    daemon.sees_more_binds(2);
+    assert!(daemon.qbt().announced().is_empty());
+}
+
+#[test]
 fn interrupt_ends_it_like_terminate() {
     let mut daemon = World::new().settle();
     let (ended, took) = daemon.end_by(Signal::INT);

@@ -420,10 +420,16 @@ fn tunnel_anew(suite: &str) {
     drop(link);
     let _link = raise();
     let began = Instant::now();
-    let by_itself = wait_until(Duration::from_secs(3), reached);
-    daemon.wait_for_line("reopened its socket on port 47047", LATER);
     assert!(wait_until(SOON, reached), "qBittorrent is not reached through the new tunnel\n{}", daemon.log());
-    println!("reached by itself: {by_itself}, in the end after {:.1?}", began.elapsed());
+    println!("reached after {:.1?}", began.elapsed());
+    daemon.wait_for_line("the tunnel has changed", SOON);
+    // Only 4.5.2 keeps a socket that is dead, and only that is opened again.
+    if suite == "bookworm" {
+        daemon.wait_for_line("reopened its socket on port 47047", SOON);
+    } else {
+        daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
+        assert_eq!(daemon.lines_at("INFO", "reopened its socket"), [""; 0], "{}", daemon.log());
+    }
     assert_eq!(pia.counts().signatures, 1);
     end(daemon, &pia);
 }
@@ -437,7 +443,8 @@ fn link_down(suite: &str) {
     let quality = Quality { delay: Duration::from_millis(20), loss_percent: 0.5 };
     let Some(link) = link_or_skip("link_down", here, there, quality) else { return };
     let pia = Pia::with(pia::Options { address: here.address.into(), ..pia::Options::default() });
-    let qbt = RealQbt::start_beside(Some(there.pid), suite, Options::default()).expect("a suite that is there");
+    let options = Options { device: Some("pialink"), ..Options::default() };
+    let qbt = RealQbt::start_beside(Some(there.pid), suite, options).expect("a suite that is there");
     let script = format!(
         "#!/bin/sh\nexec nsenter --net=/proc/{}/ns/net -- {} \"$@\"\n",
         there.pid,

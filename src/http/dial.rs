@@ -4,13 +4,23 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_error;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use super::Deadline;
 use crate::error::{Cause, Phase, plain};
 
-/// Seconds for a connect to one of several addresses, so that a dead IPv6 address leaves time for the IPv4 one.
-const CONNECT_SHARE: Duration = Duration::from_secs(4);
+/// Between the starts of connections to several addresses of a name, so that a dead IPv6 address does not keep us from the IPv4
+/// one (RFC 8305).
+const STAGGER: Duration = Duration::from_millis(250);
+/// A connection that is not there by then is begun again beside the first: the kernel repeats its own after 1, 3 and 7 s, and a
+/// tunnel that has just come up loses the first.
+const RESEND: Duration = Duration::from_millis(500);
 
 /// A TCP connection whose reads and writes end at `deadline`.
 pub struct Tcp {
@@ -67,28 +77,121 @@ pub fn join(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Connects to the first address of `host` that answers.
-pub fn dial(host: &str, port: u16, deadline: Deadline) -> Result<Tcp, Cause> {
+/// Where to connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// The peer.
+    pub address: SocketAddr,
+    /// The address of ours to be bound to, where the way depends on it.
+    pub source: Option<IpAddr>,
+}
+
+/// Connects to the first address of `host` that answers, from `source` if that is given.
+pub fn dial(host: &str, port: u16, source: Option<IpAddr>, deadline: Deadline) -> Result<Tcp, Cause> {
     let addresses = lookup(host, port, deadline)?;
-    let mut last = None;
-    for (index, address) in addresses.iter().enumerate() {
-        let left = deadline.left(Phase::Connect)?;
-        let share = if index + 1 < addresses.len() { left.min(CONNECT_SHARE) } else { left };
-        match TcpStream::connect_timeout(address, share) {
-            Ok(stream) => {
-                // Our requests are single small writes: waiting to fill a segment only costs a round trip.
-                let _ = stream.set_nodelay(true);
-                return Ok(Tcp { stream, deadline });
+    let ends: Vec<_> = addresses.into_iter().map(|address| End { address, source }).collect();
+    match race(&ends, STAGGER, deadline) {
+        Ok((_, tcp)) => Ok(tcp),
+        Err(mut errors) => match errors.pop() {
+            Some(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(Cause::Timeout { phase: Phase::Connect, after: deadline.total() })
             }
-            Err(error) => last = Some(error),
+            Some(error) => Err(Cause::Connect { to: join(host, port), error }),
+            None => Err(Cause::Lookup { name: host.to_owned(), error: "no address".to_owned() }),
+        },
+    }
+}
+
+/// Connects to whichever of `ends` answers first, which is told by its place among them. One is started every `stagger`, and at
+/// once when another has failed. Otherwise the error of each.
+pub fn race(ends: &[End], stagger: Duration, deadline: Deadline) -> Result<(usize, Tcp), Vec<io::Error>> {
+    let mut race = Race::new(ends, stagger);
+    while let (Some(next), Ok(left)) = (race.start_due(), deadline.left(Phase::Connect)) {
+        if let Some((place, stream)) = race.winner(next.saturating_duration_since(Instant::now()).min(left)) {
+            // Our requests are single small writes: waiting to fill a segment only costs a round trip.
+            let _ = stream.set_nonblocking(false).and_then(|()| stream.set_nodelay(true));
+            return Ok((place, Tcp { stream, deadline }));
         }
     }
-    match last {
-        Some(error) if error.kind() == io::ErrorKind::TimedOut => {
-            Err(Cause::Timeout { phase: Phase::Connect, after: deadline.total() })
+    Err(race.errors)
+}
+
+struct Race<'a> {
+    ends: &'a [End],
+    /// When to begin with each, again and again; never where it has failed.
+    starts: Vec<Option<Instant>>,
+    errors: Vec<io::Error>,
+    /// Which end, and the socket that is being connected to it. An older one is kept: its answer may be on its way.
+    sockets: Vec<(usize, OwnedFd)>,
+}
+
+impl<'a> Race<'a> {
+    fn new(ends: &'a [End], stagger: Duration) -> Self {
+        let begin = Instant::now();
+        let starts = (0..).zip(ends).map(|(place, _)| Some(begin + stagger * place)).collect();
+        let errors = ends.iter().map(|_| io::ErrorKind::TimedOut.into()).collect();
+        Self { ends, starts, errors, sockets: Vec::new() }
+    }
+
+    /// Starts what is due; tells when the next is, or that all have failed.
+    fn start_due(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        for place in 0..self.ends.len() {
+            if self.starts[place].is_some_and(|at| at <= now) {
+                self.starts[place] = Some(now + RESEND);
+                match start(&self.ends[place]) {
+                    Ok(socket) => self.sockets.push((place, socket)),
+                    Err(error) => self.give_up(place, error),
+                }
+            }
         }
-        Some(error) => Err(Cause::Connect { to: join(host, port), error }),
-        None => Err(Cause::Lookup { name: host.to_owned(), error: "no address".to_owned() }),
+        self.starts.iter().flatten().min().copied()
+    }
+
+    fn give_up(&mut self, place: usize, error: Errno) {
+        self.errors[place] = error.into();
+        self.starts[place] = None;
+        self.sockets.retain(|(of, _)| *of != place);
+        // Whoever has not been started yet need not wait for this one.
+        let begun = |place: usize| self.sockets.iter().any(|(of, _)| *of == place);
+        if let Some(next) = (0..self.ends.len()).find(|&place| self.starts[place].is_some() && !begun(place)) {
+            self.starts[next] = Some(Instant::now());
+        }
+    }
+
+    /// Waits for one that is connected.
+    fn winner(&mut self, limit: Duration) -> Option<(usize, TcpStream)> {
+        let mut watched: Vec<_> = self.sockets.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::OUT)).collect();
+        poll(&mut watched, Timespec::try_from(limit).ok().as_ref()).ok()?;
+        let decided: Vec<_> = watched.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut failed = Vec::new();
+        for at in (0..decided.len()).filter(|&at| decided[at]) {
+            let (place, socket) = &self.sockets[at];
+            match socket_error(socket) {
+                Ok(Ok(())) => {
+                    let (place, socket) = self.sockets.swap_remove(at);
+                    return Some((place, TcpStream::from(socket)));
+                }
+                Ok(Err(error)) | Err(error) => failed.push((*place, error)),
+            }
+        }
+        for (place, error) in failed {
+            self.give_up(place, error);
+        }
+        None
+    }
+}
+
+/// Begins to connect.
+fn start(end: &End) -> Result<OwnedFd, Errno> {
+    let family = if end.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    if let Some(source) = end.source {
+        bind(&socket, &SocketAddr::new(source, 0))?;
+    }
+    match connect(&socket, &end.address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error),
     }
 }
 
@@ -128,17 +231,41 @@ mod tests {
     #[test]
     fn localhost_falls_back_to_the_other_family() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(dial("LocalHost", listener.local_addr().unwrap().port(), soon()).is_ok());
+        assert!(dial("LocalHost", listener.local_addr().unwrap().port(), None, soon()).is_ok());
     }
 
     #[test]
     fn a_silent_peer_ends_at_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut tcp =
-            dial("127.0.0.1", listener.local_addr().unwrap().port(), soon()).unwrap_or_else(|e| panic!("{e}"));
+            dial("127.0.0.1", listener.local_addr().unwrap().port(), None, soon()).unwrap_or_else(|e| panic!("{e}"));
         let error = tcp.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(matches!(cause(error, Phase::Body, soon()), Cause::Timeout { phase: Phase::Body, .. }));
+    }
+
+    #[test]
+    fn whoever_answers_first_is_asked() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let answers = listener.local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let end = |address| End { address, source: None };
+        let ends = [end(closed), end(answers)];
+        let won = |stagger| race(&ends, stagger, soon()).map(|(place, _)| place);
+        assert_eq!(won(Duration::ZERO).ok(), Some(1));
+        assert_eq!(won(Duration::from_secs(9)).ok(), Some(1), "the refusal ends the wait");
+        let errors = race(&ends[..1], STAGGER, soon()).err().unwrap();
+        assert_eq!(errors[0].kind(), io::ErrorKind::ConnectionRefused);
+        assert!(race(&[], STAGGER, soon()).err().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_connection_can_be_bound_to_an_address_of_ours() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let source = Some("127.7.7.7".parse().unwrap());
+        let tcp = dial("127.0.0.1", listener.local_addr().unwrap().port(), source, soon());
+        let from = listener.accept().unwrap().1.ip();
+        assert!(tcp.is_ok() && Some(from) == source, "{from}");
     }
 
     #[test]
@@ -146,7 +273,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let Err(error) = dial("127.0.0.1", port, soon()) else { panic!("connected") };
+        let Err(error) = dial("127.0.0.1", port, None, soon()) else { panic!("connected") };
         assert_eq!(error.to_string(), format!("cannot connect to 127.0.0.1:{port}: connection refused"));
     }
 }

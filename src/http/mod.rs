@@ -11,7 +11,7 @@ pub mod wire;
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Cause, Phase};
@@ -203,6 +203,7 @@ pub struct Peer {
     used: bool,
     names: Option<Vec<String>>,
     address: Option<SocketAddr>,
+    source: Option<IpAddr>,
 }
 
 enum Stream {
@@ -260,13 +261,20 @@ impl Peer {
             used: false,
             names: None,
             address: None,
+            source: None,
         }
     }
 
     /// The same host at another port, proved in the same way.
     #[must_use]
     pub fn at_port(&self, port: u16) -> Self {
-        Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone())
+        let peer = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
+        Self { source: self.source, ..peer }
+    }
+
+    /// The address of ours that new connections are bound to; usually none.
+    pub fn bind_to(&mut self, source: Option<IpAddr>) {
+        self.source = source;
     }
 
     /// `host:port` for people.
@@ -284,17 +292,16 @@ impl Peer {
         self.address
     }
 
-    /// Makes sure that a connection is open and, with TLS, that the peer has proved who it is.
-    pub fn connect(&mut self, deadline: Deadline) -> Result<(), Cause> {
-        go_on()?;
-        self.open(deadline)
-    }
-
     fn open(&mut self, deadline: Deadline) -> Result<(), Cause> {
         if self.connection.is_some() {
             return Ok(());
         }
-        let tcp = dial::dial(&self.host, self.port, deadline)?;
+        let tcp = dial::dial(&self.host, self.port, self.source, deadline)?;
+        self.take(tcp)
+    }
+
+    /// Goes on with a connection that is open already; with TLS, the peer has to prove who it is.
+    pub fn take(&mut self, tcp: dial::Tcp) -> Result<(), Cause> {
         self.address = tcp.peer();
         self.connection = Some(match &self.tls {
             None => Stream::Plain(tcp),

@@ -1,7 +1,8 @@
 //! The torrent client: what it was seen to do, what was changed, and what follows from that.
 //!
-//! A round reads the port, puts it right and has a look at the socket: settings are not the socket. Where the socket has to be
-//! reopened, a bounce leads over another port, because setting the port that is set already does nothing.
+//! A round reads the port, puts it right and has a look at the socket: settings are not the socket. The kernel is asked first, and
+//! then the client. Where the socket has to be reopened, a bounce leads over another port, because setting the port that is set
+//! already does nothing.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -9,8 +10,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use log::Level;
 
+use super::Setup;
 use super::gate::Gate;
-use super::step::{Connectivity, ListenPort, Step};
+use super::step::{Connectivity, ListenPort, Listener, Step, Witness};
+use super::tunnel::Way;
 use super::verdict::{News, Peer, Verdict};
 use crate::error::{Cause, Error};
 use crate::time::Now;
@@ -34,7 +37,11 @@ pub struct Patience {
     pub lag: Duration,
 }
 
-/// Whether the client's socket may belong to a tunnel that is gone: some clients keep a dead one, and all looks well.
+/// Between two looks of the kernel at a socket that is about to be opened: qBittorrent takes 3 to 31 ms.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// Whether the client's socket may belong to a tunnel that is gone: some clients keep a dead one, and all looks well. It decides
+/// where the kernel does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Socket {
     Fresh,
@@ -49,7 +56,7 @@ enum Socket {
 enum Why {
     /// It has another one, or picks a random one.
     Wrong,
-    /// Its socket may be dead.
+    /// Its socket is dead, or may be.
     Stale,
     /// It does not listen.
     Deaf,
@@ -65,11 +72,14 @@ struct Change {
 
 /// What is known of the client.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub(super) struct Client {
     patience: Patience,
     interval: Duration,
     /// It is looked at and left as it is.
     hands_off: bool,
+    /// It is to tell its trackers a new port.
+    announces: bool,
     pub gate: Gate,
     /// The next round begins then.
     round_at: Instant,
@@ -82,7 +92,9 @@ pub(super) struct Client {
     left: Option<u16>,
     /// The first half of a bounce failed: whether it was done all the same is not known before it has its port.
     perhaps_left: bool,
-    /// Its port is right: whether it listens is asked then.
+    /// Its port is right: the kernel is asked for its socket then.
+    inspect_at: Option<Instant>,
+    /// Whether it listens is asked then.
     confirm_at: Option<Instant>,
     /// It did not listen when it was asked first; then is the end of the patience.
     listen_by: Option<Instant>,
@@ -94,16 +106,28 @@ pub(super) struct Client {
     set_at: Option<Instant>,
     /// The port that it was last seen with.
     pub port: Option<u16>,
-    /// When it was last seen listening, on which port, and what it said.
-    pub listened: Option<(Timestamp, u16, Connectivity)>,
+    /// When it was last seen listening, and on which port.
+    pub listened: Option<(Timestamp, u16)>,
+    /// What it said of that.
+    pub said: Option<Connectivity>,
+    /// The kernel sees the socket.
+    pub witnessed: bool,
+    /// Since when it has this port.
+    pub port_since: Option<(Timestamp, u16)>,
+    /// When somebody from outside was last seen on that.
+    pub peer_at: Option<Timestamp>,
+    /// Its trackers do not know its port yet.
+    announce: bool,
 }
 
 impl Client {
-    pub fn new(patience: Patience, interval: Duration, hands_off: bool, now: Now) -> Self {
+    pub fn new(setup: &Setup, now: Now) -> Self {
+        let hands_off = setup.hands_off;
         Self {
-            patience,
-            interval,
+            patience: setup.patience,
+            interval: setup.interval,
             hands_off,
+            announces: setup.announces,
             gate: Gate::new(RETRY_AFTER_CAP),
             round_at: now.mono,
             read: None,
@@ -111,6 +135,7 @@ impl Client {
             bounce: None,
             left: None,
             perhaps_left: false,
+            inspect_at: None,
             confirm_at: None,
             listen_by: None,
             // Since whenever this client opened its socket, the tunnel may have been recreated.
@@ -119,15 +144,24 @@ impl Client {
             set_at: None,
             port: None,
             listened: None,
+            said: None,
+            witnessed: false,
+            port_since: None,
+            peer_at: None,
+            announce: false,
         }
     }
 
     /// What is to be done next so that it listens on `port`, and when.
-    pub fn agenda(&self, port: u16, now: Now) -> (Instant, Step) {
+    pub fn agenda(&self, port: u16, way: Option<&Way>, now: Now) -> (Instant, Step) {
         let (at, step) = if self.left.is_some() {
             (now.mono, Step::Return(port))
         } else if self.bounce.is_some() {
             (now.mono, Step::Leave { port, other: neighbour(port) })
+        } else if self.announce {
+            (now.mono, Step::Announce)
+        } else if let Some(at) = self.inspect_at {
+            (at, Step::Inspect { port, way: way.cloned() })
         } else if let Some(at) = self.confirm_at {
             (at, Step::Confirm(port))
         } else if self.read.is_some() {
@@ -150,20 +184,28 @@ impl Client {
 
     /// Whether a round is under way or due.
     pub fn is_busy(&self, now: Now) -> bool {
-        self.left.is_some() || self.change.is_some() || self.confirm_at.is_some() || now.mono >= self.round_at
+        self.left.is_some()
+            || self.change.is_some()
+            || self.announce
+            || self.inspect_at.is_some()
+            || self.confirm_at.is_some()
+            || now.mono >= self.round_at
     }
 
     /// Another round begins at `at`.
     pub fn begin_round(&mut self, at: Instant) {
         self.round_at = at;
         (self.read, self.change, self.bounce) = (None, None, None);
-        (self.confirm_at, self.listen_by) = (None, None);
+        (self.inspect_at, self.confirm_at, self.listen_by) = (None, None, None);
     }
 
     /// The tunnel is another one, or may be.
     pub fn doubt_socket(&mut self) {
+        self.listened = None;
         if !self.hands_off {
             self.socket = Socket::Doubtful;
+            // What did not help in the last tunnel may help in this one.
+            self.bounced = None;
         }
     }
 
@@ -220,19 +262,73 @@ impl Client {
     }
 
     fn port_right(&mut self, now: Now, port: u16) -> Verdict {
-        if self.change.is_none() && self.socket == Socket::Stale {
-            self.read = Some(ListenPort { port: port.into(), random: false });
-            self.decide_to_bounce(now, Why::Stale);
-            return Verdict::quiet(Peer::Client);
-        }
-        let current = self.set_at.map_or(now.mono, |at| at + self.patience.lag);
-        self.confirm_at = Some(current.max(now.mono));
+        self.inspect_at = Some(now.mono);
         let news = self.change.and_then(|change| match (change.why, change.from) {
             (Why::Deaf, _) => None,
             (Why::Wrong, Some(from)) => Some(News::Moved { from, to: port }),
             (Why::Stale, _) | (Why::Wrong, None) => Some(News::Reopened(port)),
         });
         Verdict::of(Peer::Client, news.map(|news| (Level::Info, news)))
+    }
+
+    /// The kernel says this of its socket; nothing if it abstains.
+    pub fn inspected(&mut self, now: Now, port: u16, witness: Option<Witness>) -> Result<Verdict, Error> {
+        self.inspect_at = None;
+        if witness.as_ref().is_some_and(|witness| witness.peer) {
+            self.peer_at = Some(now.wall);
+        }
+        self.witnessed = witness.as_ref().is_some_and(|witness| witness.listener != Listener::Unseen);
+        // After a change the socket takes a moment.
+        let end = self.set_at.filter(|_| self.change.is_some()).map(|at| at + self.patience.listen);
+        let patient = end.is_some_and(|end| now.mono < end);
+        // A client that listens where the kernel does not show it says itself what it thinks, after a while.
+        let lagged = self.set_at.is_none_or(|at| now.mono >= at + self.patience.lag);
+        match witness.map(|witness| witness.listener) {
+            Some(Listener::Open) => {
+                self.socket = Socket::Fresh;
+                // Of a new port the client's own word is needed: it may be another program that has it.
+                if self.port_since.is_some_and(|(_, known)| known == port) {
+                    self.listened = Some((now.wall, port));
+                }
+            }
+            Some(_) if patient && (self.witnessed || !lagged) => {
+                self.inspect_at = Some(now.mono + GLANCE);
+                return Ok(Verdict::quiet(Peer::Client));
+            }
+            Some(Listener::Unseen) | None => {}
+            Some(Listener::Elsewhere { on, tunnel }) => {
+                self.listened = None;
+                let words = format!("it listens on {on}, the port comes in on {tunnel}");
+                return Err(finding(SOCKET, words, "set its network interface to the tunnel's, or to any"));
+            }
+            Some(Listener::Dead) => return self.dead(now),
+        }
+        if self.change.is_none() && self.socket == Socket::Stale {
+            self.read = Some(ListenPort { port: port.into(), random: false });
+            self.decide_to_bounce(now, Why::Stale);
+            return Ok(Verdict::quiet(Peer::Client));
+        }
+        let current = self.set_at.map_or(now.mono, |at| at + self.patience.lag);
+        self.confirm_at = Some(current.max(now.mono));
+        Ok(Verdict::quiet(Peer::Client))
+    }
+
+    /// Its socket is one of a tunnel that is gone.
+    fn dead(&mut self, now: Now) -> Result<Verdict, Error> {
+        self.listened = None;
+        // Before a tunnel carries anything the client has no device to open another one on: the next bind will tell.
+        if self.socket == Socket::Doubtful {
+            self.begin_round(now.mono + self.interval);
+            return Ok(Verdict::quiet(Peer::Client));
+        }
+        if self.hands_off || self.change.is_some() || self.bounced_lately(now) {
+            let words = "it listens on a device or an address that is gone, and hears nobody".to_owned();
+            let advice = "check its network interface; if that is right, restart it";
+            return Err(finding(SOCKET, words, advice));
+        }
+        self.read = Some(ListenPort { port: 0, random: false });
+        self.decide_to_bounce(now, Why::Stale);
+        Ok(Verdict::quiet(Peer::Client))
     }
 
     /// Its port was set.
@@ -248,6 +344,11 @@ impl Client {
         }
         // Whatever was known of the socket is about another one.
         self.listened = None;
+    }
+
+    /// Its trackers are being told, or cannot be.
+    pub fn announced(&mut self) {
+        self.announce = false;
     }
 
     /// The first half of a bounce is done.
@@ -278,10 +379,21 @@ impl Client {
         next_round: Instant,
     ) -> Result<Verdict, Error> {
         if connectivity == Connectivity::Disconnected {
+            self.listened = None;
             return self.not_listening(now, port);
         }
-        let known = self.listened.is_some_and(|(_, at, said)| (at, said) == (port, connectivity));
-        self.listened = Some((now.wall, port, connectivity));
+        let known = self.said.replace(connectivity) == Some(connectivity)
+            && self.change.is_none()
+            && self.port_since.is_some_and(|(_, since)| since == port);
+        self.listened = Some((now.wall, port));
+        if self.port_since.is_none_or(|(_, since)| since != port) {
+            self.port_since = Some((now.wall, port));
+            self.peer_at = None;
+        }
+        // After a bounce the trackers know the port.
+        if let Some(Change { from: Some(from), why: Why::Wrong }) = self.change {
+            self.announce = self.announces && from != i64::from(port);
+        }
         let recovered = self.gate.open(now);
         self.begin_round(next_round);
         let level = if known { Level::Debug } else { Level::Info };

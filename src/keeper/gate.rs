@@ -107,6 +107,12 @@ impl Gate {
         wait
     }
 
+    /// Closes it until then, for no failure that counts.
+    pub fn pause(&mut self, until: Instant) {
+        self.closed_until = Some(until);
+        self.held = false;
+    }
+
     /// Closes it until then.
     pub fn shut(&mut self, until: Instant, held: bool) {
         self.failures = self.failures.saturating_add(1);

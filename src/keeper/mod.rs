@@ -40,6 +40,8 @@ const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 /// Between two logins for tokens that the gateway refuses: a fresh token that is refused means a wrong gateway, not a
 /// wrong token.
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
+/// Between two tries in a tunnel that has just come up.
+const YOUNG_RETRY: Duration = Duration::from_millis(500);
 /// Unexplained refusals of a bind after which the lease is taken to be the reason.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
 
@@ -53,6 +55,10 @@ pub struct Setup {
     pub patience: Patience,
     /// The client is looked at and left as it is.
     pub hands_off: bool,
+    /// The client is to tell its trackers a new port.
+    pub announces: bool,
+    /// How long to stay where no device but loopback is left; for ever if there is none.
+    pub isolation: Option<Duration>,
     /// Makes the jitter.
     pub seed: u64,
 }
@@ -93,6 +99,7 @@ pub struct LastBind {
 #[derive(Debug)]
 pub struct Keeper {
     interval: Duration,
+    isolation: Option<Duration>,
     /// None when we lease and bind ourselves.
     followed: Option<Followed>,
     token: Option<Secret>,
@@ -129,12 +136,22 @@ pub struct Snapshot<'a> {
     pub expires_at: Option<Timestamp>,
     /// The last bind of this lease; none while it was not bound.
     pub last_bind: Option<&'a LastBind>,
+    /// The way to the gateway, or into the tunnel, as it is now; none while there is none.
+    pub way: Option<&'a Way>,
     /// Binds in a row that failed.
     pub binds_failed: u32,
     /// The port that the client was last seen with.
     pub client_port: Option<u16>,
-    /// When the client was last seen listening, on which port, and what it said.
-    pub listened: Option<(Timestamp, u16, Connectivity)>,
+    /// When the client was last seen listening, and on which port.
+    pub listened: Option<(Timestamp, u16)>,
+    /// What it said of that.
+    pub said: Option<Connectivity>,
+    /// The kernel sees its socket.
+    pub witnessed: bool,
+    /// Since when it has this port.
+    pub port_since: Option<Timestamp>,
+    /// When a peer from outside was last seen on it.
+    pub peer_at: Option<Timestamp>,
     /// What is failing.
     pub troubles: Vec<(Peer, &'a Trouble)>,
 }
@@ -142,12 +159,14 @@ pub struct Snapshot<'a> {
 impl Keeper {
     /// A keeper that knows nothing but `setup`.
     pub fn new(setup: Setup, now: Now) -> Self {
+        let client = Client::new(&setup, now);
         let (lease, followed) = match setup.origin {
             Origin::Lease(stored) => (stored.map(|lease| Held::stored(lease, now)), None),
             Origin::Source { every } => (None, Some(Followed { every, ask_at: now.mono, port: None, gone: false })),
         };
         Self {
             interval: setup.interval,
+            isolation: setup.isolation,
             followed,
             token: None,
             token_refused: None,
@@ -163,7 +182,7 @@ impl Keeper {
             clock: Clock::default(),
             account: Gate::new(ACCOUNT_RETRY_AFTER_CAP),
             gateway: Gate::new(GATEWAY_RETRY_AFTER_CAP),
-            client: Client::new(setup.patience, setup.interval, setup.hands_off, now),
+            client,
             random: setup.seed | 1,
         }
     }
@@ -184,16 +203,20 @@ impl Keeper {
     }
 
     /// What is to be done and when, from the most urgent to the least.
-    fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 5] {
+    fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 6] {
+        let end = self.tunnel.isolated.zip(self.isolation).map(|(since, limit)| (since + limit, Step::End));
         // Whoever is in the middle of a bounce goes back to the old port when the new one is not bound.
-        let client = self.port_to_listen_on().or(self.client.left()).map(|port| self.client.agenda(port, now));
+        let client = self
+            .port_to_listen_on()
+            .or(self.client.left())
+            .map(|port| self.client.agenda(port, self.tunnel.way.as_ref(), now));
         let store =
             self.lease.as_ref().and_then(|held| Some((held.store_at?, Step::StoreLease(Rc::clone(&held.lease)))));
         if self.tunnel.lost && self.followed.is_none() {
-            return [store, client, None, None, None];
+            return [end, store, client, None, None, None];
         }
         let ask = self.followed.as_ref().map(|followed| (self.gateway.after(followed.ask_at), Step::AskSource));
-        [store, ask, self.bind(now), self.renew(now), client]
+        [end, store, ask, self.bind(now), self.renew(now), client]
     }
 
     /// A good lease is bound when its time has come. A refused or expired one is tried again, too, while no other can be
@@ -242,11 +265,6 @@ impl Keeper {
         self.troubles().next().is_some()
     }
 
-    /// Whether the tunnel or the gateway is not as it should be.
-    pub fn is_uneasy(&self) -> bool {
-        self.tunnel.lost || self.gateway.failures() > 0
-    }
-
     /// The port that the client is to be brought back to before a stop: it is in the middle of a bounce.
     pub fn unfinished_bounce(&self) -> Option<Step> {
         let port = self.port_to_listen_on().or(self.client.left());
@@ -261,9 +279,14 @@ impl Keeper {
             port: lease.map(|lease| lease.port).or(self.followed.as_ref().and_then(|followed| followed.port)),
             expires_at: lease.map(|lease| lease.expires_at),
             last_bind: self.last_bind.as_ref().filter(|_| self.port_to_listen_on().is_some()),
+            way: self.tunnel.way.as_ref().filter(|_| !self.tunnel.lost),
             binds_failed: self.binds_failed,
             client_port: self.client.port,
             listened: self.client.listened,
+            said: self.client.said,
+            witnessed: self.client.witnessed,
+            port_since: self.client.port_since.map(|(since, _)| since),
+            peer_at: self.client.peer_at,
             troubles: self.troubles().collect(),
         }
     }
@@ -330,6 +353,14 @@ impl Keeper {
                 }
                 Ok(Verdict::quiet(peer))
             }
+            Done::Inspected(witness) => match self.port_to_listen_on() {
+                Some(port) => self.client.inspected(now, port, witness),
+                None => Ok(Verdict::quiet(peer)),
+            },
+            Done::Announced => {
+                self.client.announced();
+                Ok(Verdict::of(peer, self.port_to_listen_on().map(|port| (Level::Info, News::Announced(port)))))
+            }
             Done::Reachability(connectivity) => match self.port_to_listen_on() {
                 Some(port) => {
                     // With the next bind, so that an interval is one wake-up.
@@ -349,7 +380,7 @@ impl Keeper {
         if let Some(way) = &way
             && self.tunnel.leads_elsewhere(gateway)
         {
-            self.tunnel.see(gateway, way);
+            self.tunnel.see(now, gateway, way);
             self.client.doubt_fresh_socket();
         }
         let Some(held) = &mut self.lease else { return Verdict::quiet(Peer::Gateway) };
@@ -409,7 +440,17 @@ impl Keeper {
                     Some((level, News::NotStored { lease: Rc::clone(lease), error: Rc::new(error) })),
                 );
             }
-            Step::ReadPort | Step::Place(_) | Step::Leave { .. } | Step::Return(_) | Step::Confirm(_) => {
+            // The port is right all the same, and the trackers are told at their own intervals.
+            Step::Announce => {
+                self.client.announced();
+                return Verdict::of(Peer::Client, Some((Level::Warn, News::NotAnnounced(Rc::new(error)))));
+            }
+            Step::ReadPort
+            | Step::Place(_)
+            | Step::Leave { .. }
+            | Step::Return(_)
+            | Step::Inspect { .. }
+            | Step::Confirm(_) => {
                 if matches!(step, Step::Leave { .. }) && error.meaning == Meaning::Passing {
                     self.client.port_perhaps_left();
                 }
@@ -437,10 +478,16 @@ impl Keeper {
                     return trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO);
                 }
             }
-            Step::AskSource | Step::Wait(_) => {}
+            Step::AskSource | Step::Wait(_) | Step::End => {}
         }
         let random = &mut self.random;
-        let next = self.gateway.close(now, &error, |wait| jittered(random, wait));
+        // What a tunnel that has just come up does not carry yet it may carry at any moment.
+        let next = if error.meaning == Meaning::Passing && self.tunnel.is_young(now) {
+            self.gateway.pause(now.mono + YOUNG_RETRY);
+            YOUNG_RETRY
+        } else {
+            self.gateway.close(now, &error, |wait| jittered(random, wait))
+        };
         trouble(&mut self.gateway, Peer::Gateway, now, error, next)
     }
 
@@ -496,6 +543,7 @@ impl Keeper {
         let to = match way {
             Ok(to) => to,
             Err(error) if self.tunnel.lose() => {
+                self.client.doubt_socket();
                 if self.followed.is_none() {
                     return Some(trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO));
                 }
@@ -505,7 +553,7 @@ impl Keeper {
             }
             Err(_) => return None,
         };
-        match self.tunnel.see(gateway, &to) {
+        match self.tunnel.see(now, gateway, &to) {
             Look::Unchanged => None,
             Look::Elsewhere => {
                 self.client.doubt_fresh_socket();
@@ -517,6 +565,13 @@ impl Keeper {
                 Some(Verdict::of(Peer::Gateway, Some((Level::Info, News::Tunnel { from, to }))))
             }
         }
+    }
+
+    /// Whether there is a network device besides loopback; true where that is bad news.
+    pub fn see_devices(&mut self, now: Now, isolated: bool) -> bool {
+        let before = self.tunnel.isolated;
+        self.tunnel.see_devices(now, isolated);
+        before.is_none() && self.tunnel.isolated.is_some()
     }
 
     /// Looks at the clock: when it was set or the machine has slept, the binding may have lapsed, and of the lease's end the
@@ -558,10 +613,19 @@ impl Step {
     pub fn peer(&self) -> Peer {
         match self {
             Self::GetToken { .. } => Peer::Account,
-            Self::GetSignature { .. } | Self::StoreLease(_) | Self::Bind(_) | Self::AskSource | Self::Wait(_) => {
-                Peer::Gateway
-            }
-            Self::ReadPort | Self::Place(_) | Self::Leave { .. } | Self::Return(_) | Self::Confirm(_) => Peer::Client,
+            Self::GetSignature { .. }
+            | Self::StoreLease(_)
+            | Self::Bind(_)
+            | Self::AskSource
+            | Self::Wait(_)
+            | Self::End => Peer::Gateway,
+            Self::ReadPort
+            | Self::Place(_)
+            | Self::Leave { .. }
+            | Self::Return(_)
+            | Self::Inspect { .. }
+            | Self::Confirm(_)
+            | Self::Announce => Peer::Client,
         }
     }
 }

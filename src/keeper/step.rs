@@ -42,10 +42,21 @@ pub enum Step {
     },
     /// The second half of a bounce, done also when a stop was asked for: back to this port.
     Return(u16),
+    /// Ask the kernel who listens on this port.
+    Inspect {
+        /// The port.
+        port: u16,
+        /// The way on which the port comes in, if it is known.
+        way: Option<Way>,
+    },
     /// Ask the client whether it listens on this port.
     Confirm(u16),
+    /// Have the client tell its trackers the port.
+    Announce,
     /// Nothing to do for this long.
     Wait(Duration),
+    /// End: this network namespace is dead, and the user wants to be started in the next one.
+    End,
 }
 
 /// How far an exchange has led.
@@ -97,8 +108,12 @@ pub enum Done {
     Port(ListenPort),
     /// The client took the port that it was told.
     Set,
+    /// What the kernel says of the client's socket; none where it does not tell, or not of this client.
+    Inspected(Option<Witness>),
     /// What the client says of its socket.
     Reachability(Connectivity),
+    /// The trackers are being told.
+    Announced,
 }
 
 /// The listen port in a client's settings.
@@ -108,6 +123,33 @@ pub struct ListenPort {
     pub port: i64,
     /// Whether the client is set to pick a random port, in which case `port` may not be what it listens on.
     pub random: bool,
+}
+
+/// What the kernel says of a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// Who listens on it.
+    pub listener: Listener,
+    /// Somebody from outside has come in through the tunnel, a minute ago or less.
+    pub peer: bool,
+}
+
+/// Who listens on a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listener {
+    /// Somebody whom peers can reach.
+    Open,
+    /// Only sockets of devices or addresses that are gone: they look well and hear nothing.
+    Dead,
+    /// Somebody on another device than the one that the port comes in on.
+    Elsewhere {
+        /// That device.
+        on: String,
+        /// The one that the port comes in on.
+        tunnel: String,
+    },
+    /// Nobody.
+    Unseen,
 }
 
 /// What a client says about its reachability.

@@ -2,7 +2,8 @@
 
 use jiff::SignedDuration;
 
-use super::step::ListenPort;
+use super::step::{ListenPort, Listener, Witness};
+use super::tunnel::Device;
 use super::*;
 use crate::error::Cause;
 
@@ -24,8 +25,11 @@ fn kind(step: &Step) -> &'static str {
         Step::Place(_) => "place",
         Step::Leave { .. } => "leave",
         Step::Return(_) => "return",
+        Step::Inspect { .. } => "inspect",
         Step::Confirm(_) => "confirm",
+        Step::Announce => "announce",
         Step::Wait(_) => "wait",
+        Step::End => "end",
     }
 }
 
@@ -39,27 +43,28 @@ struct Bench {
 }
 
 impl Bench {
-    fn with(origin: Origin, hands_off: bool) -> Self {
+    fn with(origin: Origin, hands_off: bool, announces: bool) -> Self {
         let now = Now { mono: Instant::now(), wall: "2026-11-23T00:00:00Z".parse().unwrap() };
         let interval = Duration::from_secs(300);
-        let setup = Setup { interval, origin, patience: PATIENCE, hands_off, seed: 7 };
+        let isolation = Some(Duration::from_secs(60));
+        let setup = Setup { interval, origin, patience: PATIENCE, hands_off, announces, isolation, seed: 7 };
         Self { keeper: Keeper::new(setup, now), now }
     }
 
     fn new() -> Self {
-        Self::with(Origin::Lease(None), false)
+        Self::with(Origin::Lease(None), false, false)
     }
 
     /// With a stored lease that ends in so many seconds.
     fn stored(seconds: i64) -> Self {
         let mut bench = Self::new();
         let lease = bench.lease(seconds);
-        bench = Self::with(Origin::Lease(Some(lease)), false);
+        bench = Self::with(Origin::Lease(Some(lease)), false, false);
         bench
     }
 
     fn following() -> Self {
-        Self::with(Origin::Source { every: Duration::from_secs(15) }, false)
+        Self::with(Origin::Source { every: Duration::from_secs(15) }, false, false)
     }
 
     fn lease(&self, seconds: i64) -> Lease {
@@ -116,7 +121,17 @@ impl Bench {
 
     #[track_caller]
     fn reads(&mut self, port: i64) -> Verdict {
-        self.does("read", Done::Port(ListenPort { port, random: false }))
+        let verdict = self.does("read", Done::Port(ListenPort { port, random: false }));
+        self.sees_nothing();
+        verdict
+    }
+
+    /// The kernel abstains where it is asked.
+    #[track_caller]
+    fn sees_nothing(&mut self) {
+        if self.next() == "inspect" {
+            self.does("inspect", Done::Inspected(None));
+        }
     }
 
     #[track_caller]
@@ -509,6 +524,7 @@ fn a_gateway_whose_leases_last_15_minutes_gives_one_an_interval() {
             Step::StoreLease(_) => Done::Stored,
             Step::Bind(_) => Done::Bound { gateway: None, way: None },
             Step::ReadPort => Done::Port(ListenPort { port: PORT.into(), random: false }),
+            Step::Inspect { .. } => Done::Inspected(None),
             Step::Confirm(_) => Done::Reachability(Connectivity::Firewalled),
             _ => Done::Set,
         };
@@ -649,7 +665,8 @@ fn a_clock_at_the_end_of_time_is_survived() {
 // ---- the tunnel
 
 fn way(index: u32) -> Way {
-    Way { local: [10, 1, 0, 2].into(), hop: None, tunnels: vec![(index, "tun0".to_owned())] }
+    let device = Device { index, name: "tun0".to_owned(), tunnel: true };
+    Way { local: [10, 1, 0, 2].into(), hop: None, device: Some(device), by_source: false }
 }
 
 impl Bench {
@@ -686,10 +703,10 @@ fn another_tunnel_means_a_bind_at_once_and_one_bounce_when_it_works() {
     assert!(matches!(verdict.news, Some((Level::Info, News::Tunnel { from: Some(_), .. }))));
     bench.fails("bind", Meaning::Passing);
     bench.listens();
-    assert!(bench.keeper.is_uneasy());
+    assert!(bench.keeper.has_troubles());
     bench.pass(6);
     bench.binds();
-    assert!(!bench.keeper.is_uneasy());
+    assert!(!bench.keeper.has_troubles());
     bench.reads(PORT.into());
     bench.bounces();
     bench.says(Connectivity::Firewalled);
@@ -737,6 +754,187 @@ fn a_gateway_that_is_found_with_the_bind_leaves_no_doubt_of_what_is_opened_after
     bench.does("bind", Done::Bound { gateway, way: Some(way(7)) });
     bench.reads(PORT.into());
     assert_eq!(bench.next(), "confirm");
+}
+
+// ---- the kernel as a witness
+
+#[test]
+fn somebody_elses_socket_on_a_new_port_is_not_the_clients() {
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.reads(6881);
+    bench.does("place", Done::Set);
+    bench.shows(Listener::Open);
+    assert_eq!(bench.keeper.snapshot().listened, None);
+    bench.pass_ms(1500);
+    bench.says(Connectivity::Disconnected);
+    assert_eq!(bench.keeper.snapshot().listened, None);
+}
+
+impl Bench {
+    /// The client has its port, and the kernel says this of the socket.
+    #[track_caller]
+    fn shows(&mut self, listener: Listener) -> Verdict {
+        self.does("read", Done::Port(ListenPort { port: PORT.into(), random: false }));
+        self.inspects(listener)
+    }
+
+    #[track_caller]
+    fn inspects(&mut self, listener: Listener) -> Verdict {
+        self.does("inspect", Done::Inspected(Some(Witness { listener, peer: false })))
+    }
+
+    /// Bound, and its socket is seen from the start.
+    fn witnessed() -> Self {
+        let mut bench = Self::stored(LONG);
+        bench.sees(7);
+        bench.binds();
+        bench.shows(Listener::Open);
+        bench.says(Connectivity::Firewalled);
+        bench
+    }
+}
+
+#[test]
+fn a_socket_that_the_kernel_shows_is_not_opened_again() {
+    let mut bench = Bench::witnessed();
+    bench.pass(100);
+    bench.sees(8);
+    bench.binds();
+    bench.shows(Listener::Open);
+    bench.says(Connectivity::Firewalled);
+    assert!(bench.is_content());
+}
+
+#[test]
+fn a_dead_socket_is_opened_again_when_the_tunnel_works() {
+    let mut bench = Bench::witnessed();
+    bench.pass(100);
+    bench.sees(8);
+    assert_eq!(bench.keeper.snapshot().listened, None, "the socket of the old tunnel says nothing");
+    bench.fails("bind", Meaning::Passing);
+    bench.shows(Listener::Dead);
+    assert_eq!(bench.next(), "wait", "there may be no device to open it on");
+    bench.pass(1);
+    bench.binds();
+    bench.shows(Listener::Dead);
+    bench.does("leave", Done::Set);
+    bench.does("return", Done::Set);
+    bench.shows(Listener::Dead);
+    assert_eq!(bench.next(), "wait", "it takes a moment");
+    bench.pass_ms(21);
+    bench.inspects(Listener::Open);
+    assert!(bench.keeper.snapshot().listened.is_some(), "what the kernel shows need not be said");
+    bench.pass_ms(1500);
+    bench.says(Connectivity::Firewalled);
+    assert!(bench.is_content());
+    // And again at once when the next tunnel comes.
+    bench.sees(9);
+    bench.binds();
+    bench.shows(Listener::Dead);
+    assert_eq!(bench.next(), "leave");
+}
+
+#[test]
+fn a_dead_socket_that_stays_dead_is_a_failure() {
+    let mut bench = Bench::witnessed();
+    bench.pass(300);
+    bench.binds();
+    bench.shows(Listener::Dead);
+    bench.does("leave", Done::Set);
+    bench.does("return", Done::Set);
+    bench.shows(Listener::Dead);
+    bench.pass(4);
+    let verdict = bench.inspects(Listener::Dead);
+    assert_eq!(level(&verdict), Level::Error);
+    bench.pass(6);
+    let verdict = bench.shows(Listener::Dead);
+    assert!(matches!(verdict.news, Some((Level::Debug, News::Failed { .. }))), "and no second bounce: {verdict:?}");
+}
+
+#[test]
+fn a_client_on_another_device_is_a_failure_that_names_both() {
+    let mut bench = Bench::witnessed();
+    bench.pass(300);
+    bench.binds();
+    let verdict = bench.shows(Listener::Elsewhere { on: "eth0".to_owned(), tunnel: "tun0".to_owned() });
+    let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };
+    assert_eq!(error.to_string(), "client socket: it listens on eth0, the port comes in on tun0");
+    assert!(error.advice.contains("network interface"));
+}
+
+#[test]
+fn a_peer_from_outside_is_remembered_until_the_port_changes() {
+    let mut bench = Bench::witnessed();
+    let peer_at = |bench: &Bench| bench.keeper.snapshot().peer_at;
+    assert_eq!(peer_at(&bench), None);
+    bench.pass(300);
+    bench.binds();
+    bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: false }));
+    bench.does("inspect", Done::Inspected(Some(Witness { listener: Listener::Open, peer: true })));
+    let seen = bench.now.wall;
+    bench.says(Connectivity::Connected);
+    bench.pass_well();
+    assert_eq!(peer_at(&bench), Some(seen));
+    assert!(bench.keeper.snapshot().port_since.is_some_and(|since| since < seen));
+}
+
+#[test]
+fn trackers_are_told_of_another_port_and_of_no_bounce() {
+    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, false, true);
+    bench.does("ask", Done::Source(Some(PORT)));
+    bench.reads(6881);
+    bench.does("place", Done::Set);
+    bench.shows(Listener::Open);
+    bench.pass_ms(1500);
+    bench.says(Connectivity::Firewalled);
+    let verdict = bench.does("announce", Done::Announced);
+    assert!(matches!(verdict.news, Some((Level::Info, News::Announced(PORT)))));
+    assert!(bench.is_content());
+    bench.pass(300);
+    bench.does("ask", Done::Source(Some(PORT)));
+    bench.shows(Listener::Dead);
+    bench.does("leave", Done::Set);
+    bench.does("return", Done::Set);
+    bench.shows(Listener::Open);
+    bench.pass_ms(1500);
+    bench.says(Connectivity::Firewalled);
+    assert_eq!(bench.next(), "wait");
+}
+
+#[test]
+fn a_tunnel_that_has_just_come_up_is_tried_every_half_second() {
+    let mut bench = Bench::witnessed();
+    bench.sees(8);
+    bench.fails("bind", Meaning::Passing);
+    bench.shows(Listener::Dead);
+    for _ in 0..29 {
+        bench.pass_ms(501);
+        bench.fails("bind", Meaning::Passing);
+    }
+    bench.pass(1);
+    bench.fails("bind", Meaning::Passing);
+    bench.waits_between(3, 5);
+}
+
+#[test]
+fn a_namespace_that_has_died_is_left_after_a_minute() {
+    let mut bench = Bench::witnessed();
+    let sees = |bench: &mut Bench, isolated| bench.keeper.see_devices(bench.now, isolated);
+    assert!(!sees(&mut bench, true), "there was none yet: a VPN container may be starting");
+    bench.pass(61);
+    assert_eq!(bench.next(), "wait");
+    sees(&mut bench, false);
+    assert!(sees(&mut bench, true));
+    bench.pass(59);
+    assert!(!sees(&mut bench, true), "once");
+    assert_eq!(bench.waits(), 1);
+    sees(&mut bench, false);
+    bench.pass(2);
+    assert_eq!(bench.next(), "wait", "the device is back");
+    sees(&mut bench, true);
+    bench.pass(60);
+    assert_eq!(bench.next(), "end");
 }
 
 #[test]
@@ -936,7 +1134,7 @@ fn a_bind_goes_before_the_second_half_of_a_bounce() {
 
 #[test]
 fn whoever_only_looks_leaves_the_client_as_it_is() {
-    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, true);
+    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, true, false);
     bench.does("ask", Done::Source(Some(PORT)));
     let verdict = bench.reads(6881);
     let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };
@@ -1056,6 +1254,7 @@ fn a_client_that_insists_on_random_ports_is_bounced_once_an_interval() {
         bench.does("leave", Done::Set);
         bench.does("return", Done::Set);
         bench.does("read", random());
+        bench.sees_nothing();
         bench.pass_ms(1500);
         bench.says(Connectivity::Firewalled);
         bench.pass(300);
@@ -1079,7 +1278,7 @@ fn the_status_of_the_old_port_is_not_believed_after_a_reload_either() {
 
 #[test]
 fn whoever_only_looks_says_that_the_port_is_random() {
-    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, true);
+    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, true, false);
     bench.does("ask", Done::Source(Some(PORT)));
     let verdict = bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: true }));
     let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };

@@ -1,7 +1,8 @@
 //! The tunnel and the clock as they were last seen, and what counts as a change of them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 
@@ -10,23 +11,45 @@ use crate::time::Now;
 /// What the clock may gain or lose between two looks: more was not NTP's slewing.
 const JUMP: SignedDuration = SignedDuration::from_secs(30);
 
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its index: a recreated device has another one.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is a tunnel.
+    pub tunnel: bool,
+}
+
+/// How long a tunnel may take to carry packets.
+const YOUTH: Duration = Duration::from_secs(15);
+
 /// The way to a peer. Two that are equal lead through the same tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Way {
     /// Our address.
     pub local: IpAddr,
-    /// The next hop by the main table.
-    pub hop: Option<Ipv4Addr>,
-    /// Index and name of the tunnel's device, or of every tunnel where policy routing hides which one it is. A recreated
-    /// device has another index.
-    pub tunnels: Vec<(u32, String)>,
+    /// The next hop.
+    pub hop: Option<IpAddr>,
+    /// The device; none where the kernel does not tell.
+    pub device: Option<Device>,
+    /// Only a connection that is bound to `local` takes it.
+    pub by_source: bool,
+}
+
+impl Way {
+    /// Whether it leads through a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        self.device.as_ref().is_some_and(|device| device.tunnel)
+    }
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.local.fmt(f)?;
-        if let Some((index, name)) = self.tunnels.first() {
-            write!(f, " on {name} ({index})")?;
+        if let Some(device) = &self.device {
+            write!(f, " on {} ({})", device.name, device.index)?;
         }
         Ok(())
     }
@@ -38,8 +61,14 @@ pub(super) struct Tunnel {
     /// Where the way leads to; none while the gateway is not known.
     target: Option<SocketAddr>,
     /// The last way that there was.
-    way: Option<Way>,
+    pub way: Option<Way>,
     pub lost: bool,
+    /// When it changed last.
+    changed: Option<Instant>,
+    /// There was a device besides loopback once.
+    inhabited: bool,
+    /// Since when there is none any more.
+    pub isolated: Option<Instant>,
     seen: Now,
 }
 
@@ -57,7 +86,7 @@ pub(super) enum Look {
 
 impl Tunnel {
     pub fn new(now: Now) -> Self {
-        Self { target: None, way: None, lost: false, seen: now }
+        Self { target: None, way: None, lost: false, changed: None, inhabited: false, isolated: None, seen: now }
     }
 
     /// How far the wall clock went beyond the time that passed, or back, if that was more than a clock does by itself.
@@ -66,6 +95,18 @@ impl Tunnel {
         let jump = now.wall.duration_since(self.seen.wall).saturating_sub(passed);
         self.seen = now;
         (jump.abs() > JUMP).then_some(jump)
+    }
+
+    /// Whether it has come up a moment ago.
+    pub fn is_young(&self, now: Now) -> bool {
+        self.changed.is_some_and(|at| now.mono.saturating_duration_since(at) < YOUTH)
+    }
+
+    /// Whether there is a device besides loopback.
+    pub fn see_devices(&mut self, now: Now, isolated: bool) {
+        self.inhabited |= !isolated;
+        let since = self.isolated.unwrap_or(now.mono);
+        self.isolated = (isolated && self.inhabited).then_some(since);
     }
 
     /// There is no way; true if that is new.
@@ -79,11 +120,12 @@ impl Tunnel {
     }
 
     /// There is a way to `target`.
-    pub fn see(&mut self, target: Option<SocketAddr>, way: &Way) -> Look {
+    pub fn see(&mut self, now: Now, target: Option<SocketAddr>, way: &Way) -> Look {
         let elsewhere = std::mem::replace(&mut self.target, target) != target;
         let was_lost = std::mem::take(&mut self.lost);
         let from = self.way.replace(way.clone()).filter(|_| !elsewhere);
         if was_lost || from.as_ref().is_some_and(|from| from != way) {
+            self.changed = Some(now.mono);
             Look::Changed { from }
         } else if elsewhere {
             Look::Elsewhere
@@ -95,8 +137,6 @@ impl Tunnel {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::time;
 
@@ -117,13 +157,14 @@ mod tests {
     }
 
     fn way(local: &str) -> Way {
-        Way { local: local.parse().unwrap(), hop: None, tunnels: vec![(7, "tun0".to_owned())] }
+        let device = Device { index: 7, name: "tun0".to_owned(), tunnel: true };
+        Way { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
     }
 
     #[test]
     fn a_way_is_lost_and_found_once() {
         let mut tunnel = Tunnel::new(time::now());
-        let see = |tunnel: &mut Tunnel, way: &Way| tunnel.see(None, way);
+        let see = |tunnel: &mut Tunnel, way: &Way| tunnel.see(time::now(), None, way);
         assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged, "the first look has nothing to compare with");
         assert!(tunnel.lose() && !tunnel.lose() && tunnel.lost);
         let back = see(&mut tunnel, &way("10.1.0.2"));
@@ -131,7 +172,8 @@ mod tests {
         assert!(!tunnel.lost);
         assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged);
         assert!(matches!(see(&mut tunnel, &way("10.2.0.2")), Look::Changed { .. }));
-        let again = Way { tunnels: vec![(8, "tun0".to_owned())], ..way("10.2.0.2") };
+        let device = Device { index: 8, name: "tun0".to_owned(), tunnel: true };
+        let again = Way { device: Some(device), ..way("10.2.0.2") };
         assert!(matches!(see(&mut tunnel, &again), Look::Changed { .. }), "the same address, another device");
     }
 
@@ -139,8 +181,8 @@ mod tests {
     fn another_gateway_is_a_new_beginning() {
         let mut tunnel = Tunnel::new(time::now());
         let found = Some("10.1.0.1:19999".parse().unwrap());
-        assert_eq!(tunnel.see(None, &way("10.1.0.2")), Look::Unchanged);
-        assert_eq!(tunnel.see(found, &way("10.9.0.2")), Look::Elsewhere);
-        assert!(matches!(tunnel.see(found, &way("10.1.0.2")), Look::Changed { .. }));
+        assert_eq!(tunnel.see(time::now(), None, &way("10.1.0.2")), Look::Unchanged);
+        assert_eq!(tunnel.see(time::now(), found, &way("10.9.0.2")), Look::Elsewhere);
+        assert!(matches!(tunnel.see(time::now(), found, &way("10.1.0.2")), Look::Changed { .. }));
     }
 }

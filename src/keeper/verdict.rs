@@ -82,6 +82,10 @@ pub enum News {
         /// What it says of its reachability.
         connectivity: Connectivity,
     },
+    /// The client tells its trackers this port.
+    Announced(u16),
+    /// The client cannot be made to tell its trackers.
+    NotAnnounced(Rc<Error>),
     /// A step failed.
     Failed {
         /// Why.

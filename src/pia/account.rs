@@ -14,6 +14,7 @@ use crate::http::url::Url;
 use crate::http::{Method, Peer, Request, Response};
 use crate::json;
 use crate::keeper::step::{Done, Exchange, Progress};
+use crate::kernel::Network;
 use crate::secret::Secret;
 
 /// Getting a token from PIA's account API.
@@ -68,13 +69,13 @@ impl Account {
     ///
     /// An endpoint that cannot be reached or does not know the call leads to the next one; rejected credentials and a
     /// lockout end the round.
-    pub fn get_token(&mut self, refused: Option<&Secret>, gateway: &mut Gateway) -> Exchange<Done> {
+    pub fn get_token(&mut self, refused: Option<&Secret>, gateway: &mut Gateway, network: &Network) -> Exchange<Done> {
         if self.tried.is_empty()
             && let Some(token) = self.cached().filter(|token| Some(token) != refused)
         {
             return Ok(Progress::Done(Done::Token { token, logged_in: false }));
         }
-        let Progress::Done(token) = self.log_in(gateway)? else { return Ok(Progress::More) };
+        let Progress::Done(token) = self.log_in(gateway, network)? else { return Ok(Progress::More) };
         if self.keeps
             && let Err(error) = files::write(&self.token_file, token.expose().as_bytes(), Durability::Durable)
         {
@@ -118,13 +119,13 @@ impl Account {
     }
 
     /// Asks the next endpoint.
-    fn log_in(&mut self, gateway: &mut Gateway) -> Exchange<Secret> {
+    fn log_in(&mut self, gateway: &mut Gateway, network: &Network) -> Exchange<Secret> {
         let Some(credentials) = &self.credentials else {
             return Err(failed("PIA token", Cause::NoCredentials));
         };
         let (at, result) = match self.endpoints.get(self.tried.len()) {
             Some(url) => (url.host.clone(), self.log_in_at(url, credentials).map(Progress::Done)),
-            None => ("the gateway".to_owned(), log_in_in_tunnel(gateway, credentials)),
+            None => ("the gateway".to_owned(), log_in_in_tunnel(gateway, credentials, network)),
         };
         let error = match result {
             Ok(Progress::More) => return Ok(Progress::More),
@@ -140,7 +141,7 @@ impl Account {
         }
         log::debug!("login at {at}: {}", error.cause);
         self.tried.push(Attempt { at, error });
-        let in_tunnel = self.in_tunnel && gateway.is_confidential();
+        let in_tunnel = self.in_tunnel && gateway.is_confidential(network);
         if self.tried.len() < self.endpoints.len() + usize::from(in_tunnel) {
             return Ok(Progress::More);
         }
@@ -155,8 +156,8 @@ impl Account {
 }
 
 /// As PIA's desktop client does where the website is blocked (`10.0.0.1:443/apiv2/token`); JSON.
-fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials) -> Exchange<Secret> {
-    let Progress::Done(peer) = gateway.login_peer(LOGIN)? else { return Ok(Progress::More) };
+fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials, network: &Network) -> Exchange<Secret> {
+    let Progress::Done(peer) = gateway.login_peer(LOGIN, network)? else { return Ok(Progress::More) };
     ask_for_token(peer, Method::PostJson, "/apiv2/token", credentials).map(Progress::Done)
 }
 
@@ -247,7 +248,7 @@ mod tests {
         let address = GatewayAddress::At { host: "127.0.0.1".to_owned(), port: 1 };
         let authority = Authority::given(RootCertStore::empty());
         let mut gateway = Gateway::new(address, None, NamePolicy::Any, authority);
-        match account.get_token(refused.map(Secret::new).as_ref(), &mut gateway)? {
+        match account.get_token(refused.map(Secret::new).as_ref(), &mut gateway, &Network::default())? {
             Progress::Done(Done::Token { token, logged_in: false }) => Ok(token.expose().to_owned()),
             other => panic!("{other:?}"),
         }

@@ -1,12 +1,11 @@
 //! The gateway, port 19999: `getSignature` gives a lease, `bindPort` keeps its port bound. Port 443 gives tokens.
 //!
 //! All are HTTPS to the gateway's address inside the tunnel, with the server's name as SNI and Host, over one connection
-//! while the server keeps it open. Where nobody said which address that is, the first candidate whose certificate proves
-//! it is, until it fails.
+//! while the server keeps it open. Where nobody said which address that is, the first candidate to answer whose certificate
+//! proves it is, until it fails.
 
-use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -17,6 +16,7 @@ use super::lease;
 use super::trust::Authority;
 use crate::config::Reader;
 use crate::error::{Attempt, Cause, Error, Meaning, Phase};
+use crate::http::dial::End;
 use crate::http::tls::{NamePolicy, Tls};
 use crate::http::url::parse_address;
 use crate::http::{Deadline, Peer, Request, Response, dial};
@@ -24,7 +24,7 @@ use crate::json;
 use crate::keeper::lease::Lease;
 use crate::keeper::step::{Done, Exchange, Progress};
 use crate::keeper::tunnel::Way;
-use crate::kernel;
+use crate::kernel::Network;
 use crate::secret::Secret;
 
 /// The two calls, as errors name them.
@@ -32,7 +32,9 @@ const GET_SIGNATURE: &str = "getSignature";
 const BIND_PORT: &str = "bindPort";
 /// The port of PIA's port-forwarding API on every gateway.
 const GATEWAY_PORT: u16 = 19999;
-/// For a candidate to prove that it is the gateway, TLS included.
+/// For candidates to answer: in a tunnel, anybody on this planet does within a third of it.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
+/// For one that has answered to prove that it is the gateway.
 const PROOF_DEADLINE: Duration = Duration::from_secs(3);
 /// The port of the API that gives tokens inside the tunnel (PIA's desktop client).
 const LOGIN_PORT: u16 = 443;
@@ -49,8 +51,6 @@ pub enum GatewayAddress {
     },
     /// It is looked for.
     Find {
-        /// Beginning with the usual address, as for somebody who has set nothing.
-        usual_first: bool,
         /// 1 to 65535.
         port: u16,
     },
@@ -59,12 +59,11 @@ pub enum GatewayAddress {
 impl GatewayAddress {
     /// Its settings.
     pub fn read(reader: &mut Reader) -> Option<Self> {
-        let usual_first = reader.get("PIA_GATEWAY").is_none();
         let right = "auto, ADDRESS or ADDRESS:PORT is right, e.g. 10.0.0.1";
         let (host, port) = reader.parsed("PIA_GATEWAY", "auto", right, parse_address)?;
         let port = port.unwrap_or(GATEWAY_PORT);
         let find = host.eq_ignore_ascii_case("auto");
-        Some(if find { Self::Find { usual_first, port } } else { Self::At { host, port } })
+        Some(if find { Self::Find { port } } else { Self::At { host, port } })
     }
 }
 
@@ -76,8 +75,8 @@ pub struct Gateway {
     authority: Authority,
     /// The one that is asked; none before the first search and after one that was found has failed.
     peer: Option<Peer>,
-    /// A found one that has failed, the first to be tried again.
-    failed: Option<Candidate>,
+    /// A found one that has failed, and how it was found: it is tried again, too.
+    failed: Option<(Ipv4Addr, String)>,
     /// How the one that is asked was found.
     how: Option<String>,
     search: Option<Search>,
@@ -89,7 +88,7 @@ pub struct Gateway {
 
 /// A search under way.
 struct Search {
-    left: VecDeque<Candidate>,
+    left: Vec<Candidate>,
     tried: Vec<Attempt>,
 }
 
@@ -152,25 +151,28 @@ impl Gateway {
         match (&self.peer, &self.address) {
             (Some(peer), _) if peer.dialled().is_some() => peer.dialled(),
             (_, GatewayAddress::At { host, port }) => host.parse().ok().map(|ip| SocketAddr::new(ip, *port)),
-            (_, GatewayAddress::Find { port, .. }) => self.failed.as_ref().map(|failed| (failed.address, *port).into()),
+            (_, GatewayAddress::Find { port }) => self.failed.as_ref().map(|(address, _)| (*address, *port).into()),
         }
     }
 
     /// The way there; none for a name that was not looked up yet. Nothing is sent.
-    pub fn way(&self) -> Option<io::Result<Way>> {
+    pub fn way(&self, network: &Network) -> Option<io::Result<Way>> {
         match (self.dialled(), &self.address) {
             // Where one that was found was, no route may lead again: the next tunnel can have another one elsewhere.
-            (Some(address), GatewayAddress::Find { .. }) => Some(kernel::way(address).or_else(|_| discover::way())),
-            (Some(address), GatewayAddress::At { .. }) => Some(kernel::way(address)),
-            (None, GatewayAddress::Find { .. }) => Some(discover::way()),
+            (Some(address), GatewayAddress::Find { .. }) => {
+                Some(network.way(address).or_else(|_| discover::way(network)))
+            }
+            (Some(address), GatewayAddress::At { .. }) => Some(network.way(address)),
+            (None, GatewayAddress::Find { .. }) => Some(discover::way(network)),
             (None, GatewayAddress::At { .. }) => None,
         }
     }
 
     /// Whether a password may be sent there: only through a tunnel, or to the one server that was named. Many routers of
     /// homes are at the usual address, too, and without a name anybody with a certificate of PIA's would do.
-    pub fn is_confidential(&self) -> bool {
-        self.hostname.is_some() || self.dialled().is_some_and(|address| kernel::leads_through_tunnel(address.ip()))
+    pub fn is_confidential(&self, network: &Network) -> bool {
+        let through_tunnel = |address| network.way(address).is_ok_and(|way| way.is_tunnel());
+        self.hostname.is_some() || self.dialled().is_some_and(through_tunnel)
     }
 
     /// The tunnel is another one: whoever was found in the old one is not looked for in the new one.
@@ -183,54 +185,80 @@ impl Gateway {
     }
 
     /// Whom to ask, found if need be.
-    fn peer(&mut self, step: &'static str) -> Exchange<&mut Peer> {
+    fn peer(&mut self, step: &'static str, network: &Network) -> Exchange<&mut Peer> {
         if self.peer.is_none() {
             let Progress::Done(roots) = self.authority.roots()? else { return Ok(Progress::More) };
             let tls = Tls::new(roots, self.policy.clone());
             match &self.address {
                 GatewayAddress::At { host, port } => self.peer = Some(self.at(host, *port, tls)),
-                &GatewayAddress::Find { port, usual_first } => {
-                    self.find(step, port, usual_first, tls)?;
+                &GatewayAddress::Find { port } => {
+                    self.find(step, port, tls, network)?;
                     return Ok(Progress::More);
                 }
             }
         }
-        Ok(self.peer.as_mut().map_or(Progress::More, Progress::Done))
+        let source = self.dialled().and_then(|address| source_of(&network.way(address).ok()?));
+        let Some(peer) = &mut self.peer else { return Ok(Progress::More) };
+        peer.bind_to(source);
+        Ok(Progress::Done(peer))
     }
 
     fn at(&self, host: &str, port: u16, tls: Tls) -> Peer {
         Peer::new(host, port, self.hostname.as_deref().unwrap_or(host), Some(tls))
     }
 
-    /// Tries the next candidate; the first one that proves itself is the gateway.
-    fn find(&mut self, step: &'static str, port: u16, usual_first: bool, tls: Tls) -> Result<(), Error> {
+    /// Dials all candidates; the first one that answers and proves itself is the gateway.
+    fn find(&mut self, step: &'static str, port: u16, tls: Tls, network: &Network) -> Result<(), Error> {
         let mut search = self.search.take().unwrap_or_else(|| {
-            let mut candidates = discover::candidates(usual_first && self.how.is_none());
-            if let Some(failed) = &self.failed {
-                candidates.retain(|candidate| candidate.address != failed.address);
-                candidates.insert(0, failed.clone());
+            let mut candidates = discover::candidates(network, port);
+            if let Some((address, how)) = self.failed.clone()
+                && let Ok(way) = network.way((address, port).into())
+            {
+                candidates.retain(|candidate| candidate.address != address);
+                candidates.insert(0, Candidate { address, how, way });
             }
-            Search { left: candidates.into(), tried: Vec::new() }
+            Search { left: candidates, tried: Vec::new() }
         });
-        let Some(candidate) = search.left.pop_front() else {
+        if search.left.is_empty() && search.tried.is_empty() {
             let cause = Cause::Other("there is no tunnel in which the gateway could be".to_owned());
             let advice = "check that the VPN is up; if it is, set PIA_GATEWAY to the tunnel's gateway";
             return Err(Error::new(step, cause).advise(Some(advice)));
-        };
-        let mut peer = self.at(&candidate.address.to_string(), port, tls);
-        match peer.connect(Deadline::after(PROOF_DEADLINE)) {
-            Ok(()) => {
-                log::info!("gateway {} found: {}", peer.address(), candidate.how);
-                self.how = Some(candidate.how);
-                self.peer = Some(peer);
-                self.warn_if_unnamed();
-                return Ok(());
-            }
-            Err(cause) => {
-                let at = format!("{} ({})", peer.address(), candidate.how);
-                search.tried.push(Attempt { at, error: failed(step, cause) });
-            }
         }
+        let ends: Vec<_> = search
+            .left
+            .iter()
+            .map(|candidate| End { address: (candidate.address, port).into(), source: source_of(&candidate.way) })
+            .collect();
+        let deadline = Deadline::after(ANSWER_DEADLINE);
+        let (candidate, cause) = match dial::race(&ends, Duration::ZERO, deadline) {
+            Ok((place, mut tcp)) => {
+                let candidate = search.left.remove(place);
+                let mut peer = self.at(&candidate.address.to_string(), port, tls);
+                tcp.deadline = Deadline::after(PROOF_DEADLINE);
+                match peer.take(tcp) {
+                    Ok(()) => {
+                        log::info!("gateway {} found: {}", peer.address(), candidate.how);
+                        self.how = Some(candidate.how);
+                        self.peer = Some(peer);
+                        self.warn_if_unnamed();
+                        return Ok(());
+                    }
+                    Err(cause) => (candidate, cause),
+                }
+            }
+            Err(errors) => {
+                for (candidate, error) in search.left.into_iter().zip(errors) {
+                    let to = dial::join(&candidate.address.to_string(), port);
+                    let cause = match error.kind() {
+                        io::ErrorKind::TimedOut => Cause::Timeout { phase: Phase::Connect, after: ANSWER_DEADLINE },
+                        _ => Cause::Connect { to, error },
+                    };
+                    search.tried.push(attempt(step, port, &candidate, cause));
+                }
+                return Err(Error::all_failed(step, search.tried));
+            }
+        };
+        search.tried.push(attempt(step, port, &candidate, cause));
         if search.left.is_empty() {
             return Err(Error::all_failed(step, search.tried));
         }
@@ -258,7 +286,7 @@ impl Gateway {
             && let (Some(peer), Some(how)) = (self.peer.take(), &self.how)
             && let Some(SocketAddr::V4(address)) = peer.dialled()
         {
-            self.failed = Some(Candidate { address: *address.ip(), how: how.clone() });
+            self.failed = Some((*address.ip(), how.clone()));
         }
     }
 
@@ -275,13 +303,14 @@ impl Gateway {
     }
 
     /// The API that gives tokens, at the same address; it must prove itself in the same way.
-    pub fn login_peer(&mut self, step: &'static str) -> Exchange<Peer> {
-        Ok(self.peer(step)?.map(|peer| peer.at_port(LOGIN_PORT)))
+    pub fn login_peer(&mut self, step: &'static str, network: &Network) -> Exchange<Peer> {
+        Ok(self.peer(step, network)?.map(|peer| peer.at_port(LOGIN_PORT)))
     }
 
     /// `getSignature`: a new lease.
-    pub fn get_signature(&mut self, token: &Secret) -> Exchange<Lease> {
-        let fields = self.ask(GET_SIGNATURE, "/getSignature", &[("token", token.expose())], &[token])?;
+    pub fn get_signature(&mut self, token: &Secret, network: &Network) -> Exchange<Lease> {
+        let fields = [("token", token.expose())];
+        let fields = self.ask(GET_SIGNATURE, "/getSignature", &fields, &[token], network)?;
         let Progress::Done(fields) = fields else { return Ok(Progress::More) };
         let text = |name: &'static str| match fields.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(Secret::new(text.as_str())),
@@ -293,11 +322,11 @@ impl Gateway {
     }
 
     /// `bindPort`: binds the lease's port for the next 15 minutes. Payload and signature go back byte for byte.
-    pub fn bind(&mut self, lease: &Lease) -> Exchange<Done> {
+    pub fn bind(&mut self, lease: &Lease, network: &Network) -> Exchange<Done> {
         let fields = [("payload", lease.payload.expose()), ("signature", lease.signature.expose())];
-        let bound = self.ask(BIND_PORT, "/bindPort", &fields, &[&lease.payload, &lease.signature])?;
+        let bound = self.ask(BIND_PORT, "/bindPort", &fields, &[&lease.payload, &lease.signature], network)?;
         let gateway = self.dialled();
-        Ok(bound.map(|_| Done::Bound { gateway, way: gateway.and_then(|address| kernel::way(address).ok()) }))
+        Ok(bound.map(|_| Done::Bound { gateway, way: gateway.and_then(|address| network.way(address).ok()) }))
     }
 
     fn ask(
@@ -306,8 +335,9 @@ impl Gateway {
         path: &str,
         fields: &[(&str, &str)],
         secrets: &[&Secret],
+        network: &Network,
     ) -> Exchange<Object> {
-        let peer = match self.peer(step)? {
+        let peer = match self.peer(step, network)? {
             Progress::Done(peer) => peer,
             Progress::More => return Ok(Progress::More),
         };
@@ -324,6 +354,16 @@ impl Gateway {
             peer.hang_up();
         }
     }
+}
+
+/// What a connection has to be bound to, to take `way`.
+fn source_of(way: &Way) -> Option<IpAddr> {
+    way.by_source.then_some(way.local)
+}
+
+fn attempt(step: &'static str, port: u16, candidate: &Candidate, cause: Cause) -> Attempt {
+    let at = format!("{} ({})", dial::join(&candidate.address.to_string(), port), candidate.how);
+    Attempt { at, error: failed(step, cause) }
 }
 
 /// The error of a step at the gateway.
@@ -427,8 +467,8 @@ mod tests {
         ] {
             assert_eq!(address(text), Some(GatewayAddress::At { host: host.to_owned(), port }), "{text}");
         }
-        for (text, usual_first, port) in [("", true, 19999), ("auto", false, 19999), ("Auto:1234", false, 1234)] {
-            assert_eq!(address(text), Some(GatewayAddress::Find { usual_first, port }), "{text}");
+        for (text, port) in [("", 19999), ("auto", 19999), ("Auto:1234", 1234)] {
+            assert_eq!(address(text), Some(GatewayAddress::Find { port }), "{text}");
         }
         for text in
             [":19999", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:x", "[fd00::1", "[x]:1", "[fd00::1]80", "a b", "http://x"]

@@ -17,6 +17,7 @@ use crate::http::tls::{NamePolicy, read_roots};
 use crate::http::url::Url;
 use crate::keeper::lease::Lease;
 use crate::keeper::step::{Done, Exchange, Progress};
+use crate::kernel::Network;
 use crate::secret::Secret;
 use account::{Account, Credentials};
 use gateway::{Gateway, GatewayAddress};
@@ -68,8 +69,8 @@ impl Pia {
     }
 
     /// Gets a token.
-    pub fn get_token(&mut self, refused: Option<&Secret>) -> Exchange<Done> {
-        self.account.get_token(refused, &mut self.gateway)
+    pub fn get_token(&mut self, refused: Option<&Secret>, network: &Network) -> Exchange<Done> {
+        self.account.get_token(refused, &mut self.gateway, network)
     }
 
     /// Stores the lease.

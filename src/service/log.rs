@@ -57,10 +57,14 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         News::NoPort => format!("{source} has no port now; the last one is kept"),
         News::Moved { from, to } => format!("{client}: listen port {from} -> {to}"),
         News::Reopened(port) => {
-            format!("{client}: reopened its socket on port {port}, because the tunnel may have changed")
+            format!("{client}: reopened its socket on port {port}, because it was not in the tunnel of now")
         }
         News::Deaf(port) => format!("{client}: nothing listens on port {port}; setting it again"),
         News::Listens { port, connectivity } => format!("{client} listens on port {port} ({connectivity})"),
+        News::Announced(port) => format!("{client} tells its trackers port {port}"),
+        News::NotAnnounced(error) => {
+            format!("{error}; nothing to do: the trackers hear of the port at the next announce")
+        }
         News::Failed { error, attempts, .. } if level == Level::Debug => format!("{error} (attempt {attempts})"),
         News::Failed { error, next, .. } if *next >= WORTH_TELLING => {
             format!("{}; the next try is in {}", with_advice(error), span(*next))

@@ -10,6 +10,8 @@ use crate::error::plain;
 use crate::files;
 use crate::keeper::step::{Done, Exchange, Step};
 use crate::keeper::{Keeper, News, Verdict};
+use crate::kernel::Network;
+use crate::kernel::events::Events;
 use crate::settings::{PortPeer, Settings};
 use crate::signals::{Event, Signals, stopping};
 use crate::state::State;
@@ -20,12 +22,10 @@ use log::Names;
 pub use log::with_advice;
 pub use peers::Peers;
 
-/// Between two looks at the tunnel while all is well: four a minute.
+/// Between two looks at the tunnel where the kernel does not tell of changes.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// The same while something is wrong with the tunnel or the gateway, so that nobody waits for its end.
-const LOOK_EVERY_IN_TROUBLE: Duration = Duration::from_secs(1);
-/// Between two looks within a pass: a peer that answers at once leaves nothing to see in between.
-const LOOK_SPACING: Duration = Duration::from_millis(500);
+/// From the first of a burst of changes to the look at what came of them: wg-quick's default route comes 40 ms after its device.
+const SETTLE: Duration = Duration::from_millis(200);
 /// For the second half of a bounce after a stop was asked for: the exchange itself, and no second one after a late answer.
 const RETURN_LIMIT: Duration = Duration::from_secs(11);
 
@@ -46,13 +46,25 @@ impl Ear for Names {
     }
 }
 
+/// Why the loop has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A signal asked for it.
+    Stopped,
+    /// No device but loopback was left for as long as `EXIT_WHEN_ISOLATED` allows.
+    Isolated,
+}
+
 /// The loop and what it needs.
 pub struct Service {
     keeper: Keeper,
     peers: Peers,
     state: State,
     interval: Duration,
-    /// When tunnel and clock were last looked at.
+    /// What tells of changes; none while nobody looks for long.
+    events: Option<Events>,
+    /// Devices and addresses as they were last seen, and when.
+    network: Network,
     looked: Option<Instant>,
     /// There is something new to be written into the status.
     fresh: bool,
@@ -104,7 +116,19 @@ impl Service {
         let seed = RandomState::new().build_hasher().finish();
         let (peers, keeper) = Peers::new(settings, &state, hands_off, seed, time::now());
         let notifier = Notifier::default();
-        Self { keeper, peers, state, interval, looked: None, fresh: true, unwritable: false, notifier, ready: false }
+        Self {
+            keeper,
+            peers,
+            state,
+            interval,
+            events: None,
+            network: Network::default(),
+            looked: None,
+            fresh: true,
+            unwritable: false,
+            notifier,
+            ready: false,
+        }
     }
 
     /// What is known.
@@ -112,19 +136,26 @@ impl Service {
         &self.keeper
     }
 
-    /// Runs until a signal says stop.
-    pub fn run(&mut self, signals: &Signals, ear: &mut dyn Ear) {
+    /// Runs until a signal says stop, or until there is nothing left to run in.
+    pub fn run(&mut self, signals: &Signals, ear: &mut dyn Ear) -> End {
         self.notifier = Notifier::from_environment();
         // What the last run has left says nothing of this one.
         self.write_status(None);
+        // Subscribed before the first look, so that nothing happens in between.
+        let events = self.events.insert(Events::subscribe());
+        if let Some(error) = events.refused() {
+            let error = plain(error);
+            ::log::warn!("netlink: {error}; the tunnel is looked at every {} s only", LOOK_EVERY.as_secs());
+        }
+        let mut end = End::Stopped;
         while !stopping() {
-            if self.looked.is_none_or(|at| at.elapsed() >= LOOK_SPACING) {
-                self.look_around(ear);
-            }
+            self.look_if_changed(ear);
             match self.keeper.next(time::now()) {
-                // Before a wait always: what is new is decided upon first.
-                Step::Wait(_) if self.look_around(ear) => {}
                 Step::Wait(wait) => self.wait(wait, signals, ear),
+                Step::End => {
+                    end = End::Isolated;
+                    break;
+                }
                 step => self.carry_out(&step, ear),
             }
         }
@@ -132,6 +163,7 @@ impl Service {
         self.notifier.tell("STOPPING=1");
         self.finish_bounce(ear);
         self.write_status(Some(time::now()));
+        end
     }
 
     /// One full pass, as by hand: until everything is done (true) or something fails (false).
@@ -144,6 +176,7 @@ impl Service {
                 Step::Wait(_) if self.keeper.is_content(now) => break true,
                 Step::Wait(_) if self.keeper.has_troubles() || self.keeper.snapshot().port.is_none() => break false,
                 Step::Wait(wait) => std::thread::sleep(wait),
+                Step::End => break false,
                 step => self.carry_out(&step, ear),
             }
         };
@@ -176,12 +209,13 @@ impl Service {
         let end = Instant::now() + wait;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let look = if self.keeper.is_uneasy() { LOOK_EVERY_IN_TROUBLE } else { LOOK_EVERY };
-            let slice = self.notifier.heartbeat().map_or(look, |beat| beat.min(look)).min(left);
+            let slices = [self.notifier.heartbeat(), self.is_blind().then_some(LOOK_EVERY)];
+            let slice = slices.into_iter().flatten().fold(left, Duration::min);
             if slice.is_zero() {
                 return;
             }
-            let event = signals.wait(slice);
+            let sources = self.events.as_ref().map_or(Vec::new(), Events::sources);
+            let event = signals.wait(slice, &sources);
             self.notifier.alive();
             match event {
                 Some(Event::Reload) => {
@@ -192,18 +226,47 @@ impl Service {
                     return;
                 }
                 Some(Event::Stop) => return,
-                None if self.look_around(ear) => return,
+                None if self.look_if_changed(ear) => return,
                 None => {}
             }
         }
+    }
+
+    /// The kernel tells nothing of changes.
+    fn is_blind(&self) -> bool {
+        self.events.as_ref().is_none_or(|events| events.refused().is_some())
+    }
+
+    /// Looks at the tunnel if it has changed, or may have, and always at the clock, which costs nothing; true if there is
+    /// something new to decide.
+    fn look_if_changed(&mut self, ear: &mut dyn Ear) -> bool {
+        let take = |events: &Option<Events>| events.as_ref().is_some_and(Events::take);
+        let mut told = take(&self.events);
+        if told && self.looked.is_some() {
+            std::thread::sleep(SETTLE);
+            told |= take(&self.events);
+        }
+        let due = self.looked.is_none_or(|at| self.is_blind() && at.elapsed() >= LOOK_EVERY);
+        if told || due {
+            return self.look_around(ear);
+        }
+        let verdict = self.keeper.see_clock(time::now());
+        if let Some(verdict) = &verdict {
+            self.hear(verdict, ear);
+        }
+        verdict.is_some()
     }
 
     /// Looks at clock and tunnel; true if there is something new to decide.
     fn look_around(&mut self, ear: &mut dyn Ear) -> bool {
         let now = time::now();
         self.looked = Some(now.mono);
+        self.network = Network::look();
+        if self.keeper.see_devices(now, self.network.is_isolated()) {
+            ::log::warn!("no network device but lo is left: if this does not pass, the VPN container was restarted");
+        }
         let mut verdicts: Vec<_> = self.keeper.see_clock(now).into_iter().collect();
-        if let Some((gateway, way)) = self.peers.way() {
+        if let Some((gateway, way)) = self.peers.way(&self.network) {
             verdicts.extend(self.keeper.see_way(now, gateway, way));
         }
         for verdict in &verdicts {
@@ -211,6 +274,10 @@ impl Service {
                 self.peers.forget_gateway();
             }
             self.hear(verdict, ear);
+        }
+        // What is not well any more is shown before it is mended.
+        if !verdicts.is_empty() && self.events.is_some() {
+            self.write_status(None);
         }
         !verdicts.is_empty()
     }
@@ -225,7 +292,7 @@ impl Service {
     }
 
     fn carry_out(&mut self, step: &Step, ear: &mut dyn Ear) {
-        let result = self.peers.carry_out(step);
+        let result = self.peers.carry_out(step, &self.network);
         self.notifier.alive();
         let now = time::now();
         // What was given up for a stop is no failure.
@@ -253,7 +320,7 @@ impl Service {
     fn finish_bounce(&mut self, ear: &mut dyn Ear) {
         let end = Instant::now() + RETURN_LIMIT;
         while let Some(step) = self.keeper.unfinished_bounce() {
-            let result = self.peers.carry_out(&step);
+            let result = self.peers.carry_out(&step, &self.network);
             let over = result.is_err() || Instant::now() >= end;
             let verdict = self.keeper.record(time::now(), &step, result);
             self.hear(&verdict, ear);

@@ -6,6 +6,7 @@ use crate::error::{Cause, Error, Meaning};
 use crate::keeper::step::{Done, Exchange, Progress, Step};
 use crate::keeper::tunnel::Way;
 use crate::keeper::{self, Keeper, Peer, Setup};
+use crate::kernel::{self, Network};
 use crate::pia::{Pia, account, discover};
 use crate::secret::Secret;
 use crate::settings::{PortPeer, Settings};
@@ -25,7 +26,7 @@ pub struct Peers {
 impl Peers {
     /// Builds the peers, and a keeper that knows what earlier runs left in `state`.
     pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
-        let Settings { mut port, client, interval, .. } = settings;
+        let Settings { mut port, client, interval, isolation, .. } = settings;
         let origin = match &mut port {
             PortPeer::Pia(pia) => {
                 if state.is_guest() {
@@ -38,7 +39,8 @@ impl Peers {
             }
             PortPeer::Source(source) => keeper::Origin::Source { every: source.every() },
         };
-        let setup = Setup { interval, origin, patience: client.patience(), hands_off, seed };
+        let announces = client.announces();
+        let setup = Setup { interval, origin, patience: client.patience(), hands_off, announces, isolation, seed };
         (Self { port, client }, Keeper::new(setup, now))
     }
 
@@ -77,7 +79,7 @@ impl Peers {
     }
 
     /// Carries `step` out, as far as one exchange leads.
-    pub fn carry_out(&mut self, step: &Step) -> Exchange<Done> {
+    pub fn carry_out(&mut self, step: &Step, network: &Network) -> Exchange<Done> {
         let client = self.client.as_mut();
         let set = |exchange: Exchange<()>| Ok(exchange?.map(|()| Done::Set));
         match step {
@@ -85,16 +87,23 @@ impl Peers {
             Step::Place(port) => set(client.set_port(*port, false)),
             Step::Leave { other, .. } => set(client.set_port(*other, false)),
             Step::Return(port) => set(client.set_port(*port, true)),
+            Step::Inspect { port, way } => {
+                // Of a client that is somewhere else the kernel knows nothing.
+                let here = client.dialled().is_some_and(|client| network.has(client.ip()));
+                let seen = here.then(|| kernel::inspect(network, *port, way.as_ref()).ok());
+                Ok(Progress::Done(Done::Inspected(seen.flatten())))
+            }
             Step::Confirm(_) => Ok(client.connectivity()?.map(Done::Reachability)),
-            Step::GetToken { refused } => self.pia()?.get_token(refused.as_ref()),
-            Step::GetSignature { token } => Ok(self.pia()?.gateway.get_signature(token)?.map(Done::Leased)),
+            Step::Announce => Ok(client.announce()?.map(|()| Done::Announced)),
+            Step::GetToken { refused } => self.pia()?.get_token(refused.as_ref(), network),
+            Step::GetSignature { token } => Ok(self.pia()?.gateway.get_signature(token, network)?.map(Done::Leased)),
             Step::StoreLease(lease) => self.pia()?.store(lease),
-            Step::Bind(lease) => self.pia()?.gateway.bind(lease),
+            Step::Bind(lease) => self.pia()?.gateway.bind(lease, network),
             Step::AskSource => match &mut self.port {
                 PortPeer::Source(source) => Ok(source.port()?.map(Done::Source)),
                 PortPeer::Pia(_) => Err(foreign()),
             },
-            Step::Wait(_) => Ok(Progress::More),
+            Step::Wait(_) | Step::End => Ok(Progress::More),
         }
     }
 
@@ -107,11 +116,11 @@ impl Peers {
 
     /// The gateway's address, if it is known, and the way to it or to wherever the tunnel leads; none where the gateway is a
     /// name that was not looked up yet.
-    pub fn way(&self) -> Option<(Option<SocketAddr>, Result<Way, Error>)> {
+    pub fn way(&self, network: &Network) -> Option<(Option<SocketAddr>, Result<Way, Error>)> {
         let (gateway, way) = match &self.port {
-            PortPeer::Pia(pia) => (pia.gateway.dialled(), pia.gateway.way()?),
+            PortPeer::Pia(pia) => (pia.gateway.dialled(), pia.gateway.way(network)?),
             // Whoever binds the port does so through the same tunnel.
-            PortPeer::Source(_) => (None, discover::way()),
+            PortPeer::Source(_) => (None, discover::way(network)),
         };
         let to = || gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
         let advice = "check that the VPN is up: it goes on as soon as there is a route again";

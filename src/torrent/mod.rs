@@ -5,6 +5,8 @@
 
 mod qbittorrent;
 
+use std::net::SocketAddr;
+
 use crate::config::Reader;
 use crate::error::Error;
 use crate::keeper::client::Patience;
@@ -30,6 +32,12 @@ pub trait TorrentClient {
     fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()>;
     /// Asks whether it listens.
     fn connectivity(&mut self) -> Exchange<Connectivity>;
+    /// Whether it is to tell its trackers a new port at once.
+    fn announces(&self) -> bool;
+    /// Has it do so.
+    fn announce(&mut self) -> Exchange<()>;
+    /// The address of the last connection to it.
+    fn dialled(&self) -> Option<SocketAddr>;
     /// Closes the connection, keeping the session.
     fn hang_up(&mut self);
     /// Ends the session, so that a short-lived process leaves none behind.

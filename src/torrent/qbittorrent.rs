@@ -2,6 +2,7 @@
 //!
 //! What differs between versions is not asked for but tolerated: any 2xx login, any cookie name, any reason phrase.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use miniserde::Deserialize;
@@ -23,6 +24,7 @@ const LOGIN: &str = "qBittorrent login";
 const PREFERENCES: &str = "qBittorrent preferences";
 const SET_PREFERENCES: &str = "qBittorrent setPreferences";
 const TRANSFER_INFO: &str = "qBittorrent transfer/info";
+const REANNOUNCE: &str = "qBittorrent reannounce";
 /// Its socket is open 3 to 31 ms after a change, and since 4.6 its status is up to 1.3 s late.
 const PATIENCE: Patience =
     Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
@@ -87,6 +89,8 @@ pub struct QBittorrent {
     prefix: String,
     auth: Auth,
     session: Session,
+    /// It is to tell its trackers a new port.
+    reannounce: bool,
     /// `name=value` pairs exactly as they came: the name is versioned and can be changed by the user, and a reverse proxy
     /// may add cookies of its own.
     cookies: Vec<Secret>,
@@ -99,7 +103,13 @@ impl QBittorrent {
         let url = reader.parsed("QBITTORRENT_HOST", "http://localhost:8080", right, Url::parse);
         let auth = Auth::read(reader);
         let roots = read_roots(reader, "QBITTORRENT_CA_CERT");
-        let url = url?;
+        let right = "true or false is right";
+        let reannounce = reader.parsed("QBITTORRENT_REANNOUNCE", "true", right, |text| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("is neither".to_owned()),
+        });
+        let (url, reannounce) = (url?, reannounce?);
         // A host that the URL's parser accepts is a server name.
         let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };
         // qBittorrent compares a port in the Host header with its own, which a Docker port mapping makes another one; a
@@ -108,7 +118,7 @@ impl QBittorrent {
         let prefix = url.path.trim_end_matches('/').to_owned();
         // With a password there is a session to be made first; asking before only shows that there is none.
         let session = if let Auth::Password { .. } = auth { Session::Missing } else { Session::Usual };
-        Some(Self { url, peer, prefix, auth, session, cookies: Vec::new() })
+        Some(Self { url, peer, prefix, auth, session, reannounce, cookies: Vec::new() })
     }
 
     fn send(
@@ -366,6 +376,19 @@ impl TorrentClient for QBittorrent {
             None => "is missing",
         };
         Err(failed(TRANSFER_INFO, Cause::field("connection_status", problem)))
+    }
+
+    fn announces(&self) -> bool {
+        self.reannounce
+    }
+
+    fn announce(&mut self) -> Exchange<()> {
+        let fields = [("hashes", "all")];
+        Ok(self.call(REANNOUNCE, Method::Post, "torrents/reannounce", &fields, false)?.map(|_| ()))
+    }
+
+    fn dialled(&self) -> Option<SocketAddr> {
+        self.peer.dialled()
     }
 
     fn hang_up(&mut self) {

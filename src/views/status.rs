@@ -9,6 +9,7 @@ use miniserde::json;
 
 use crate::error::plain;
 use crate::files::{self, Durability};
+use crate::keeper::step::Listener;
 use crate::keeper::tunnel::Way;
 use crate::keeper::{Peer, Snapshot};
 use crate::state::Presence;
@@ -43,9 +44,9 @@ pub struct Status {
     pub binds_failed: u32,
     /// `address:port` of the gateway at that bind.
     pub gateway: Option<String>,
-    /// Our address towards it at that bind.
+    /// Our address towards it at that bind; of a followed port, in the tunnel.
     pub local_address: Option<String>,
-    /// The tunnel's device at that bind.
+    /// The tunnel's device then.
     pub device: Option<String>,
     /// Its index: a recreated device has another one.
     pub device_index: Option<u32>,
@@ -57,6 +58,12 @@ pub struct Status {
     pub client_verified_at: Option<String>,
     /// What the client said of its reachability.
     pub connection_status: Option<String>,
+    /// The kernel shows the client's socket, so that whoever asks for the health can have a look.
+    pub listener_seen: bool,
+    /// Since when the client has this port.
+    pub port_since: Option<String>,
+    /// When a peer from outside was last seen on it.
+    pub peer_seen_at: Option<String>,
     /// What is failing now.
     pub problems: Vec<Problem>,
     /// When it stopped; none while it runs, or when it was killed.
@@ -114,8 +121,9 @@ impl Status {
     /// The document of a moment.
     pub fn of(snapshot: &Snapshot, client: &str, interval: Duration, now: Timestamp) -> Self {
         let bind = snapshot.last_bind;
-        let way = bind.and_then(|bind| bind.way.as_ref());
-        let device = way.and_then(|way| way.tunnels.first());
+        let followed = snapshot.way.filter(|_| snapshot.follows);
+        let way = bind.and_then(|bind| bind.way.as_ref()).or(followed);
+        let device = way.and_then(|way| way.device.as_ref());
         let problem = |(peer, trouble): &(Peer, &crate::keeper::Trouble)| Problem {
             peer: word(*peer).to_owned(),
             since: shown(trouble.since.wall),
@@ -133,12 +141,15 @@ impl Status {
             binds_failed: snapshot.binds_failed,
             gateway: bind.and_then(|bind| bind.gateway).map(|gateway| gateway.to_string()),
             local_address: way.map(|way| way.local.to_string()),
-            device: device.map(|(_, name)| name.clone()),
-            device_index: device.map(|(index, _)| *index),
+            device: device.map(|device| device.name.clone()),
+            device_index: device.map(|device| device.index),
             client: client.to_owned(),
             client_port: snapshot.client_port,
-            client_verified_at: snapshot.listened.map(|(at, ..)| shown(at)),
-            connection_status: snapshot.listened.map(|(_, _, connectivity)| connectivity.to_string()),
+            client_verified_at: snapshot.listened.map(|(at, _)| shown(at)),
+            connection_status: snapshot.said.map(|said| said.to_string()),
+            listener_seen: snapshot.witnessed,
+            port_since: snapshot.port_since.map(shown),
+            peer_seen_at: snapshot.peer_at.map(shown),
             problems: snapshot.troubles.iter().map(problem).collect(),
             stopped_at: None,
             updated_at: shown(now),
@@ -186,10 +197,20 @@ impl Status {
         }
     }
 
-    /// Whether the port is bound and the client listens on it. `way` is the one to the gateway of the last bind as it is now.
-    pub fn health(&self, presence: &Presence, way: Option<Result<Way, String>>, now: Timestamp) -> Health {
+    /// Whether the port is bound and the client listens on it. `way` is the one to the gateway of the last bind as it is now,
+    /// `listener` whoever listens on the port.
+    pub fn health(
+        &self,
+        presence: &Presence,
+        way: Option<Result<Way, String>>,
+        listener: Option<&Listener>,
+        now: Timestamp,
+    ) -> Health {
         let result = match presence {
-            Presence::Running(_) => self.check_way(way).and_then(|()| self.check(now)),
+            Presence::Running(_) => self.check_way(way).and_then(|()| self.check(now)).and_then(|words| {
+                self.check_listener(listener)?;
+                Ok(words)
+            }),
             Presence::Unknown(why) => Err(format!("unknown: {why}")),
             Presence::Stopped => return Health::Stopped(one_line(&self.stopped())),
         };
@@ -211,7 +232,7 @@ impl Status {
         let port = self.port.ok_or_else(|| ill("there is no port".to_owned()))?;
         let verified = age(self.client_verified_at.as_deref(), now)
             .filter(|_| self.client_port == Some(port))
-            .ok_or_else(|| ill(format!("{} was never seen listening on port {port}", self.client)));
+            .ok_or_else(|| ill(format!("{} was not seen listening on port {port} yet in this tunnel", self.client)));
         let fresh = |age: Duration| age <= Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60));
         if self.follows {
             let lost = self.problems.iter().find(|problem| problem.peer == word(Peer::Gateway));
@@ -257,11 +278,28 @@ impl Status {
             return Err(format!("the tunnel has changed: our address was {local} at the last bind and is {now}"));
         }
         if let (Some(index), Some(device)) = (self.device_index, &self.device)
-            && now.tunnels.first().is_none_or(|(now, _)| *now != index)
+            && now.device.is_none_or(|now| now.index != index)
         {
             return Err(format!("the tunnel has changed: {device} is another device than at the last bind"));
         }
         Ok(())
+    }
+
+    /// Whether peers reach the client now, as far as the kernel tells.
+    fn check_listener(&self, listener: Option<&Listener>) -> Result<(), String> {
+        let (client, port) = (&self.client, self.port.unwrap_or_default());
+        Err(match listener {
+            None | Some(Listener::Open) => return Ok(()),
+            Some(Listener::Unseen) => format!("nothing listens on port {port}; check that {client} runs"),
+            Some(Listener::Dead) => {
+                format!("{client} listens on port {port} of a device or an address that is gone; it is mended at once")
+            }
+            Some(Listener::Elsewhere { on, tunnel }) => {
+                format!(
+                    "{client} listens on {on}, the port comes in on {tunnel}; set its network interface to {tunnel}"
+                )
+            }
+        })
     }
 
     /// For people.
@@ -308,6 +346,13 @@ impl Status {
             "client",
             format!("{}: {seen}, {reachability}, seen listening {}", self.client, ago(&self.client_verified_at)),
         );
+        if let Some(since) = &self.port_since {
+            let inbound = match &self.peer_seen_at {
+                Some(_) => format!("peer from outside seen {}", ago(&self.peer_seen_at)),
+                None => format!("none seen since the port was set {}", ago(&Some(since.clone()))),
+            };
+            line("inbound", inbound);
+        }
         line("updated", ago(&Some(self.updated_at.clone())));
         text
     }
@@ -322,6 +367,7 @@ fn age(time: Option<&str>, now: Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keeper::tunnel::Device;
 
     const NOW: &str = "2026-11-23T12:00:00Z";
 
@@ -345,7 +391,7 @@ mod tests {
     fn health(change: impl Fn(&mut Status)) -> Health {
         let mut status = well();
         change(&mut status);
-        status.health(&running(), None, NOW.parse().unwrap())
+        status.health(&running(), None, None, NOW.parse().unwrap())
     }
 
     #[track_caller]
@@ -368,7 +414,7 @@ mod tests {
         ill("15 min", |s| s.bound_at = at("2026-11-24T12:00:00Z"));
         assert!(matches!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")), Health::Well(_)));
         ill("last seen listening", |s| s.client_verified_at = at("2026-11-23T11:48:59Z"));
-        ill("never seen listening on port 4711", |s| s.client_port = Some(1));
+        ill("not seen listening on port 4711 yet", |s| s.client_port = Some(1));
         ill("no port", |s| s.port = None);
         ill("not been bound", |s| s.bound_at = None);
         assert!(matches!(health(|s| s.interval_s = u64::MAX), Health::Well(_)));
@@ -394,7 +440,8 @@ mod tests {
     }
 
     fn way(local: &str, index: u32) -> Way {
-        Way { local: local.parse().unwrap(), hop: None, tunnels: vec![(index, "tun0".to_owned())] }
+        let device = Device { index, name: "tun0".to_owned(), tunnel: true };
+        Way { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
     }
 
     #[test]
@@ -403,7 +450,7 @@ mod tests {
             let (gateway, local_address) = (Some("10.0.0.1:19999".to_owned()), Some("10.9.9.9".to_owned()));
             let (device, device_index) = (Some("tun0".to_owned()), Some(7));
             let status = Status { gateway, local_address, device, device_index, ..well() };
-            status.health(&running(), way, NOW.parse().unwrap())
+            status.health(&running(), way, None, NOW.parse().unwrap())
         };
         assert!(matches!(health(None), Health::Well(_)), "not bound yet: nothing to compare with");
         assert!(matches!(health(Some(Ok(way("10.9.9.9", 7)))), Health::Well(_)));
@@ -427,12 +474,12 @@ mod tests {
     fn whoever_does_not_run_is_not_healthy() {
         let stopped = |stopped_at: Option<&str>| {
             let status = Status { stopped_at: stopped_at.map(str::to_owned), ..well() };
-            status.health(&Presence::Stopped, None, NOW.parse().unwrap())
+            status.health(&Presence::Stopped, None, None, NOW.parse().unwrap())
         };
         assert_eq!(stopped(Some(NOW)), Health::Stopped(format!("not running: stopped at {NOW}")));
         assert!(stopped(None).words().contains("killed or crashed after 2026-11-23T11:59:00Z"));
         assert!(matches!(stopped(None), Health::Stopped(_)));
-        let unknown = well().health(&Presence::Unknown("no lock".to_owned()), None, NOW.parse().unwrap());
+        let unknown = well().health(&Presence::Unknown("no lock".to_owned()), None, None, NOW.parse().unwrap());
         assert_eq!(unknown, Health::Ill("unknown: no lock".to_owned()));
     }
 
@@ -441,13 +488,13 @@ mod tests {
         let mut status = well();
         status.problems.push(problem("client", NOW));
         let now = NOW.parse().unwrap();
-        let text = status.describe(&running(), &status.health(&running(), None, now), now);
+        let text = status.describe(&running(), &status.health(&running(), None, None, now), now);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "running     the service, process 7");
         assert_eq!(lines[1], "health      ok: port 4711 bound 2 min ago, qBittorrent listening");
         assert!(lines[2].starts_with("problem     x: y; do z (since"), "{text}");
         let stopped = Presence::Stopped;
-        let text = status.describe(&stopped, &status.health(&stopped, None, now), now);
+        let text = status.describe(&stopped, &status.health(&stopped, None, None, now), now);
         assert!(text.starts_with("stopped     killed or crashed after"), "{text}");
     }
 }

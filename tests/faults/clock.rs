@@ -49,6 +49,8 @@ fn jumps(lie: &Lie, seconds: i64, words: &str) {
     let mut daemon = lie.to(World::new().env("CHECK_INTERVAL", "300")).settle();
     let before = daemon.pia().bound().len();
     lie.by(seconds);
+    // libfaketime cannot have the kernel tell that the clock was set, as it does. It tells of this.
+    super::tunnel::here("link set lo mtu 1500");
     daemon.wait_for_line(words, TOLD);
     daemon.see("bound port 47047");
     assert_eq!((daemon.pia().bound().len(), daemon.pia().leases()), (before + 1, 1), "{}", daemon.log());
@@ -86,7 +88,7 @@ impl Lie {
 }
 
 fn row(name: &'static str, body: fn(&Lie)) -> Row {
-    Row::new(name, move || {
+    Row::isolated(name, move || {
         let library = ["x86_64", "aarch64"].map(|arch| format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"));
         let Some(library) = library.iter().map(Path::new).find(|path| path.exists()) else {
             if let Err(failed) = super::skip(name, "libfaketime is missing") {

@@ -15,7 +15,7 @@ use super::support::{Mood, TempDir, wait_until};
 use super::{Fault, MEASURED, RECOVERY, Row, SKIPPED, TOLD};
 
 const PORT: u16 = 19999;
-/// What a change of the tunnel may cost: 15 s until it is noticed, and the way to a port that is bound and listened on.
+/// What a change of the tunnel may cost, on a busy machine and with a bind that hangs in the old one.
 const REBOUND: Duration = Duration::from_secs(20);
 /// From the start to a bound port where the gateway has to be found.
 const FOUND: Duration = Duration::from_secs(15);
@@ -74,7 +74,7 @@ fn parsed(address: &str) -> Ipv4Addr {
 }
 
 /// `ip`, in this namespace.
-fn here(arguments: &str) {
+pub fn here(arguments: &str) {
     ip(std::process::id(), arguments);
 }
 
@@ -167,6 +167,22 @@ fn discovery() -> Vec<Row> {
         row("at the usual address", "10.0.0.1", "usual", |wires| {
             wires.tunnel("10.9.8.7/32", "10.0.0.1", Quality::default());
             default_route();
+        }),
+        row("with OpenVPN's net30", "10.7.112.1", "a route of its own", |wires| {
+            wires.tunnel("10.7.112.6/32", "10.7.112.1", Quality::default());
+            here("route add 10.7.112.5 dev pialink");
+            here("route add 10.7.112.1 via 10.7.112.5");
+            here("route add 0.0.0.0/1 via 10.7.112.5");
+        }),
+        row("where a rule by source alone leads into the tunnel", "10.10.224.1", "our address 10.10.229.5", |wires| {
+            wires.tunnel("10.10.229.5/32", "10.10.224.1", Quality::default());
+            here("route add default dev pialink table 123");
+            here("rule add from 10.10.229.5 table 123");
+        }),
+        row("beside a router of the LAN at the usual address", "10.10.224.1", "our address 10.10.229.5", |wires| {
+            wires.tunnel("10.10.229.5/32", "10.10.224.1", Quality::default());
+            here("addr add 10.0.0.7/24 dev lo");
+            here("route add default dev pialink");
         }),
         row("in a split tunnel", "10.10.224.1", "network", |wires| {
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
@@ -312,6 +328,17 @@ fn changes() -> Vec<Row> {
             daemon.settled(47047);
         }),
         Row::isolated("a followed port's tunnel is made anew", a_followed_tunnel_is_made_anew),
+        Row::isolated("the namespace of the VPN container dies", || {
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            let mut daemon = wires.world().env("EXIT_WHEN_ISOLATED", "2").settle();
+            wires.drop_tunnel();
+            daemon.see("no network device but lo is left: if this does not pass");
+            let Running { daemon, .. } = &mut daemon;
+            assert!(wait_until(REBOUND, || daemon.ended().is_some()), "{}", daemon.log());
+            assert_eq!(daemon.ended().and_then(|status| status.code()), Some(69), "{}", daemon.log());
+            daemon.see("a restart joins the VPN container's new namespace");
+        }),
     ]
 }
 

@@ -15,6 +15,7 @@ pub const VERSION: &str = "app/version";
 pub const PREFERENCES: &str = "app/preferences";
 pub const SET_PREFERENCES: &str = "app/setPreferences";
 pub const TRANSFER_INFO: &str = "transfer/info";
+pub const REANNOUNCE: &str = "torrents/reannounce";
 
 /// Failed logins until an address is banned; qBittorrent's default.
 const BAN_AFTER: usize = 5;
@@ -117,6 +118,7 @@ pub struct State {
     ports: Vec<i64>,
     counts: Counts,
     complaints: Vec<String>,
+    announced: Vec<i64>,
     last_session: Option<String>,
     flavour: Flavour,
     scheme_port: u16,
@@ -197,6 +199,11 @@ impl Qbt {
     /// Ports that were set through the API, in order, also those that were there already.
     pub fn ports(&self) -> Vec<i64> {
         lock(&self.state).ports.clone()
+    }
+
+    /// The ports that the trackers were told.
+    pub fn announced(&self) -> Vec<i64> {
+        lock(&self.state).announced.clone()
     }
 
     /// What a client did that a real one punishes or that breaks some set-up; empty when all is well.
@@ -281,6 +288,7 @@ impl State {
             ports: Vec::new(),
             counts: Counts::default(),
             complaints: Vec::new(),
+            announced: Vec::new(),
             last_session: None,
             flavour,
             scheme_port: 80,
@@ -366,6 +374,13 @@ impl State {
             ),
             SET_PREFERENCES => {
                 self.set_preferences(&request.form("json").unwrap_or_default());
+                Reply::text(200, "")
+            }
+            REANNOUNCE => {
+                if request.form("hashes").as_deref() != Some("all") {
+                    self.complaints.push("reannounce of other torrents than all".to_owned());
+                }
+                self.announced.push(self.port);
                 Reply::text(200, "")
             }
             LOGOUT => {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use miniserde::json;
-use pia_qbittorrent_sync_fuzz::keeper::tunnel::Way;
+use pia_qbittorrent_sync_fuzz::keeper::step::Listener;
+use pia_qbittorrent_sync_fuzz::keeper::tunnel::{Device, Way};
 use pia_qbittorrent_sync_fuzz::pia::lease::LeaseStore;
 use pia_qbittorrent_sync_fuzz::secret::Secret;
 use pia_qbittorrent_sync_fuzz::state::{Presence, State};
@@ -14,7 +15,8 @@ use pia_qbittorrent_sync_fuzz::views::status::Status;
 use pia_qbittorrent_sync_fuzz::{assert_one_line, folder, put};
 
 fn a_way() -> Way {
-    Way { local: [10, 9, 9, 9].into(), hop: None, tunnels: vec![(7, "tun0".to_owned())] }
+    let device = Device { index: 7, name: "tun0".to_owned(), tunnel: true };
+    Way { local: [10, 9, 9, 9].into(), hop: None, device: Some(device), by_source: false }
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -38,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
             let who = String::from_utf8_lossy(input).into_owned();
             for presence in [Presence::Running(who.clone()), Presence::Stopped, Presence::Unknown(who)] {
                 for way in [None, Some(Ok(a_way())), Some(Err("no way".to_owned()))] {
-                    let health = status.health(&presence, way, Timestamp::UNIX_EPOCH);
+                    let health = status.health(&presence, way, Some(&Listener::Dead), Timestamp::UNIX_EPOCH);
                     assert_one_line(health.words());
                     status.describe(&presence, &health, Timestamp::UNIX_EPOCH).lines().for_each(assert_one_line);
                 }

@@ -1,0 +1,102 @@
+//! That something has changed: devices, addresses, routes, rules, or the clock. What, is asked anew, because the kernel does not
+//! tell all: IPv4 routes die with their device in silence.
+
+use std::io;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{Errno, read};
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, socket_with};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use rustix::time::{timerfd_create, timerfd_settime};
+
+use super::netlink::{messages, receive};
+
+/// `RTMGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, and IPv6 rules.
+const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
+/// `RTM_NEWLINK` to `RTM_DELRULE`.
+const CHANGES: std::ops::RangeInclusive<u16> = 16..=33;
+/// Bytes of an event: a device with all its attributes takes 1.5 KB. What is cut off is not looked at.
+const BUFFER: usize = 4096;
+/// Datagrams of one burst. The kernel keeps 256 for us.
+const MOST_DATAGRAMS: usize = 1024;
+
+/// Seconds since 1970 that no clock reaches.
+const NEVER: i64 = 1 << 40;
+
+/// A subscription.
+pub struct Events {
+    /// Of devices, addresses, routes and rules; the error says that it is refused.
+    network: io::Result<OwnedFd>,
+    /// Readable when the clock was set or the machine has slept.
+    clock: Option<OwnedFd>,
+}
+
+impl Events {
+    /// Subscribes.
+    pub fn subscribe() -> Self {
+        Self { network: subscribe_to_network(), clock: subscribe_to_clock().ok() }
+    }
+
+    /// Why changes of the network are not told, if they are not.
+    pub fn refused(&self) -> Option<&io::Error> {
+        self.network.as_ref().err()
+    }
+
+    /// What to wait for.
+    pub fn sources(&self) -> Vec<BorrowedFd<'_>> {
+        self.network.iter().chain(&self.clock).map(AsFd::as_fd).collect()
+    }
+
+    /// Whether anything has changed since this was asked last.
+    pub fn take(&self) -> bool {
+        let network = self.network.as_ref().is_ok_and(drain);
+        // The timer itself never fires.
+        let clock = self.clock.as_ref().is_some_and(|clock| read(clock, &mut [0; 8]) == Err(Errno::CANCELED));
+        network || clock
+    }
+}
+
+fn subscribe_to_network() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
+    Ok(socket)
+}
+
+fn subscribe_to_clock() -> io::Result<OwnedFd> {
+    let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+    let never = Timespec { tv_sec: NEVER, tv_nsec: 0 };
+    let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
+    timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &once)?;
+    Ok(timer)
+}
+
+fn drain(socket: &OwnedFd) -> bool {
+    let mut buffer = [0; BUFFER];
+    let mut changed = false;
+    for _ in 0..MOST_DATAGRAMS {
+        match receive(socket, &mut buffer, RecvFlags::empty()) {
+            Ok(datagram) => changed |= messages(datagram).any(|message| CHANGES.contains(&message.kind)),
+            // More than the kernel kept for us: something did.
+            Err(Errno::NOBUFS) => changed = true,
+            Err(Errno::INTR) => {}
+            Err(_) => break,
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_has_changed_yet() {
+        let events = Events::subscribe();
+        assert!(events.refused().is_none());
+        assert_eq!(events.sources().len(), 2, "network and clock");
+        let clock = events.clock.as_ref().unwrap();
+        assert_eq!(read(clock, &mut [0; 8]), Err(Errno::AGAIN), "no clock gets there");
+    }
+}

@@ -1,0 +1,397 @@
+//! Netlink's wire format: a question as bytes, and what an answer is made of. Native byte order; ports and addresses are big
+//! endian (Linux's headers netlink, rtnetlink, `if_link`, `if_addr` and `inet_diag`).
+//!
+//! What a reader here does not know it skips, and what is cut off it takes for absent: an answer is never trusted to be whole.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{recvfrom, send, socket_with};
+
+/// `AF_INET` and `AF_INET6`.
+const INET: u8 = 2;
+const INET6: u8 = 10;
+/// `NLM_F_REQUEST`, `NLM_F_DUMP`, and `NLM_F_DUMP_INTR` of an answer in the middle of which something has changed.
+const REQUEST: u16 = 1;
+const DUMP: u16 = 0x300;
+const INTERRUPTED: u16 = 0x10;
+/// Kinds of messages.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const GET_LINK: u16 = 18;
+const GET_ADDRESS: u16 = 22;
+const GET_ROUTE: u16 = 26;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// `RTM_F_LOOKUP_TABLE`: say in which table the route was found.
+const LOOKUP_TABLE: u32 = 0x1000;
+/// `RTN_UNICAST`.
+const UNICAST: u8 = 1;
+/// `ARPHRD_NONE` (tun, `WireGuard`), `ARPHRD_PPP` and `ARPHRD_LOOPBACK`.
+const TUNNEL_TYPES: [u16; 2] = [65534, 512];
+const LOOPBACK_TYPE: u16 = 772;
+/// Bytes of a datagram: what the kernel fills at most.
+const BUFFER: usize = 32 * 1024;
+/// Datagrams of one answer; 22 hold 5,000 sockets.
+const MOST_DATAGRAMS: usize = 4096;
+/// A dump is asked for again when it was interrupted, so often.
+const DUMPS: usize = 3;
+
+/// `IPPROTO_TCP` and `IPPROTO_UDP`.
+pub const TCP: u8 = 6;
+/// See [`TCP`].
+pub const UDP: u8 = 17;
+
+/// Bytes that are read from the front.
+#[derive(Clone, Copy)]
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn array<const N: usize>(self, at: usize) -> Option<[u8; N]> {
+        self.0.get(at..)?.first_chunk().copied()
+    }
+
+    fn u8(self, at: usize) -> Option<u8> {
+        self.0.get(at).copied()
+    }
+
+    fn u16(self, at: usize) -> Option<u16> {
+        self.array(at).map(u16::from_ne_bytes)
+    }
+
+    fn u32(self, at: usize) -> Option<u32> {
+        self.array(at).map(u32::from_ne_bytes)
+    }
+
+    /// An address of `family`.
+    fn address(self, family: u8, at: usize) -> Option<IpAddr> {
+        match family {
+            INET => self.array::<4>(at).map(IpAddr::from),
+            INET6 => self.array::<16>(at).map(IpAddr::from),
+            _ => None,
+        }
+    }
+
+    /// Type and value of the attributes from `at` on.
+    fn attributes(self, at: usize) -> impl Iterator<Item = (u16, Bytes<'a>)> {
+        let mut rest = self.0.get(at..).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let head = Bytes(rest);
+            let length = usize::from(head.u16(0)?);
+            let kind = head.u16(2)? & 0x3fff;
+            let value = rest.get(4..length)?;
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            Some((kind, Bytes(value)))
+        })
+    }
+}
+
+/// A message of an answer or an event.
+pub struct Message<'a> {
+    /// `RTM_NEWLINK` and so on.
+    pub kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: Bytes<'a>,
+}
+
+/// The messages of a datagram.
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let head = Bytes(rest);
+        let length = usize::try_from(head.u32(0)?).ok()?;
+        let body = rest.get(16..length)?;
+        let message = Message { kind: head.u16(4)?, flags: head.u16(6)?, sequence: head.u32(8)?, body: Bytes(body) };
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its index: a recreated device has another one.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is a tunnel: without link-layer addresses, PPP, or of kind `wireguard`. A virtual machine's tap is none.
+    pub tunnel: bool,
+    /// Whether it is `lo`.
+    pub loopback: bool,
+}
+
+impl Link {
+    /// From `RTM_NEWLINK`.
+    pub fn parse(message: &Message) -> Option<Self> {
+        let body = message.body;
+        let kind = body.u16(2)?;
+        let mut link = Self {
+            index: body.u32(4)?,
+            name: String::new(),
+            tunnel: TUNNEL_TYPES.contains(&kind),
+            loopback: kind == LOOPBACK_TYPE,
+        };
+        for (attribute, value) in body.attributes(16) {
+            match attribute {
+                // IFLA_IFNAME, with a zero at its end.
+                3 => {
+                    let name = String::from_utf8_lossy(value.0);
+                    name.trim_end_matches('\0').clone_into(&mut link.name);
+                }
+                // IFLA_LINKINFO, and IFLA_INFO_KIND in it.
+                18 => link.tunnel |= value.attributes(0).any(|(kind, name)| kind == 1 && name.0 == b"wireguard\0"),
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+}
+
+/// One of this host's addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Index of the device.
+    pub device: u32,
+    /// The address.
+    pub own: IpAddr,
+    /// The other end of a point-to-point device, if one was named.
+    pub other: Option<IpAddr>,
+    /// Bits of the network.
+    pub prefix: u8,
+}
+
+impl Address {
+    /// From `RTM_NEWADDR`.
+    pub fn parse(message: &Message) -> Option<Self> {
+        let body = message.body;
+        let family = body.u8(0)?;
+        let (mut local, mut address) = (None, None);
+        for (attribute, value) in body.attributes(8) {
+            match attribute {
+                // IFA_ADDRESS: the other end, if there is one; else, and always of IPv6, the address.
+                1 => address = value.address(family, 0),
+                // IFA_LOCAL.
+                2 => local = value.address(family, 0),
+                _ => {}
+            }
+        }
+        let own = local.or(address)?;
+        let other = address.filter(|&other| other != own);
+        Some(Self { device: body.u32(4)?, own, other, prefix: body.u8(1)? })
+    }
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Index of the device.
+    pub device: u32,
+    /// First address of the network that it leads to; none of a default route.
+    pub to: Option<IpAddr>,
+    /// Bits of that network.
+    pub prefix: u8,
+    /// The next hop; none when what it leads to is on the device itself.
+    pub hop: Option<IpAddr>,
+    /// The address of ours that is used on it.
+    pub source: Option<IpAddr>,
+}
+
+impl Route {
+    /// From `RTM_NEWROUTE`; none where it does not lead to other hosts.
+    pub fn parse(message: &Message) -> Option<Self> {
+        let body = message.body;
+        let family = body.u8(0)?;
+        let mut route = Self { device: 0, to: None, prefix: body.u8(1)?, hop: None, source: None };
+        // Type 2, `RTN_LOCAL`, is how the way to an address of our own is answered.
+        if !matches!(body.u8(7)?, UNICAST | 2) {
+            return None;
+        }
+        for (attribute, value) in body.attributes(12) {
+            match attribute {
+                // The destination, the device, the next hop, our address.
+                1 => route.to = value.address(family, 0),
+                4 => route.device = value.u32(0)?,
+                5 => route.hop = value.address(family, 0),
+                7 => route.source = value.address(family, 0),
+                // RTA_VIA: the next hop is of another family.
+                18 => route.hop = value.u16(0).and_then(|family| value.address(u8::try_from(family).ok()?, 2)),
+                _ => {}
+            }
+        }
+        (route.device != 0).then_some(route)
+    }
+}
+
+/// A TCP or UDP socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket {
+    /// `TCP_ESTABLISHED` and so on.
+    pub state: u8,
+    /// Where it is bound. An IPv4 address in an IPv6 one is shown as the IPv4 address that it is.
+    pub local: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Index of the device that it is bound to; zero for any.
+    pub device: u32,
+}
+
+impl Socket {
+    /// From `SOCK_DIAG_BY_FAMILY`.
+    pub fn parse(message: &Message) -> Option<Self> {
+        let body = message.body;
+        let family = body.u8(0)?;
+        let port = |at| body.array(at).map(u16::from_be_bytes);
+        let end = |ip: IpAddr, port| SocketAddr::new(ip.to_canonical(), port);
+        Some(Self {
+            state: body.u8(1)?,
+            local: end(body.address(family, 8)?, port(4)?),
+            peer: end(body.address(family, 24)?, port(6)?),
+            device: body.u32(40)?,
+        })
+    }
+}
+
+/// A question.
+pub struct Question {
+    protocol: Option<Protocol>,
+    kind: u16,
+    flags: u16,
+    body: Vec<u8>,
+}
+
+impl Question {
+    /// All devices.
+    pub fn links() -> Self {
+        Self { protocol: None, kind: GET_LINK, flags: DUMP, body: vec![0; 16] }
+    }
+
+    /// All addresses of this host.
+    pub fn addresses() -> Self {
+        Self { protocol: None, kind: GET_ADDRESS, flags: DUMP, body: vec![0; 8] }
+    }
+
+    /// All IPv4 routes of all tables.
+    pub fn routes() -> Self {
+        let mut body = vec![0; 12];
+        body[0] = INET;
+        Self { protocol: None, kind: GET_ROUTE, flags: DUMP, body }
+    }
+
+    /// The route that a connection to `to` takes; from `source`, if it was bound to that. Never with a device: the kernel then
+    /// says yes to anything.
+    pub fn route(to: SocketAddr, source: Option<IpAddr>) -> Self {
+        let bits = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
+        let mut body = vec![0; 12];
+        body[0] = if to.is_ipv4() { INET } else { INET6 };
+        body[1] = bits(to.ip());
+        body[2] = source.map_or(0, bits);
+        body[8..].copy_from_slice(&LOOKUP_TABLE.to_ne_bytes());
+        // RTA_DST, RTA_SRC; RTA_IP_PROTO and RTA_DPORT, for rules that look at the port.
+        put_address(&mut body, 1, to.ip());
+        if let Some(source) = source {
+            put_address(&mut body, 2, source);
+        }
+        put(&mut body, 27, &[TCP]);
+        put(&mut body, 29, &to.port().to_be_bytes());
+        Self { protocol: None, kind: GET_ROUTE, flags: 0, body }
+    }
+
+    /// The sockets of `protocol` and a family whose local port is `port`, in the `states` (a bit each).
+    pub fn sockets(protocol: u8, ipv6: bool, port: u16, states: u32) -> Self {
+        let mut body = vec![0; 56];
+        body[0] = if ipv6 { INET6 } else { INET };
+        body[1] = protocol;
+        body[4..8].copy_from_slice(&states.to_ne_bytes());
+        body[8..10].copy_from_slice(&port.to_be_bytes());
+        // INET_DIAG_NOCOOKIE.
+        body[48..].fill(0xff);
+        Self { protocol: Some(SOCK_DIAG), kind: SOCK_DIAG_BY_FAMILY, flags: DUMP, body }
+    }
+
+    /// Asks the kernel; gives every message of the answer to `read`. The error is the kernel's, or tells that netlink is refused.
+    pub fn ask<T>(&self, read: impl Fn(&Message) -> Option<T>) -> io::Result<Vec<T>> {
+        let raw = SocketType::RAW;
+        let socket = socket_with(AddressFamily::NETLINK, raw, SocketFlags::CLOEXEC, self.protocol)?;
+        let mut found = Vec::new();
+        for attempt in 1..=DUMPS {
+            let sequence = u32::try_from(attempt).unwrap_or(0);
+            send(&socket, &self.datagram(sequence), SendFlags::empty())?;
+            found.clear();
+            if self.hear(&socket, sequence, &read, &mut found)? {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn datagram(&self, sequence: u32) -> Vec<u8> {
+        let length = u32::try_from(16 + self.body.len()).unwrap_or(0);
+        let mut datagram = Vec::with_capacity(16 + self.body.len());
+        datagram.extend(length.to_ne_bytes());
+        datagram.extend(self.kind.to_ne_bytes());
+        datagram.extend((REQUEST | self.flags).to_ne_bytes());
+        datagram.extend(sequence.to_ne_bytes());
+        datagram.extend([0; 4]);
+        datagram.extend(&self.body);
+        datagram
+    }
+
+    /// Whether the answer is whole: nothing changed in the middle of it.
+    fn hear<T>(
+        &self,
+        socket: &OwnedFd,
+        sequence: u32,
+        read: &impl Fn(&Message) -> Option<T>,
+        found: &mut Vec<T>,
+    ) -> io::Result<bool> {
+        let mut buffer = vec![0; BUFFER];
+        let mut whole = true;
+        for _ in 0..MOST_DATAGRAMS {
+            let datagram = match receive(socket, &mut buffer, RecvFlags::empty()) {
+                Ok(datagram) => datagram,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for message in messages(datagram).filter(|message| message.sequence == sequence) {
+                whole &= message.flags & INTERRUPTED == 0;
+                match message.kind {
+                    ERROR | DONE => {
+                        let code = message.body.u32(0).map_or(0, u32::cast_signed);
+                        return if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(whole) };
+                    }
+                    _ => found.extend(read(&message)),
+                }
+                if self.flags & DUMP == 0 {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The next datagram, if the kernel sent it; others could, and theirs are empty.
+pub fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: RecvFlags) -> Result<&'a [u8], Errno> {
+    let (length, _, from) = recvfrom(socket, &mut *buffer, flags)?;
+    let kernel = from.is_none_or(|from| SocketAddrNetlink::try_from(from).is_ok_and(|from| from.pid() == 0));
+    Ok(if kernel { &buffer[..length] } else { &[] })
+}
+
+fn put(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(4 + value.len()).unwrap_or(4);
+    body.extend(length.to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+fn put_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => put(body, kind, &address.octets()),
+        IpAddr::V6(address) => put(body, kind, &address.octets()),
+    }
+}

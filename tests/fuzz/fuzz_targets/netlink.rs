@@ -1,0 +1,26 @@
+//! What the kernel, or whoever plays it, answers over netlink.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pia_qbittorrent_sync_fuzz::kernel::netlink::{Address, Link, Route, Socket, messages};
+
+fuzz_target!(|input: &[u8]| {
+    let mut count = 0;
+    for message in messages(input) {
+        count += 1;
+        if let Some(link) = Link::parse(&message) {
+            assert!(!link.name.contains('\0') || link.name.len() < input.len());
+        }
+        if let Some(address) = Address::parse(&message) {
+            assert_ne!(Some(address.own), address.other);
+        }
+        if let Some(route) = Route::parse(&message) {
+            assert_ne!(route.device, 0);
+        }
+        if let Some(socket) = Socket::parse(&message) {
+            assert_eq!(socket.local.ip(), socket.local.ip().to_canonical());
+        }
+    }
+    // Every message takes its header at least.
+    assert!(count <= input.len() / 16);
+});
