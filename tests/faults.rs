@@ -17,21 +17,16 @@ mod support;
 #[path = "faults/tunnel.rs"]
 mod tunnel;
 
-use std::env;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use support::daemon::SOON;
-use support::netns;
+use support::rows::{MEASURED, Row, SKIPPED};
 use support::wait_until;
 use support::world::{RECOVERY, Running, World};
 
 /// Rows at a time: nearly all of them wait nearly always.
 const AT_ONCE: usize = 16;
-/// Precedes what this machine lacks.
-const SKIPPED: &str = "SKIPPED: ";
-/// Precedes what a row measured.
-const MEASURED: &str = "measured: ";
 /// Longer than a request's deadline.
 const TOLD: Duration = Duration::from_secs(30);
 /// KiB that the daemon, a debug build, may ever have used.
@@ -42,79 +37,6 @@ fn main() {
     arguments.test_threads.get_or_insert(AT_ONCE);
     let rows = [peers::rows(), gateway::rows(), tunnel::rows(), state::rows(), clock::rows()].concat();
     libtest_mimic::run(&arguments, rows.into_iter().map(Row::into_trial).collect()).exit();
-}
-
-/// One line of the matrix.
-#[derive(Clone)]
-struct Row {
-    name: String,
-    body: std::sync::Arc<dyn Fn() + Send + Sync>,
-    place: Place,
-}
-
-/// Where a row runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// On loopback addresses of its own.
-    Here,
-    /// In network and mount namespaces of its own.
-    Isolated,
-}
-
-impl Row {
-    fn new(name: impl Into<String>, body: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { name: name.into(), body: std::sync::Arc::new(body), place: Place::Here }
-    }
-
-    fn isolated(name: impl Into<String>, body: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { place: Place::Isolated, ..Self::new(name, body) }
-    }
-
-    fn into_trial(self) -> Trial {
-        let name = self.name.clone();
-        Trial::test(name, move || {
-            if self.place == Place::Isolated && env::var_os(netns::INSIDE).is_none() {
-                return self.run_inside();
-            }
-            if self.place == Place::Isolated {
-                netns::raise_loopback();
-            }
-            (self.body)();
-            Ok(())
-        })
-    }
-
-    fn run_inside(&self) -> Result<(), Failed> {
-        let program = env::current_exe()?;
-        let usable =
-            netns::isolated_with_mounts("true").is_some_and(|mut command| command.status().is_ok_and(|s| s.success()));
-        let Some(mut again) = netns::isolated_with_mounts(program).filter(|_| usable) else {
-            return skip(&self.name, "unshare and ip cannot make namespaces here");
-        };
-        let output = again.args(["--exact", &self.name]).env(netns::INSIDE, "1").output()?;
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() {
-            // What the row measured, without what the harness says of it.
-            for line in text(&output.stdout).lines().filter(|line| line.starts_with(MEASURED)) {
-                println!("{}: {line}", self.name);
-            }
-            return Ok(());
-        }
-        let all = format!("{}\n{}", text(&output.stdout), text(&output.stderr));
-        match all.split_once(SKIPPED) {
-            Some((_, why)) => skip(&self.name, why.lines().next().unwrap_or_default()),
-            None => Err(all.into()),
-        }
-    }
-}
-
-/// For what this machine cannot do.
-fn skip(name: &str, why: &str) -> Result<(), Failed> {
-    if env::var("REQUIRE_FAULTS").as_deref() == Ok("1") {
-        return Err(format!("{SKIPPED}{why}").into());
-    }
-    eprintln!("{SKIPPED}{name}: {why}");
-    Ok(())
 }
 
 /// A fault that has begun at a daemon.

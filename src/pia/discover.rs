@@ -72,7 +72,7 @@ fn from_tables(beyond: &[Beyond], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<
             add(*other, format!("the other end of {own}"));
         }
         let [a, b, c, _] = own.octets();
-        for first in [[a, b, c & 0xe0, 1], [a, b, 128, 1], [a, b, 0, 1]] {
+        for first in [[a, b, c & 0xe0, 1], [a, b, 128, 1], [a, b, 0, 1], [a, b, c, 1]] {
             add(first.into(), format!("by our address {own}"));
         }
     }
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn wireguard_has_it_at_the_start_of_its_network() {
         let routes = [beyond("0.0.0.0/0", ""), beyond("10.10.224.0/19", "")];
-        let expected = ["10.10.224.1", "10.10.128.1", "10.10.0.1", "10.0.0.1"];
+        let expected = ["10.10.224.1", "10.10.128.1", "10.10.0.1", "10.10.229.1", "10.0.0.1"];
         assert_eq!(found(&routes, "10.10.229.5", ""), expected);
         assert_eq!(found(&[], "10.10.229.5", ""), expected, "or by our address alone");
     }
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn we_are_not_our_own_gateway() {
         assert_eq!(found(&[beyond("10.10.0.0/16", "")], "10.10.0.1", ""), ["10.10.128.1", "10.0.0.1"]);
-        let expected = ["10.9.0.1", "10.9.128.1", "10.0.0.1"];
+        let expected = ["10.9.0.1", "10.9.128.1", "10.9.8.1", "10.0.0.1"];
         assert_eq!(found(&[beyond("10.9.8.7/32", "")], "10.9.8.7", ""), expected);
     }
 }

@@ -54,14 +54,15 @@ impl Ca {
         })
     }
 
-    /// A server's certificate of this authority, and its key.
+    /// A certificate of this authority for a server, or for a client of a VPN, and its key.
     pub fn issue(&self, leaf: &Leaf) -> (Certificate, KeyPair) {
         let names: Vec<String> = leaf.names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names for a certificate");
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, leaf.common_name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages =
+            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = rcgen::date_time_ymd(leaf.years.0, 1, 1);
         params.not_after = rcgen::date_time_ymd(leaf.years.1, 1, 1);
         let key = KeyPair::generate().expect("a key");

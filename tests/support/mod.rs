@@ -23,6 +23,7 @@ pub mod link;
 pub mod netns;
 pub mod pia;
 pub mod qbt;
+pub mod rows;
 mod temp_dir;
 pub mod world;
 
