@@ -13,14 +13,14 @@ use std::env;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use real_qbt::{Https, Options, PASSWORD, RealQbt, SUITES, USERNAME};
 use support::daemon::{Daemon, LATER, SOON, Setup};
 use support::link::{End, Link, Quality};
 use support::pia::{self, Pia};
-use support::{TempDir, lock, netns, wait_until};
+use support::{Reply, Server, TempDir, lock, netns, wait_until};
 
 /// Port of the first lease that the simulator hands out.
 const LEASED: u16 = 47_047;
@@ -42,10 +42,10 @@ macro_rules! drive {
 }
 
 drive! {
-    bullseye: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew;
-    bookworm: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew link_down;
-    trixie: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew;
-    sid: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew api_key;
+    bullseye: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers;
+    bookworm: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers link_down;
+    trixie: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers;
+    sid: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers api_key;
 }
 
 /// What became of the tests so far.
@@ -431,6 +431,26 @@ fn tunnel_anew(suite: &str) {
         assert_eq!(daemon.lines_at("INFO", "reopened its socket"), [""; 0], "{}", daemon.log());
     }
     assert_eq!(pia.counts().signatures, 1);
+    end(daemon, &pia);
+}
+
+/// A tracker hears the leased port within seconds of the change, and not half an hour later.
+fn trackers(suite: &str) {
+    let (pia, qbt) = (Pia::start(), start(suite, Options::default()));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&heard);
+    let tracker = Server::start(([127, 0, 0, 1], 0).into(), None, move |request| {
+        lock(&ears).extend(request.query("port"));
+        Reply::text(200, "d8:intervali1800e5:peers0:e")
+    });
+    qbt.add_torrent(&format!("http://{}/announce", tracker.address()));
+    let last_is = |port: u16| lock(&heard).last().is_some_and(|last| *last == port.to_string());
+    assert!(wait_until(LATER, || last_is(50_000)), "{:?}", lock(&heard));
+    let began = Instant::now();
+    let mut daemon = setup(&pia, &qbt).run();
+    daemon.wait_for_line("qBittorrent tells its trackers port 47047", LATER);
+    assert!(wait_until(4 * LATER, || last_is(LEASED)), "{:?}\n{}", lock(&heard), daemon.log());
+    println!("the tracker heard {:?}, the last one after {:.1?}", lock(&heard), began.elapsed());
     end(daemon, &pia);
 }
 

@@ -193,6 +193,20 @@ impl RealQbt {
         assert!(!matches!(reply.as_deref(), Ok("Ok." | "")), "{reply:?}");
     }
 
+    /// Adds a torrent of nothing that anybody has, with a tracker.
+    pub fn add_torrent(&self, tracker: &str) {
+        let (length, name, hash) = (tracker.len(), "nothing", "x".repeat(20));
+        let torrent = format!(
+            "d8:announce{length}:{tracker}4:infod6:lengthi16384e4:name{}:{name}12:piece lengthi16384e6:pieces20:{hash}ee",
+            name.len()
+        );
+        let file = self.profile.path().join("nothing.torrent");
+        fs::write(&file, torrent).expect("a file");
+        let form = format!("torrents=@{}", file.display());
+        let reply = self.in_session("torrents/add", &["--form", &form]);
+        assert!(!reply.contains("Fails"), "{reply}");
+    }
+
     /// Lines of qBittorrent's own log that contain `text`.
     pub fn log_lines(&self, text: &str) -> Vec<String> {
         let log = fs::read_to_string(self.profile.path().join("qBittorrent/data/logs/qbittorrent.log"));
