@@ -122,7 +122,8 @@ impl Narrator<'_> {
             | Done::Set
             | Done::Inspected(_)
             | Done::Reachability(_)
-            | Done::Announced => {}
+            | Done::Announced
+            | Done::Inbound(_) => {}
         }
     }
 }

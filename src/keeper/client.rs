@@ -12,7 +12,7 @@ use log::Level;
 
 use super::Setup;
 use super::gate::Gate;
-use super::step::{Connectivity, ListenPort, Listener, Step, Witness};
+use super::step::{Connectivity, Inbound, ListenPort, Listener, Step, Witness};
 use super::tunnel::Way;
 use super::verdict::{News, Peer, Verdict};
 use crate::error::{Cause, Error};
@@ -39,6 +39,10 @@ pub struct Patience {
 
 /// Between two looks of the kernel at a socket that is about to be opened: qBittorrent takes 3 to 31 ms.
 const GLANCE: Duration = Duration::from_millis(20);
+/// For nobody to come in before that is worth a question, and then a warning.
+const LONELY_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Between two questions while no torrent is active.
+const ASK_INBOUND_EVERY: Duration = Duration::from_secs(3600);
 
 /// Whether the client's socket may belong to a tunnel that is gone: some clients keep a dead one, and all looks well. It decides
 /// where the kernel does not tell.
@@ -116,6 +120,8 @@ pub(super) struct Client {
     pub port_since: Option<(Timestamp, u16)>,
     /// When somebody from outside was last seen on that.
     pub peer_at: Option<Timestamp>,
+    /// It is asked for peers that came in then.
+    ask_inbound_at: Option<Instant>,
     /// Its trackers do not know its port yet.
     announce: bool,
 }
@@ -149,6 +155,7 @@ impl Client {
             port_since: None,
             peer_at: None,
             announce: false,
+            ask_inbound_at: None,
         }
     }
 
@@ -167,7 +174,11 @@ impl Client {
         } else if self.read.is_some() {
             (now.mono, Step::Place(port))
         } else {
-            (self.round_at, Step::ReadPort)
+            // Between two rounds, and never in place of one.
+            match self.ask_inbound_at.filter(|&at| at < self.round_at) {
+                Some(at) => (at, Step::AskInbound),
+                None => (self.round_at, Step::ReadPort),
+            }
         };
         (self.gate.after(at), step)
     }
@@ -275,7 +286,7 @@ impl Client {
     pub fn inspected(&mut self, now: Now, port: u16, witness: Option<Witness>) -> Result<Verdict, Error> {
         self.inspect_at = None;
         if witness.as_ref().is_some_and(|witness| witness.peer) {
-            self.peer_at = Some(now.wall);
+            self.peer_came(now);
         }
         self.witnessed = witness.as_ref().is_some_and(|witness| witness.listener != Listener::Unseen);
         // After a change the socket takes a moment.
@@ -346,6 +357,21 @@ impl Client {
         self.listened = None;
     }
 
+    fn peer_came(&mut self, now: Now) {
+        self.peer_at = Some(now.wall);
+        self.ask_inbound_at = Some(now.mono + LONELY_AFTER);
+    }
+
+    /// It says this of peers that came in; true if that is worth a warning.
+    pub fn inbound(&mut self, now: Now, inbound: Inbound) -> bool {
+        match inbound {
+            Inbound::Seen => self.peer_came(now),
+            Inbound::Nobody => self.ask_inbound_at = Some(now.mono + LONELY_AFTER),
+            Inbound::Idle => self.ask_inbound_at = Some(now.mono + ASK_INBOUND_EVERY),
+        }
+        inbound == Inbound::Nobody
+    }
+
     /// Its trackers are being told, or cannot be.
     pub fn announced(&mut self) {
         self.announce = false;
@@ -389,6 +415,7 @@ impl Client {
         if self.port_since.is_none_or(|(_, since)| since != port) {
             self.port_since = Some((now.wall, port));
             self.peer_at = None;
+            self.ask_inbound_at = (!self.hands_off).then(|| now.mono + LONELY_AFTER);
         }
         // After a bounce the trackers know the port.
         if let Some(Change { from: Some(from), why: Why::Wrong }) = self.change {

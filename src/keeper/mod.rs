@@ -29,7 +29,7 @@ use client::{Client, Patience};
 use gate::Gate;
 pub use gate::Trouble;
 use lease::{Held, Lease};
-use step::{Connectivity, Done, Exchange, Progress, Step};
+use step::{Connectivity, Done, Exchange, Inbound, Progress, Step};
 use tunnel::{Look, Tunnel, Way};
 pub use verdict::{News, Peer, Verdict};
 
@@ -357,6 +357,10 @@ impl Keeper {
                 Some(port) => self.client.inspected(now, port, witness),
                 None => Ok(Verdict::quiet(peer)),
             },
+            Done::Inbound(inbound) => {
+                let port = self.port_to_listen_on().filter(|_| self.client.inbound(now, inbound));
+                Ok(Verdict::of(peer, port.map(|port| (Level::Warn, News::Lonely(port)))))
+            }
             Done::Announced => {
                 self.client.announced();
                 Ok(Verdict::of(peer, self.port_to_listen_on().map(|port| (Level::Info, News::Announced(port)))))
@@ -444,6 +448,11 @@ impl Keeper {
             Step::Announce => {
                 self.client.announced();
                 return Verdict::of(Peer::Client, Some((Level::Warn, News::NotAnnounced(Rc::new(error)))));
+            }
+            // Asked in an hour again; what is failing with the client shows with the next round.
+            Step::AskInbound => {
+                self.client.inbound(now, Inbound::Idle);
+                return Verdict::quiet(Peer::Client);
             }
             Step::ReadPort
             | Step::Place(_)
@@ -625,7 +634,8 @@ impl Step {
             | Self::Return(_)
             | Self::Inspect { .. }
             | Self::Confirm(_)
-            | Self::Announce => Peer::Client,
+            | Self::Announce
+            | Self::AskInbound => Peer::Client,
         }
     }
 }

@@ -250,6 +250,7 @@ fn carry_out(
             Ok(Done::Inspected(Some(Witness { listener, peer: false })))
         }
         Step::Announce => Ok(Done::Announced),
+        Step::AskInbound => Ok(Done::Inbound(Inbound::Idle)),
         Step::Confirm(_) if sky.client_deaf => Ok(Done::Reachability(Connectivity::Disconnected)),
         Step::Confirm(_) => {
             if !torrent.dead {

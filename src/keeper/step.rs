@@ -53,6 +53,8 @@ pub enum Step {
     Confirm(u16),
     /// Have the client tell its trackers the port.
     Announce,
+    /// Ask the client whether any of its peers came in, because the kernel has shown none for a day.
+    AskInbound,
     /// Nothing to do for this long.
     Wait(Duration),
     /// End: this network namespace is dead, and the user wants to be started in the next one.
@@ -114,6 +116,8 @@ pub enum Done {
     Reachability(Connectivity),
     /// The trackers are being told.
     Announced,
+    /// Who came in, by the client's own word.
+    Inbound(Inbound),
 }
 
 /// The listen port in a client's settings.
@@ -150,6 +154,17 @@ pub enum Listener {
     },
     /// Nobody.
     Unseen,
+}
+
+/// Whether anybody came in, by a client's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inbound {
+    /// Somebody did.
+    Seen,
+    /// Nobody did, although torrents are active.
+    Nobody,
+    /// No torrent is active, so nobody would.
+    Idle,
 }
 
 /// What a client says about its reachability.

@@ -28,6 +28,7 @@ fn kind(step: &Step) -> &'static str {
         Step::Inspect { .. } => "inspect",
         Step::Confirm(_) => "confirm",
         Step::Announce => "announce",
+        Step::AskInbound => "inbound",
         Step::Wait(_) => "wait",
         Step::End => "end",
     }
@@ -589,6 +590,7 @@ fn renewal_begins_15_minutes_before_expiry_and_keeps_the_old_lease_bound() {
     bench.pass(1000 * HOUR - 15 * 60 - 3);
     bench.binds();
     bench.listens();
+    bench.does("inbound", Done::Inbound(Inbound::Idle));
     assert_eq!(bench.waits(), 1);
     bench.pass(2);
     bench.fails("sign", Meaning::Passing);
@@ -877,6 +879,42 @@ fn a_peer_from_outside_is_remembered_until_the_port_changes() {
     bench.pass_well();
     assert_eq!(peer_at(&bench), Some(seen));
     assert!(bench.keeper.snapshot().port_since.is_some_and(|since| since < seen));
+}
+
+#[test]
+fn a_day_without_anybody_from_outside_is_worth_one_warning_a_day() {
+    let mut bench = Bench::following();
+    let a_day = |bench: &mut Bench| {
+        for _ in 0..24 * 12 {
+            assert_ne!(bench.next(), "inbound");
+            bench.pass(300);
+            bench.does("ask", Done::Source(Some(PORT)));
+            if bench.next() == "inbound" {
+                return;
+            }
+            bench.shows(Listener::Open);
+            bench.says(Connectivity::Connected);
+        }
+    };
+    bench.does("ask", Done::Source(Some(PORT)));
+    bench.shows(Listener::Open);
+    bench.says(Connectivity::Firewalled);
+    a_day(&mut bench);
+    assert!(bench.does("inbound", Done::Inbound(Inbound::Idle)).news.is_none(), "nobody would come");
+    bench.pass(3600);
+    bench.does("ask", Done::Source(Some(PORT)));
+    bench.shows(Listener::Open);
+    bench.says(Connectivity::Connected);
+    let verdict = bench.does("inbound", Done::Inbound(Inbound::Nobody));
+    assert!(matches!(verdict.news, Some((Level::Warn, News::Lonely(PORT)))));
+    a_day(&mut bench);
+    assert!(bench.fails("inbound", Meaning::Passing).news.is_none());
+    bench.pass(3600);
+    bench.does("ask", Done::Source(Some(PORT)));
+    bench.shows(Listener::Open);
+    bench.says(Connectivity::Connected);
+    bench.does("inbound", Done::Inbound(Inbound::Seen));
+    assert_eq!(bench.keeper.snapshot().peer_at, Some(bench.now.wall));
 }
 
 #[test]

@@ -82,6 +82,8 @@ pub enum News {
         /// What it says of its reachability.
         connectivity: Connectivity,
     },
+    /// Torrents are active, and nobody has come in on this port for a day.
+    Lonely(u16),
     /// The client tells its trackers this port.
     Announced(u16),
     /// The client cannot be made to tell its trackers.

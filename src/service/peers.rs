@@ -94,6 +94,7 @@ impl Peers {
                 Ok(Progress::Done(Done::Inspected(seen.flatten())))
             }
             Step::Confirm(_) => Ok(client.connectivity()?.map(Done::Reachability)),
+            Step::AskInbound => Ok(client.inbound()?.map(Done::Inbound)),
             Step::Announce => Ok(client.announce()?.map(|()| Done::Announced)),
             Step::GetToken { refused } => self.pia()?.get_token(refused.as_ref(), network),
             Step::GetSignature { token } => Ok(self.pia()?.gateway.get_signature(token, network)?.map(Done::Leased)),

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use crate::config::Reader;
 use crate::error::Error;
 use crate::keeper::client::Patience;
-use crate::keeper::step::{Connectivity, Exchange, ListenPort};
+use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort};
 use crate::secret::Secret;
 
 /// A torrent client that can be moved to another port while it runs. Each call is one exchange: a login that is needed first
@@ -32,6 +32,8 @@ pub trait TorrentClient {
     fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()>;
     /// Asks whether it listens.
     fn connectivity(&mut self) -> Exchange<Connectivity>;
+    /// Asks whether any of its peers came in by itself.
+    fn inbound(&mut self) -> Exchange<Inbound>;
     /// Whether it is to tell its trackers a new port at once.
     fn announces(&self) -> bool;
     /// Has it do so.

@@ -2,6 +2,7 @@
 //!
 //! What differs between versions is not asked for but tolerated: any 2xx login, any cookie name, any reason phrase.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::http::url::Url;
 use crate::http::{Method, Peer, Request, Response};
 use crate::json;
 use crate::keeper::client::Patience;
-use crate::keeper::step::{Connectivity, Exchange, ListenPort, Progress};
+use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
 /// Steps, as errors name them.
@@ -25,6 +26,10 @@ const PREFERENCES: &str = "qBittorrent preferences";
 const SET_PREFERENCES: &str = "qBittorrent setPreferences";
 const TRANSFER_INFO: &str = "qBittorrent transfer/info";
 const REANNOUNCE: &str = "qBittorrent reannounce";
+const TORRENTS: &str = "qBittorrent torrents/info";
+const TORRENT_PEERS: &str = "qBittorrent sync/torrentPeers";
+/// Torrents whose peers are looked at for one that came in: those of hundreds would be megabytes.
+const MOST_TORRENTS: &str = "5";
 /// Its socket is open 3 to 31 ms after a change, and since 4.6 its status is up to 1.3 s late.
 const PATIENCE: Patience =
     Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
@@ -91,6 +96,8 @@ pub struct QBittorrent {
     session: Session,
     /// It is to tell its trackers a new port.
     reannounce: bool,
+    /// Active torrents whose peers were not looked at yet, in the middle of that.
+    active: Option<Vec<String>>,
     /// `name=value` pairs exactly as they came: the name is versioned and can be changed by the user, and a reverse proxy
     /// may add cookies of its own.
     cookies: Vec<Secret>,
@@ -118,7 +125,7 @@ impl QBittorrent {
         let prefix = url.path.trim_end_matches('/').to_owned();
         // With a password there is a session to be made first; asking before only shows that there is none.
         let session = if let Auth::Password { .. } = auth { Session::Missing } else { Session::Usual };
-        Some(Self { url, peer, prefix, auth, session, reannounce, cookies: Vec::new() })
+        Some(Self { url, peer, prefix, auth, session, reannounce, active: None, cookies: Vec::new() })
     }
 
     fn send(
@@ -245,12 +252,12 @@ impl QBittorrent {
         })
     }
 
-    fn ask<T: Deserialize>(&mut self, step: &'static str, call: &str) -> Exchange<T> {
-        let Progress::Done(response) = self.call(step, Method::Get, call, &[], false)? else {
+    fn ask<T: Deserialize>(&mut self, step: &'static str, call: &str, fields: &[(&str, &str)]) -> Exchange<T> {
+        let Progress::Done(response) = self.call(step, Method::Get, call, fields, false)? else {
             return Ok(Progress::More);
         };
         let fields = json::parse(&response.text());
-        fields.map(Progress::Done).ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))
+        fields.map(Progress::Done).ok_or_else(|| failed(step, Cause::field("body", "is not the JSON that is expected")))
     }
 }
 
@@ -265,6 +272,31 @@ struct Preferences {
 #[derive(Deserialize)]
 struct TransferInfo {
     connection_status: Option<Value>,
+}
+
+/// What is looked at of `torrents/info`.
+#[derive(Deserialize)]
+struct Torrent {
+    hash: String,
+}
+
+/// What is looked at of `sync/torrentPeers`.
+#[derive(Deserialize)]
+struct TorrentPeers {
+    peers: Option<BTreeMap<String, TorrentPeer>>,
+}
+
+#[derive(Deserialize)]
+struct TorrentPeer {
+    flags: Option<String>,
+}
+
+impl TorrentPeers {
+    /// Whether anybody has connected to us: flag `I`, by TCP or uTP.
+    fn has_incoming(&self) -> bool {
+        let flags = self.peers.iter().flat_map(BTreeMap::values).filter_map(|peer| peer.flags.as_deref());
+        flags.into_iter().any(|flags| flags.contains('I'))
+    }
 }
 
 const HOST_REJECTED: &str = "the Host header is not accepted (HTTP 401)";
@@ -344,7 +376,7 @@ impl TorrentClient for QBittorrent {
     }
 
     fn port(&mut self) -> Exchange<ListenPort> {
-        let preferences = self.ask::<Preferences>(PREFERENCES, "app/preferences")?;
+        let preferences = self.ask::<Preferences>(PREFERENCES, "app/preferences", &[])?;
         let Progress::Done(preferences) = preferences else { return Ok(Progress::More) };
         let port = match preferences.listen_port {
             Some(Value::Number(Number::U64(port))) => i64::try_from(port).unwrap_or(i64::MAX),
@@ -363,7 +395,7 @@ impl TorrentClient for QBittorrent {
     }
 
     fn connectivity(&mut self) -> Exchange<Connectivity> {
-        let info = self.ask::<TransferInfo>(TRANSFER_INFO, "transfer/info")?;
+        let info = self.ask::<TransferInfo>(TRANSFER_INFO, "transfer/info", &[])?;
         let Progress::Done(info) = info else { return Ok(Progress::More) };
         let problem = match info.connection_status {
             Some(Value::String(status)) => match status.as_str() {
@@ -376,6 +408,35 @@ impl TorrentClient for QBittorrent {
             None => "is missing",
         };
         Err(failed(TRANSFER_INFO, Cause::field("connection_status", problem)))
+    }
+
+    fn inbound(&mut self) -> Exchange<Inbound> {
+        let Some(hashes) = &mut self.active else {
+            let fields = [("filter", "active"), ("limit", MOST_TORRENTS)];
+            let torrents = self.ask::<Vec<Torrent>>(TORRENTS, "torrents/info", &fields)?;
+            let Progress::Done(torrents) = torrents else { return Ok(Progress::More) };
+            if torrents.is_empty() {
+                return Ok(Progress::Done(Inbound::Idle));
+            }
+            self.active = Some(torrents.into_iter().map(|torrent| torrent.hash).collect());
+            return Ok(Progress::More);
+        };
+        let Some(hash) = hashes.pop() else {
+            self.active = None;
+            return Ok(Progress::Done(Inbound::Nobody));
+        };
+        let peers = self.ask::<TorrentPeers>(TORRENT_PEERS, "sync/torrentPeers", &[("hash", &hash)]);
+        match peers.inspect_err(|_| self.active = None)? {
+            Progress::Done(peers) if peers.has_incoming() => {
+                self.active = None;
+                Ok(Progress::Done(Inbound::Seen))
+            }
+            Progress::Done(_) => Ok(Progress::More),
+            Progress::More => {
+                self.active.get_or_insert_default().push(hash);
+                Ok(Progress::More)
+            }
+        }
     }
 
     fn announces(&self) -> bool {
@@ -435,6 +496,17 @@ mod tests {
         client.keep_cookie(&pair(MAX_COOKIE));
         client.keep_cookie(&pair(MAX_COOKIE + 1));
         assert_eq!(client.cookies.last(), Some(&Secret::new(pair(MAX_COOKIE))));
+    }
+
+    #[test]
+    fn a_peer_that_came_in_has_a_flag() {
+        let peers = |text: &str| json::parse::<TorrentPeers>(text).is_some_and(|peers| peers.has_incoming());
+        let of = |flags: &str| {
+            format!(r#"{{"full_update":true,"peers":{{"84.17.5.6:6881":{{"client":"I","flags":"{flags}"}}}},"rid":1}}"#)
+        };
+        assert!(peers(&of("d X I H E")) && peers(&of("I")));
+        assert!(!peers(&of("D X H E P")) && !peers(&of("")));
+        assert!(!peers(r#"{"rid":2}"#) && !peers(r#"{"peers":{"84.17.5.6:6881":{}}}"#));
     }
 
     #[test]
