@@ -78,6 +78,8 @@ pub enum Cause {
     },
     /// We were asked to end.
     Stopping,
+    /// It was given up, because the way to the peer is another one now.
+    GivenUp,
     /// Any other failure of the connection.
     Broken {
         /// What was going on.
@@ -271,6 +273,7 @@ impl fmt::Display for Cause {
                 }
                 Ok(())
             }
+            Self::GivenUp => f.write_str("given up, because the tunnel has changed"),
             Self::NotTls => f.write_str("the peer does not speak TLS"),
             Self::Tls(text) => write!(f, "TLS: {text}"),
             Self::NotHttp => f.write_str("the peer does not speak HTTP"),

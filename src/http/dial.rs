@@ -1,13 +1,15 @@
 //! TCP: the address behind a name, the connection, and reads and writes that obey a deadline.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
@@ -22,11 +24,37 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// tunnel that has just come up loses the first.
 const RESEND: Duration = Duration::from_millis(500);
 
+/// What ends an exchange before its deadline.
+pub trait Interrupt {
+    /// There is something to read here when it may have to end.
+    fn source(&self) -> BorrowedFd<'_>;
+    /// Whether it has to end.
+    fn is_due(&self) -> bool;
+}
+
+/// As an I/O error, that an exchange was interrupted.
+#[derive(Debug)]
+struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+fn is_interrupt(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Interrupted>)
+}
+
 /// A TCP connection whose reads and writes end at `deadline`.
 pub struct Tcp {
     stream: TcpStream,
     /// When every read and write gives up.
     pub deadline: Deadline,
+    /// What ends a read before that.
+    pub interrupt: Option<Rc<dyn Interrupt>>,
 }
 
 impl Tcp {
@@ -47,6 +75,10 @@ fn as_timeout(error: io::Error) -> io::Error {
 
 impl Read for Tcp {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(interrupt) = &self.interrupt {
+            let watched = [(self.stream.as_fd(), PollFlags::IN)];
+            while !wait_for_any(&watched, Some(interrupt.as_ref()), self.left()?)?[0] {}
+        }
         self.stream.set_read_timeout(Some(self.left()?))?;
         self.stream.read(buf).map_err(as_timeout)
     }
@@ -63,8 +95,31 @@ impl Write for Tcp {
     }
 }
 
+/// Waits until one of `watched` is ready, or for `limit`; tells of each whether it is.
+fn wait_for_any(
+    watched: &[(BorrowedFd, PollFlags)],
+    interrupt: Option<&dyn Interrupt>,
+    limit: Duration,
+) -> io::Result<Vec<bool>> {
+    let source = interrupt.map(Interrupt::source);
+    let mut fds: Vec<_> = watched.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+    fds.extend(source.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)));
+    match poll(&mut fds, Timespec::try_from(limit).ok().as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+    if ready.get(watched.len()) == Some(&true) && interrupt.is_some_and(Interrupt::is_due) {
+        return Err(io::Error::other(Interrupted));
+    }
+    Ok(ready)
+}
+
 /// What an I/O error during `phase` means.
 pub fn cause(error: io::Error, phase: Phase, deadline: Deadline) -> Cause {
+    if is_interrupt(&error) {
+        return Cause::GivenUp;
+    }
     match error.kind() {
         io::ErrorKind::TimedOut => Cause::Timeout { phase, after: deadline.total() },
         io::ErrorKind::UnexpectedEof => Cause::Closed { phase },
@@ -87,12 +142,19 @@ pub struct End {
 }
 
 /// Connects to the first address of `host` that answers, from `source` if that is given.
-pub fn dial(host: &str, port: u16, source: Option<IpAddr>, deadline: Deadline) -> Result<Tcp, Cause> {
+pub fn dial(
+    host: &str,
+    port: u16,
+    source: Option<IpAddr>,
+    interrupt: Option<Rc<dyn Interrupt>>,
+    deadline: Deadline,
+) -> Result<Tcp, Cause> {
     let addresses = lookup(host, port, deadline)?;
     let ends: Vec<_> = addresses.into_iter().map(|address| End { address, source }).collect();
-    match race(&ends, STAGGER, deadline) {
+    match race(&ends, STAGGER, interrupt, deadline) {
         Ok((_, tcp)) => Ok(tcp),
         Err(mut errors) => match errors.pop() {
+            Some(error) if is_interrupt(&error) => Err(Cause::GivenUp),
             Some(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(Cause::Timeout { phase: Phase::Connect, after: deadline.total() })
             }
@@ -104,13 +166,23 @@ pub fn dial(host: &str, port: u16, source: Option<IpAddr>, deadline: Deadline) -
 
 /// Connects to whichever of `ends` answers first, which is told by its place among them. One is started every `stagger`, and at
 /// once when another has failed. Otherwise the error of each.
-pub fn race(ends: &[End], stagger: Duration, deadline: Deadline) -> Result<(usize, Tcp), Vec<io::Error>> {
+pub fn race(
+    ends: &[End],
+    stagger: Duration,
+    interrupt: Option<Rc<dyn Interrupt>>,
+    deadline: Deadline,
+) -> Result<(usize, Tcp), Vec<io::Error>> {
     let mut race = Race::new(ends, stagger);
     while let (Some(next), Ok(left)) = (race.start_due(), deadline.left(Phase::Connect)) {
-        if let Some((place, stream)) = race.winner(next.saturating_duration_since(Instant::now()).min(left)) {
-            // Our requests are single small writes: waiting to fill a segment only costs a round trip.
-            let _ = stream.set_nonblocking(false).and_then(|()| stream.set_nodelay(true));
-            return Ok((place, Tcp { stream, deadline }));
+        let limit = next.saturating_duration_since(Instant::now()).min(left);
+        match race.winner(limit, interrupt.as_deref()) {
+            Ok(None) => {}
+            Ok(Some((place, stream))) => {
+                // Our requests are single small writes: waiting to fill a segment only costs a round trip.
+                let _ = stream.set_nonblocking(false).and_then(|()| stream.set_nodelay(true));
+                return Ok((place, Tcp { stream, deadline, interrupt }));
+            }
+            Err(_) => return Err(ends.iter().map(|_| io::Error::other(Interrupted)).collect()),
         }
     }
     Err(race.errors)
@@ -160,17 +232,16 @@ impl<'a> Race<'a> {
     }
 
     /// Waits for one that is connected.
-    fn winner(&mut self, limit: Duration) -> Option<(usize, TcpStream)> {
-        let mut watched: Vec<_> = self.sockets.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::OUT)).collect();
-        poll(&mut watched, Timespec::try_from(limit).ok().as_ref()).ok()?;
-        let decided: Vec<_> = watched.iter().map(|fd| !fd.revents().is_empty()).collect();
+    fn winner(&mut self, limit: Duration, interrupt: Option<&dyn Interrupt>) -> io::Result<Option<(usize, TcpStream)>> {
+        let watched: Vec<_> = self.sockets.iter().map(|(_, socket)| (socket.as_fd(), PollFlags::OUT)).collect();
+        let decided = wait_for_any(&watched, interrupt, limit)?;
         let mut failed = Vec::new();
-        for at in (0..decided.len()).filter(|&at| decided[at]) {
+        for at in (0..self.sockets.len()).filter(|&at| decided[at]) {
             let (place, socket) = &self.sockets[at];
             match socket_error(socket) {
                 Ok(Ok(())) => {
                     let (place, socket) = self.sockets.swap_remove(at);
-                    return Some((place, TcpStream::from(socket)));
+                    return Ok(Some((place, TcpStream::from(socket))));
                 }
                 Ok(Err(error)) | Err(error) => failed.push((*place, error)),
             }
@@ -178,7 +249,7 @@ impl<'a> Race<'a> {
         for (place, error) in failed {
             self.give_up(place, error);
         }
-        None
+        Ok(None)
     }
 }
 
@@ -231,14 +302,14 @@ mod tests {
     #[test]
     fn localhost_falls_back_to_the_other_family() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(dial("LocalHost", listener.local_addr().unwrap().port(), None, soon()).is_ok());
+        assert!(dial("LocalHost", listener.local_addr().unwrap().port(), None, None, soon()).is_ok());
     }
 
     #[test]
     fn a_silent_peer_ends_at_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut tcp =
-            dial("127.0.0.1", listener.local_addr().unwrap().port(), None, soon()).unwrap_or_else(|e| panic!("{e}"));
+        let mut tcp = dial("127.0.0.1", listener.local_addr().unwrap().port(), None, None, soon())
+            .unwrap_or_else(|e| panic!("{e}"));
         let error = tcp.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(matches!(cause(error, Phase::Body, soon()), Cause::Timeout { phase: Phase::Body, .. }));
@@ -251,19 +322,19 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let end = |address| End { address, source: None };
         let ends = [end(closed), end(answers)];
-        let won = |stagger| race(&ends, stagger, soon()).map(|(place, _)| place);
+        let won = |stagger| race(&ends, stagger, None, soon()).map(|(place, _)| place);
         assert_eq!(won(Duration::ZERO).ok(), Some(1));
         assert_eq!(won(Duration::from_secs(9)).ok(), Some(1), "the refusal ends the wait");
-        let errors = race(&ends[..1], STAGGER, soon()).err().unwrap();
+        let errors = race(&ends[..1], STAGGER, None, soon()).err().unwrap();
         assert_eq!(errors[0].kind(), io::ErrorKind::ConnectionRefused);
-        assert!(race(&[], STAGGER, soon()).err().unwrap().is_empty());
+        assert!(race(&[], STAGGER, None, soon()).err().unwrap().is_empty());
     }
 
     #[test]
     fn a_connection_can_be_bound_to_an_address_of_ours() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let source = Some("127.7.7.7".parse().unwrap());
-        let tcp = dial("127.0.0.1", listener.local_addr().unwrap().port(), source, soon());
+        let tcp = dial("127.0.0.1", listener.local_addr().unwrap().port(), source, None, soon());
         let from = listener.accept().unwrap().1.ip();
         assert!(tcp.is_ok() && Some(from) == source, "{from}");
     }
@@ -273,7 +344,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let Err(error) = dial("127.0.0.1", port, None, soon()) else { panic!("connected") };
+        let Err(error) = dial("127.0.0.1", port, None, None, soon()) else { panic!("connected") };
         assert_eq!(error.to_string(), format!("cannot connect to 127.0.0.1:{port}: connection refused"));
     }
 }

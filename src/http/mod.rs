@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Cause, Phase};
@@ -204,6 +205,7 @@ pub struct Peer {
     names: Option<Vec<String>>,
     address: Option<SocketAddr>,
     source: Option<IpAddr>,
+    interrupt: Option<Rc<dyn dial::Interrupt>>,
 }
 
 enum Stream {
@@ -262,6 +264,7 @@ impl Peer {
             names: None,
             address: None,
             source: None,
+            interrupt: None,
         }
     }
 
@@ -269,7 +272,7 @@ impl Peer {
     #[must_use]
     pub fn at_port(&self, port: u16) -> Self {
         let peer = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
-        Self { source: self.source, ..peer }
+        Self { source: self.source, interrupt: self.interrupt.clone(), ..peer }
     }
 
     /// The address of ours that new connections are bound to; usually none.
@@ -296,8 +299,13 @@ impl Peer {
         if self.connection.is_some() {
             return Ok(());
         }
-        let tcp = dial::dial(&self.host, self.port, self.source, deadline)?;
+        let tcp = dial::dial(&self.host, self.port, self.source, self.interrupt.clone(), deadline)?;
         self.take(tcp)
+    }
+
+    /// What ends exchanges over new connections before their deadline.
+    pub fn interrupt_by(&mut self, interrupt: Option<Rc<dyn dial::Interrupt>>) {
+        self.interrupt = interrupt;
     }
 
     /// Goes on with a connection that is open already; with TLS, the peer has to prove who it is.

@@ -1,7 +1,10 @@
 //! That something has changed: devices, addresses, routes, rules, or the clock. What, is asked anew, because the kernel does not
 //! tell all: IPv4 routes die with their device in silence.
 
+use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, read};
@@ -10,7 +13,10 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, socke
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use rustix::time::{timerfd_create, timerfd_settime};
 
+use super::Network;
 use super::netlink::{messages, receive};
+use crate::http::dial::Interrupt;
+use crate::keeper::tunnel::Way;
 
 /// `RTMGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, and IPv6 rules.
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
@@ -30,12 +36,14 @@ pub struct Events {
     network: io::Result<OwnedFd>,
     /// Readable when the clock was set or the machine has slept.
     clock: Option<OwnedFd>,
+    /// Something has changed, and was not taken yet.
+    pending: Cell<bool>,
 }
 
 impl Events {
     /// Subscribes.
     pub fn subscribe() -> Self {
-        Self { network: subscribe_to_network(), clock: subscribe_to_clock().ok() }
+        Self { network: subscribe_to_network(), clock: subscribe_to_clock().ok(), pending: Cell::new(false) }
     }
 
     /// Why changes of the network are not told, if they are not.
@@ -50,10 +58,37 @@ impl Events {
 
     /// Whether anything has changed since this was asked last.
     pub fn take(&self) -> bool {
-        let network = self.network.as_ref().is_ok_and(drain);
+        let network = self.pending.take() | self.network.as_ref().is_ok_and(drain);
         // The timer itself never fires.
         let clock = self.clock.as_ref().is_some_and(|clock| read(clock, &mut [0; 8]) == Err(Errno::CANCELED));
         network || clock
+    }
+}
+
+/// Ends an exchange when the way to its peer becomes another one.
+pub struct WayWatch {
+    events: Rc<Events>,
+    to: SocketAddr,
+    way: Way,
+}
+
+impl WayWatch {
+    /// None where changes are not told.
+    pub fn new(events: &Rc<Events>, to: SocketAddr, way: Way) -> Option<Self> {
+        events.network.is_ok().then(|| Self { events: Rc::clone(events), to, way })
+    }
+}
+
+impl Interrupt for WayWatch {
+    fn source(&self) -> BorrowedFd<'_> {
+        // Of the clock a peer knows nothing.
+        self.events.sources()[0]
+    }
+
+    fn is_due(&self) -> bool {
+        let changed = self.events.network.as_ref().is_ok_and(drain);
+        self.events.pending.set(self.events.pending.get() | changed);
+        changed && Network::look().way(self.to).ok().as_ref() != Some(&self.way)
     }
 }
 

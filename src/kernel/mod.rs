@@ -7,18 +7,23 @@ mod sockets;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
 
+use crate::http::dial::Interrupt;
 use crate::keeper::tunnel::{Device, Way};
+use events::{Events, WayWatch};
 use netlink::{Address, Link, Question, Route};
 pub use sockets::inspect;
 
 /// Devices and addresses at one moment.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Network {
     links: Vec<Link>,
     addresses: Vec<Address>,
     /// Why nothing is known: netlink is refused, as in some sandboxes.
     pub refused: Option<io::Error>,
+    /// What tells when it is another one; none while nobody listens.
+    events: Option<Rc<Events>>,
 }
 
 /// A network that is reached through a tunnel.
@@ -39,9 +44,19 @@ impl Network {
     pub fn look() -> Self {
         let links = Question::links().ask(Link::parse);
         match links.and_then(|links| Ok((links, Question::addresses().ask(Address::parse)?))) {
-            Ok((links, addresses)) => Self { links, addresses, refused: None },
+            Ok((links, addresses)) => Self { links, addresses, ..Self::default() },
             Err(error) => Self { refused: Some(error), ..Self::default() },
         }
+    }
+
+    /// As it is now, with what tells when it is another one.
+    pub fn watched(events: Option<&Rc<Events>>) -> Self {
+        Self { events: events.cloned(), ..Self::look() }
+    }
+
+    /// What ends an exchange with `to`, to whom there is this `way` now, when that becomes another one.
+    pub fn watch(&self, to: SocketAddr, way: Way) -> Option<Rc<dyn Interrupt>> {
+        Some(Rc::new(WayWatch::new(self.events.as_ref()?, to, way)?))
     }
 
     /// The way to `to`, as a connection would take it now; the error is the system's when there is none.

@@ -110,7 +110,7 @@ mod tests {
         Network {
             links: vec![link(1, "lo", false), link(2, "eth0", false), link(7, "tun0", true)],
             addresses: vec![address(2, "192.168.1.7"), address(7, "10.7.112.9")],
-            refused: None,
+            ..Network::default()
         }
     }
 

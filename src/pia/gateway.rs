@@ -197,9 +197,10 @@ impl Gateway {
                 }
             }
         }
-        let source = self.dialled().and_then(|address| source_of(&network.way(address).ok()?));
+        let way = self.dialled().and_then(|address| Some((address, network.way(address).ok()?)));
         let Some(peer) = &mut self.peer else { return Ok(Progress::More) };
-        peer.bind_to(source);
+        peer.bind_to(way.as_ref().and_then(|(_, way)| source_of(way)));
+        peer.interrupt_by(way.and_then(|(address, way)| network.watch(address, way)));
         Ok(Progress::Done(peer))
     }
 
@@ -230,7 +231,7 @@ impl Gateway {
             .map(|candidate| End { address: (candidate.address, port).into(), source: source_of(&candidate.way) })
             .collect();
         let deadline = Deadline::after(ANSWER_DEADLINE);
-        let (candidate, cause) = match dial::race(&ends, Duration::ZERO, deadline) {
+        let (candidate, cause) = match dial::race(&ends, Duration::ZERO, None, deadline) {
             Ok((place, mut tcp)) => {
                 let candidate = search.left.remove(place);
                 let mut peer = self.at(&candidate.address.to_string(), port, tls);

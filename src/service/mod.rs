@@ -4,9 +4,10 @@ mod log;
 mod peers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::error::plain;
+use crate::error::{Cause, plain};
 use crate::files;
 use crate::keeper::step::{Done, Exchange, Step};
 use crate::keeper::{Keeper, News, Verdict};
@@ -62,7 +63,7 @@ pub struct Service {
     state: State,
     interval: Duration,
     /// What tells of changes; none while nobody looks for long.
-    events: Option<Events>,
+    events: Option<Rc<Events>>,
     /// Devices and addresses as they were last seen, and when.
     network: Network,
     looked: Option<Instant>,
@@ -142,7 +143,7 @@ impl Service {
         // What the last run has left says nothing of this one.
         self.write_status(None);
         // Subscribed before the first look, so that nothing happens in between.
-        let events = self.events.insert(Events::subscribe());
+        let events = self.events.insert(Rc::new(Events::subscribe()));
         if let Some(error) = events.refused() {
             let error = plain(error);
             ::log::warn!("netlink: {error}; the tunnel is looked at every {} s only", LOOK_EVERY.as_secs());
@@ -214,7 +215,7 @@ impl Service {
             if slice.is_zero() {
                 return;
             }
-            let sources = self.events.as_ref().map_or(Vec::new(), Events::sources);
+            let sources = self.events.as_ref().map_or(Vec::new(), |events| events.sources());
             let event = signals.wait(slice, &sources);
             self.notifier.alive();
             match event {
@@ -240,7 +241,7 @@ impl Service {
     /// Looks at the tunnel if it has changed, or may have, and always at the clock, which costs nothing; true if there is
     /// something new to decide.
     fn look_if_changed(&mut self, ear: &mut dyn Ear) -> bool {
-        let take = |events: &Option<Events>| events.as_ref().is_some_and(Events::take);
+        let take = |events: &Option<Rc<Events>>| events.as_ref().is_some_and(|events| events.take());
         let mut told = take(&self.events);
         if told && self.looked.is_some() {
             std::thread::sleep(SETTLE);
@@ -261,7 +262,7 @@ impl Service {
     fn look_around(&mut self, ear: &mut dyn Ear) -> bool {
         let now = time::now();
         self.looked = Some(now.mono);
-        self.network = Network::look();
+        self.network = Network::watched(self.events.as_ref());
         if self.keeper.see_devices(now, self.network.is_isolated()) {
             ::log::warn!("no network device but lo is left: if this does not pass, the VPN container was restarted");
         }
@@ -295,8 +296,10 @@ impl Service {
         let result = self.peers.carry_out(step, &self.network);
         self.notifier.alive();
         let now = time::now();
-        // What was given up for a stop is no failure.
-        if stopping() && result.is_err() {
+        // What was given up for a stop is no failure, nor what will be done in another tunnel.
+        if let Err(error) = &result
+            && (stopping() || matches!(error.cause, Cause::GivenUp))
+        {
             return;
         }
         self.peers.keep_rejection(step, &result, &self.state, now);

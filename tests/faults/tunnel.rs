@@ -15,8 +15,8 @@ use super::support::{Mood, TempDir, wait_until};
 use super::{Fault, MEASURED, RECOVERY, Row, SKIPPED, TOLD};
 
 const PORT: u16 = 19999;
-/// What a change of the tunnel may cost, on a busy machine and with a bind that hangs in the old one.
-const REBOUND: Duration = Duration::from_secs(20);
+/// What a change of the tunnel may cost on a busy machine.
+const REBOUND: Duration = Duration::from_secs(8);
 /// From the start to a bound port where the gateway has to be found.
 const FOUND: Duration = Duration::from_secs(15);
 
