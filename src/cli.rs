@@ -182,6 +182,9 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
 
 /// The way that the last bind took, as it is now; none where it was not known then.
 fn way(status: &Status, network: &Network) -> Option<Result<Way, String>> {
+    if status.follows && network.is_isolated() {
+        return Some(Err("there is no network device but lo".to_owned()));
+    }
     status.local_address.as_ref()?;
     let way = match &status.gateway {
         Some(gateway) => network.way(gateway.parse().ok()?),
