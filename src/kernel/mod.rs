@@ -69,7 +69,8 @@ impl Network {
             return Ok(Way { local, hop: None, device: None, by_source: false });
         }
         let plain = self.way_from(to, None);
-        if plain.as_ref().is_ok_and(Way::is_tunnel) {
+        // Whoever is on a network of ours is not beyond a tunnel.
+        if plain.as_ref().is_ok_and(|way| way.is_tunnel() || way.hop.is_none()) {
             return plain;
         }
         let tunnelled = self.tunnel_addresses().filter(|own| own.is_ipv4() == to.is_ipv4());

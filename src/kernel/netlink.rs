@@ -5,12 +5,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::net::{recvfrom, send, socket_with};
+use rustix::net::{recvfrom, send, socket_with, sockopt};
 
 /// `AF_INET` and `AF_INET6`.
 const INET: u8 = 2;
@@ -37,6 +38,8 @@ const LOOPBACK_TYPE: u16 = 772;
 const BUFFER: usize = 32 * 1024;
 /// Datagrams of one answer; 22 hold 5,000 sockets.
 const MOST_DATAGRAMS: usize = 4096;
+/// For the next datagram of an answer. A kernel takes microseconds; who plays one may say nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// A dump is asked for again when it was interrupted, so often.
 const DUMPS: usize = 3;
 
@@ -316,6 +319,7 @@ impl Question {
     pub fn ask<T>(&self, read: impl Fn(&Message) -> Option<T>) -> io::Result<Vec<T>> {
         let raw = SocketType::RAW;
         let socket = socket_with(AddressFamily::NETLINK, raw, SocketFlags::CLOEXEC, self.protocol)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
         let mut found = Vec::new();
         for attempt in 1..=DUMPS {
             let sequence = u32::try_from(attempt).unwrap_or(0);

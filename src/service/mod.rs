@@ -263,7 +263,8 @@ impl Service {
         let now = time::now();
         self.looked = Some(now.mono);
         self.network = Network::watched(self.events.as_ref());
-        if self.keeper.see_devices(now, self.network.is_isolated()) {
+        let isolated = self.keeper.see_devices(now, self.network.is_isolated());
+        if isolated {
             ::log::warn!("no network device but lo is left: if this does not pass, the VPN container was restarted");
         }
         let mut verdicts: Vec<_> = self.keeper.see_clock(now).into_iter().collect();
@@ -280,7 +281,7 @@ impl Service {
         if !verdicts.is_empty() && self.events.is_some() {
             self.write_status(None);
         }
-        !verdicts.is_empty()
+        isolated || !verdicts.is_empty()
     }
 
     /// What the state is; and at the end of a pass that we are ready, whether it went well or is being tried again.
