@@ -128,7 +128,7 @@ impl Network {
 
     /// Whether there is no device but loopback: what is left of a VPN container's namespace when the container is gone.
     pub fn is_isolated(&self) -> bool {
-        self.refused.is_none() && self.links.iter().all(|link| link.loopback)
+        !self.links.is_empty() && self.links.iter().all(|link| link.loopback)
     }
 
     fn tunnel_addresses(&self) -> impl Iterator<Item = IpAddr> {

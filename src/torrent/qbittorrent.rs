@@ -257,7 +257,7 @@ impl QBittorrent {
             return Ok(Progress::More);
         };
         let fields = json::parse(&response.text());
-        fields.map(Progress::Done).ok_or_else(|| failed(step, Cause::field("body", "is not the JSON that is expected")))
+        fields.map(Progress::Done).ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))
     }
 }
 
