@@ -142,8 +142,8 @@ impl Link {
             match attribute {
                 // IFLA_IFNAME, with a zero at its end.
                 3 => {
-                    let name = String::from_utf8_lossy(value.0);
-                    name.trim_end_matches('\0').clone_into(&mut link.name);
+                    let name = value.0.split(|byte| *byte == 0).next();
+                    link.name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
                 }
                 // IFLA_LINKINFO, and IFLA_INFO_KIND in it.
                 18 => link.tunnel |= value.attributes(0).any(|(kind, name)| kind == 1 && name.0 == b"wireguard\0"),
