@@ -120,6 +120,8 @@ pub(super) struct Client {
     pub port_since: Option<(Timestamp, u16)>,
     /// When somebody from outside was last seen on that.
     pub peer_at: Option<Timestamp>,
+    /// The kernel is asked for peers that came in then: once an interval.
+    look_for_peers_at: Instant,
     /// It is asked for peers that came in then.
     ask_inbound_at: Option<Instant>,
     /// Its trackers do not know its port yet.
@@ -155,6 +157,7 @@ impl Client {
             port_since: None,
             peer_at: None,
             announce: false,
+            look_for_peers_at: now.mono,
             ask_inbound_at: None,
         }
     }
@@ -168,7 +171,7 @@ impl Client {
         } else if self.announce {
             (now.mono, Step::Announce)
         } else if let Some(at) = self.inspect_at {
-            (at, Step::Inspect { port, way: way.cloned() })
+            (at, Step::Inspect { port, way: way.cloned(), peers: now.mono >= self.look_for_peers_at })
         } else if let Some(at) = self.confirm_at {
             (at, Step::Confirm(port))
         } else if self.read.is_some() {
@@ -285,6 +288,10 @@ impl Client {
     /// The kernel says this of its socket; nothing if it abstains.
     pub fn inspected(&mut self, now: Now, port: u16, witness: Option<Witness>) -> Result<Verdict, Error> {
         self.inspect_at = None;
+        if now.mono >= self.look_for_peers_at {
+            // The next round begins an interval after this one, or a moment earlier.
+            self.look_for_peers_at = now.mono + self.interval / 10 * 9;
+        }
         if witness.as_ref().is_some_and(|witness| witness.peer) {
             self.peer_came(now);
         }

@@ -48,6 +48,8 @@ pub enum Step {
         port: u16,
         /// The way on which the port comes in, if it is known.
         way: Option<Way>,
+        /// Ask for peers that came in, too.
+        peers: bool,
     },
     /// Ask the client whether it listens on this port.
     Confirm(u16),

@@ -8,32 +8,38 @@ use super::netlink::{Link, Question, Socket, TCP, UDP};
 use crate::keeper::step::{Listener, Witness};
 use crate::keeper::tunnel::Way;
 
-/// States of sockets, by number: `TCP_ESTABLISHED`, those of a connection that is being closed, an unconnected UDP socket, a listener.
-const ESTABLISHED: u8 = 1;
-const CLOSING: [u8; 4] = [4, 5, 6, 8];
+/// States of sockets, by number: `TCP_ESTABLISHED` and those of a connection that is being closed, an unconnected UDP socket, a
+/// listener.
+const CONNECTED: [u8; 5] = [1, 4, 5, 6, 8];
 const UNCONNECTED: u8 = 7;
 const LISTENING: u8 = 10;
 
-/// Looks at the sockets on `port`; `way` is the one that the port comes in on. The error says that the kernel does not tell.
-pub fn inspect(network: &Network, port: u16, way: Option<&Way>) -> io::Result<Witness> {
-    let tcp_states = [ESTABLISHED, LISTENING].iter().chain(&CLOSING).fold(0, |bits, state| bits | 1 << state);
-    let mut tcp = Vec::new();
+/// Looks at the sockets on `port`; `way` is the one that the port comes in on. With `peers` also at who came in, for which the kernel
+/// goes through all its connections: a millisecond or two. The error says that the kernel does not tell.
+pub fn inspect(network: &Network, port: u16, way: Option<&Way>, peers: bool) -> io::Result<Witness> {
+    let sockets = |protocol, ipv6, states: &[u8]| {
+        let states = states.iter().fold(0, |bits, state| bits | 1 << state);
+        let mut sockets = Question::sockets(protocol, ipv6, port, states).ask(Socket::parse)?;
+        // Whatever a kernel answers that does not filter.
+        sockets.retain(|socket| socket.local.port() == port);
+        io::Result::Ok(sockets)
+    };
+    let mut listeners = Vec::new();
     for ipv6 in [false, true] {
-        tcp.extend(Question::sockets(TCP, ipv6, port, tcp_states).ask(Socket::parse)?);
+        listeners.extend(sockets(TCP, ipv6, &[LISTENING])?);
     }
-    let mut listeners: Vec<_> = tcp.iter().filter(|socket| socket.state == LISTENING).cloned().collect();
+    let mut peer = false;
+    for ipv6 in [false, true].into_iter().filter(|_| peers) {
+        if listeners.iter().any(|listener| listener.local.is_ipv6() == ipv6) {
+            peer |= sockets(TCP, ipv6, &CONNECTED)?.iter().any(|socket| came_in(network, socket, way));
+        }
+    }
     // A client can be set to use UDP only. Some kernels tell of TCP alone.
     if listeners.is_empty() {
         for ipv6 in [false, true] {
-            let udp = Question::sockets(UDP, ipv6, port, 1 << UNCONNECTED).ask(Socket::parse);
-            listeners.extend(udp.unwrap_or_default());
+            listeners.extend(sockets(UDP, ipv6, &[UNCONNECTED]).unwrap_or_default());
         }
     }
-    // Whatever a kernel answers that does not filter.
-    listeners.retain(|socket| socket.local.port() == port);
-    let peer = tcp
-        .iter()
-        .any(|socket| socket.state != LISTENING && socket.local.port() == port && came_in(network, socket, way));
     Ok(Witness { listener: judge(network, &listeners, way), peer })
 }
 
@@ -120,7 +126,7 @@ mod tests {
     }
 
     fn socket(local: &str, device: u32, peer: &str) -> Socket {
-        let state = if peer.is_empty() { LISTENING } else { ESTABLISHED };
+        let state = if peer.is_empty() { LISTENING } else { CONNECTED[0] };
         let peer = if peer.is_empty() { "0.0.0.0:0" } else { peer };
         Socket { state, local: local.parse().unwrap(), peer: peer.parse().unwrap(), device }
     }
@@ -173,7 +179,7 @@ mod tests {
         let network = Network::look();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
-        let seen = |port| inspect(&network, port, None).unwrap().listener;
+        let seen = |port| inspect(&network, port, None, true).unwrap().listener;
         assert_eq!(seen(port), Listener::Open);
         let client = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
         drop(tcp);

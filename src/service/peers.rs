@@ -87,10 +87,10 @@ impl Peers {
             Step::Place(port) => set(client.set_port(*port, false)),
             Step::Leave { other, .. } => set(client.set_port(*other, false)),
             Step::Return(port) => set(client.set_port(*port, true)),
-            Step::Inspect { port, way } => {
+            Step::Inspect { port, way, peers } => {
                 // Of a client that is somewhere else the kernel knows nothing.
                 let here = client.dialled().is_some_and(|client| network.has(client.ip()));
-                let seen = here.then(|| kernel::inspect(network, *port, way.as_ref()).ok());
+                let seen = here.then(|| kernel::inspect(network, *port, way.as_ref(), *peers).ok());
                 Ok(Progress::Done(Done::Inspected(seen.flatten())))
             }
             Step::Confirm(_) => Ok(client.connectivity()?.map(Done::Reachability)),
