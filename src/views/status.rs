@@ -287,7 +287,8 @@ impl Status {
 
     /// Whether peers reach the client now, as far as the kernel tells.
     fn check_listener(&self, listener: Option<&Listener>) -> Result<(), String> {
-        let (client, port) = (&self.client, self.port.unwrap_or_default());
+        let client = &self.client;
+        let Some(port) = self.port else { return Ok(()) };
         Err(match listener {
             None | Some(Listener::Open) => return Ok(()),
             Some(Listener::Unseen) => format!("nothing listens on port {port}; check that {client} runs"),
