@@ -473,7 +473,7 @@ fn costs(table: &mut Table, client: &Client, idle: Duration) {
 fn noticed(daemon: &mut Daemon, pia: &Pia, source: u8) -> Duration {
     let connections = pia.counts().connections;
     let gateway = pia.gateway().ip();
-    netns::ip(std::process::id(), &format!("route replace local {gateway}/32 dev lo src 127.0.0.{source} table local"));
+    netns::here(&format!("route replace local {gateway}/32 dev lo src 127.0.0.{source} table local"));
     let begin = Instant::now();
     let limit = begin + Duration::from_secs(10);
     while pia.counts().connections == connections && Instant::now() < limit {

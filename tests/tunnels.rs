@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Arguments;
 use real_qbt::{Options, PASSWORD, RealQbt, USERNAME};
 use support::daemon::{Daemon, LATER, SOON, Setup};
+use support::netns::here;
 use support::pia::{self, Pia};
 use support::rows::{MEASURED, Row, SKIPPED};
 use support::{Signal, wait_until};
-use vpn::{Internet, Kind, OPENVPN, Vpn, WIREGUARD, Watcher, here};
+use vpn::{Internet, Kind, OPENVPN, Vpn, WIREGUARD, Watcher};
 
 /// Rows at a time: they measure.
 const AT_ONCE: usize = 2;

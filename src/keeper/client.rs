@@ -40,7 +40,7 @@ pub struct Patience {
 /// Between two looks of the kernel at a socket that is about to be opened: qBittorrent takes 3 to 31 ms.
 const GLANCE: Duration = Duration::from_millis(20);
 /// For nobody to come in before that is worth a question, and then a warning.
-const LONELY_AFTER: Duration = Duration::from_secs(24 * 3600);
+const NO_INBOUND_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Between two questions while no torrent is active.
 const ASK_INBOUND_EVERY: Duration = Duration::from_secs(3600);
 
@@ -322,7 +322,6 @@ impl Client {
             Some(Listener::Dead) => return self.dead(now),
         }
         if self.change.is_none() && self.socket == Socket::Stale {
-            self.read = Some(ListenPort { port: port.into(), random: false });
             self.decide_to_bounce(now, Why::Stale);
             return Ok(Verdict::quiet(Peer::Client));
         }
@@ -344,7 +343,6 @@ impl Client {
             let advice = "check its network interface; if that is right, restart it";
             return Err(finding(SOCKET, words, advice));
         }
-        self.read = Some(ListenPort { port: 0, random: false });
         self.decide_to_bounce(now, Why::Stale);
         Ok(Verdict::quiet(Peer::Client))
     }
@@ -366,14 +364,14 @@ impl Client {
 
     fn peer_came(&mut self, now: Now) {
         self.peer_at = Some(now.wall);
-        self.ask_inbound_at = Some(now.mono + LONELY_AFTER);
+        self.ask_inbound_at = Some(now.mono + NO_INBOUND_FOR);
     }
 
     /// It says this of peers that came in; true if that is worth a warning.
     pub fn inbound(&mut self, now: Now, inbound: Inbound) -> bool {
         match inbound {
             Inbound::Seen => self.peer_came(now),
-            Inbound::Nobody => self.ask_inbound_at = Some(now.mono + LONELY_AFTER),
+            Inbound::Nobody => self.ask_inbound_at = Some(now.mono + NO_INBOUND_FOR),
             Inbound::Idle => self.ask_inbound_at = Some(now.mono + ASK_INBOUND_EVERY),
         }
         inbound == Inbound::Nobody
@@ -422,7 +420,7 @@ impl Client {
         if self.port_since.is_none_or(|(_, since)| since != port) {
             self.port_since = Some((now.wall, port));
             self.peer_at = None;
-            self.ask_inbound_at = (!self.hands_off).then(|| now.mono + LONELY_AFTER);
+            self.ask_inbound_at = (!self.hands_off).then(|| now.mono + NO_INBOUND_FOR);
         }
         // After a bounce the trackers know the port.
         if let Some(Change { from: Some(from), why: Why::Wrong }) = self.change {

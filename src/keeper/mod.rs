@@ -359,7 +359,7 @@ impl Keeper {
             },
             Done::Inbound(inbound) => {
                 let port = self.port_to_listen_on().filter(|_| self.client.inbound(now, inbound));
-                Ok(Verdict::of(peer, port.map(|port| (Level::Warn, News::Lonely(port)))))
+                Ok(Verdict::of(peer, port.map(|port| (Level::Warn, News::NoInbound(port)))))
             }
             Done::Announced => {
                 self.client.announced();

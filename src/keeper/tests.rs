@@ -906,7 +906,7 @@ fn a_day_without_anybody_from_outside_is_worth_one_warning_a_day() {
     bench.shows(Listener::Open);
     bench.says(Connectivity::Connected);
     let verdict = bench.does("inbound", Done::Inbound(Inbound::Nobody));
-    assert!(matches!(verdict.news, Some((Level::Warn, News::Lonely(PORT)))));
+    assert!(matches!(verdict.news, Some((Level::Warn, News::NoInbound(PORT)))));
     a_day(&mut bench);
     assert!(bench.fails("inbound", Meaning::Passing).news.is_none());
     bench.pass(3600);

@@ -83,7 +83,7 @@ pub enum News {
         connectivity: Connectivity,
     },
     /// Torrents are active, and nobody has come in on this port for a day.
-    Lonely(u16),
+    NoInbound(u16),
     /// The client tells its trackers this port.
     Announced(u16),
     /// The client cannot be made to tell its trackers.

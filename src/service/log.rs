@@ -61,7 +61,7 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         }
         News::Deaf(port) => format!("{client}: nothing listens on port {port}; setting it again"),
         News::Listens { port, connectivity } => format!("{client} listens on port {port} ({connectivity})"),
-        News::Lonely(port) => format!(
+        News::NoInbound(port) => format!(
             "no peer from outside has come in on port {port} for a day, although torrents are active: check the VPN \
              container's firewall (gluetun: FIREWALL_VPN_INPUT_PORTS) and {client}'s network interface"
         ),

@@ -350,7 +350,7 @@ impl Status {
         if let Some(since) = &self.port_since {
             let inbound = match &self.peer_seen_at {
                 Some(_) => format!("peer from outside seen {}", ago(&self.peer_seen_at)),
-                None => format!("none seen since the port was set {}", ago(&Some(since.clone()))),
+                None => format!("no peer from outside seen since the port was set {}", ago(&Some(since.clone()))),
             };
             line("inbound", inbound);
         }

@@ -50,7 +50,7 @@ fn jumps(lie: &Lie, seconds: i64, words: &str) {
     let before = daemon.pia().bound().len();
     lie.by(seconds);
     // libfaketime cannot have the kernel tell that the clock was set, as it does. It tells of this.
-    super::tunnel::here("link set lo mtu 1500");
+    super::support::netns::here("link set lo mtu 1500");
     daemon.wait_for_line(words, TOLD);
     daemon.see("bound port 47047");
     assert_eq!((daemon.pia().bound().len(), daemon.pia().leases()), (before + 1, 1), "{}", daemon.log());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::support::daemon::Setup;
 use super::support::link::{End, Link, Quality};
-use super::support::netns::{Namespace, ip};
+use super::support::netns::{Namespace, here, ip};
 use super::support::pia;
 use super::support::qbt::{self, Flavour, Qbt};
 use super::support::world::{Running, World};
@@ -71,11 +71,6 @@ impl Wires {
 
 fn parsed(address: &str) -> Ipv4Addr {
     address.parse().expect("an address")
-}
-
-/// `ip`, in this namespace.
-pub fn here(arguments: &str) {
-    ip(std::process::id(), arguments);
 }
 
 fn default_route() {

@@ -71,6 +71,11 @@ pub fn ip(pid: u32, arguments: &str) {
     assert!(done.is_ok_and(|status| status.success()), "ip {arguments}");
 }
 
+/// The same in this namespace.
+pub fn here(arguments: &str) {
+    ip(std::process::id(), arguments);
+}
+
 /// To be called once in a new namespace.
 pub fn raise_loopback() {
     let raised = Command::new("ip").args(["link", "set", "lo", "up"]).status();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-use crate::support::netns::{self, Namespace, ip};
+use crate::support::netns::{self, Namespace, here, ip};
 use crate::support::rows::SKIPPED;
 use crate::support::{Ca, Killed, Leaf, Signal, TempDir, VALID, lock, send, wait_until};
 
@@ -42,11 +42,6 @@ fn run(command: &mut Command) {
     let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{command:?}: {errors}");
-}
-
-/// `ip`, in this namespace.
-pub fn here(arguments: &str) {
-    ip(std::process::id(), arguments);
 }
 
 /// Nothing leaves home but through the VPN.
