@@ -118,6 +118,7 @@ pub struct State {
     ports: Vec<i64>,
     counts: Counts,
     complaints: Vec<String>,
+    requests: usize,
     announced: Vec<i64>,
     last_session: Option<String>,
     flavour: Flavour,
@@ -199,6 +200,11 @@ impl Qbt {
     /// Ports that were set through the API, in order, also those that were there already.
     pub fn ports(&self) -> Vec<i64> {
         lock(&self.state).ports.clone()
+    }
+
+    /// Requests that have arrived.
+    pub fn requests(&self) -> usize {
+        lock(&self.state).requests
     }
 
     /// The ports that the trackers were told.
@@ -288,6 +294,7 @@ impl State {
             ports: Vec::new(),
             counts: Counts::default(),
             complaints: Vec::new(),
+            requests: 0,
             announced: Vec::new(),
             last_session: None,
             flavour,
@@ -296,6 +303,7 @@ impl State {
     }
 
     fn answer(&mut self, scripts: &Scripts, prefix: &str, request: &Request) -> Reply {
+        self.requests += 1;
         for header in ["origin", "referer"] {
             if request.header(header).is_some() {
                 self.complaints.push(format!("{header} was sent"));
