@@ -160,7 +160,7 @@ impl Home {
         Instant::now()
     }
 
-    /// Since `from` the health has said what the peer saw, and one lease was enough.
+    /// Since `from` the health has said what the peer saw, and one lease was enough, or none where a port is followed.
     #[track_caller]
     fn was_honest(&self, from: Instant) {
         // What was seen last has to be seen by the other, too.
@@ -168,7 +168,7 @@ impl Home {
         let wrong = self.health.as_ref().expect("a health").longest_difference(&self.peer, from);
         println!("{MEASURED}healthcheck said something else than the peer saw for {wrong:.2?} at most");
         assert!(wrong <= WRONG + SLACK, "{wrong:?}\n{}", self.log());
-        assert_eq!(self.pia.leases(), 1, "{}", self.log());
+        assert!(self.pia.leases() <= 1, "{}", self.log());
         assert_eq!(self.pia.complaints(), [""; 0]);
     }
 
@@ -195,7 +195,9 @@ fn changes(name: &'static str, kind: Kind) -> Vec<Row> {
         row("cold start with everything set", |kind| {
             let (own, gateway) = ends(kind);
             let set = |setup: Setup| setup.env("PIA_GATEWAY", gateway.to_string());
-            Home::with(kind, own, gateway, true, "tun0", set).settle();
+            let mut home = Home::with(kind, own, gateway, true, "tun0", set);
+            let settled = home.settle();
+            home.was_honest(settled);
         }),
         row("a start on a client that is well", |kind| {
             let mut home = Home::new(kind);
@@ -207,6 +209,7 @@ fn changes(name: &'static str, kind: Kind) -> Vec<Row> {
             assert_eq!(home.bounces(), 0, "{}", home.log());
             let deaf = home.peer.longest_silence(begin);
             assert!(deaf < SLACK, "deaf for {deaf:?}\n{}", home.log());
+            home.was_honest(Instant::now());
         }),
         row("made anew with the same address", |kind| {
             let mut home = Home::new(kind);
@@ -227,13 +230,14 @@ fn changes(name: &'static str, kind: Kind) -> Vec<Row> {
         }),
         row("made anew three times in a row", |kind| {
             let mut home = Home::new(kind);
-            home.settle();
+            let settled = home.settle();
             for _ in 0..3 {
                 home.vpn.stop();
                 home.vpn.start();
             }
             let up = home.vpn.wait_until_up();
             home.is_let_in(up, "after the tunnel carries packets", LET_IN);
+            home.was_honest(settled);
         }),
         row("daemon and tunnel are restarted, qBittorrent runs on", |kind| {
             let mut home = Home::new(kind);
@@ -242,25 +246,28 @@ fn changes(name: &'static str, kind: Kind) -> Vec<Row> {
             home.vpn.stop();
             home.vpn.start();
             let up = home.vpn.wait_until_up();
-            home.run();
+            let begin = home.run();
             home.is_let_in(up, "after the tunnel carries packets", LET_IN);
+            home.was_honest(begin);
         }),
         row("made anew during the first search", |kind| {
             let mut home = Home::new(kind);
-            home.run();
+            let begin = home.run();
             home.vpn.stop();
             home.vpn.start();
             let up = home.vpn.wait_until_up();
             home.is_let_in(up, "after the tunnel carries packets", LET_IN);
+            home.was_honest(begin);
         }),
-        row("daemon and qBittorrent first, the tunnel 5 s later", |kind| {
+        row("daemon and qBittorrent first, the tunnel 20 s later", |kind| {
             let (own, gateway) = ends(kind);
             let mut home = Home::with(kind, own, gateway, false, "tun0", |setup| setup);
-            home.run();
-            std::thread::sleep(Duration::from_secs(5));
+            let begin = home.run();
+            std::thread::sleep(Duration::from_secs(20));
             home.vpn.start();
             let up = home.vpn.wait_until_up();
             home.is_let_in(up, "after the tunnel carries packets", LET_IN);
+            home.was_honest(begin);
         }),
     ]
 }
@@ -310,7 +317,8 @@ fn troubles(name: &'static str, kind: Kind) -> Vec<Row> {
             let mut home = Home::new(kind);
             here("-6 addr add fd00:5::7/64 dev eth0");
             here("-6 route add default via fd00:5::1");
-            home.settle();
+            let settled = home.settle();
+            home.was_honest(settled);
         }),
         row("a followed port", |kind| {
             let (own, gateway) = ends(kind);
@@ -322,7 +330,9 @@ fn troubles(name: &'static str, kind: Kind) -> Vec<Row> {
             let begin = home.run();
             home.is_let_in(begin, "from the start of the daemon to the first peer", LET_IN);
             home.daemon().wait_for_line("qBittorrent listens on port 47047", SOON);
+            let settled = Instant::now();
             anew(&mut home);
+            home.was_honest(settled);
         }),
         row("qBittorrent keeps to another device", |kind| {
             let (own, gateway) = ends(kind);
@@ -364,7 +374,8 @@ fn cold(name: String, kind: Kind, own: Ipv4Addr, gateway: Ipv4Addr, prepare: fn(
     Row::isolated(name, move || {
         let mut home = Home::with(kind, own, gateway, true, "tun0", |setup| setup);
         prepare();
-        home.settle();
+        let settled = home.settle();
+        home.was_honest(settled);
         let found = home.daemon().wait_for_line("found: ", SOON);
         println!("{MEASURED}{found}");
     })
@@ -381,11 +392,12 @@ fn openvpn() -> Vec<Row> {
     for (name, signal) in [("SIGUSR1", Signal::USR1), ("SIGHUP", Signal::HUP)] {
         rows.push(Row::isolated(format!("openvpn: {name}"), move || {
             let mut home = Home::new(OPENVPN);
-            home.settle();
+            let settled = home.settle();
             home.vpn.signal(signal);
             std::thread::sleep(Duration::from_millis(500));
             let up = home.vpn.wait_until_up();
             home.is_let_in(up, "after the tunnel carries packets", LET_IN);
+            home.was_honest(settled);
         }));
     }
     rows
