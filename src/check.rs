@@ -1,100 +1,239 @@
 //! `check`: the loop, narrated. The same steps and the same decisions; of each it is said whether it works or what to do, and the
 //! torrent client is left as it is.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use crate::error::{Cause, Error, Phase};
 use crate::keeper::client::{PORT, SOCKET};
-use crate::keeper::step::{Done, Exchange, Progress, Step};
+use crate::keeper::step::{Connectivity, Done, Exchange, Progress, Step};
 use crate::keeper::{News, Peer, Verdict};
-use crate::service::{Ear, Peers, Service, with_advice};
+use crate::pia::gateway::NO_TUNNEL;
+use crate::pia::trust;
+use crate::service::{Ear, Peers, Service, details, inbound, with_advice, within};
 use crate::settings::{PortPeer, Settings};
 use crate::state::State;
+use crate::text::one_line;
 use crate::time::{self, shown};
 
-/// Runs the check; true if all is well.
-pub fn run(settings: Settings, out: &mut dyn Write) -> bool {
-    let mut narrator = Narrator { out, well: true, said: Vec::new() };
-    narrator.line("ok", "configuration", "is valid");
+/// What is told where PIA is spoken to, in the order in which the loop works.
+const ROWS: [&str; 12] = [
+    "settings",
+    "tunnel",
+    "account",
+    "CA",
+    "gateway",
+    "certificate",
+    "lease",
+    "bind",
+    "client",
+    "port",
+    "listener",
+    "inbound",
+];
+/// The same where somebody else leases the port.
+const ROWS_FOLLOWING: [&str; 7] = ["settings", "tunnel", "source", "client", "port", "listener", "inbound"];
+/// A step that takes longer than this is told at once.
+const LONG: Duration = Duration::from_secs(1);
+
+/// Runs the check; true if all is well. `colours` is for a terminal.
+pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
+    let follows = matches!(settings.port, PortPeer::Source(_));
+    let rows = if follows { &ROWS_FOLLOWING[..] } else { &ROWS[..] };
+    let slow = tell_what_is_slow();
+    let mut narrator = Narrator {
+        out,
+        colours,
+        rows,
+        said: Vec::new(),
+        fix: None,
+        unset: false,
+        beside: false,
+        peer_seen: false,
+        slow,
+    };
+    narrator.ok("settings", &settings.origin);
     for warning in &settings.warnings {
-        narrator.line("note", "configuration", warning);
+        narrator.note("settings", warning);
     }
     let state = State::visit(&settings.state_dir);
-    if state.is_guest() {
-        narrator.line("note", "state", "the service runs: it keeps its lease, and nothing is written here");
+    narrator.beside = state.is_guest();
+    if narrator.beside {
+        narrator.note("settings", "the service runs: it keeps its lease, and nothing is written here");
     }
     let mut service = Service::quiet(settings, state, true);
+    narrator.tunnel(&service);
     let snapshot = service.keeper().snapshot();
-    let follows = snapshot.follows;
-    if let (Some(port), Some(end)) = (snapshot.port, snapshot.expires_at) {
-        narrator.line("ok", "lease", &format!("port {port} until {}, stored", shown(end)));
-    }
+    let stored =
+        snapshot.port.zip(snapshot.expires_at).map(|(port, end)| format!("port {port} until {}, stored", shown(end)));
     let done = service.run_once(&mut narrator);
     for (peer, trouble) in service.keeper().snapshot().troubles {
         // What an earlier run left is of no step of this one.
-        let step = match peer {
-            Peer::Account => "account",
-            Peer::Gateway => "gateway",
-            Peer::Client => "client",
-        };
-        if matches!(trouble.error.cause, Cause::CredentialsRejected { status: None }) && !narrator.said.contains(&step)
+        let row = row_of(peer, &trouble.error);
+        if matches!(trouble.error.cause, Cause::CredentialsRejected { before: true, .. })
+            && !narrator.said.contains(&row)
         {
-            narrator.fail(step, &trouble.error);
+            narrator.fail(row, &trouble.error);
         }
     }
-    let pia = ["account", "gateway", "certificate", "lease", "bind"];
-    let rows = if follows { &["port source"][..] } else { &pia[..] };
-    for row in rows.iter().chain(&["client", "client port", "client listens"]) {
-        if !narrator.said.contains(row) {
-            narrator.line("-", row, "not tried");
+    if let Some(stored) = stored.filter(|_| !narrator.said.contains(&"lease")) {
+        narrator.line(Mark::Ok, "lease", &stored);
+    }
+    narrator.end(done)
+}
+
+/// How a line begins.
+#[derive(Clone, Copy)]
+enum Mark {
+    Ok,
+    Note,
+    Fail,
+    Skipped,
+    More,
+}
+
+impl Mark {
+    /// Its word, and its colour on a terminal (ECMA-48).
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ok => ("ok", "32"),
+            Self::Note => ("note", "33"),
+            Self::Fail => ("FAIL", "1;31"),
+            Self::Skipped => ("-", "2"),
+            Self::More => ("", "2"),
         }
     }
-    done && narrator.well
 }
 
 /// Tells people what the loop does.
+#[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 struct Narrator<'a> {
     out: &'a mut dyn Write,
-    well: bool,
+    colours: bool,
+    rows: &'static [&'static str],
     /// The rows that something was said of.
     said: Vec<&'static str>,
+    /// What has to be done first: the row, and what can be typed.
+    fix: Option<(&'static str, String)>,
+    /// The client has another port, which the service will set.
+    unset: bool,
+    /// The service runs.
+    beside: bool,
+    /// A peer from outside is connected.
+    peer_seen: bool,
+    slow: Sender<Option<(&'static str, String)>>,
 }
 
 impl Narrator<'_> {
     // A reader that went away is no reason to end before the check is complete.
-    fn line(&mut self, verdict: &str, row: &'static str, text: &str) {
+    fn write(&mut self, mark: Mark, row: &str, text: &str) {
+        let (word, colour) = mark.words();
+        let text = one_line(text);
+        let _ = if self.colours {
+            writeln!(self.out, "\u{1b}[{colour}m{word:<5}\u{1b}[0m{row:<15}{text}")
+        } else {
+            writeln!(self.out, "{word:<5}{row:<15}{text}")
+        };
+    }
+
+    fn line(&mut self, mark: Mark, row: &'static str, text: &str) {
+        let _ = self.slow.send(None);
         self.said.push(row);
-        let _ = writeln!(self.out, "{verdict:<5}{row:<15}{}", crate::text::one_line(text));
+        self.write(mark, row, text);
+    }
+
+    /// What stands before `row` and was not said was not needed.
+    fn skip_to(&mut self, row: &'static str) {
+        let place = self.place(row);
+        if self.said.iter().any(|said| self.place(said) > place) {
+            return;
+        }
+        for row in &self.rows[..place] {
+            if !self.said.contains(row) {
+                let text = if *row == "account" {
+                    "not needed: the stored lease is bound without a login"
+                } else {
+                    "not needed"
+                };
+                self.line(Mark::Skipped, row, text);
+            }
+        }
+    }
+
+    fn place(&self, row: &str) -> usize {
+        self.rows.iter().position(|known| *known == row).unwrap_or(self.rows.len())
     }
 
     fn ok(&mut self, row: &'static str, text: &str) {
-        self.line("ok", row, text);
+        self.skip_to(row);
+        self.line(Mark::Ok, row, text);
+    }
+
+    fn note(&mut self, row: &'static str, text: &str) {
+        self.skip_to(row);
+        self.line(Mark::Note, row, &within(text, ""));
     }
 
     fn fail(&mut self, row: &'static str, error: &Error) {
-        self.well = false;
-        self.line("FAIL", row, &with_advice(error));
+        self.fail_with(row, &with_advice(error), fix(row, error));
+        for line in details(error) {
+            self.write(Mark::More, "", &line);
+        }
+    }
+
+    fn fail_with(&mut self, row: &'static str, text: &str, fix: String) {
+        self.skip_to(row);
+        self.line(Mark::Fail, row, text);
+        if self.fix.as_ref().is_none_or(|(known, _)| self.place(row) < self.place(known)) {
+            self.fix = Some((row, fix));
+        }
+    }
+
+    /// The way to the gateway, or into the tunnel where that has to be found.
+    fn tunnel(&mut self, service: &Service) {
+        if service.has_no_tunnel() {
+            let fix = "start the VPN, then check again";
+            self.fail_with("tunnel", &format!("{NO_TUNNEL}; {fix}"), fix.to_owned());
+            return;
+        }
+        // Without a way the loop itself says so; a name has to be looked up first.
+        let Some(Ok(way)) = service.way() else { return };
+        let device = way.device.as_ref().map_or("an unknown device", |device| &device.name);
+        let through = way.hop.map_or(String::new(), |hop| format!(" by way of {hop}"));
+        if way.is_tunnel() {
+            self.ok("tunnel", &format!("{device}, our address in it is {}{through}", way.local));
+        } else {
+            let text = format!(
+                "{device} ({}{through}) is no VPN device of this machine: right only if another machine runs the VPN",
+                way.local
+            );
+            self.note("tunnel", &text);
+        }
     }
 
     /// What an exchange with the gateway has shown of it: whether it is there, and whether it is who it should be.
     fn gateway(&mut self, peers: &Peers, error: Option<&Error>) {
         let PortPeer::Pia(pia) = &peers.port else { return };
         let gateway = &pia.gateway;
-        let reached = error.is_none_or(|error| is_beyond_connect(&error.cause));
+        let reached = error.is_none_or(|error| error.step != trust::STEP && is_beyond_connect(&error.cause));
         if !reached || self.said.contains(&"certificate") {
             return;
         }
         if !self.said.contains(&"gateway") {
+            self.ok("CA", &gateway.authority());
             let how = gateway.how_found().map_or(String::new(), |how| format!(", found: {how}"));
             self.ok("gateway", &format!("{} answers{how}", gateway.address()));
         }
         let Some(names) = gateway.certificate_names() else { return };
-        let names = names.join(", ");
         if let Some(hostname) = gateway.hostname() {
-            self.ok("certificate", &format!("leads to the CA and is for {hostname}"));
+            self.ok("certificate", &format!("is signed by the CA and is for {hostname}"));
         } else {
-            let text = format!("leads to the CA; its name is not checked: set PIA_HOSTNAME to {names}");
-            self.line("note", "certificate", &text);
+            let names = names.join(", ");
+            self.note(
+                "certificate",
+                &format!("is signed by the CA; its name is not checked: set PIA_HOSTNAME={names}"),
+            );
         }
     }
 
@@ -103,41 +242,116 @@ impl Narrator<'_> {
             Done::Token { logged_in: true, .. } => self.ok("account", "logged in to PIA"),
             Done::Token { .. } => {
                 if let PortPeer::Pia(pia) = &peers.port {
-                    self.ok("account", &format!("token cached in {}", pia.account.token_file().display()));
+                    self.ok("account", &format!("there is a token in {}", pia.account.token_file().display()));
                 }
             }
-            Done::Source(Some(port)) => self.ok("port source", &format!("{} has port {port}", peers.source_name())),
+            Done::Source(Some(port)) => self.ok("source", &format!("{} has port {port}", peers.source_name())),
             Done::Source(None) => {
-                self.well = false;
-                let text = format!("{} has no port now; is port forwarding on?", peers.source_name());
-                self.line("FAIL", "port source", &text);
+                let fix = "turn port forwarding on there, in a region that has it";
+                let text = format!("{} has no port now; {fix}", peers.source_name());
+                self.fail_with("source", &text, fix.to_owned());
             }
             Done::Port(_) => {
                 let client = peers.client.as_ref();
                 self.ok("client", &format!("{} answers at {} and lets us in", client.name(), client.address()));
             }
+            Done::Inspected(Some(witness)) => self.peer_seen |= witness.peer,
             Done::Leased(_)
             | Done::Stored
             | Done::Bound { .. }
             | Done::Set
-            | Done::Inspected(_)
+            | Done::Inspected(None)
             | Done::Reachability(_)
             | Done::Announced
             | Done::Inbound(_) => {}
         }
     }
+
+    /// `goes_on` says that there is another way, which is taken at once.
+    fn failed(&mut self, peer: Peer, error: &Error, goes_on: bool) {
+        let row = row_of(peer, error);
+        match row {
+            // Whoever checks before the first start has done nothing wrong.
+            "port" if !self.beside => {
+                self.unset = true;
+                self.note("port", &format!("{}; the service will set it", error.cause));
+            }
+            "gateway" if matches!(&error.cause, Cause::Other(words) if words == NO_TUNNEL) => {
+                self.skip_to(row);
+                self.line(Mark::Skipped, row, "not looked for without a tunnel");
+            }
+            "bind" if goes_on => self.note("bind", &format!("{error}; asking for another lease")),
+            _ => self.fail(row, error),
+        }
+    }
+
+    /// What was not reached, and what all of it comes to.
+    fn end(&mut self, done: bool) -> bool {
+        let reason = match &self.fix {
+            Some((row, _)) => format!("not tried: first '{row}' has to work"),
+            None if self.unset => "not looked at before the port is set".to_owned(),
+            None => "not needed".to_owned(),
+        };
+        for row in self.rows {
+            if !self.said.contains(row) {
+                self.line(Mark::Skipped, row, &reason);
+            }
+        }
+        let (colour, words) = match &self.fix {
+            Some((_, fix)) => ("1;31", format!("fix this first: {fix}")),
+            None if self.unset => ("32", "all is well: start the service, which sets the port".to_owned()),
+            None if done => ("32", "all is well".to_owned()),
+            None => ("1;31", "not everything could be tried: check again".to_owned()),
+        };
+        let words = one_line(&words);
+        let _ = if self.colours {
+            writeln!(self.out, "\n\u{1b}[{colour}m{words}\u{1b}[0m")
+        } else {
+            writeln!(self.out, "\n{words}")
+        };
+        self.fix.is_none() && (done || self.unset)
+    }
+}
+
+/// What can be typed, or done, about an error.
+fn fix(row: &str, error: &Error) -> String {
+    match error.cause.telling() {
+        Cause::NameMismatch { carried, .. } if row == "certificate" && !carried.is_empty() => {
+            format!("PIA_HOSTNAME={}", carried[0])
+        }
+        _ => error.advice.to_owned(),
+    }
+}
+
+/// The row of an error.
+fn row_of(peer: Peer, error: &Error) -> &'static str {
+    let cause = error.cause.telling();
+    match (peer, error.step) {
+        (_, "tunnel") => "tunnel",
+        (_, trust::STEP) => "CA",
+        (Peer::Account, _) => "account",
+        (Peer::Gateway, "port source") => "source",
+        (Peer::Gateway, _) if is_of_certificate(cause) => "certificate",
+        (Peer::Gateway, "getSignature" | "bindPort") if !is_beyond_connect(cause) => "gateway",
+        (Peer::Gateway, "getSignature") if !matches!(cause, Cause::Other(_)) => "lease",
+        (Peer::Gateway, "bindPort") if !matches!(cause, Cause::Other(_)) => "bind",
+        (Peer::Gateway, _) => "gateway",
+        (Peer::Client, PORT) => "port",
+        (Peer::Client, SOCKET) => "listener",
+        (Peer::Client, _) => "client",
+    }
 }
 
 /// Whether somebody answered, if not as it should be.
 fn is_beyond_connect(cause: &Cause) -> bool {
-    match cause {
+    !matches!(
+        cause.telling(),
         Cause::Lookup { .. }
-        | Cause::Connect { .. }
-        | Cause::NoRoute { .. }
-        | Cause::Timeout { phase: Phase::Lookup | Phase::Connect, .. } => false,
-        Cause::AllFailed(attempts) => attempts.iter().any(|attempt| is_beyond_connect(&attempt.error.cause)),
-        _ => true,
-    }
+            | Cause::Connect { .. }
+            | Cause::NoRoute { .. }
+            | Cause::Timeout { phase: Phase::Lookup | Phase::Connect, .. }
+            | Cause::Other(_)
+    )
 }
 
 fn is_of_certificate(cause: &Cause) -> bool {
@@ -152,41 +366,88 @@ fn is_of_certificate(cause: &Cause) -> bool {
     )
 }
 
-impl Ear for Narrator<'_> {
-    fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers) {
-        let at_gateway = matches!(step, Step::GetSignature { .. } | Step::Bind(_));
-        match result {
-            Ok(Progress::Done(done)) => {
-                if at_gateway {
-                    self.gateway(peers, None);
+/// Whom a step waits for.
+fn waits_for(step: &Step) -> Option<(&'static str, &'static str)> {
+    match step {
+        Step::GetToken { .. } => Some(("account", "PIA's website")),
+        Step::GetSignature { .. } => Some(("gateway", "PIA's gateway")),
+        Step::Bind(_) => Some(("bind", "PIA's gateway")),
+        Step::AskSource => Some(("source", "whoever has the port")),
+        Step::ReadPort | Step::Confirm(_) => Some(("client", "the torrent client")),
+        _ => None,
+    }
+}
+
+/// A step is blocking, so somebody else tells that it takes long. It ends with its sender.
+fn tell_what_is_slow() -> Sender<Option<(&'static str, String)>> {
+    let (sender, steps) = channel::<Option<(&'static str, String)>>();
+    std::thread::spawn(move || {
+        let mut current = None;
+        loop {
+            let next = match current {
+                None => steps.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => steps.recv_timeout(LONG),
+            };
+            match (next, current.take()) {
+                (Ok(step), _) => current = step,
+                (Err(RecvTimeoutError::Timeout), Some((row, who))) => {
+                    let _ = writeln!(io::stdout(), "{:<5}{row:<15}waiting for {who}, 10 s at most", "...");
                 }
-                self.done(done, peers);
+                (Err(_), _) => return,
             }
-            Err(error) if at_gateway => self.gateway(peers, Some(error)),
-            Ok(Progress::More) | Err(_) => {}
         }
+    });
+    sender
+}
+
+impl Ear for Narrator<'_> {
+    fn begin(&mut self, step: &Step) {
+        let _ = self.slow.send(waits_for(step).map(|(row, who)| (row, who.to_owned())));
+    }
+
+    fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers) {
+        let _ = self.slow.send(None);
+        if let Step::GetSignature { .. } | Step::Bind(_) = step {
+            match result {
+                Ok(Progress::Done(_)) => self.gateway(peers, None),
+                Err(error) => self.gateway(peers, Some(error)),
+                Ok(Progress::More) => {}
+            }
+        }
+        if let (Step::Bind(lease), true, false) =
+            (step, self.said.contains(&"certificate"), self.said.contains(&"lease"))
+        {
+            self.ok("lease", &format!("port {} until {}, stored", lease.port, shown(lease.expires_at)));
+        }
+        let Ok(Progress::Done(done)) = result else { return };
+        // The socket is looked at when the port is right.
+        if let (Step::Inspect { port, .. }, false) = (step, self.said.contains(&"port")) {
+            self.ok("port", &format!("is {port}"));
+        }
+        self.done(done, peers);
     }
 
     fn verdict(&mut self, verdict: &Verdict) {
         let Some((_, news)) = &verdict.news else { return };
         match news {
-            News::TokenRefused(error) => self.line("note", "account", &format!("{error}; getting another token")),
+            News::TokenRefused(error) => self.note("account", &format!("{error}; getting another token")),
             News::Leased { lease, .. } => {
                 self.ok("lease", &format!("port {} until {}", lease.port, shown(lease.expires_at)));
             }
             News::NotStored { lease, error } => {
                 let text =
-                    format!("port {}; {}: it is not stored, so the service gets another", lease.port, error.cause);
-                self.line("note", "lease", &text);
+                    format!("port {}; it cannot be stored, so the service gets another: {}", lease.port, error.cause);
+                self.note("lease", &text);
             }
             News::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
-            News::Listens { port, connectivity } => {
-                self.ok("client port", &format!("is {port}"));
-                self.ok("client listens", &format!("yes ({connectivity})"));
-            }
+            News::Listens { connectivity, unseen, .. } => self.listens(*connectivity, *unseen),
             News::Clock(_) | News::ClockJumped(_) => {
                 let now = shown(time::now().wall);
-                self.line("note", "clock", &format!("this system's clock ({now}) differs from the gateway's: set it"));
+                self.line(
+                    Mark::Note,
+                    "clock",
+                    &format!("this system's clock ({now}) differs from the gateway's: set it"),
+                );
             }
             News::Failed { error, next, .. } => self.failed(verdict.peer, error, next.is_zero()),
             _ => {}
@@ -195,27 +456,18 @@ impl Ear for Narrator<'_> {
 }
 
 impl Narrator<'_> {
-    /// `goes_on` says that there is another way, which is taken at once.
-    fn failed(&mut self, peer: Peer, error: &Error, goes_on: bool) {
-        let row = match (peer, error.step) {
-            (Peer::Account, _) => "account",
-            (Peer::Gateway, "port source") => "port source",
-            (Peer::Gateway, _) if is_of_certificate(&error.cause) => "certificate",
-            (Peer::Gateway, "getSignature" | "bindPort") if !is_beyond_connect(&error.cause) => "gateway",
-            (Peer::Gateway, "getSignature") => "lease",
-            (Peer::Gateway, "bindPort") => "bind",
-            (Peer::Gateway, _) => "gateway",
-            (Peer::Client, PORT) => "client port",
-            (Peer::Client, SOCKET) => "client listens",
-            (Peer::Client, _) => "client",
-        };
-        if row == "client listens" {
-            self.ok("client port", "is the leased one");
-        }
-        if goes_on && row == "bind" {
-            self.line("note", "bind", &format!("{error}; asking for another lease"));
+    fn listens(&mut self, connectivity: Connectivity, unseen: bool) {
+        if unseen {
+            let text = "it says so, but no program here listens on the port: in a container it must share the VPN's network \
+                        (network_mode), not map its ports";
+            self.note("listener", text);
         } else {
-            self.fail(row, error);
+            self.ok("listener", "yes");
+        }
+        if self.peer_seen || connectivity == Connectivity::Connected {
+            self.ok("inbound", "peers from outside reach it");
+        } else {
+            self.note("inbound", inbound(connectivity));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Commands, help text and exit codes.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -12,10 +12,11 @@ use crate::keeper::step::{Listener, Progress};
 use crate::keeper::tunnel::Way;
 use crate::kernel::{self, Network};
 use crate::pia::discover;
-use crate::service::{End, Service, with_advice};
+use crate::service::{End, Service, in_full};
 use crate::settings::{self, Settings, VARIABLES};
 use crate::signals::Signals;
 use crate::state::{self, Presence, State};
+use crate::text::one_line;
 use crate::views::status::{Health, Status};
 use crate::{check, logging};
 
@@ -49,38 +50,147 @@ impl Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self { code: EXIT_CONFIG, lines: error.0.iter().map(ToString::to_string).collect() }
+        Self { code: EXIT_CONFIG, lines: error.problems.iter().map(ToString::to_string).chain(error.hints).collect() }
     }
+}
+
+/// A command, for `--help` and for the search for mistyped ones.
+struct Command {
+    name: &'static str,
+    /// Its options and arguments.
+    takes: &'static [&'static str],
+    help: &'static str,
+    /// The rest of it, for its own `--help`.
+    more: &'static str,
+}
+
+const fn command(
+    name: &'static str,
+    takes: &'static [&'static str],
+    help: &'static str,
+    more: &'static str,
+) -> Command {
+    Command { name, takes, help, more }
+}
+
+/// What can be asked of the program, beside running until it is told to end.
+const COMMANDS: [Command; 5] = [
+    command(
+        "check",
+        &["--config-only"],
+        "go the whole way once and say of each step whether it works or what to do",
+        "Takes the service's steps, tunnel first. Changes nothing at qBittorrent; beside a running service it writes nothing.\n\
+         --config-only looks at the settings alone and sends nothing.\n\
+         Exit codes: 0 all is well, 1 something has to be fixed, 78 the settings are wrong.\n",
+    ),
+    command(
+        "once",
+        &[],
+        "bind the port and set it in qBittorrent once, then end",
+        "Exit codes: 0 done, 1 something failed, 75 the service runs with this STATE_DIR, 78 the settings are wrong.\n",
+    ),
+    command(
+        "status",
+        &["--json"],
+        "tell how the running service is doing",
+        "--json is for programs.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+    ),
+    command(
+        "healthcheck",
+        &[],
+        "succeed only if the port is bound and qBittorrent listens on it",
+        "One line says why, or why not. For containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+    ),
+    command(
+        "fetch-ca",
+        &["[PATH]"],
+        "fetch PIA's CA certificate, check it, and store it where the service looks for it, or in PATH",
+        "Needs no account. Exit codes: 0 it is there, 1 it cannot be had, 78 the settings are wrong.\n",
+    ),
+];
+
+/// What the arguments ask for.
+struct Request<'a> {
+    file: Option<&'a Path>,
+    /// None is the service.
+    command: Option<&'a str>,
+    option: Option<&'a str>,
+    path: Option<&'a str>,
+    help: bool,
+}
+
+impl<'a> Request<'a> {
+    fn parse(args: &'a [String]) -> Result<Self, Failure> {
+        let mut request = Self { file: None, command: None, option: None, path: None, help: false };
+        let mut args = args.iter().map(String::as_str);
+        while let Some(arg) = args.next() {
+            let takes =
+                COMMANDS.iter().find(|command| Some(command.name) == request.command).map_or(&[][..], |c| c.takes);
+            match arg {
+                "--config" => match args.next() {
+                    Some(path) => request.file = Some(Path::new(path)),
+                    None => return Err(misused("--config needs the path of a file")),
+                },
+                "--help" | "-h" => request.help = true,
+                "--version" | "-V" if request.command.is_none() => request.command = Some("--version"),
+                "help" if request.command.is_none() => request.help = true,
+                _ if takes.contains(&arg) => request.option = Some(arg),
+                _ if arg.starts_with('-') => match arg.strip_prefix("--config=") {
+                    Some(path) => request.file = Some(Path::new(path)),
+                    None => {
+                        return Err(unknown(
+                            "option",
+                            arg,
+                            takes.iter().copied().chain(["--config", "--help", "--version"]),
+                        ));
+                    }
+                },
+                _ if request.command.is_none() => {
+                    let names = COMMANDS.iter().map(|command| command.name);
+                    request.command =
+                        Some(names.clone().find(|name| *name == arg).ok_or_else(|| unknown("command", arg, names))?);
+                }
+                _ if takes == ["[PATH]"] && request.path.is_none() => request.path = Some(arg),
+                _ => return Err(misused(&format!("{arg} is too much"))),
+            }
+        }
+        Ok(request)
+    }
+}
+
+fn misused(what: &str) -> Failure {
+    Failure::new(EXIT_USAGE, format!("{what}; see --help"))
+}
+
+/// What was probably meant is the closest one that is not far away.
+fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
+    let near = known.map(|known| (strsim::osa_distance(name, known), known)).min();
+    let meant = near.filter(|(distance, known)| *distance <= known.len() / 3 || known.starts_with(name));
+    let meant = meant.map_or(String::new(), |(_, known)| format!("did you mean {known}? "));
+    Failure::new(EXIT_USAGE, format!("unknown {kind} {name}; {meant}--help lists them all"))
 }
 
 /// Runs the command that `args` (without the program's name) ask for.
 pub fn run(args: &[String]) -> Result<(), Failure> {
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
-    let (file, command) = match args.as_slice() {
-        ["--config", path, command @ ..] => (Some(Path::new(path)), command),
-        command => (None, command),
-    };
-    match command {
-        [] => daemon(file),
-        ["once"] => once(file),
-        ["check"] => check(file),
-        ["check", "--config-only"] => configuration(file).map(|_| say("the configuration is valid\n")),
-        ["status"] => status(file, Show::Words),
-        ["status", "--json"] => status(file, Show::Json),
-        ["healthcheck"] => status(file, Show::Health),
-        ["fetch-ca"] => fetch_ca(file, None),
-        ["fetch-ca", path] if !path.starts_with('-') => fetch_ca(file, Some(path)),
-        ["--help" | "-h" | "help"] => {
-            say(&help());
-            Ok(())
-        }
-        ["--version" | "-V"] => {
+    let Request { file, command, option, path, help } = Request::parse(args)?;
+    if help {
+        let command = COMMANDS.iter().find(|known| Some(known.name) == command);
+        say(&command.map_or_else(help_of_all, help_of));
+        return Ok(());
+    }
+    match (command, option) {
+        (Some("once"), _) => once(file),
+        (Some("check"), None) => check(file),
+        (Some("check"), Some(_)) => check_configuration(file),
+        (Some("status"), None) => status(file, Show::Words),
+        (Some("status"), Some(_)) => status(file, Show::Json),
+        (Some("healthcheck"), _) => status(file, Show::Health),
+        (Some("fetch-ca"), _) => fetch_ca(file, path),
+        (Some(_), _) => {
             say(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(())
         }
-        [other, ..] => {
-            Err(Failure::new(EXIT_USAGE, format!("unknown command or too many arguments: {other}; see --help")))
-        }
+        (None, _) => daemon(file),
     }
 }
 
@@ -92,6 +202,15 @@ fn say(text: &str) {
 
 fn configuration(file: Option<&Path>) -> Result<Settings, Failure> {
     Ok(settings::variables(file).and_then(Settings::new)?)
+}
+
+fn check_configuration(file: Option<&Path>) -> Result<(), Failure> {
+    let settings = configuration(file)?;
+    for warning in &settings.warnings {
+        say(&format!("warning: {}\n", one_line(warning)));
+    }
+    say(&format!("the configuration is valid, {}\n", settings.origin));
+    Ok(())
 }
 
 /// The settings and the folder, which nobody else uses.
@@ -135,7 +254,14 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     if settings.log_level >= log::LevelFilter::Debug {
         logging::init(settings.log_level, None);
     }
-    if check::run(settings, &mut io::stdout()) { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: Vec::new() }) }
+    // https://no-color.org
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours = io::stdout().is_terminal() && !plain && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+    if check::run(settings, &mut io::stdout(), colours) {
+        Ok(())
+    } else {
+        Err(Failure { code: EXIT_FAILED, lines: Vec::new() })
+    }
 }
 
 /// What is shown of the state.
@@ -214,7 +340,7 @@ fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
         match published.fetch() {
             Ok(Progress::Done(certificate)) => break certificate,
             Ok(Progress::More) => {}
-            Err(error) => return Err(Failure::new(EXIT_FAILED, with_advice(&error))),
+            Err(error) => return Err(Failure { code: EXIT_FAILED, lines: in_full(&error) }),
         }
     };
     let stored = published.store(&certificate);
@@ -223,27 +349,33 @@ fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn help() -> String {
+fn help_of(command: &Command) -> String {
+    let Command { name, takes, help, more } = command;
+    let takes = takes.concat();
+    let takes = if takes.starts_with('-') { format!(" [{takes}]") } else { format!(" {takes}") };
+    format!("Usage: pia-qbittorrent-sync [--config PATH] {name}{}\n\n{help}\n{more}", takes.trim_end())
+}
+
+fn help_of_all() -> String {
     let mut text = String::from(concat!(
         env!("CARGO_PKG_NAME"),
         " ",
         env!("CARGO_PKG_VERSION"),
         ": keeps PIA's forwarded port bound and qBittorrent listening on it\n\n",
         "Usage: pia-qbittorrent-sync [--config PATH] [COMMAND]\n\n",
-        "Commands:\n",
-        "  (none)           run until SIGTERM or SIGINT; SIGHUP binds and checks at once\n",
-        "  once             one full pass, then exit: 0 done, 1 something failed\n",
-        "  check            go the whole way step by step and say what works; changes nothing at qBittorrent\n",
-        "  status [--json]  the state of the running service\n",
-        "  healthcheck      exit 0 only if the port is bound and qBittorrent listens on it\n",
-        "  fetch-ca [PATH]  fetch PIA's CA, check it, and store it where the service looks for it, or in PATH\n",
-        "  --help, --version\n",
-        "check --config-only looks at the configuration alone and sends nothing.\n\n",
-        "--config PATH names a file of NAME=value lines; without it /etc/pia-qbittorrent-sync/config.env is read when it\n",
-        "exists. The environment wins over the file.\n\n",
+        "Without a command it runs until SIGTERM or SIGINT; SIGHUP binds and checks at once. Commands:\n",
+    ));
+    for Command { name, takes, help, .. } in &COMMANDS {
+        let _ = writeln!(text, "  {:<22}{help}", format!("{name} {}", takes.concat()).trim_end());
+    }
+    text.push_str(concat!(
+        "  --version\n",
+        "COMMAND --help tells more.\n\n",
+        "Settings are NAME=value, in the environment, which wins, or in a file: the one that --config names, else\n",
+        "/etc/pia-qbittorrent-sync/config.env or, with OpenRC, /etc/conf.d/pia-qbittorrent-sync.\n\n",
         "Exit codes: 0 done, 1 failed or not healthy, 3 not running, 64 wrong usage, 69 no network device but lo is left,\n",
-        "75 another one runs with this STATE_DIR, 78 wrong configuration\n\n",
-        "Environment variables:\n",
+        "75 another one runs with this STATE_DIR, 78 wrong settings\n\n",
+        "Variables:\n",
     ));
     for variable in &VARIABLES {
         let _ = write!(text, "  {:<22}{}", variable.name, variable.help);

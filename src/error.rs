@@ -40,6 +40,15 @@ impl fmt::Display for Phase {
     }
 }
 
+/// What somebody shows to be let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// User name and password.
+    Password,
+    /// An API key.
+    Key,
+}
+
 /// What went wrong.
 #[derive(Debug)]
 pub enum Cause {
@@ -102,6 +111,13 @@ pub enum Cause {
     CertificateNotYetValid,
     /// Several servers that would do were tried, and each one failed; never empty.
     AllFailed(Vec<Attempt>),
+    /// Another certificate came than the one that is known by its SHA-256.
+    OtherCertificate {
+        /// What it has.
+        found: String,
+        /// What it should have.
+        wanted: String,
+    },
     /// The peer does not speak TLS.
     NotTls,
     /// Any other TLS failure, in rustls' words.
@@ -133,8 +149,10 @@ pub enum Cause {
     },
     /// User name, password or API key are not accepted.
     CredentialsRejected {
-        /// The HTTP status; none where it was not asked again.
-        status: Option<u16>,
+        /// Which of them.
+        what: Proof,
+        /// It was said a while ago, and not asked again.
+        before: bool,
     },
     /// There are no credentials, and they are needed.
     NoCredentials,
@@ -186,6 +204,22 @@ pub enum Meaning {
 }
 
 impl Cause {
+    /// In the words that are left where it was is said already.
+    fn why(&self) -> String {
+        match self {
+            Self::Connect { error, .. } | Self::NoRoute { error, .. } => plain(error),
+            cause => cause.to_string(),
+        }
+    }
+
+    /// The one that says most, where there are several.
+    pub fn telling(&self) -> &Self {
+        match self {
+            Self::AllFailed(attempts) => most_telling(attempts).map_or(self, |attempt| attempt.error.cause.telling()),
+            cause => cause,
+        }
+    }
+
     /// A malformed field of a reply.
     pub fn field(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Field { field, problem: problem.into() }
@@ -227,8 +261,8 @@ impl Cause {
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::Lookup { .. } => "check the name and this host's DNS",
-            Self::CertificateExpired | Self::CertificateNotYetValid => "check this system's clock",
+            Self::Lookup { .. } => "check the name; if it is right, DNS does not work here: check /etc/resolv.conf",
+            Self::CertificateExpired | Self::CertificateNotYetValid => "set this system's clock",
             Self::LockedOut { .. } => "nothing to do: it is tried again when the lockout is over",
             Self::Timeout { .. } | Self::Closed { .. } | Self::Broken { .. } => {
                 "nothing to do if it passes: it is tried again; else check the network"
@@ -249,7 +283,7 @@ impl fmt::Display for Cause {
             Self::Timeout { phase, after } => {
                 write!(f, "no answer within {} s while {phase}", after.as_secs())
             }
-            Self::Closed { phase } => write!(f, "the peer closed the connection while {phase}"),
+            Self::Closed { phase } => write!(f, "the connection was closed while {phase}"),
             Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", plain(error)),
             Self::Stopping => f.write_str("not asked any more, because we were asked to end"),
             Self::Broken { phase, error } => write!(f, "{} while {phase}", plain(error)),
@@ -259,7 +293,7 @@ impl fmt::Display for Cause {
             Self::NameMismatch { expected, carried } => {
                 write!(f, "the certificate is for {}, not for {expected}", carried.join(", "))
             }
-            Self::UnknownIssuer => f.write_str("the certificate is not signed by the configured CA"),
+            Self::UnknownIssuer => f.write_str("the certificate is not signed by the CA that it should be"),
             Self::CertificateExpired => {
                 write!(f, "the certificate has expired by this system's clock ({})", time::shown(time::now().wall))
             }
@@ -267,16 +301,15 @@ impl fmt::Display for Cause {
                 write!(f, "the certificate is not valid yet by this system's clock ({})", time::shown(time::now().wall))
             }
             Self::AllFailed(attempts) => {
-                for (index, Attempt { at, error }) in attempts.iter().enumerate() {
-                    let separator = if index == 0 { "" } else { "; " };
-                    write!(f, "{separator}{at}: {}", error.cause)?;
-                }
-                Ok(())
+                write!(f, "{} were tried in vain", attempts.len())?;
+                most_telling(attempts)
+                    .map_or(Ok(()), |Attempt { at, error }| write!(f, ", {at}: {}", error.cause.why()))
             }
+            Self::OtherCertificate { .. } => f.write_str("another certificate came in its place"),
             Self::GivenUp => f.write_str("given up, because the tunnel has changed"),
-            Self::NotTls => f.write_str("the peer does not speak TLS"),
+            Self::NotTls => f.write_str("whoever answers does not speak TLS"),
             Self::Tls(text) => write!(f, "TLS: {text}"),
-            Self::NotHttp => f.write_str("the peer does not speak HTTP"),
+            Self::NotHttp => f.write_str("whoever answers does not speak HTTP"),
             Self::TooLarge { what, limit } => {
                 write!(f, "the {what} of the reply is larger than {limit} bytes")
             }
@@ -285,9 +318,14 @@ impl fmt::Display for Cause {
                 write!(f, "HTTP {status}, empty body")
             }
             Self::Http { status, excerpt, .. } => write!(f, "HTTP {status}: {excerpt}"),
-            Self::CredentialsRejected { status: Some(status) } => write!(f, "credentials rejected (HTTP {status})"),
-            Self::CredentialsRejected { status: None } => f.write_str("credentials rejected a while ago"),
-            Self::NoCredentials => f.write_str("credentials are needed and none are set"),
+            Self::CredentialsRejected { what, before } => {
+                f.write_str(match what {
+                    Proof::Password => "wrong user name or password",
+                    Proof::Key => "the API key is not accepted",
+                })?;
+                f.write_str(if *before { ", as it said a while ago" } else { "" })
+            }
+            Self::NoCredentials => f.write_str("a password is needed and none is set"),
             Self::LockedOut { retry_after: Some(wait) } => {
                 write!(f, "locked out after too many logins, for {} s", wait.as_secs())
             }
@@ -296,6 +334,11 @@ impl fmt::Display for Cause {
             Self::Other(words) => f.write_str(words),
         }
     }
+}
+
+/// The attempt that says most; of equals the first.
+fn most_telling(attempts: &[Attempt]) -> Option<&Attempt> {
+    attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.tells())
 }
 
 /// The system's words without Rust's ` (os error N)`.
@@ -333,7 +376,7 @@ impl Error {
                 _ => flat.push(Attempt { at, error }),
             }
         }
-        let telling = flat.iter().rev().map(|attempt| &attempt.error).max_by_key(|error| error.cause.tells());
+        let telling = most_telling(&flat).map(|attempt| &attempt.error);
         let (meaning, advice) = telling.map_or((Meaning::Passing, ""), |error| (error.meaning, error.advice));
         let cause = if flat.len() == 1 { flat.remove(0).error.cause } else { Cause::AllFailed(flat) };
         Self { step, cause, meaning, advice }
@@ -349,6 +392,26 @@ impl Error {
     #[must_use]
     pub fn advise(self, advice: Option<&'static str>) -> Self {
         Self { advice: advice.unwrap_or(self.advice), ..self }
+    }
+
+    /// What one line has no room for, a line each: what was tried, by how it failed, and figures to compare.
+    pub fn details(&self) -> Vec<String> {
+        let attempts = match &self.cause {
+            Cause::AllFailed(attempts) => attempts,
+            Cause::OtherCertificate { found, wanted } => {
+                return vec![format!("its SHA-256 is {found}"), format!("PIA's is {wanted}")];
+            }
+            _ => return Vec::new(),
+        };
+        let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+        for Attempt { at, error } in attempts {
+            let why = error.cause.why();
+            match groups.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, places)) => places.push(at),
+                None => groups.push((why, vec![at])),
+            }
+        }
+        groups.into_iter().map(|(why, places)| format!("tried in vain: {}: {why}", places.join(", "))).collect()
     }
 
     /// The error without what changes from one attempt to the next, to tell a repetition from something new.
@@ -429,23 +492,26 @@ mod tests {
             (connect(io::ErrorKind::ConnectionRefused), "cannot connect to 10.0.0.1:19999: connection refused"),
             (timeout(Phase::Lookup), "no answer within 10 s while looking up the name"),
             (timeout(Phase::Connect), "no answer within 10 s while connecting"),
-            (Cause::Closed { phase: Phase::Handshake }, "the peer closed the connection while negotiating TLS"),
+            (Cause::Closed { phase: Phase::Handshake }, "the connection was closed while negotiating TLS"),
             (broken(Phase::Send), "connection reset while sending the request"),
             (timeout(Phase::Head), "no answer within 10 s while waiting for the reply"),
             (timeout(Phase::Body), "no answer within 10 s while reading the reply"),
             (mismatch(&[]), "the certificate carries no name at all, mexico was asked for"),
             (mismatch(&["mexico409", "x"]), "the certificate is for mexico409, x, not for mexico"),
-            (Cause::UnknownIssuer, "the certificate is not signed by the configured CA"),
-            (Cause::NotTls, "the peer does not speak TLS"),
+            (Cause::UnknownIssuer, "the certificate is not signed by the CA that it should be"),
+            (Cause::NotTls, "whoever answers does not speak TLS"),
             (Cause::Tls("no cipher".to_owned()), "TLS: no cipher"),
-            (Cause::NotHttp, "the peer does not speak HTTP"),
+            (Cause::NotHttp, "whoever answers does not speak HTTP"),
             (Cause::TooLarge { what: "body", limit: 9 }, "the body of the reply is larger than 9 bytes"),
             (Cause::field("payload", "is missing"), "bad reply: payload is missing"),
             (http(502, ""), "HTTP 502, empty body"),
             (http(502, "later"), "HTTP 502: later"),
-            (Cause::CredentialsRejected { status: Some(403) }, "credentials rejected (HTTP 403)"),
-            (Cause::CredentialsRejected { status: None }, "credentials rejected a while ago"),
-            (Cause::NoCredentials, "credentials are needed and none are set"),
+            (Cause::CredentialsRejected { what: Proof::Password, before: false }, "wrong user name or password"),
+            (
+                Cause::CredentialsRejected { what: Proof::Key, before: true },
+                "the API key is not accepted, as it said a while ago",
+            ),
+            (Cause::NoCredentials, "a password is needed and none is set"),
             (locked(Some(59)), "locked out after too many logins, for 59 s"),
             (locked(None), "locked out after too many logins"),
             (Cause::Other("it is odd".to_owned()), "it is odd"),
@@ -486,8 +552,14 @@ mod tests {
         // What one attempt brings along counts like the rest.
         let inner = Attempt { at: "y".to_owned(), error: all(vec![silent(), Cause::CertificateExpired]) };
         let nested = Error::all_failed("login", vec![attempt(lookup()), inner]);
-        assert_eq!(nested.to_string().matches("; ").count(), 2, "{nested}");
-        assert_eq!(nested.advice, "check this system's clock");
+        assert!(
+            nested.to_string().starts_with("login: 3 were tried in vain, x: the certificate has expired"),
+            "{nested}"
+        );
+        assert_eq!(nested.details().len(), 3, "{:?}", nested.details());
+        let twice = all(vec![silent(), silent(), lookup()]);
+        assert_eq!(twice.details()[0], "tried in vain: x, x: no answer within 10 s while connecting");
+        assert_eq!(nested.advice, "set this system's clock");
         assert!(nested.gist().contains("x: no answer within 10 s while connecting; x: certificate expired"));
         assert_eq!(all(vec![silent()]).to_string(), "login: no answer within 10 s while connecting");
     }

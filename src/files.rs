@@ -2,7 +2,7 @@
 //! for anybody: the daemon must bind whatever a path leads to.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -71,6 +71,19 @@ pub fn append(path: &Path) -> io::Result<File> {
         Some(ENXIO) => io::Error::new(error.kind(), "nobody reads from it"),
         _ => error,
     })
+}
+
+/// Cuts a log down to its last `keep` bytes, from the beginning of a line. In place: the service may not rename in /var/log, and
+/// others may have it open.
+pub fn keep_end(path: &Path, keep: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    file.seek(io::SeekFrom::Start(file.metadata()?.len().saturating_sub(keep)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    let line = end.iter().position(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(&end[line..])
 }
 
 /// Whether the error says that there is no such file.
@@ -212,6 +225,18 @@ mod tests {
         }
         assert_eq!(read(dir.path()).unwrap_err().to_string(), "is a directory");
         assert_eq!(append(&pipe).unwrap_err().to_string(), "nobody reads from it");
+    }
+
+    #[test]
+    fn the_end_of_a_log_begins_with_a_line() {
+        let dir = TempDir::new();
+        let path = dir.write("log", "one\ntwo\nthree\nfour\n");
+        let mut log = append(&path).unwrap();
+        keep_end(&path, 13).unwrap();
+        assert_eq!(read(&path).unwrap(), "three\nfour\n");
+        log.write_all(b"five\n").unwrap();
+        keep_end(&path, 100).unwrap();
+        assert_eq!(read(&path).unwrap(), "four\nfive\n", "a first line that may be cut off goes");
     }
 
     #[test]

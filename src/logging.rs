@@ -1,9 +1,10 @@
 //! The log: one handler, our own messages only (libraries may log what we would not). Lines begin with an RFC 3339 time in
 //! UTC, or, when the journal reads them and has its own times, with their priority.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter, Record};
@@ -12,6 +13,45 @@ use crate::error::plain;
 use crate::files;
 use crate::text::one_line;
 
+/// Bytes of a log file that are enough.
+const LOG_LIMIT: u64 = 5_000_000;
+/// Bytes of it that are kept then.
+const LOG_KEPT: u64 = 1_000_000;
+
+/// A log file that does not grow for ever.
+struct Bounded {
+    file: File,
+    path: PathBuf,
+    /// None for a device or a pipe.
+    length: Option<u64>,
+}
+
+impl Bounded {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = files::append(path)?;
+        let length = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|file| file.len());
+        Ok(Self { file, path: path.to_owned(), length })
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(line)?;
+        if let Some(length) = &mut self.length {
+            *length += written as u64;
+            if *length > LOG_LIMIT {
+                // One that cannot be cut is tried again as much later.
+                *length = files::keep_end(&self.path, LOG_KEPT).map_or(0, |()| LOG_KEPT);
+            }
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Logs `level` and above to `file`, or to standard output if there is none or it cannot be opened.
 pub fn init(level: LevelFilter, file: Option<&Path>) {
     let mut builder = Builder::new();
@@ -19,7 +59,7 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
     let mut warning = None;
     let mut to_file = false;
     if let Some(path) = file {
-        match files::append(path) {
+        match Bounded::open(path) {
             Ok(file) => {
                 builder.target(Target::Pipe(Box::new(file)));
                 to_file = true;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::config::{self, ConfigError, Reader, Variables};
+use crate::config::{self, ConfigError, Reader, Variables, Wrong};
 use crate::pia::Pia;
 use crate::pia::trust::{self, Published};
 use crate::source::Source;
@@ -94,6 +94,8 @@ pub struct Settings {
     pub log_level: LevelFilter,
     /// Log file instead of standard output.
     pub log_file: Option<PathBuf>,
+    /// Where they came from, for people.
+    pub origin: String,
     /// Things that are odd but not wrong, for the log.
     pub warnings: Vec<String>,
 }
@@ -130,9 +132,11 @@ impl Settings {
         let hint = all.hint.take();
         let mut reader = Reader::new(&all);
         warn_about_unknown(&mut reader);
+        warn_about_strays(&mut reader, &all);
         let settings = Self::read(&mut reader);
         let (settings, warnings) = reader.finish(settings, hint)?;
-        Ok(Self { warnings, ..settings })
+        let origin = all.file.map_or("from the environment".to_owned(), |file| format!("from {}", file.display()));
+        Ok(Self { origin, warnings, ..settings })
     }
 
     fn read(reader: &mut Reader) -> Option<Self> {
@@ -153,16 +157,33 @@ impl Settings {
             state_dir,
             log_level: log_level?,
             log_file: reader.get("LOG_FILE").map(PathBuf::from),
+            origin: String::new(),
             warnings: Vec::new(),
         })
     }
 }
 
+/// A number of seconds within `range`; one with a unit is what people mean.
+fn seconds(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, Wrong> {
+    let text = text.trim();
+    let not = || Wrong::from(format!("is not a number of seconds within {} to {}", range.start(), range.end()));
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| not())?;
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" if range.contains(&number) => return Ok(number),
+        "s" | "sec" | "second" | "seconds" => 1,
+        "m" | "min" | "minute" | "minutes" => 60,
+        "h" | "hour" | "hours" => 3600,
+        _ => return Err(not()),
+    };
+    match number.saturating_mul(factor) {
+        meant if range.contains(&meant) => Err(Wrong::meant("has a unit, and is in seconds anyway", meant.to_string())),
+        _ => Err(not()),
+    }
+}
+
 fn interval(reader: &mut Reader) -> Option<Duration> {
-    let seconds = reader.parsed("CHECK_INTERVAL", "300", "300 is right", |text| match text.trim().parse::<u64>() {
-        Ok(seconds) if (1..=86400).contains(&seconds) => Ok(seconds),
-        _ => Err("is not a number of seconds within 1 to 86400".to_owned()),
-    })?;
+    let seconds = reader.parsed("CHECK_INTERVAL", "300", "300 is right", |text| seconds(text, 1..=86400))?;
     if seconds > LONGEST_INTERVAL {
         reader.warnings.push(format!(
             "CHECK_INTERVAL={seconds} is used as {LONGEST_INTERVAL}, because a binding lapses after 15 minutes (900 s)"
@@ -174,10 +195,8 @@ fn interval(reader: &mut Reader) -> Option<Duration> {
 /// Zero is for ever.
 fn isolation(reader: &mut Reader) -> Option<Duration> {
     let right = "a number of seconds is right, e.g. 60; leave it unset to stay";
-    reader.parsed("EXIT_WHEN_ISOLATED", "0", right, |text| match text.trim().parse::<u32>() {
-        Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
-        Err(_) => Err("is not a number of seconds".to_owned()),
-    })
+    let limit = reader.parsed("EXIT_WHEN_ISOLATED", "0", right, |text| seconds(text, 0..=u32::MAX.into()));
+    limit.map(Duration::from_secs)
 }
 
 fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
@@ -192,19 +211,64 @@ fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
     })
 }
 
-/// Mistyped variables of ours.
+/// What conf.d says to `OpenRC` itself.
+fn is_of_openrc(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
+/// Mistyped variables of ours: any other name in the configuration file, and in the environment those that look like ours.
 fn warn_about_unknown(reader: &mut Reader) {
+    let files = VARIABLES.iter().filter(|variable| variable.from_file);
     let known: Vec<String> = VARIABLES
         .iter()
-        .flat_map(|v| [Some(v.name.to_owned()), v.from_file.then(|| format!("{}_FILE", v.name))])
-        .flatten()
+        .map(|variable| variable.name.to_owned())
+        .chain(files.map(|variable| format!("{}_FILE", variable.name)))
         .collect();
-    let ours = |name: &str| ["PIA_", "QBITTORRENT_", "GLUETUN_"].iter().any(|prefix| name.starts_with(prefix));
-    for name in reader.names().filter(|name| ours(name) && !known.contains(name)) {
-        if let Some(closest) = known.iter().min_by_key(|candidate| strsim::levenshtein(name, candidate)) {
-            let name = one_line(name);
-            reader.warnings.push(format!("{name} is not a variable of ours and is ignored; did you mean {closest}?"));
+    let looks_like_ours = |name: &str| {
+        ["PIA_", "QBITTORRENT_", "GLUETUN_"].iter().any(|prefix| name.starts_with(prefix))
+            || known.iter().any(|known| is_mistyped(name, known))
+    };
+    for name in reader.names().filter(|name| !known.contains(name)) {
+        let meant = meant(name, &known);
+        let in_file = reader.is_in_file(name) && (!is_of_openrc(name) || meant.is_some());
+        if in_file || looks_like_ours(name) {
+            let what = format!("{} is no variable of this program and is ignored", one_line(name));
+            reader.hints.push(match meant {
+                Some(meant) => format!("{what}; did you mean {meant}?"),
+                None => format!("{what}; --help lists them all"),
+            });
         }
+    }
+}
+
+/// What was probably meant by `name`: what it begins or goes on from, or what is a mistake or two away.
+fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+    let upper = name.to_ascii_uppercase();
+    let begun = |known: &&String| upper.len() > 7 && (known.starts_with(&upper) || upper.starts_with(known.as_str()));
+    let closest = known.iter().filter(|known| is_mistyped(&upper, known)).min_by_key(|known| mistakes(&upper, known));
+    closest.or_else(|| known.iter().filter(begun).min_by_key(|known| known.len())).map(String::as_str)
+}
+
+fn mistakes(name: &str, known: &str) -> usize {
+    strsim::osa_distance(name, known)
+}
+
+/// A mistake in eight characters.
+fn is_mistyped(name: &str, known: &str) -> bool {
+    known.len().abs_diff(name.len()) <= 2 && mistakes(name, known) <= (known.len() / 8).clamp(1, 2)
+}
+
+/// What somebody who checks the service by hand has in the environment, and the service has not.
+fn warn_about_strays(reader: &mut Reader, all: &Variables) {
+    let (Some(file), true) = (&all.file, all.servant.is_some()) else { return };
+    let stray = |variable: &&Variable| reader.get(variable.name).is_some() && std::env::var_os(variable.name).is_some();
+    let strays: Vec<_> = VARIABLES.iter().filter(stray).map(|variable| variable.name).collect();
+    if !strays.is_empty() {
+        let file = file.display();
+        let strays = strays.join(", ");
+        reader
+            .warnings
+            .push(format!("{strays} comes from this shell's environment; the service has only what is in {file}"));
     }
 }
 
@@ -247,7 +311,8 @@ mod tests {
 
         fn config(&self) -> Result<Settings, Vec<String>> {
             let all = Variables { values: self.vars.clone(), ..Variables::default() };
-            Settings::new(all).map_err(|e| e.0.iter().map(ToString::to_string).collect())
+            Settings::new(all)
+                .map_err(|error| error.problems.iter().map(ToString::to_string).chain(error.hints).collect())
         }
 
         /// User name and password of the account.
@@ -404,7 +469,7 @@ mod tests {
         let mut vars = Vars::good().with("PIA_TOKEN_FILE", "/nonexistent/a\nb\u{1b}[31m");
         vars.vars.retain(|name, _| name != "PIA_USERNAME" && name != "PIA_PASSWORD");
         vars.fails(&["/nonexistent/a?b?[31m holds no token"]);
-        Vars::good().with("PIA_X\n", "x").warns("PIA_X? is not a variable of ours");
+        Vars::good().with("PIA_X\n", "x").warns("PIA_X? is no variable");
     }
 
     #[test]
@@ -412,7 +477,7 @@ mod tests {
         Vars::good().with("CHECK_INTERVAL", "1800").warns("CHECK_INTERVAL=1800 is used as 840, because");
         Vars::good()
             .with("PIA_PASWORD", "x")
-            .warns("PIA_PASWORD is not a variable of ours and is ignored; did you mean PIA_PASSWORD?");
+            .warns("PIA_PASWORD is no variable of this program and is ignored; did you mean PIA_PASSWORD?");
         Vars::good()
             .with("QBITTORRENT_USERNAME", "admin")
             .with("QBITTORRENT_PASSWORD", "adminadmin")
@@ -425,10 +490,70 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_near_is_suggested() {
+        for (name, words) in [
+            ("PIA_USERNAM", "did you mean PIA_USERNAME?"),
+            ("PIA_USER", "did you mean PIA_USERNAME?"),
+            ("QBITTORRENT_PASS", "did you mean QBITTORRENT_PASSWORD?"),
+            ("QBITTORRENT_HOSTNAME", "did you mean QBITTORRENT_HOST?"),
+            ("QBITORRENT_HOST", "did you mean QBITTORRENT_HOST?"),
+            ("CHECK_INTERVALL", "did you mean CHECK_INTERVAL?"),
+            ("PIA_REGION", "is ignored; --help lists them all"),
+            ("PIA_X", "is ignored; --help lists them all"),
+        ] {
+            Vars::good().with(name, "x").warns(words);
+        }
+        for name in ["PORT", "HOSTNAME", "PATH", "LOG", "XDG_STATE_HOME"] {
+            assert!(Vars::good().with(name, "x").config().unwrap().warnings.is_empty(), "{name}");
+        }
+        let mut broken = Vars::good().with("PIA_USERNAM", "p1234567");
+        broken.vars.remove("PIA_USERNAME");
+        broken.fails(&["PIA_USERNAME: is not set, but PIA_PASSWORD is", "did you mean PIA_USERNAME?"]);
+    }
+
+    #[test]
+    fn in_the_file_every_name_should_be_ours() {
+        let named = |name: &str| {
+            let vars = Vars::good().with(name, "x");
+            let all = Variables { values: vars.vars.clone(), in_file: vec![name.to_owned()], ..Variables::default() };
+            Settings::new(all).unwrap_or_else(|error| panic!("{error:?}")).warnings
+        };
+        assert!(named("TIMEZONE")[0].contains("TIMEZONE is no variable of this program"));
+        assert!(named("pia_username")[0].contains("did you mean PIA_USERNAME?"));
+        assert!(named("rc_after").is_empty() && named("STATE_DIR").is_empty());
+    }
+
+    #[test]
+    fn a_value_with_a_unit_tells_what_to_type() {
+        for (value, right) in [("5m", "300"), ("300s", "300"), ("5 min", "300"), ("1h", "3600"), ("90 Sec", "90")] {
+            let right = format!("; type CHECK_INTERVAL={right}");
+            Vars::good().with("CHECK_INTERVAL", value).fails(&[&right]);
+        }
+        Vars::good().with("EXIT_WHEN_ISOLATED", "1m").fails(&["EXIT_WHEN_ISOLATED=1m: has a unit, and is in seconds"]);
+        Vars::good().with("PIA_GATEWAY", "https://10.7.1.1:19999/x").fails(&["; type PIA_GATEWAY=10.7.1.1:19999"]);
+        Vars::good().with("PIA_HOSTNAME", "https://mexico409/").fails(&["; type PIA_HOSTNAME=mexico409"]);
+        Vars::good().with("PIA_HOSTNAME", "mexico409:443").fails(&["; type PIA_HOSTNAME=mexico409"]);
+        Vars::good().with("GLUETUN_URL", "https://x").config().unwrap();
+    }
+
+    #[test]
+    fn a_secret_that_everybody_may_read_is_a_warning() {
+        use std::os::unix::fs::PermissionsExt;
+        let mut vars = Vars::good().file("PIA_PASSWORD_FILE", "hunter2");
+        vars.vars.remove("PIA_PASSWORD");
+        let path = vars.vars["PIA_PASSWORD_FILE"].clone();
+        for (mode, warns) in [(0o604, true), (0o640, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let warnings = vars.config().unwrap().warnings;
+            assert_eq!(warnings.concat().contains("everybody on this machine may read"), warns, "{warnings:?}");
+        }
+    }
+
+    #[test]
     fn everything_else_that_can_be_wrong() {
         Vars::good()
             .with("PIA_CA_CERT", "/nonexistent")
-            .fails(&["PIA_CA_CERT=/nonexistent: no such file or directory; a PEM"]);
+            .fails(&["PIA_CA_CERT=/nonexistent: cannot be read: no such file or directory; make that file"]);
         Vars::good().with("PIA_LOGIN_URL", "http://x/").fails(&["PIA_LOGIN_URL=http://x/: is not https"]);
         Vars::good().with("PIA_HOSTNAME", "10.0.0.1").fails(&["PIA_HOSTNAME=10.0.0.1: is an address"]);
         Vars::good().with("QBITTORRENT_API_KEY", "a b").fails(&["QBITTORRENT_API_KEY: has characters"]);

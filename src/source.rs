@@ -7,7 +7,7 @@ use std::time::Duration;
 use miniserde::json::{Number, Value};
 
 use crate::config::Reader;
-use crate::error::{Cause, Error, Meaning};
+use crate::error::{Cause, Error, Meaning, Proof};
 use crate::files;
 use crate::http::url::Url;
 use crate::http::{Peer, Request};
@@ -99,7 +99,7 @@ impl Source {
                         // It may be another gluetun by the next time.
                         *route = 0;
                         Err(match status {
-                            401 | 403 => Cause::CredentialsRejected { status: Some(status) },
+                            401 | 403 => Cause::CredentialsRejected { what: Proof::Key, before: false },
                             _ => response.unexpected(),
                         })
                     }
@@ -126,8 +126,8 @@ impl Source {
 fn failed(cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => {
-            "set HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE='{\"auth\":\"apikey\",\"apikey\":\"KEY\"}' for gluetun and \
-             GLUETUN_API_KEY to the same KEY"
+            "give gluetun a role for 'GET /v1/portforward' with an apikey (README, 'gluetun says 401'), and GLUETUN_API_KEY \
+             the same key"
         }
         Cause::Connect { .. } => "check that gluetun runs and that GLUETUN_URL is its control server",
         Cause::Http { status: 300..500, .. } => "this gluetun is too old or GLUETUN_URL is not its control server",
@@ -220,7 +220,7 @@ mod tests {
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: Some(Duration::from_secs(900)) };
         let file = Cause::File { path: "/port".to_owned(), error: ErrorKind::PermissionDenied.into() };
         for (cause, advice) in [
-            (Cause::CredentialsRejected { status: Some(401) }, "GLUETUN_API_KEY"),
+            (Cause::CredentialsRejected { what: Proof::Key, before: false }, "GLUETUN_API_KEY"),
             (connect, "check that gluetun runs"),
             (http(404), "too old"),
             (http(503), "nothing to do if it passes"),

@@ -27,7 +27,7 @@ fn once(running: &Running) -> pia::Counts {
 #[test]
 fn a_session_from_login_to_stop() {
     let mut daemon = World::new().env("CHECK_INTERVAL", "300").env("LOG_LEVEL", "INFO").run();
-    daemon.see("qBittorrent listens on port 47047 (firewalled)");
+    daemon.see("qBittorrent listens on port 47047, by its own word alone; no peer from outside yet, normal at first");
     for text in [
         "started",
         "logged in to PIA",
@@ -667,7 +667,7 @@ fn reachability_is_shown() {
     let world = World::new();
     world.qbt.set(|state| state.reachable = true);
     let mut daemon = world.run();
-    daemon.see("qBittorrent listens on port 47047 (connected)");
+    daemon.see("qBittorrent listens on port 47047, by its own word alone; peers from outside reach it");
     daemon.wait_for_status("connected", |status| status.connection_status.as_deref() == Some("connected"));
 }
 

@@ -1,17 +1,14 @@
 //! The configuration file: lines of `NAME=value` as in a shell's or systemd's environment file.
 //!
 //! `export `, quotes, comments and CRLF are accepted, because the file of the Python daemon's conf.d had them. Nothing is
-//! expanded: a `$` is a `$`, as it is for systemd.
+//! expanded: a `$` is a `$`. Where a shell reads the file as well, what it would take for something else is refused.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{Problem, Variables};
+use super::{Problem, Variables, home};
 use crate::files;
-
-/// Read when it exists.
-pub const DEFAULT_PATH: &str = "/etc/pia-qbittorrent-sync/config.env";
 
 /// Why there are no variables from the file.
 pub enum Unreadable {
@@ -26,10 +23,12 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
     let text = files::read(path).map_err(Unreadable::File)?;
     let mut all = Variables::default();
     let mut problems = Vec::new();
+    let shell = home::is_read_by_shell(path);
     for (index, line) in text.lines().enumerate() {
-        match parse_line(line) {
+        match parse_line(line, shell) {
             Ok(None) => {}
             Ok(Some((name, value))) => {
+                all.in_file.push(name.to_owned());
                 all.values.insert(name.to_owned(), value);
             }
             Err(wrong) => problems.push(Problem::line(path, index + 1, wrong)),
@@ -40,28 +39,36 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
     }
     let readable = std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
     if let Some(name) = all.values.keys().find(|name| is_secret(name)).filter(|_| readable) {
-        all.warnings.push(format!("{} holds {name} and everybody may read it: chmod 600 it", path.display()));
+        all.warnings.push(format!("{0} holds {name} and everybody may read it: chmod 600 {0}", path.display()));
     }
     Ok(all)
 }
 
+/// What a shell takes for something else, outside of quotes and within double ones.
+const MEANS_SOMETHING: [char; 9] = ['$', '`', ';', '&', '|', '<', '>', '(', ')'];
+const MEANS_SOMETHING_QUOTED: [char; 2] = ['$', '`'];
+const FOR_THE_SHELL: &str = "has a character that means something else to a shell, which reads this file as well";
+
 /// Name and value of a line; none for an empty line or a comment. The error never shows the line: it may hold a secret.
-fn parse_line(line: &str) -> Result<Option<(&str, String)>, &'static str> {
+fn parse_line(line: &str, shell: bool) -> Result<Option<(&str, String)>, &'static str> {
     let line = line.trim();
-    if line.is_empty() || line.starts_with(['#', ';']) {
+    if line.is_empty() || line.starts_with('#') || (line.starts_with(';') && !shell) {
         return Ok(None);
     }
     let line = line.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t'])).map_or(line, str::trim_start);
     let (name, value) = line.split_once('=').ok_or("is not NAME=value")?;
+    if shell && value.starts_with(char::is_whitespace) && !value.trim().is_empty() {
+        return Err("has a space after its =");
+    }
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return Err("has a name that is not made of letters, digits and underscores");
     }
-    Ok(Some((name, parse_value(value.trim_start())?)))
+    Ok(Some((name, parse_value(value.trim_start(), shell)?)))
 }
 
 /// A shell word and perhaps a comment after it.
-fn parse_value(text: &str) -> Result<String, &'static str> {
+fn parse_value(text: &str, shell: bool) -> Result<String, &'static str> {
     let mut value = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -79,9 +86,11 @@ fn parse_value(text: &str) -> Result<String, &'static str> {
                         escaped @ ('"' | '\\' | '$' | '`') => value.push(escaped),
                         other => value.extend(['\\', other]),
                     },
+                    inner if shell && MEANS_SOMETHING_QUOTED.contains(&inner) => return Err(FOR_THE_SHELL),
                     inner => value.push(inner),
                 }
             },
+            c if shell && MEANS_SOMETHING.contains(&c) => return Err(FOR_THE_SHELL),
             '\\' => value.push(chars.next().ok_or("ends with a backslash")?),
             c if c.is_whitespace() => {
                 let rest = chars.as_str().trim_start();
@@ -117,13 +126,31 @@ mod tests {
             ("A=b'c d'\"e\"", "bc de"),
             ("A=http://x/?a=b\r", "http://x/?a=b"),
         ] {
-            assert_eq!(parse_line(line), Ok(Some(("A", value.to_owned()))), "{line}");
+            assert_eq!(parse_line(line, false), Ok(Some(("A", value.to_owned()))), "{line}");
         }
         for line in ["", "  ", "# A=b", "; A=b", "\r"] {
-            assert_eq!(parse_line(line), Ok(None), "{line}");
+            assert_eq!(parse_line(line, false), Ok(None), "{line}");
         }
         for line in ["A", "A b=c", "=b", "1A=b", "export", "A=b c", "A='b", "A=\"b", "A=\"b\\", "A=b\\"] {
-            assert!(parse_line(line).is_err(), "{line}");
+            assert!(parse_line(line, false).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_shell_would_take_for_something_else_is_refused_where_one_reads_it() {
+        for (line, value) in [
+            ("A=b", "b"),
+            ("export A='b$c;d`e`(f)'", "b$c;d`e`(f)"),
+            (r#"A="b \$c; (d)""#, "b $c; (d)"),
+            ("A=b\\$c", "b$c"),
+            ("A=~b", "~b"),
+        ] {
+            assert_eq!(parse_line(line, true), Ok(Some(("A", value.to_owned()))), "{line}");
+        }
+        for line in ["A=b$c", "A=\"b$(c)\"", "A=\"`b`\"", "A=b;c", "A=b&c", "A=b|c", "A=b(c", "A=b>c", "A= b", "; A=b"]
+        {
+            assert!(parse_line(line, true).is_err(), "{line}");
+            assert!(parse_line(line, false).is_ok(), "{line}");
         }
     }
 

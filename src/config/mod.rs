@@ -4,19 +4,26 @@
 //! Nothing is sent from here, and nothing but the configuration file and the files that variables name is read.
 
 pub mod file;
+pub mod home;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::plain;
 use crate::files;
 use crate::secret::Secret;
 use crate::text::one_line;
+use home::Servant;
 
 /// Where the systemd unit takes its credentials from, so that commands typed by hand see what the service sees.
 const CREDENTIALS: &str = "/etc/pia-qbittorrent-sync/credentials";
+/// The remedy where the unit's credentials do not come.
+const OLD_SYSTEMD: &str = "is older than 247 and hands over no credentials: run install.sh again, which mends that";
+/// Where container engines put secrets: whose mode they have is theirs to say.
+const CONTAINER_SECRETS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
 /// One thing that is wrong with the configuration.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,26 +38,42 @@ pub struct Problem {
 impl Problem {
     /// A problem with a line of the configuration file.
     fn line(path: &Path, number: usize, wrong: &str) -> Self {
-        let right = "NAME=value is right, with quotes around a value that has spaces or quotes in it";
+        let right =
+            "NAME=value is right, with single quotes around a value that has anything but letters and digits in it";
         Self {
-            variable: format!("{} line {number}", path.display()),
+            variable: format!("{} line {number}", home::known_as(path).display()),
             value: None,
             wrong: wrong.to_owned(),
             right: right.to_owned(),
         }
     }
 
-    fn unreadable(path: &Path, error: &std::io::Error) -> Self {
-        Self {
-            variable: path.display().to_string(),
-            value: None,
-            wrong: format!("cannot be read: {}", plain(error)),
-            right: match error.kind() {
-                ErrorKind::InvalidData => "it must be UTF-8 text of at most 64 KiB".to_owned(),
-                _ => "run as root, or as a user that may read it".to_owned(),
-            },
-        }
+    fn unreadable(path: &Path, error: &io::Error) -> Self {
+        let (wrong, right) = unusable(path, error);
+        Self { variable: home::known_as(path).display().to_string(), value: None, wrong, right }
     }
+}
+
+/// What is wrong with a file that cannot be read, and what to do.
+fn unusable(path: &Path, error: &io::Error) -> (String, String) {
+    let wrong = format!("cannot be read: {}", plain(error));
+    let right = match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => "make that file, or correct its path".to_owned(),
+        ErrorKind::IsADirectory => {
+            "name a file; Docker makes such a folder where the file that is mounted is missing: remove it, make the file"
+                .to_owned()
+        }
+        ErrorKind::PermissionDenied => {
+            let us = std::fs::metadata("/proc/self").map_or_else(|_| "USER".to_owned(), |this| this.uid().to_string());
+            if CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
+                format!("type on the host: sudo chown {us} FILE, of the file that it comes from")
+            } else {
+                format!("run as root, or type: sudo chown {us} {}", files::shown(path))
+            }
+        }
+        _ => "it must be UTF-8 text of at most 64 KiB".to_owned(),
+    };
+    (wrong, right)
 }
 
 impl fmt::Display for Problem {
@@ -60,27 +83,32 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong, never empty.
+/// Everything that is wrong, never empty, and what is odd besides: it may be the reason.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ConfigError(pub Vec<Problem>);
+pub struct ConfigError {
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What is odd.
+    pub hints: Vec<String>,
+}
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "\n" };
-            write!(f, "{separator}{problem}")?;
-        }
-        Ok(())
+impl From<Problem> for ConfigError {
+    fn from(problem: Problem) -> Self {
+        Self { problems: vec![problem], hints: Vec::new() }
     }
 }
 
-impl std::error::Error for ConfigError {}
-
-/// Variables by name, and what is odd about where they came from.
+/// Variables by name, and where they came from.
 #[derive(Default)]
 pub struct Variables {
     /// The values.
     pub values: BTreeMap<String, String>,
+    /// The file that was read, as its owner knows it.
+    pub file: Option<PathBuf>,
+    /// The names that it has.
+    pub in_file: Vec<String>,
+    /// Whoever the service with that file runs as, where somebody else asks.
+    pub servant: Option<Servant>,
     /// For the log.
     pub warnings: Vec<String>,
     /// Shown with other problems: it may explain them.
@@ -88,67 +116,107 @@ pub struct Variables {
 }
 
 /// All variables: those of this process, and below them those of the configuration file, which is `path` or, when it
-/// exists, the default one. Values that are not UTF-8 become such, with replacement characters. `is_secret` tells which ones
+/// exists, the service's. Values that are not UTF-8 become such, with replacement characters. `is_secret` tells which ones
 /// nobody else should be able to read.
 pub fn variables(path: Option<&Path>, is_secret: fn(&str) -> bool) -> Result<Variables, ConfigError> {
-    let mut all = variables_in_file(path, Path::new(file::DEFAULT_PATH), is_secret)?;
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let usual = if path.is_none() { home::settings_file(credentials.as_deref()) } else { None };
+    let mut all = match (path, &usual) {
+        (Some(path), _) => in_file(path, is_secret, false)?,
+        (None, Some(usual)) => in_file(usual, is_secret, true)?,
+        (None, None) => Variables::default(),
+    };
     all.values.extend(
         std::env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())),
     );
+    if let Some(file) = path.or(usual.as_deref()) {
+        all.file = Some(home::known_as(file).to_owned());
+        // Whoever has the service's credentials is the service.
+        all.servant = Servant::of(file).filter(|_| credentials.is_none() && is_root());
+    }
     Ok(all)
 }
 
-fn variables_in_file(
-    path: Option<&Path>,
-    default: &Path,
-    is_secret: fn(&str) -> bool,
-) -> Result<Variables, ConfigError> {
-    match (file::read(path.unwrap_or(default), is_secret), path) {
-        (Ok(all), _) => Ok(all),
-        (Err(file::Unreadable::Lines(problems)), _) => Err(ConfigError(problems)),
-        (Err(file::Unreadable::File(error)), None) if files::is_absent(&error) => Ok(Variables::default()),
-        // A service's environment was read from the file by root; by hand, root is needed to see the same.
-        (Err(file::Unreadable::File(error)), None) if error.kind() == ErrorKind::PermissionDenied => {
-            Ok(Variables { hint: Some(Problem::unreadable(default, &error)), ..Variables::default() })
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0)
+}
+
+/// `usual` says that nobody named it.
+fn in_file(path: &Path, is_secret: fn(&str) -> bool, usual: bool) -> Result<Variables, ConfigError> {
+    match file::read(path, is_secret) {
+        Ok(all) => Ok(all),
+        Err(file::Unreadable::Lines(problems)) => Err(ConfigError { problems, hints: Vec::new() }),
+        // By hand, root is needed to see what the service sees; whoever has it all in the environment does without.
+        Err(file::Unreadable::File(error)) if usual && error.kind() == ErrorKind::PermissionDenied => {
+            let mut hint = Problem::unreadable(path, &error);
+            if std::env::var_os("INVOCATION_ID").is_some() {
+                hint.right = format!("this systemd {OLD_SYSTEMD}");
+            }
+            Ok(Variables { hint: Some(hint), ..Variables::default() })
         }
-        (Err(file::Unreadable::File(error)), path) => {
-            Err(ConfigError(vec![Problem::unreadable(path.unwrap_or(default), &error)]))
-        }
+        Err(file::Unreadable::File(error)) => Err(Problem::unreadable(path, &error).into()),
+    }
+}
+
+/// What is wrong with a value.
+pub struct Wrong {
+    what: String,
+    /// What was probably meant.
+    instead: Option<String>,
+}
+
+impl Wrong {
+    /// `what` is wrong, and `instead` was probably meant.
+    pub fn meant(what: impl Into<String>, instead: impl Into<String>) -> Self {
+        Self { what: what.into(), instead: Some(instead.into()) }
+    }
+}
+
+impl<T: Into<String>> From<T> for Wrong {
+    fn from(what: T) -> Self {
+        Self { what: what.into(), instead: None }
     }
 }
 
 /// Reads values one by one and collects what is wrong with them. An empty value counts as unset, because compose files pass
 /// such.
 pub struct Reader<'a> {
-    vars: &'a BTreeMap<String, String>,
+    all: &'a Variables,
     problems: Vec<Problem>,
     /// Things that are odd but not wrong, for the log.
     pub warnings: Vec<String>,
+    /// Those of them that may be the reason of a problem.
+    pub hints: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of `all`.
     pub fn new(all: &'a Variables) -> Self {
-        Self { vars: &all.values, problems: Vec::new(), warnings: all.warnings.clone() }
+        Self { all, problems: Vec::new(), warnings: all.warnings.clone(), hints: Vec::new() }
     }
 
     /// `value`, unless there were problems; all of them then, and `hint` behind them.
     pub fn finish<T>(self, value: Option<T>, hint: Option<Problem>) -> Result<(T, Vec<String>), ConfigError> {
         match value {
-            Some(value) if self.problems.is_empty() => Ok((value, self.warnings)),
-            _ => Err(ConfigError(self.problems.into_iter().chain(hint).collect())),
+            Some(value) if self.problems.is_empty() => Ok((value, [self.hints, self.warnings].concat())),
+            _ => Err(ConfigError { problems: self.problems.into_iter().chain(hint).collect(), hints: self.hints }),
         }
     }
 
     /// The names of all variables.
     pub fn names(&self) -> impl Iterator<Item = &'a String> + use<'a> {
-        self.vars.keys()
+        self.all.values.keys()
+    }
+
+    /// Whether the variable stands in the configuration file.
+    pub fn is_in_file(&self, name: &str) -> bool {
+        self.all.in_file.iter().any(|known| known == name)
     }
 
     /// The value of a variable that is set.
     pub fn get(&self, name: &str) -> Option<&'a str> {
-        self.vars.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.all.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// Takes a problem down. A value is shown unless it may hold a password, as a URL with a user in it does.
@@ -157,20 +225,32 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem { variable: name.to_owned(), value, wrong: wrong.into(), right: right.into() });
     }
 
-    /// The value or the default as `parse` reads it; the error of `parse` says what is wrong, `right` what would be right.
-    pub fn parsed<T>(
+    /// The value or the default as `parse` reads it; the error of `parse` says what is wrong, `right` what would be right where
+    /// it does not.
+    pub fn parsed<T, W: Into<Wrong>>(
         &mut self,
         name: &str,
         default: &str,
         right: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
+        parse: impl FnOnce(&str) -> Result<T, W>,
     ) -> Option<T> {
         let value = self.get(name).unwrap_or(default);
-        parse(value).map_err(|wrong| self.problem(name, Some(value), wrong, right)).ok()
+        let wrong: Wrong = match parse(value) {
+            Ok(parsed) => return Some(parsed),
+            Err(wrong) => wrong.into(),
+        };
+        let right = wrong.instead.map_or_else(|| right.to_owned(), |instead| format!("type {name}={instead}"));
+        self.problem(name, Some(value), wrong.what, right);
+        None
     }
 
     /// The same for a variable without a default: none when it is not set, or wrong.
-    pub fn optional<T>(&mut self, name: &str, right: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub fn optional<T, W: Into<Wrong>>(
+        &mut self,
+        name: &str,
+        right: &str,
+        parse: impl FnOnce(&str) -> Result<T, W>,
+    ) -> Option<T> {
         self.get(name)?;
         self.parsed(name, "", right, parse)
     }
@@ -189,7 +269,10 @@ impl<'a> Reader<'a> {
         if value.is_none() && file.is_none() {
             let credential = Path::new(self.get("CREDENTIALS_DIRECTORY").unwrap_or(CREDENTIALS)).join(name);
             let text = match files::read(&credential) {
-                Ok(text) => text,
+                Ok(text) => {
+                    self.warn_if_exposed(&credential);
+                    text
+                }
                 // By hand, only root sees the files that systemd makes credentials of.
                 Err(error) if files::is_absent(&error) || error.kind() == ErrorKind::PermissionDenied => return None,
                 Err(error) => {
@@ -204,15 +287,11 @@ impl<'a> Reader<'a> {
                 self.problem(name, None, format!("and {file_name} are both set"), "set one of them");
                 return None;
             }
-            (None, Some(path)) => match files::read(Path::new(&path)) {
-                Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
-                Err(error) => {
-                    let wrong = format!("cannot be read: {}", plain(&error));
-                    let path = files::shown(Path::new(&path));
-                    self.problem(&file_name, Some(&path), wrong, "name a file that this user may read");
-                    return None;
-                }
-            },
+            (None, Some(path)) => {
+                let text = self.file(&file_name)?;
+                self.warn_if_exposed(Path::new(&path));
+                text.trim_end_matches(['\r', '\n']).to_owned()
+            }
             (value, None) => value?,
         };
         if value.is_empty() {
@@ -220,6 +299,24 @@ impl<'a> Reader<'a> {
             return None;
         }
         self.real(name, &value)
+    }
+
+    /// The text of the file that a variable names; none when it is not set, or when the file cannot be read by us or by the
+    /// service.
+    pub fn file(&mut self, name: &str) -> Option<String> {
+        let path = Path::new(self.get(name)?);
+        let read = files::read(path).map_err(|error| unusable(path, &error)).and_then(|text| {
+            let reached = self.all.servant.as_ref().map_or(Ok(()), |servant| servant.may_read(path));
+            reached.map(|()| text).map_err(|unreachable| unreachable.words(path))
+        });
+        read.map_err(|(wrong, right)| self.problem(name, Some(&files::shown(path)), wrong, right)).ok()
+    }
+
+    fn warn_if_exposed(&mut self, path: &Path) {
+        let readable = std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o004 != 0);
+        if readable && !CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
+            self.warnings.push(format!("everybody on this machine may read {}: chmod o-r it", files::shown(path)));
+        }
     }
 
     fn real(&mut self, name: &str, value: &str) -> Option<String> {
@@ -261,8 +358,8 @@ impl<'a> Reader<'a> {
     }
 
     /// A path.
-    pub fn path(&self, name: &str, default: &str) -> PathBuf {
-        PathBuf::from(self.get(name).unwrap_or(default))
+    pub fn path(&self, name: &str, default: impl Into<PathBuf>) -> PathBuf {
+        self.get(name).map_or_else(|| default.into(), PathBuf::from)
     }
 }
 
@@ -286,16 +383,13 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn a_default_file_that_is_there_and_cannot_be_used_is_a_problem() {
+    fn a_file_that_cannot_be_used_is_a_problem_whoever_named_it() {
         let dir = TempDir::new();
-        let path = dir.path().join("config.env");
-        assert!(
-            variables_in_file(None, &path, |_| false).is_ok_and(|all| all.values.is_empty() && all.hint.is_none()),
-            "absent"
-        );
-        std::fs::write(&path, b"# \xe9t\xe9\nPIA_USERNAME=p1\n").unwrap();
-        let Err(ConfigError(problems)) = variables_in_file(None, &path, |_| false) else { panic!("ignored") };
-        let text = problems[0].to_string();
-        assert!(text.contains("config.env") && text.contains("must be UTF-8 text"), "{text}");
+        let path = dir.write("config.env", b"# \xe9t\xe9\nPIA_USERNAME=p1\n");
+        for usual in [false, true] {
+            let Err(error) = in_file(&path, |_| false, usual) else { panic!("ignored") };
+            let text = error.problems[0].to_string();
+            assert!(text.contains("config.env") && text.contains("must be UTF-8 text"), "{text}");
+        }
     }
 }

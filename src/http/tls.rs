@@ -1,7 +1,6 @@
 //! TLS: an address is dialled, a name is verified, only given roots are trusted.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -21,8 +20,7 @@ use rustls::{
 use super::Deadline;
 use super::dial::{self, Tcp};
 use crate::config::Reader;
-use crate::error::{Cause, Phase, plain};
-use crate::files;
+use crate::error::{Cause, Phase};
 use crate::text::one_line;
 
 /// An encrypted connection.
@@ -92,9 +90,8 @@ pub fn tls_to(host: &str, roots: Option<&RootCertStore>) -> Result<Tls, Cause> {
     Ok(Tls::new(roots.cloned().unwrap_or_else(public_roots), NamePolicy::Exactly(name)))
 }
 
-/// Reads the CA certificates of a PEM file; the error says what is wrong with it.
-pub fn load_roots(path: &Path) -> Result<RootCertStore, String> {
-    let pem = files::read(path).map_err(|error| plain(&error))?;
+/// The CA certificates in PEM text; the error says what is wrong with it.
+pub fn roots_in(pem: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|error| format!("is not PEM: {error}"))?;
@@ -108,7 +105,8 @@ pub fn load_roots(path: &Path) -> Result<RootCertStore, String> {
 
 /// The roots in the PEM file that a variable names; none when it is not set, or wrong.
 pub fn read_roots(reader: &mut Reader, name: &str) -> Option<RootCertStore> {
-    reader.optional(name, "a PEM file with a CA certificate is right", |path| load_roots(Path::new(path)))
+    let pem = reader.file(name)?;
+    reader.optional(name, "a PEM file with a CA certificate is right", |_| roots_in(&pem))
 }
 
 /// We never show a certificate of our own; without ring's key loader its signing code is not linked (some 40 KB).
@@ -218,13 +216,10 @@ impl ServerCertVerifier for Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Ca, TempDir};
+    use crate::testing::Ca;
 
     fn load(text: &str) -> Result<usize, String> {
-        let dir = TempDir::new();
-        let path = dir.path().join("ca.pem");
-        std::fs::write(&path, text).unwrap();
-        load_roots(&path).map(|roots| roots.len())
+        roots_in(text).map(|roots| roots.len())
     }
 
     fn ca() -> String {
@@ -238,7 +233,6 @@ mod tests {
         assert_eq!(load("hello"), Err("holds no certificate".to_owned()));
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(load(broken).unwrap_err().contains("cannot be a CA"));
-        assert_eq!(load_roots(Path::new("/nonexistent")).unwrap_err(), "no such file or directory");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Addresses and URLs as users write them.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use rustls::pki_types::ServerName;
 
@@ -42,6 +42,11 @@ impl Url {
         Ok(Self { https, host, port, path: path.to_owned() })
     }
 
+    /// Whether what is sent there stays on this machine.
+    pub fn is_local(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
     /// The host for a Host header without a port.
     pub fn bare_host(&self) -> String {
         if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
@@ -59,6 +64,12 @@ impl fmt::Display for Url {
         let scheme = if self.https { "https" } else { "http" };
         write!(f, "{scheme}://{}{}", self.host_header(), self.path.trim_end_matches('/'))
     }
+}
+
+/// What is left of a URL without its scheme and path: what people mean where an address or a name is asked for.
+pub fn bare(text: &str) -> &str {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest)
 }
 
 /// `HOST[:PORT]`, where the host is a name, IPv4, `[IPv6]` or a bare IPv6 address. The error says what is wrong.

@@ -116,6 +116,8 @@ pub(super) struct Client {
     pub said: Option<Connectivity>,
     /// The kernel sees the socket.
     pub witnessed: bool,
+    /// The kernel shows no socket on its port in this round, though it is on this machine.
+    unseen: bool,
     /// Since when it has this port.
     pub port_since: Option<(Timestamp, u16)>,
     /// When somebody from outside was last seen on that.
@@ -154,6 +156,7 @@ impl Client {
             listened: None,
             said: None,
             witnessed: false,
+            unseen: false,
             port_since: None,
             peer_at: None,
             announce: false,
@@ -261,7 +264,7 @@ impl Client {
             } else {
                 format!("it has port {}, the leased one is {wanted}", seen.port)
             };
-            return Err(finding(PORT, words, "start the service or run `once` to set it"));
+            return Err(finding(PORT, words, "the service sets it: start it, or see its log"));
         }
         if self.change.is_some() {
             let words = format!("port {wanted} was set, {} is what it has", seen.port);
@@ -295,7 +298,8 @@ impl Client {
         if witness.as_ref().is_some_and(|witness| witness.peer) {
             self.peer_came(now);
         }
-        self.witnessed = witness.as_ref().is_some_and(|witness| witness.listener != Listener::Unseen);
+        self.unseen = witness.as_ref().is_some_and(|witness| witness.listener == Listener::Unseen);
+        self.witnessed = witness.is_some() && !self.unseen;
         // After a change the socket takes a moment.
         let end = self.set_at.filter(|_| self.change.is_some()).map(|at| at + self.patience.listen);
         let patient = end.is_some_and(|end| now.mono < end);
@@ -317,7 +321,8 @@ impl Client {
             Some(Listener::Elsewhere { on, tunnel }) => {
                 self.listened = None;
                 let words = format!("it listens on {on}, the port comes in on {tunnel}");
-                return Err(finding(SOCKET, words, "set its network interface to the tunnel's, or to any"));
+                let advice = "set its network interface (Options, Advanced) to that of the VPN, or to any";
+                return Err(finding(SOCKET, words, advice));
             }
             Some(Listener::Dead) => return self.dead(now),
         }
@@ -429,7 +434,7 @@ impl Client {
         let recovered = self.gate.open(now);
         self.begin_round(next_round);
         let level = if known { Level::Debug } else { Level::Info };
-        let news = News::Listens { port, connectivity };
+        let news = News::Listens { port, connectivity, unseen: std::mem::take(&mut self.unseen) };
         Ok(Verdict { peer: Peer::Client, news: Some((level, news)), recovered })
     }
 

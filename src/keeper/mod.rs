@@ -31,7 +31,7 @@ pub use gate::Trouble;
 use lease::{Held, Lease};
 use step::{Connectivity, Done, Exchange, Inbound, Progress, Step};
 use tunnel::{Look, Tunnel, Way};
-pub use verdict::{News, Peer, Verdict};
+pub use verdict::{Day, News, Peer, Verdict};
 
 /// The longest `Retry-After` of an account that is believed.
 const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
@@ -42,6 +42,8 @@ const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
 /// Between two tries in a tunnel that has just come up.
 const YOUNG_RETRY: Duration = Duration::from_millis(500);
+/// Between two lines that tell how it went.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Unexplained refusals of a bind after which the lease is taken to be the reason.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
 
@@ -118,6 +120,11 @@ pub struct Keeper {
     last_bind: Option<LastBind>,
     /// Binds in a row that failed.
     binds_failed: u32,
+    /// Somebody waits to hear of the next bind: it is the first one, or one after a change.
+    tell_bind: bool,
+    /// What has happened since the last line that told so, and when the next one is due.
+    day: Day,
+    day_ends: Instant,
     tunnel: Tunnel,
     clock: Clock,
     account: Gate,
@@ -178,6 +185,9 @@ impl Keeper {
             store_failed: false,
             last_bind: None,
             binds_failed: 0,
+            tell_bind: true,
+            day: Day::default(),
+            day_ends: now.mono + DAY,
             tunnel: Tunnel::new(now),
             clock: Clock::default(),
             account: Gate::new(ACCOUNT_RETRY_AFTER_CAP),
@@ -299,12 +309,35 @@ impl Keeper {
     /// Takes down how `step` went.
     pub fn record(&mut self, now: Now, step: &Step, result: Exchange<Done>) -> Verdict {
         let peer = step.peer();
-        match result {
+        let verdict = match result {
             Ok(Progress::More) => Verdict::quiet(peer),
             Ok(Progress::Done(done)) => {
                 self.done(now, step, done).unwrap_or_else(|error| self.failed(now, step, error))
             }
             Err(error) => self.failed(now, step, error),
+        };
+        self.count(&verdict);
+        self.sum_up(now, verdict)
+    }
+
+    fn count(&mut self, verdict: &Verdict) {
+        match (&verdict.news, verdict.peer) {
+            (Some((_, News::Bound(_))), _) => self.day.binds += 1,
+            (Some((_, News::Failed { attempts: 1, .. })), Peer::Gateway) => self.day.outages += 1,
+            _ => {}
+        }
+    }
+
+    /// Once a day, in place of a line that nobody would miss.
+    fn sum_up(&mut self, now: Now, verdict: Verdict) -> Verdict {
+        let due = now.mono >= self.day_ends && verdict.recovered.is_none();
+        match (&verdict.news, self.port_to_listen_on()) {
+            (Some((Level::Debug, News::Listens { .. })), Some(port)) if due => {
+                self.day_ends = now.mono + DAY;
+                let day = Day { port, peer_at: self.client.peer_at, ..std::mem::take(&mut self.day) };
+                Verdict::of(verdict.peer, Some((Level::Info, News::Day(day))))
+            }
+            _ => verdict,
         }
     }
 
@@ -407,7 +440,9 @@ impl Keeper {
         self.client.tunnel_works(now);
         // A signature alone does not open the gate: a gateway that gives signatures and refuses to bind them is failing.
         let recovered = self.gateway.open(now);
-        Verdict { peer: Peer::Gateway, news: Some((Level::Info, News::Bound(port))), recovered }
+        let worth = std::mem::take(&mut self.tell_bind) || before != Some(port) || recovered.is_some();
+        let level = if worth { Level::Info } else { Level::Debug };
+        Verdict { peer: Peer::Gateway, news: Some((level, News::Bound(port))), recovered }
     }
 
     fn followed_port(&mut self, now: Now, port: Option<u16>) -> Verdict {
@@ -549,6 +584,14 @@ impl Keeper {
 
     /// The way to the gateway, or to wherever the tunnel leads while that is not known, as it is now.
     pub fn see_way(&mut self, now: Now, gateway: Option<SocketAddr>, way: Result<Way, Error>) -> Option<Verdict> {
+        let verdict = self.saw_way(now, gateway, way);
+        if let Some(verdict) = &verdict {
+            self.count(verdict);
+        }
+        verdict
+    }
+
+    fn saw_way(&mut self, now: Now, gateway: Option<SocketAddr>, way: Result<Way, Error>) -> Option<Verdict> {
         let to = match way {
             Ok(to) => to,
             Err(error) if self.tunnel.lose() => {
@@ -608,6 +651,7 @@ impl Keeper {
         self.gateway.hurry();
         self.client.hurry(now);
         self.signed = None;
+        self.tell_bind = true;
         if let Some(held) = &mut self.lease {
             held.bind_at = now.mono;
         }

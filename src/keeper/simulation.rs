@@ -86,7 +86,16 @@ struct Tally {
     confirmed: Vec<Duration>,
     bounces: Vec<Duration>,
     waits: usize,
+    /// When a line of the log at INFO or above was written.
+    lines: Vec<Duration>,
     torrent: Torrent,
+}
+
+impl Tally {
+    fn count_lines(&mut self, elapsed: Duration, verdict: &Verdict) {
+        let told = verdict.news.as_ref().is_some_and(|(level, _)| *level <= Level::Info);
+        self.lines.extend(std::iter::repeat_n(elapsed, usize::from(told) + usize::from(verdict.recovered.is_some())));
+    }
 }
 
 fn longest_gap(times: &[Duration], from: Duration, to: Duration) -> Duration {
@@ -106,16 +115,16 @@ fn most_within(times: &[Duration], window: Duration) -> usize {
         .unwrap_or(0)
 }
 
-fn see(keeper: &mut Keeper, now: Now, tunnel: Tunnel) {
+fn see(keeper: &mut Keeper, now: Now, tunnel: Tunnel) -> Option<Verdict> {
     let way = match tunnel {
-        Tunnel::Unwatched => return,
+        Tunnel::Unwatched => return None,
         Tunnel::Gone => Err(Error::new("tunnel", Cause::NotTls)),
         Tunnel::Up(index) => {
             let device = Device { index, name: "tun0".to_owned(), tunnel: true };
             Ok(Way { local: [10, 1, 0, 2].into(), hop: None, device: Some(device), by_source: false })
         }
     };
-    keeper.see_way(now, None, way);
+    keeper.see_way(now, None, way)
 }
 
 /// Runs a keeper for `length` under `weather` and counts.
@@ -141,8 +150,9 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
     while elapsed < length {
         let sky = weather(elapsed);
         let now = at(elapsed, sky.clock_ahead);
-        keeper.see_clock(now);
-        see(&mut keeper, now, sky.tunnel);
+        for verdict in [keeper.see_clock(now), see(&mut keeper, now, sky.tunnel)].into_iter().flatten() {
+            tally.count_lines(elapsed, &verdict);
+        }
         if sky.tunnel != before.tunnel {
             tally.torrent.dead = true;
         }
@@ -173,7 +183,8 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
         if beyond && result.is_ok() {
             keeper.hear_time(now, (epoch + elapsed).into());
         }
-        keeper.record(now, &step, result.map(Progress::Done));
+        let verdict = keeper.record(now, &step, result.map(Progress::Done));
+        tally.count_lines(elapsed, &verdict);
     }
     tally
 }
@@ -291,6 +302,35 @@ fn a_quiet_year_costs_one_bind_per_interval_and_one_signature_per_lease() {
     assert!(tally.waits < intervals * 2, "{} wake-ups", tally.waits);
     assert!(longest_gap(&tally.binds, Duration::ZERO, 365 * DAY) < INTERVAL + 5 * SECOND);
     assert_eq!(tally.bounces.len(), 0, "the port was moved at the start, and nothing has changed");
+}
+
+#[test]
+fn a_day_is_a_few_lines_of_log() {
+    let lines =
+        |tally: &Tally, day: u32| tally.lines.iter().filter(|&&at| at >= DAY * day && at < DAY * (day + 1)).count();
+    let quiet = run(1, 5 * DAY, |_| Weather { witness: true, ..Weather::default() });
+    let rough = run(1, 5 * DAY, |at| Weather {
+        witness: true,
+        tunnel: if at > DAY && at < DAY + HOUR { Tunnel::Gone } else { Tunnel::Up(if at > DAY * 3 { 8 } else { 7 }) },
+        gateway_down: at > 2 * DAY && at < 2 * DAY + HOUR,
+        ..Weather::default()
+    });
+    println!(
+        "lines of a day at INFO: the first {}, a quiet one {}; without a tunnel for an hour {}, without a gateway for one {}",
+        lines(&quiet, 0),
+        lines(&quiet, 2),
+        lines(&rough, 1),
+        lines(&rough, 2)
+    );
+    assert_eq!(lines(&quiet, 2), 1, "how the day was");
+    for day in 0..5 {
+        assert!(
+            lines(&quiet, day) <= 8 && lines(&rough, day) <= 20,
+            "day {day}: {} and {}",
+            lines(&quiet, day),
+            lines(&rough, day)
+        );
+    }
 }
 
 #[test]

@@ -1176,7 +1176,7 @@ fn whoever_only_looks_leaves_the_client_as_it_is() {
     bench.does("ask", Done::Source(Some(PORT)));
     let verdict = bench.reads(6881);
     let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };
-    assert!(error.to_string().contains("6881") && error.advice.contains("once"));
+    assert!(error.to_string().contains("6881") && error.advice.contains("the service sets it"));
     bench.pass(6);
     bench.reads(PORT.into());
     let (_, verdict) = looks(&mut bench);

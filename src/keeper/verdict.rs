@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use log::Level;
 
 use super::gate::Recovery;
@@ -81,7 +81,11 @@ pub enum News {
         port: u16,
         /// What it says of its reachability.
         connectivity: Connectivity,
+        /// The kernel, which should show its socket, does not.
+        unseen: bool,
     },
+    /// How the last day was.
+    Day(Day),
     /// Torrents are active, and nobody has come in on this port for a day.
     NoInbound(u16),
     /// The client tells its trackers this port.
@@ -108,6 +112,19 @@ pub enum News {
     ClockJumped(SignedDuration),
     /// The gateway's clock and ours.
     Clock(ClockNews),
+}
+
+/// A day of keeping a port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Day {
+    /// The port at its end.
+    pub port: u16,
+    /// Binds that were granted.
+    pub binds: u32,
+    /// Times at which whoever knows the port, or the way there, began to fail.
+    pub outages: u32,
+    /// When a peer from outside was last seen.
+    pub peer_at: Option<Timestamp>,
 }
 
 impl Verdict {

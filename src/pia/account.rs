@@ -7,7 +7,8 @@ use miniserde::json::Value;
 use rustls::RootCertStore;
 
 use super::gateway::Gateway;
-use crate::error::{Attempt, Cause, Error, Meaning, plain};
+use crate::config::Reader;
+use crate::error::{Attempt, Cause, Error, Meaning, Proof, plain};
 use crate::files::{self, Durability};
 use crate::http::tls::tls_to;
 use crate::http::url::Url;
@@ -33,6 +34,15 @@ pub struct Credentials {
     pub username: String,
     /// The account's password.
     pub password: Secret,
+}
+
+/// Where the token is cached: the Python daemon's place, and below /run/pia where a service has made that folder.
+pub fn token_file(reader: &Reader) -> PathBuf {
+    let folder = reader.get("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next()).unwrap_or("/run/pia");
+    match Path::new(folder) {
+        folder if folder.is_dir() => reader.path("PIA_TOKEN_FILE", folder.join("token")),
+        _ => reader.path("PIA_TOKEN_FILE", "/var/run/pia_token"),
+    }
 }
 
 /// The account.
@@ -177,9 +187,12 @@ fn ask_for_token(mut peer: Peer, method: Method, path: &str, credentials: &Crede
 /// The error of a step at the account.
 fn failed(step: &'static str, cause: Cause) -> Error {
     let advice = match &cause {
-        Cause::CredentialsRejected { .. } => "check PIA_USERNAME and PIA_PASSWORD, then restart",
+        Cause::CredentialsRejected { .. } => "correct PIA_USERNAME and PIA_PASSWORD, then restart",
         Cause::NoCredentials => "put a new token into PIA_TOKEN_FILE, or set PIA_USERNAME and PIA_PASSWORD and restart",
-        Cause::Connect { .. } => "check that this host reaches the internet through the tunnel",
+        Cause::Lookup { .. } => {
+            "DNS does not work here: check /etc/resolv.conf; through a VPN, check that the VPN is up"
+        }
+        Cause::Connect { .. } | Cause::NoRoute { .. } => "check that the VPN is up and lets this machine out",
         Cause::UnknownIssuer | Cause::NameMismatch { .. } => {
             "something intercepts the connection, or PIA_LOGIN_CA_CERT does not fit PIA_LOGIN_URL"
         }
@@ -190,7 +203,11 @@ fn failed(step: &'static str, cause: Cause) -> Error {
 
 /// The error where these credentials were rejected a while ago and are not tried again yet.
 pub fn rejected_before() -> Error {
-    failed(LOGIN, Cause::CredentialsRejected { status: None })
+    failed(LOGIN, rejected(true))
+}
+
+fn rejected(before: bool) -> Cause {
+    Cause::CredentialsRejected { what: Proof::Password, before }
 }
 
 /// `{"token":"…"}`, a rejection (401), or a lockout (429 or `too_many_attempts`).
@@ -204,7 +221,7 @@ fn token_of(response: &Response) -> Result<Secret, Cause> {
         return Err(Cause::LockedOut { retry_after: response.retry_after() });
     }
     if response.status == 401 {
-        return Err(Cause::CredentialsRejected { status: Some(401) });
+        return Err(rejected(false));
     }
     if !response.is_success() {
         return Err(response.unexpected());
@@ -280,9 +297,9 @@ mod tests {
         let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: Vec::new() };
         let lookup = Cause::Lookup { name: "h".to_owned(), error: "no address".to_owned() };
         for (cause, advice) in [
-            (Cause::CredentialsRejected { status: Some(401) }, "check PIA_USERNAME and PIA_PASSWORD"),
+            (rejected(false), "correct PIA_USERNAME and PIA_PASSWORD"),
             (Cause::NoCredentials, "put a new token into PIA_TOKEN_FILE"),
-            (connect, "reaches the internet"),
+            (connect, "check that the VPN is up"),
             (Cause::UnknownIssuer, "PIA_LOGIN_CA_CERT"),
             (mismatch, "PIA_LOGIN_CA_CERT"),
             (Cause::LockedOut { retry_after: None }, "when the lockout is over"),

@@ -14,11 +14,11 @@ use miniserde::json::{Object, Value};
 use super::discover::{self, Candidate};
 use super::lease;
 use super::trust::Authority;
-use crate::config::Reader;
+use crate::config::{Reader, Wrong};
 use crate::error::{Attempt, Cause, Error, Meaning, Phase};
 use crate::http::dial::End;
 use crate::http::tls::{NamePolicy, Tls};
-use crate::http::url::parse_address;
+use crate::http::url::{self, parse_address};
 use crate::http::{Deadline, Peer, Request, Response, dial};
 use crate::json;
 use crate::keeper::lease::Lease;
@@ -30,6 +30,8 @@ use crate::secret::Secret;
 /// The two calls, as errors name them.
 const GET_SIGNATURE: &str = "getSignature";
 const BIND_PORT: &str = "bindPort";
+/// There is nowhere to look for it.
+pub const NO_TUNNEL: &str = "no VPN tunnel is up here";
 /// The port of PIA's port-forwarding API on every gateway.
 const GATEWAY_PORT: u16 = 19999;
 /// For candidates to answer: in a tunnel, anybody on this planet does within a third of it.
@@ -59,8 +61,15 @@ pub enum GatewayAddress {
 impl GatewayAddress {
     /// Its settings.
     pub fn read(reader: &mut Reader) -> Option<Self> {
-        let right = "auto, ADDRESS or ADDRESS:PORT is right, e.g. 10.0.0.1";
-        let (host, port) = reader.parsed("PIA_GATEWAY", "auto", right, parse_address)?;
+        let right = "auto, ADDRESS or ADDRESS:PORT is right";
+        let parse = |text: &str| {
+            let bare = url::bare(text);
+            parse_address(text).map_err(|wrong| match parse_address(bare) {
+                Ok(_) if bare != text => Wrong::meant("is a URL", bare),
+                _ => wrong.into(),
+            })
+        };
+        let (host, port) = reader.parsed("PIA_GATEWAY", "auto", right, parse)?;
         let port = port.unwrap_or(GATEWAY_PORT);
         let find = host.eq_ignore_ascii_case("auto");
         Some(if find { Self::Find { port } } else { Self::At { host, port } })
@@ -80,6 +89,8 @@ pub struct Gateway {
     /// How the one that is asked was found.
     how: Option<String>,
     search: Option<Search>,
+    /// It has answered as it should in this tunnel.
+    served: bool,
     /// Warn about a certificate's name that nobody asked for, once.
     unnamed: bool,
     /// What time it was by the last reply.
@@ -106,6 +117,7 @@ impl Gateway {
             failed: None,
             how: None,
             search: None,
+            served: false,
             unnamed,
             date: None,
         }
@@ -123,6 +135,19 @@ impl Gateway {
             (None, GatewayAddress::At { host, port }) => dial::join(host, *port),
             (None, GatewayAddress::Find { .. }) => "to be found".to_owned(),
         }
+    }
+
+    /// Whether there is somewhere to look for it, or it is known where it is.
+    pub fn has_candidates(&self, network: &Network) -> bool {
+        match self.address {
+            GatewayAddress::At { .. } => true,
+            GatewayAddress::Find { port } => !discover::candidates(network, port).is_empty(),
+        }
+    }
+
+    /// Where the CA of its certificate is from.
+    pub fn authority(&self) -> String {
+        self.authority.origin()
     }
 
     /// How it was found, when it was.
@@ -178,7 +203,7 @@ impl Gateway {
     /// The tunnel is another one: whoever was found in the old one is not looked for in the new one.
     pub fn forget(&mut self) {
         self.hang_up();
-        self.search = None;
+        (self.search, self.served) = (None, false);
         if let GatewayAddress::Find { .. } = self.address {
             (self.peer, self.failed) = (None, None);
         }
@@ -221,8 +246,8 @@ impl Gateway {
             Search { left: candidates, tried: Vec::new() }
         });
         if search.left.is_empty() && search.tried.is_empty() {
-            let cause = Cause::Other("there is no tunnel in which the gateway could be".to_owned());
-            let advice = "check that the VPN is up; if it is, set PIA_GATEWAY to the tunnel's gateway";
+            let cause = Cause::Other(NO_TUNNEL.to_owned());
+            let advice = "start the VPN; if it runs, set PIA_GATEWAY to the gateway inside the tunnel";
             return Err(Error::new(step, cause).advise(Some(advice)));
         }
         let ends: Vec<_> = search
@@ -344,9 +369,16 @@ impl Gateway {
         };
         let response = peer.send(&Request { fields, secrets, ..Request::get(path) });
         self.look_at(response.as_ref());
-        let response = response.map_err(|cause| failed(step, cause))?;
+        let response = response.map_err(|cause| {
+            let refused =
+                matches!(&cause, Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused);
+            let again = "it worked before: nothing to do if it passes, else connect the VPN anew";
+            failed(step, cause).advise(Some(again).filter(|_| refused && self.served))
+        })?;
         self.date = response.date();
-        accepted(&response, step).map(Progress::Done)
+        let fields = accepted(&response, step)?;
+        self.served = true;
+        Ok(Progress::Done(fields))
     }
 
     /// Closes the connection.
@@ -363,7 +395,7 @@ fn source_of(way: &Way) -> Option<IpAddr> {
 }
 
 fn attempt(step: &'static str, port: u16, candidate: &Candidate, cause: Cause) -> Attempt {
-    let at = format!("{} ({})", dial::join(&candidate.address.to_string(), port), candidate.how);
+    let at = dial::join(&candidate.address.to_string(), port);
     Attempt { at, error: failed(step, cause) }
 }
 
@@ -371,16 +403,14 @@ fn attempt(step: &'static str, port: u16, candidate: &Candidate, cause: Cause) -
 fn failed(step: &'static str, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
-            "this server's region probably has no port forwarding (no US region has): connect the VPN elsewhere"
+            "this server's region probably forwards no ports (no US region does): connect the VPN to another region"
         }
         Cause::Connect { .. } | Cause::NoRoute { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
-            "check that the VPN is up and that PIA_GATEWAY is the tunnel's gateway"
+            "check that the VPN is up; if it is, set PIA_GATEWAY=auto"
         }
         Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name that the certificate is for",
-        Cause::UnknownIssuer => {
-            "PIA_CA_CERT must be unset or PIA's CA (ca.rsa.4096.crt); if it is, PIA_GATEWAY is wrong"
-        }
-        Cause::NotTls | Cause::Tls(_) => "check that PIA_GATEWAY is the tunnel's gateway",
+        Cause::UnknownIssuer => "unset PIA_CA_CERT; if it is unset, PIA_GATEWAY is not PIA's: set PIA_GATEWAY=auto",
+        Cause::NotTls | Cause::Tls(_) => "that is not PIA's gateway: set PIA_GATEWAY=auto",
         _ => return Error::new(step, cause),
     };
     Error::new(step, cause).advise(Some(advice))
@@ -424,7 +454,7 @@ fn refusal(status: u16, words: &str, step: &'static str, cause: Cause) -> Error 
         _ if words.contains("no auth data") => Some((Meaning::Refused, "this is a bug of ours: please report it")),
         401 | 403 if step == GET_SIGNATURE => Some((
             Meaning::TokenRefused,
-            "wrong gateway? PIA_GATEWAY must be the address inside the tunnel, never the server's public one",
+            "wrong gateway? set PIA_GATEWAY=auto; it is the address inside the tunnel, never the server's public one",
         )),
         _ if words.contains("expired") || words.contains("bad signature") => of_the_lease(again),
         409 => of_the_lease("a new port is asked for; if it stays, connect the VPN to another server"),
@@ -509,14 +539,14 @@ mod tests {
         let timeout = |phase| Cause::Timeout { phase, after: Duration::from_secs(10) };
         let mismatch = || Cause::NameMismatch { expected: "mexico".to_owned(), carried: vec!["mexico409".to_owned()] };
         for (cause, advice) in [
-            (connect(io::ErrorKind::ConnectionRefused), "no port forwarding"),
+            (connect(io::ErrorKind::ConnectionRefused), "forwards no ports"),
             (connect(io::ErrorKind::HostUnreachable), "check that the VPN is up"),
             (timeout(Phase::Connect), "check that the VPN is up"),
             (timeout(Phase::Head), "check the network"),
             (mismatch(), "set PIA_HOSTNAME"),
-            (Cause::UnknownIssuer, "if it is, PIA_GATEWAY is wrong"),
-            (Cause::NotTls, "check that PIA_GATEWAY is the tunnel's gateway"),
-            (Cause::CertificateExpired, "check this system's clock"),
+            (Cause::UnknownIssuer, "unset PIA_CA_CERT"),
+            (Cause::NotTls, "set PIA_GATEWAY=auto"),
+            (Cause::CertificateExpired, "set this system's clock"),
             (Cause::NotHttp, "check the address"),
         ] {
             let error = failed(BIND_PORT, cause);

@@ -10,11 +10,11 @@ pub mod trust;
 
 use std::path::Path;
 
-use crate::config::{Reader, is_placeholder};
+use crate::config::{Reader, Wrong, is_placeholder};
 use crate::error::{Cause, Error};
 use crate::files;
 use crate::http::tls::{NamePolicy, read_roots};
-use crate::http::url::Url;
+use crate::http::url::{self, Url};
 use crate::keeper::lease::Lease;
 use crate::keeper::step::{Done, Exchange, Progress};
 use crate::kernel::Network;
@@ -38,7 +38,7 @@ pub struct Pia {
 impl Pia {
     /// Its settings; lease and CA are kept in `state_dir`. Nothing is sent yet.
     pub fn read(reader: &mut Reader, state_dir: &Path) -> Option<Self> {
-        let token_file = reader.path("PIA_TOKEN_FILE", "/var/run/pia_token");
+        let token_file = account::token_file(reader);
         let credentials = credentials(reader, &token_file);
         let address = GatewayAddress::read(reader);
         let hostname = reader.get("PIA_HOSTNAME").map(str::to_owned);
@@ -103,9 +103,15 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
 fn name_policy(reader: &mut Reader) -> NamePolicy {
     let right =
         "the name in the gateway's certificate is right, e.g. mexico409; leave it unset to see the name in the log";
-    let policy = reader.optional("PIA_HOSTNAME", right, |name| match name {
-        name if is_placeholder(name) => Err("is a placeholder".to_owned()),
-        name => gateway_name(name),
+    let policy = reader.optional("PIA_HOSTNAME", right, |name| {
+        if is_placeholder(name) {
+            return Err(Wrong::from("is a placeholder"));
+        }
+        let bare = url::bare(name);
+        gateway_name(name).map_err(|wrong| match bare.split(':').next() {
+            Some(host) if host != name && gateway_name(host).is_ok() => Wrong::meant("is more than a name", host),
+            _ => wrong.into(),
+        })
     });
     policy.unwrap_or(NamePolicy::Any)
 }

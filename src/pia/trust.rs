@@ -23,7 +23,7 @@ use crate::http::{Peer, Request};
 use crate::keeper::step::{Exchange, Progress};
 
 /// Fetching the CA that signs the gateways' certificates.
-const STEP: &str = "PIA's CA";
+pub const STEP: &str = "PIA's CA";
 /// SHA-256 of PIA's CA in DER: RSA-4096, 2014 to 2034, `ca.rsa.4096.crt` in PIA's repositories.
 pub const PIA_CA_SHA256: &str = "1fd25658456eab3041fba77ccd398ab8124edcc1b8b2fc1d55fdf6b1bbfc9d70";
 /// Where PIA publishes its CA: the same certificate in two of its repositories.
@@ -52,6 +52,15 @@ impl Authority {
     /// PIA's, read or fetched when it is first needed.
     pub fn published(published: Published) -> Self {
         Self { roots: None, published: Some(published) }
+    }
+
+    /// Where it is from, for people.
+    pub fn origin(&self) -> String {
+        match &self.published {
+            None => "the one in PIA_CA_CERT".to_owned(),
+            Some(published) if published.file.exists() => format!("PIA's, kept in {}", published.file.display()),
+            Some(_) => "PIA's, fetched just now".to_owned(),
+        }
     }
 
     /// What is fetched is not kept.
@@ -152,7 +161,7 @@ impl Published {
     /// The kept certificate, none if there is no file; the error says why a file cannot be used.
     pub fn stored(&self) -> Result<Option<CertificateDer<'static>>, String> {
         match files::read(&self.file) {
-            Ok(pem) => self.pinned(pem.as_bytes()).map(Some),
+            Ok(pem) => self.pinned(pem.as_bytes()).map(Some).map_err(|_| "is not PIA's CA".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(plain(&error)),
         }
@@ -184,8 +193,8 @@ impl Published {
         }
         self.pinned(&response.body).map_err(|wrong| {
             let advice =
-                "it is neither used nor stored: get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT";
-            failed(Cause::Other(wrong)).means(Meaning::RetryAfter(CA_RETRY)).advise(Some(advice))
+                "it is neither used nor stored: get PIA's ca.rsa.4096.crt in another way and name it in PIA_CA_CERT";
+            failed(wrong).means(Meaning::RetryAfter(CA_RETRY)).advise(Some(advice))
         })
     }
 
@@ -204,21 +213,21 @@ impl Published {
     }
 
     /// The certificate of a PEM text that has the pinned SHA-256; the error says what it has instead.
-    fn pinned(&self, pem: &[u8]) -> Result<CertificateDer<'static>, String> {
-        let mut found = "no certificate in it".to_owned();
+    fn pinned(&self, pem: &[u8]) -> Result<CertificateDer<'static>, Cause> {
+        let mut wrong = Cause::Other("something that is no certificate came in its place".to_owned());
         for certificate in CertificateDer::pem_slice_iter(pem).flatten() {
             let fingerprint = sha256(&certificate);
             if fingerprint == self.pin {
                 return Ok(certificate);
             }
-            found = format!("the SHA-256 of its certificate is {fingerprint} and not {}", self.pin);
+            wrong = Cause::OtherCertificate { found: fingerprint, wanted: self.pin.clone() };
         }
-        Err(found)
+        Err(wrong)
     }
 }
 
 fn failed(cause: Cause) -> Error {
-    let advice = "it is tried again; or get ca.rsa.4096.crt from PIA in another way and name it in PIA_CA_CERT";
+    let advice = "it is tried again; or get PIA's ca.rsa.4096.crt in another way and name it in PIA_CA_CERT";
     Error::new(STEP, cause).advise(Some(advice))
 }
 
@@ -276,8 +285,9 @@ mod tests {
             "wherever it stands"
         );
         let refused = published.pinned(other.as_bytes()).unwrap_err();
-        assert!(refused.contains(&sha256(&certificate(&other))), "{refused}");
-        assert!(published.pinned(b"<html>").unwrap_err().contains("no certificate"));
+        let fingerprint = sha256(&certificate(&other));
+        assert!(matches!(&refused, Cause::OtherCertificate { found, .. } if *found == fingerprint), "{refused}");
+        assert!(published.pinned(b"<html>").unwrap_err().to_string().contains("no certificate"));
     }
 
     #[test]
@@ -295,7 +305,7 @@ mod tests {
             assert!(published.stored().is_err(), "cut at {length}");
         }
         std::fs::write(published.file(), ca()).unwrap();
-        assert!(published.stored().unwrap_err().contains("SHA-256"));
+        assert!(published.stored().unwrap_err().contains("not PIA's CA"));
     }
 
     #[test]

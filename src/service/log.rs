@@ -3,6 +3,7 @@
 use log::Level;
 
 use crate::error::Error;
+use crate::keeper::step::Connectivity;
 use crate::keeper::{News, Peer, Verdict};
 use crate::time::{self, ClockNews, shown, span};
 use crate::views::status::word;
@@ -23,6 +24,11 @@ pub fn tell(verdict: &Verdict, names: &Names) {
     if let Some((level, news)) = &verdict.news {
         let text = words(*level, news, names);
         log::log!(*level, "{text}");
+        if let News::Failed { error, .. } = news {
+            for line in details(error) {
+                log::log!(*level, "{line}");
+            }
+        }
         if let News::Leased { over: true, .. } = news {
             log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", shown(time::now().wall));
         }
@@ -34,9 +40,49 @@ pub fn tell(verdict: &Verdict, names: &Names) {
     }
 }
 
-/// An error and what to do about it.
+/// The longest line, without its time.
+pub const LINE: usize = 190;
+
+/// An error and what to do about it. Of a long error the beginning is shown, of what to do all.
 pub fn with_advice(error: &Error) -> String {
-    format!("{error}; {}", error.advice)
+    within(&error.to_string(), &format!("; {}", error.advice))
+}
+
+/// `text` and `end`, as much of `text` as a line has room for.
+pub fn within(text: &str, end: &str) -> String {
+    let room = LINE.saturating_sub(end.chars().count());
+    if text.chars().count() <= room {
+        return format!("{text}{end}");
+    }
+    let begin: String = text.chars().take(room.saturating_sub(1)).collect();
+    format!("{begin}…{end}")
+}
+
+/// An error and what to do about it, and below that what else helps to understand it.
+pub fn in_full(error: &Error) -> Vec<String> {
+    [with_advice(error)].into_iter().chain(details(error)).collect()
+}
+
+/// What else helps to understand an error, a line each.
+pub fn details(error: &Error) -> impl Iterator<Item = String> {
+    error.details().into_iter().map(|line| within(&line, ""))
+}
+
+/// What a client's word for its reachability means.
+pub fn inbound(connectivity: Connectivity) -> &'static str {
+    match connectivity {
+        Connectivity::Connected => "peers from outside reach it",
+        Connectivity::Firewalled => "no peer from outside yet, normal at first",
+        Connectivity::Disconnected => "it says that it is not connected",
+    }
+}
+
+fn count(number: u32, what: &str) -> String {
+    match number {
+        0 => format!("no {what}"),
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
 }
 
 fn words(level: Level, news: &News, names: &Names) -> String {
@@ -47,7 +93,7 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         News::TokenRefused(error) => format!("{error}; getting another token"),
         News::Leased { lease, .. } => format!("lease: port {} until {}", lease.port, shown(lease.expires_at)),
         News::NotStored { lease, error } => format!(
-            "lease: port {} until {}; {}: the lease is kept in memory only, so a restart gets another port",
+            "lease: port {} until {}; it cannot be stored, so a restart gets another port: {}",
             lease.port,
             shown(lease.expires_at),
             error.cause
@@ -57,13 +103,21 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         News::NoPort => format!("{source} has no port now; the last one is kept"),
         News::Moved { from, to } => format!("{client}: listen port {from} -> {to}"),
         News::Reopened(port) => {
-            format!("{client}: reopened its socket on port {port}, because it was not in the tunnel of now")
+            format!("{client}: reopened its socket on port {port}, in the tunnel that there is now")
         }
         News::Deaf(port) => format!("{client}: nothing listens on port {port}; setting it again"),
-        News::Listens { port, connectivity } => format!("{client} listens on port {port} ({connectivity})"),
+        News::Listens { port, connectivity, unseen } => {
+            let word = if *unseen { ", by its own word alone" } else { "" };
+            format!("{client} listens on port {port}{word}; {}", inbound(*connectivity))
+        }
+        News::Day(day) => {
+            let (binds, outages) = (count(day.binds, "bind"), count(day.outages, "outage"));
+            let peer = day.peer_at.map_or("none was seen".to_owned(), |at| format!("at {}", shown(at)));
+            format!("the last day: port {}, {binds}, {outages}; last peer from outside: {peer}", day.port)
+        }
         News::NoInbound(port) => format!(
-            "no peer from outside has come in on port {port} for a day, although torrents are active: check the VPN \
-             container's firewall (gluetun: FIREWALL_VPN_INPUT_PORTS) and {client}'s network interface"
+            "no peer from outside came in on port {port} for a day, although torrents are active: check the VPN's firewall \
+             (README, 'Firewall') and {client}'s network interface"
         ),
         News::Announced(port) => format!("{client} tells its trackers port {port}"),
         News::NotAnnounced(error) => {
@@ -71,7 +125,7 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         }
         News::Failed { error, attempts, .. } if level == Level::Debug => format!("{error} (attempt {attempts})"),
         News::Failed { error, next, .. } if *next >= WORTH_TELLING => {
-            format!("{}; the next try is in {}", with_advice(error), span(*next))
+            within(&error.to_string(), &format!("; {}; the next try is in {}", error.advice, span(*next)))
         }
         News::Failed { error, .. } => with_advice(error),
         News::Tunnel { from, to } => {
@@ -86,7 +140,7 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         News::Clock(ClockNews::Wrong { lacks }) => {
             let way = if lacks.is_positive() { "behind" } else { "ahead of" };
             let by = span(lacks.unsigned_abs());
-            format!("this system's clock is {by} {way} the gateway's, which leases are judged by; set the clock")
+            format!("this system's clock is {by} {way} the gateway's: set the clock")
         }
     }
 }

@@ -7,9 +7,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Cause, plain};
+use crate::error::{Cause, Error, plain};
 use crate::files;
 use crate::keeper::step::{Done, Exchange, Step};
+use crate::keeper::tunnel::Way;
 use crate::keeper::{Keeper, News, Verdict};
 use crate::kernel::Network;
 use crate::kernel::events::Events;
@@ -20,7 +21,7 @@ use crate::time::{self, Now};
 use crate::views::notify::Notifier;
 use crate::views::status::Status;
 use log::Names;
-pub use log::with_advice;
+pub use log::{details, in_full, inbound, with_advice, within};
 pub use peers::Peers;
 
 /// Between two looks at the tunnel where the kernel does not tell of changes.
@@ -32,6 +33,8 @@ const RETURN_LIMIT: Duration = Duration::from_secs(11);
 
 /// Who listens to what the loop does: the log, or `check`.
 pub trait Ear {
+    /// A step is about to be carried out.
+    fn begin(&mut self, step: &Step);
     /// A step was carried out, with this result; the keeper's verdict follows.
     fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers);
     /// What it or a look has led to.
@@ -39,7 +42,8 @@ pub trait Ear {
 }
 
 impl Ear for Names {
-    // What was asked of whom is the peers' to log.
+    // What is asked of whom is the peers' to log.
+    fn begin(&mut self, _: &Step) {}
     fn step(&mut self, _: &Step, _: &Exchange<Done>, _: &Peers) {}
 
     fn verdict(&mut self, verdict: &Verdict) {
@@ -137,6 +141,19 @@ impl Service {
         &self.keeper
     }
 
+    /// The way to the gateway, or into the tunnel, as it is now; none where the gateway is a name that was not looked up yet.
+    pub fn way(&self) -> Option<Result<Way, Error>> {
+        self.peers.way(&Network::look()).map(|(_, way)| way)
+    }
+
+    /// The gateway is to be found, and there is no tunnel to find it in.
+    pub fn has_no_tunnel(&self) -> bool {
+        match &self.peers.port {
+            PortPeer::Pia(pia) => !pia.gateway.has_candidates(&Network::look()),
+            PortPeer::Source(_) => false,
+        }
+    }
+
     /// Runs until a signal says stop, or until there is nothing left to run in.
     pub fn run(&mut self, signals: &Signals, ear: &mut dyn Ear) -> End {
         self.notifier = Notifier::from_environment();
@@ -193,7 +210,7 @@ impl Service {
     /// What fails, a line each.
     pub fn problems(&self) -> Vec<String> {
         let snapshot = self.keeper.snapshot();
-        let mut lines: Vec<_> = snapshot.troubles.iter().map(|(_, trouble)| with_advice(&trouble.error)).collect();
+        let mut lines: Vec<_> = snapshot.troubles.iter().flat_map(|(_, trouble)| in_full(&trouble.error)).collect();
         if lines.is_empty() && snapshot.follows && snapshot.port.is_none() {
             lines.push(format!("{} has no port now", self.peers.source_name()));
         }
@@ -294,6 +311,7 @@ impl Service {
     }
 
     fn carry_out(&mut self, step: &Step, ear: &mut dyn Ear) {
+        ear.begin(step);
         let result = self.peers.carry_out(step, &self.network);
         self.notifier.alive();
         let now = time::now();

@@ -11,7 +11,7 @@ use miniserde::json::{Number, Value};
 
 use super::TorrentClient;
 use crate::config::Reader;
-use crate::error::{Cause, Error, Meaning, Phase};
+use crate::error::{Cause, Error, Meaning, Phase, Proof};
 use crate::http::tls::{read_roots, tls_to};
 use crate::http::url::Url;
 use crate::http::{Method, Peer, Request, Response};
@@ -71,6 +71,11 @@ impl Auth {
         }
         Self::Password { username, password }
     }
+
+    fn rejected(&self, before: bool) -> Cause {
+        let what = if let Self::ApiKey(_) = self { Proof::Key } else { Proof::Password };
+        Cause::CredentialsRejected { what, before }
+    }
 }
 
 /// How far we are let in.
@@ -117,6 +122,13 @@ impl QBittorrent {
             _ => Err("is neither".to_owned()),
         });
         let (url, reannounce) = (url?, reannounce?);
+        if !url.https && !url.is_local() && !matches!(auth, Auth::Bypass) {
+            let host = &url.host;
+            reader.warnings.push(format!(
+                "the password of the Web UI goes to {host} unencrypted: use https in QBITTORRENT_HOST unless you trust the \
+                 network between"
+            ));
+        }
         // A host that the URL's parser accepts is a server name.
         let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };
         // qBittorrent compares a port in the Host header with its own, which a Docker port mapping makes another one; a
@@ -215,16 +227,14 @@ impl QBittorrent {
         let (username, password) = match &self.auth {
             Auth::Bypass => return fail(Cause::NoCredentials),
             // A key that is not accepted does not become so by a login, and `auth/login` answers 403 to it.
-            Auth::ApiKey(_) => return fail(Cause::CredentialsRejected { status: Some(403) }),
+            Auth::ApiKey(_) => return fail(self.auth.rejected(false)),
             Auth::Password { username, password } => (username.clone(), password.clone()),
         };
         let fields = [("username", username.as_str()), ("password", password.expose())];
         let sent = self.send(Method::Post, "auth/login", &fields, &[&password], completes);
         let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         match response.status {
-            200..300 if response.text().trim() == "Fails." => {
-                fail(Cause::CredentialsRejected { status: Some(response.status) })
-            }
+            200..300 if response.text().trim() == "Fails." => fail(self.auth.rejected(false)),
             // Without Set-Cookie too: then the session lives, or authentication is bypassed for us.
             200..300 => {
                 log::debug!("{}: logged in", self.name());
@@ -245,11 +255,7 @@ impl QBittorrent {
     fn unauthorized(&mut self) -> Result<Cause, Error> {
         let path = format!("{}/api/v2/app/version", self.prefix);
         let response = self.peer.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
-        Ok(if response.status == 401 {
-            Cause::Other(HOST_REJECTED.to_owned())
-        } else {
-            Cause::CredentialsRejected { status: Some(401) }
-        })
+        Ok(if response.status == 401 { Cause::Other(HOST_REJECTED.to_owned()) } else { self.auth.rejected(false) })
     }
 
     fn ask<T: Deserialize>(&mut self, step: &'static str, call: &str, fields: &[(&str, &str)]) -> Exchange<T> {
@@ -310,17 +316,21 @@ fn banned() -> Error {
 /// The error of a step at qBittorrent.
 fn failed(step: &'static str, cause: Cause) -> Error {
     let advice = match &cause {
-        Cause::Connect { .. } => "check that qBittorrent runs and that QBITTORRENT_HOST is its Web UI",
-        Cause::CredentialsRejected { .. } => {
-            "check QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), then restart: with more failures \
-             qBittorrent bans us"
+        Cause::Connect { .. } => {
+            "check that it runs and QBITTORRENT_HOST is right; in Docker it must share the VPN container's network"
         }
+        Cause::Lookup { .. } => {
+            "correct the name in QBITTORRENT_HOST; in Docker, behind the same VPN container, it is http://localhost:8080"
+        }
+        Cause::CredentialsRejected { what: Proof::Password, .. } => {
+            "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, then restart"
+        }
+        Cause::CredentialsRejected { what: Proof::Key, .. } => "copy QBITTORRENT_API_KEY from its Web UI, then restart",
         Cause::NoCredentials => {
-            "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, or QBITTORRENT_API_KEY, or let qBittorrent bypass \
-             authentication for this address"
+            "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), or bypass authentication there"
         }
         Cause::Other(words) if words == HOST_REJECTED => {
-            "add QBITTORRENT_HOST's name to 'Server domains' in qBittorrent's Web UI settings, or use localhost"
+            "use localhost in QBITTORRENT_HOST, or add its name to 'Server domains' in the Web UI's settings"
         }
         Cause::NotTls => {
             "the Web UI speaks plain HTTP (a broken certificate does that too): use http:// in QBITTORRENT_HOST"
@@ -372,7 +382,7 @@ impl TorrentClient for QBittorrent {
     }
 
     fn rejected_before(&self) -> Error {
-        failed(LOGIN, Cause::CredentialsRejected { status: None })
+        failed(LOGIN, self.auth.rejected(true))
     }
 
     fn port(&mut self) -> Exchange<ListenPort> {
@@ -515,8 +525,12 @@ mod tests {
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: vec!["nas".to_owned()] };
         for (cause, advice) in [
-            (connect, "check that qBittorrent runs"),
-            (Cause::CredentialsRejected { status: Some(401) }, "check QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
+            (connect, "QBITTORRENT_HOST is right"),
+            (
+                Cause::CredentialsRejected { what: Proof::Password, before: false },
+                "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD",
+            ),
+            (Cause::CredentialsRejected { what: Proof::Key, before: false }, "copy QBITTORRENT_API_KEY"),
             (Cause::NoCredentials, "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
             (Cause::Other(HOST_REJECTED.to_owned()), "'Server domains'"),
             (Cause::NotTls, "use http://"),

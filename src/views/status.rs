@@ -342,15 +342,17 @@ impl Status {
             line("bound", ago(&self.bound_at));
         }
         let seen = self.client_port.map_or("no port seen".to_owned(), |port| format!("port {port}"));
-        let reachability = self.connection_status.as_deref().unwrap_or("unknown");
-        line(
-            "client",
-            format!("{}: {seen}, {reachability}, seen listening {}", self.client, ago(&self.client_verified_at)),
-        );
+        line("client", format!("{}: {seen}, seen listening {}", self.client, ago(&self.client_verified_at)));
         if let Some(since) = &self.port_since {
             let inbound = match &self.peer_seen_at {
                 Some(_) => format!("peer from outside seen {}", ago(&self.peer_seen_at)),
-                None => format!("no peer from outside seen since the port was set {}", ago(&Some(since.clone()))),
+                None if self.connection_status.as_deref() == Some("connected") => {
+                    "peers from outside reach it".to_owned()
+                }
+                None => {
+                    let since = ago(&Some(since.clone()));
+                    format!("no peer from outside yet, normal at first; the port was set {since}")
+                }
             };
             line("inbound", inbound);
         }

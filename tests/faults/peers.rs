@@ -63,13 +63,14 @@ pub fn rows() -> Vec<Row> {
 
 /// Refused connections, from the start or from some time on, and what the user reads of each.
 fn downs() -> Vec<Row> {
-    const REGION: &[&str] = &["connection refused", "region", "no port forwarding"];
+    const REGION: &[&str] = &["connection refused", "region", "forwards no ports"];
+    const AGAIN: &[&str] = &["connection refused", "it worked before"];
     const CLIENT: &[&str] = &["connection refused", "QBITTORRENT_HOST"];
     type Test = fn(Peer, &Wrong, &[&str]);
     let downs: [(_, _, Test, &'static [&'static str]); 5] = [
         ("the website is out of reach", Peer::Login, misbehaves, &["cannot connect", "connection refused"]),
         ("a region without port forwarding refuses connections", Peer::Signature, misbehaves, REGION),
-        ("the gateway goes down", Peer::Bind, misbehaves, REGION),
+        ("the gateway goes down", Peer::Bind, misbehaves, AGAIN),
         ("qBittorrent restarts", Peer::Client, misbehaves, CLIENT),
         ("qBittorrent comes later", Peer::Client, misbehaves_from_the_start, CLIENT),
     ];

@@ -61,7 +61,9 @@ fn disk() -> Vec<Row> {
             daemon.see("bound port 50002");
             daemon.settled(50002);
             daemon.sees_more_binds(3);
-            for words in ["the lease is kept in memory only", "status and healthcheck do not know the state"] {
+            for words in
+                ["it cannot be stored, so a restart gets another port", "status and healthcheck do not know the state"]
+            {
                 assert_eq!(daemon.lines_at("WARN", words).len(), 1, "{}", daemon.log());
             }
             empty(&state);
@@ -259,7 +261,7 @@ fn sessions() -> Vec<Row> {
             for_all(Flavour::ALL, |flavour| {
                 let world = World::flavour(flavour).env("QBITTORRENT_PASSWORD", "wrong");
                 let fault = Fault::from_start(world, |_| ());
-                let fault = fault.reads(&["qBittorrent login", "credentials rejected", "PASSWORD", "30 min"]);
+                let fault = fault.reads(&["qBittorrent login", "wrong user name or password", "PASSWORD", "30 min"]);
                 let mut daemon = fault.shows("client").binds_on().daemon;
                 daemon.binds_again(3);
                 let counts = qbt::Counts { failed_logins: 1, ..qbt::Counts::default() };
@@ -277,7 +279,7 @@ fn sessions() -> Vec<Row> {
                 world.qbt.set(|state| state.password = "another".into());
                 world.qbt.expire_sessions();
             });
-            let fault = fault.reads(&["qBittorrent login", "credentials rejected", "30 min"]).binds_on();
+            let fault = fault.reads(&["qBittorrent login", "wrong user name or password", "30 min"]).binds_on();
             assert_eq!(fault.daemon.qbt().counts().failed_logins, 1);
         }),
     ]

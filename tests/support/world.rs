@@ -156,8 +156,13 @@ impl Running {
     #[track_caller]
     pub fn fails_within(&mut self, limit: Duration, words: &[&str]) -> String {
         let line = self.wait_for_level("ERROR", limit);
+        // What was tried comes behind it.
+        let mut rest = String::new();
         for word in words {
-            assert!(line.contains(word), "{word:?} is not in: {line}\n--- log\n{}", self.log());
+            while !line.contains(word) && !rest.contains(word) {
+                assert!(line.contains("in vain"), "{word:?} is not in: {line}\n--- log\n{}", self.log());
+                rest += &self.wait_for_line("tried in vain: ", limit);
+            }
         }
         line
     }
