@@ -180,3 +180,46 @@ clean_container() {
   done
   rm -rf "/run/systemd/nspawn/propagate/$name"
 }
+
+# Lines as people write them into the settings, and whether they work: on systemd and on OpenRC, whose shell reads them, too.
+odd_settings=(
+  'yes yes export CHECK_INTERVAL=60'
+  'yes yes   CHECK_INTERVAL=60'
+  "yes yes CHECK_INTERVAL='60' # a minute"
+  'yes yes CHECK_INTERVAL="60"'
+  $'yes yes CHECK_INTERVAL=60\r'
+  'yes yes CHECK_INTERVAL='
+  'no no CHECK_INTERVAL = 60'
+  'no no CHECK_INTERVAL=60s'
+  'no no CHECK_INTERVAL=60 70'
+  'no no CHECK_INTERVAL="60'
+  'no no CHECK_INTERVAL'
+  'yes no ; a comment of systemd'
+  'yes yes PIA_USERNAM=p1234567'
+  'yes yes TZ=Europe/Berlin'
+  "yes yes QBITTORRENT_USERNAME='a\$b;c'"
+  'yes no QBITTORRENT_USERNAME=a$b;c'
+  'yes yes LOG_FILE=/nonexistent/log'
+  'no no QBITTORRENT_PASSWORD_FILE=/root/secret'
+  'no no QBITTORRENT_PASSWORD_FILE=/etc'
+  'no no PIA_GATEWAY=https://10.7.0.1'
+)
+
+# check_odd_settings PLACE WRITE CHECK START: WRITE puts a line into the settings, CHECK and START say what they mean to `check`
+# typed by hand and to the service. PLACE is the word of a line that counts here, 1 or 2.
+check_odd_settings() {
+  local place=$1 write=$2 check=$3 start=$4 odd words line wanted by_hand served said
+  for odd in "${odd_settings[@]}"; do
+    read -r -a words <<<"${odd%%$'\r'}"
+    wanted=${words[place - 1]}
+    line=${odd#* }
+    line=${line#* }
+    "$write" "$line"
+    by_hand=yes
+    said=$("$check" 2>&1) || by_hand=no
+    served=yes
+    "$start" >/dev/null 2>&1 || served=no
+    info "${line%$'\r'}: ${said//$'\n'/ | }"
+    check "check and the service agree on: ${line%$'\r'}" eq "$by_hand $served" "$wanted $wanted"
+  done
+}

@@ -71,7 +71,7 @@ impl Servant {
     pub fn may_read(&self, path: &Path) -> Result<(), Unreachable> {
         let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if let Some(hidden) = self.hidden.iter().find(|hidden| real.starts_with(hidden)) {
-            return Err(Unreachable::Hidden(hidden));
+            return Err(Unreachable::Hidden((*hidden).to_owned()));
         }
         let may = |path: &Path, bits: u32| {
             fs::metadata(path).is_ok_and(|file| {
@@ -84,18 +84,18 @@ impl Servant {
             })
         };
         // A folder has to be entered, which is its execute bit.
-        if may(&real, 0o4) && real.ancestors().skip(1).all(|folder| may(folder, 0o1)) {
-            return Ok(());
+        if let Some(closed) = real.ancestors().skip(1).find(|folder| !may(folder, 0o1)) {
+            return Err(Unreachable::Hidden(closed.display().to_string()));
         }
-        Err(Unreachable::Denied(self.ids.is_some()))
+        if may(&real, 0o4) { Ok(()) } else { Err(Unreachable::Denied(self.ids.is_some())) }
     }
 }
 
 /// Why the service does not reach a file that root reads.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unreachable {
-    /// It is in a folder that the unit hides.
-    Hidden(&'static str),
+    /// It is in a folder that the unit hides, or that is closed to the service's user.
+    Hidden(String),
     /// It belongs to somebody else; whether it could be given to the service's user.
     Denied(bool),
 }
@@ -105,7 +105,7 @@ impl Unreachable {
     pub fn words(&self, path: &Path) -> (String, String) {
         match self {
             Self::Hidden(folder) => {
-                (format!("the service does not see {folder}"), "move it to /etc/pia-qbittorrent-sync".to_owned())
+                (format!("the service cannot look into {folder}"), "move it to /etc/pia-qbittorrent-sync".to_owned())
             }
             Self::Denied(true) => {
                 ("the service may not read it".to_owned(), format!("type: chown {USER} {}", path.display()))
@@ -162,9 +162,10 @@ mod tests {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        assert_eq!(servant(None).may_read(&path), Err(Unreachable::Denied(false)), "its folder cannot be entered");
+        let closed = dir.path().display().to_string();
+        assert_eq!(servant(None).may_read(&path), Err(Unreachable::Hidden(closed)), "its folder cannot be entered");
         let hidden = Servant { ids: None, hidden: &["/tmp", "/var/tmp"] };
-        assert_eq!(hidden.may_read(Path::new("/tmp/secret")), Err(Unreachable::Hidden("/tmp")));
+        assert_eq!(hidden.may_read(Path::new("/tmp/secret")), Err(Unreachable::Hidden("/tmp".to_owned())));
     }
 
     #[test]

@@ -38,8 +38,7 @@ pub struct Problem {
 impl Problem {
     /// A problem with a line of the configuration file.
     fn line(path: &Path, number: usize, wrong: &str) -> Self {
-        let right =
-            "NAME=value is right, with single quotes around a value that has anything but letters and digits in it";
+        let right = "NAME=value is right, with 'single quotes' around special characters";
         Self {
             variable: format!("{} line {number}", home::known_as(path).display()),
             value: None,
