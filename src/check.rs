@@ -34,6 +34,8 @@ const ROWS: [&str; 12] = [
 ];
 /// The same where somebody else leases the port.
 const ROWS_FOLLOWING: [&str; 7] = ["settings", "tunnel", "source", "client", "port", "listener", "inbound"];
+/// What to do where there is no tunnel.
+const START: &str = "start the VPN, then check again";
 /// A step that takes longer than this is told at once.
 const LONG: Duration = Duration::from_secs(1);
 
@@ -50,6 +52,8 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
         fix: None,
         unset: false,
         beside: false,
+        stored: false,
+        no_device: false,
         peer_seen: false,
         slow,
     };
@@ -67,6 +71,7 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     let snapshot = service.keeper().snapshot();
     let stored =
         snapshot.port.zip(snapshot.expires_at).map(|(port, end)| format!("port {port} until {}, stored", shown(end)));
+    narrator.stored = stored.is_some();
     let done = service.run_once(&mut narrator);
     for (peer, trouble) in service.keeper().snapshot().troubles {
         // What an earlier run left is of no step of this one.
@@ -120,6 +125,10 @@ struct Narrator<'a> {
     unset: bool,
     /// The service runs.
     beside: bool,
+    /// There is a lease of an earlier run.
+    stored: bool,
+    /// The gateway is looked for, and no VPN device is here.
+    no_device: bool,
     /// A peer from outside is connected.
     peer_seen: bool,
     slow: Sender<Option<(&'static str, String)>>,
@@ -143,18 +152,17 @@ impl Narrator<'_> {
         self.write(mark, row, text);
     }
 
-    /// What stands before `row` and was not said was not needed.
-    fn skip_to(&mut self, row: &'static str) {
+    /// What stands before `row` and was not said was not needed, or not reached.
+    fn skip_to(&mut self, row: &'static str, reason: &str) {
         let place = self.place(row);
         if self.said.iter().any(|said| self.place(said) > place) {
             return;
         }
         for row in &self.rows[..place] {
             if !self.said.contains(row) {
-                let text = if *row == "account" {
-                    "not needed: the stored lease is bound without a login"
-                } else {
-                    "not needed"
+                let text = match *row {
+                    "account" if self.stored => "not needed: the stored lease is bound without a login",
+                    _ => reason,
                 };
                 self.line(Mark::Skipped, row, text);
             }
@@ -166,12 +174,12 @@ impl Narrator<'_> {
     }
 
     fn ok(&mut self, row: &'static str, text: &str) {
-        self.skip_to(row);
+        self.skip_to(row, "not needed");
         self.line(Mark::Ok, row, text);
     }
 
     fn note(&mut self, row: &'static str, text: &str) {
-        self.skip_to(row);
+        self.skip_to(row, "not needed");
         self.line(Mark::Note, row, &within(text, ""));
     }
 
@@ -183,7 +191,7 @@ impl Narrator<'_> {
     }
 
     fn fail_with(&mut self, row: &'static str, text: &str, fix: String) {
-        self.skip_to(row);
+        self.skip_to(row, "not reached");
         self.line(Mark::Fail, row, text);
         if self.fix.as_ref().is_none_or(|(known, _)| self.place(row) < self.place(known)) {
             self.fix = Some((row, fix));
@@ -193,8 +201,7 @@ impl Narrator<'_> {
     /// The way to the gateway, or into the tunnel where that has to be found.
     fn tunnel(&mut self, service: &Service) {
         if service.has_no_tunnel() {
-            let fix = "start the VPN, then check again";
-            self.fail_with("tunnel", &format!("{NO_TUNNEL}; {fix}"), fix.to_owned());
+            self.fail_with("tunnel", &format!("{NO_TUNNEL}; {START}"), START.to_owned());
             return;
         }
         // Without a way the loop itself says so; a name has to be looked up first.
@@ -204,6 +211,7 @@ impl Narrator<'_> {
         if way.is_tunnel() {
             self.ok("tunnel", &format!("{device}, our address in it is {}{through}", way.local));
         } else {
+            self.no_device = service.looks_for_gateway();
             let text = format!(
                 "{device} ({}{through}) is no VPN device of this machine: right only if another machine runs the VPN",
                 way.local
@@ -277,8 +285,11 @@ impl Narrator<'_> {
                 self.note("port", &format!("{}; the service will set it", error.cause));
             }
             "gateway" if matches!(&error.cause, Cause::Other(words) if words == NO_TUNNEL) => {
-                self.skip_to(row);
+                self.skip_to(row, "not reached");
                 self.line(Mark::Skipped, row, "not looked for without a tunnel");
+            }
+            "gateway" if self.no_device => {
+                self.fail_with(row, &within(&error.to_string(), &format!("; {START}")), START.to_owned());
             }
             "bind" if goes_on => self.note("bind", &format!("{error}; asking for another lease")),
             _ => self.fail(row, error),

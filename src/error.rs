@@ -208,6 +208,7 @@ impl Cause {
     fn why(&self) -> String {
         match self {
             Self::Connect { error, .. } | Self::NoRoute { error, .. } => plain(error),
+            Self::Lookup { error, .. } => format!("no address for that name, {error}"),
             cause => cause.to_string(),
         }
     }
@@ -244,7 +245,9 @@ impl Cause {
     /// How much it says: a server that answers, if wrongly, says more than one that refuses, and that more than silence.
     fn tells(&self) -> u8 {
         match self {
-            Self::Lookup { .. } | Self::NoRoute { .. } | Self::Timeout { .. } => 0,
+            Self::NoRoute { .. } | Self::Timeout { .. } => 0,
+            // Without names nobody is found, and who can be reached without one is asked last.
+            Self::Lookup { .. } => 1,
             Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
             _ => 2,
         }

@@ -5,6 +5,8 @@
 //! Rows that need a network of their own run this program once more inside one. What the machine lacks is skipped
 //! loudly, and fails with `REQUIRE_FAULTS=1`.
 
+#[path = "faults/check.rs"]
+mod check;
 #[path = "faults/clock.rs"]
 mod clock;
 #[path = "faults/gateway.rs"]
@@ -35,7 +37,7 @@ const MEMORY: u64 = 24 * 1024;
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_ONCE);
-    let rows = [peers::rows(), gateway::rows(), tunnel::rows(), state::rows(), clock::rows()].concat();
+    let rows = [peers::rows(), gateway::rows(), tunnel::rows(), state::rows(), clock::rows(), check::rows()].concat();
     libtest_mimic::run(&arguments, rows.into_iter().map(Row::into_trial).collect()).exit();
 }
 

@@ -266,6 +266,13 @@ fn start(end: &End) -> Result<OwnedFd, Errno> {
     }
 }
 
+fn unresolved(host: &str, error: &io::Error) -> Cause {
+    let error = plain(error);
+    // The resolver's own reason is in the second half.
+    let error = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error).to_owned();
+    Cause::Lookup { name: host.to_owned(), error }
+}
+
 fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, Cause> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -281,11 +288,9 @@ fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, 
         let _ = sender.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect));
     };
     // Threads can be limited, and those left behind count.
-    thread::Builder::new()
-        .spawn(look_up)
-        .map_err(|error| Cause::Lookup { name: host.to_owned(), error: plain(&error) })?;
+    thread::Builder::new().spawn(look_up).map_err(|error| unresolved(host, &error))?;
     match receiver.recv_timeout(deadline.left(Phase::Lookup)?) {
-        Ok(result) => result.map_err(|error| Cause::Lookup { name: host.to_owned(), error: plain(&error) }),
+        Ok(result) => result.map_err(|error| unresolved(host, &error)),
         Err(_) => Err(Cause::Timeout { phase: Phase::Lookup, after: deadline.total() }),
     }
 }

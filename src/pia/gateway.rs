@@ -137,6 +137,11 @@ impl Gateway {
         }
     }
 
+    /// Whether nobody said where it is.
+    pub fn is_looked_for(&self) -> bool {
+        matches!(self.address, GatewayAddress::Find { .. })
+    }
+
     /// Whether there is somewhere to look for it, or it is known where it is.
     pub fn has_candidates(&self, network: &Network) -> bool {
         match self.address {
@@ -373,7 +378,9 @@ impl Gateway {
             let refused =
                 matches!(&cause, Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused);
             let again = "it worked before: nothing to do if it passes, else connect the VPN anew";
-            failed(step, cause).advise(Some(again).filter(|_| refused && self.served))
+            let advice = if self.served { again } else { NOT_THERE };
+            let named = matches!(self.address, GatewayAddress::At { .. });
+            failed(step, cause).advise(Some(advice).filter(|_| refused && (self.served || named)))
         })?;
         self.date = response.date();
         let fields = accepted(&response, step)?;
@@ -398,6 +405,10 @@ fn attempt(step: &'static str, port: u16, candidate: &Candidate, cause: Cause) -
     let at = dial::join(&candidate.address.to_string(), port);
     Attempt { at, error: failed(step, cause) }
 }
+
+/// The remedy where whoever was named as the gateway refuses.
+const NOT_THERE: &str =
+    "set PIA_GATEWAY=auto, or, if it is right, connect the VPN to another region: this one forwards no ports";
 
 /// The error of a step at the gateway.
 fn failed(step: &'static str, cause: Cause) -> Error {

@@ -40,8 +40,8 @@ pub fn tell(verdict: &Verdict, names: &Names) {
     }
 }
 
-/// The longest line, without its time.
-pub const LINE: usize = 190;
+/// The longest text of a line: with what stands before it, 200 characters.
+pub const LINE: usize = 180;
 
 /// An error and what to do about it. Of a long error the beginning is shown, of what to do all.
 pub fn with_advice(error: &Error) -> String {

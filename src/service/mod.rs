@@ -146,6 +146,11 @@ impl Service {
         self.peers.way(&Network::look()).map(|(_, way)| way)
     }
 
+    /// The gateway is to be found.
+    pub fn looks_for_gateway(&self) -> bool {
+        matches!(&self.peers.port, PortPeer::Pia(pia) if pia.gateway.is_looked_for())
+    }
+
     /// The gateway is to be found, and there is no tunnel to find it in.
     pub fn has_no_tunnel(&self) -> bool {
         match &self.peers.port {

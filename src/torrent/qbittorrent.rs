@@ -317,10 +317,10 @@ fn banned() -> Error {
 fn failed(step: &'static str, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => {
-            "check that it runs and QBITTORRENT_HOST is right; in Docker it must share the VPN container's network"
+            "check that qBittorrent runs, and QBITTORRENT_HOST; in Docker it must share the VPN's network"
         }
         Cause::Lookup { .. } => {
-            "correct the name in QBITTORRENT_HOST; in Docker, behind the same VPN container, it is http://localhost:8080"
+            "correct QBITTORRENT_HOST; in Docker, behind the VPN container, it is http://localhost:8080"
         }
         Cause::CredentialsRejected { what: Proof::Password, .. } => {
             "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, then restart"
@@ -525,7 +525,7 @@ mod tests {
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: vec!["nas".to_owned()] };
         for (cause, advice) in [
-            (connect, "QBITTORRENT_HOST is right"),
+            (connect, "check that qBittorrent runs"),
             (
                 Cause::CredentialsRejected { what: Proof::Password, before: false },
                 "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD",

@@ -26,18 +26,18 @@ pub fn rows() -> Vec<Row> {
 }
 
 /// This namespace is the machine's, another one the VPN server's, and a TUN device in each is the tunnel.
-struct Wires {
+pub struct Wires {
     link: Option<Link>,
     server: Namespace,
 }
 
 impl Wires {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { link: None, server: Namespace::new().expect("a second namespace") }
     }
 
     /// Makes the tunnel anew: our address with its prefix length, the server's, and whether everything goes through it.
-    fn tunnel(&mut self, own: &str, gateway: &str, quality: Quality) {
+    pub fn tunnel(&mut self, own: &str, gateway: &str, quality: Quality) {
         self.link = None;
         let (address, _) = own.split_once('/').expect("a prefix length");
         let own_end = End { pid: std::process::id(), address: parsed(address) };
@@ -56,7 +56,7 @@ impl Wires {
     }
 
     /// PIA at the far end, and a daemon here that has a token and looks for the gateway.
-    fn world(&self) -> World {
+    pub fn world(&self) -> World {
         let options = pia::Options {
             namespace_of: Some(self.server.pid()),
             address: Ipv4Addr::UNSPECIFIED.into(),
