@@ -1,7 +1,11 @@
-# The image: one static binary and nothing else. BuildKit builds it for linux/amd64 and linux/arm64, each natively (or
-# under emulation): ring has C and assembly in it.
+# The image: one static binary and nothing else.
+#
+# `docker build .` builds the binary in an image with Rust, for linux/amd64 or linux/arm64, whichever this machine is. With
+# `--build-arg BINARY=prebuilt` it takes the one that .ci/make-release has put into dist/: releases are made so, for linux/arm/v7
+# too, from no base image at all.
 
-# Any image with Rust whose own target is musl's, as Alpine's ones.
+ARG BINARY=build
+# Any image with Rust whose own target is musl's, as Alpine's ones. To be sure of the bytes: .ci/build-musl.
 ARG RUST_IMAGE=rust:1.94.1-alpine3.23
 
 FROM ${RUST_IMAGE} AS build
@@ -14,11 +18,18 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     case "$TARGETARCH" in \
       amd64) target=x86_64-unknown-linux-musl ;; \
       arm64) target=aarch64-unknown-linux-musl ;; \
-      *) echo "no image for '$TARGETARCH'" >&2 && exit 64 ;; \
+      *) echo "no Rust on Alpine for '$TARGETARCH': --build-arg BINARY=prebuilt" >&2 && exit 64 ;; \
     esac \
     && cargo build --release --locked --bin pia-qbittorrent-sync --target "$target" \
     && install -D -m 0755 "target/$target/release/pia-qbittorrent-sync" /image/pia-qbittorrent-sync \
     && install -d -m 0700 /image/volumes/state
+
+FROM scratch AS prebuilt
+ARG TARGETARCH
+ARG TARGETVARIANT
+COPY dist/image/linux-${TARGETARCH}${TARGETVARIANT} /image
+
+FROM ${BINARY} AS binary
 
 FROM scratch
 ARG VERSION=0.1.0
@@ -30,9 +41,9 @@ LABEL org.opencontainers.image.title="pia-qbittorrent-sync" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /image/pia-qbittorrent-sync /
+COPY --from=binary /image/pia-qbittorrent-sync /
 # A new volume takes its owner from the folder in the image.
-COPY --from=build --chown=65532:65532 /image/volumes/ /
+COPY --from=binary --chown=65532:65532 /image/volumes/ /
 # The path of a file, not a token.
 # hadolint ignore=DL3064
 ENV STATE_DIR=/state \

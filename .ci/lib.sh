@@ -173,5 +173,12 @@ unpack_debs() {
   rm -rf "$apt"
 }
 
-# musl_binary x86_64|aarch64: where .ci/build-musl leaves it.
-musl_binary() { printf '%s/%s-unknown-linux-musl/release/pia-qbittorrent-sync\n' "${CARGO_TARGET_DIR:-target}" "$1"; }
+# Rust's name of the target that .ci/build-musl builds for ARCH.
+triple_of() {
+  case $1 in
+  armv7) printf 'armv7-unknown-linux-musleabihf\n' ;;
+  *) printf '%s-unknown-linux-musl\n' "$1" ;;
+  esac
+}
+# musl_binary x86_64|aarch64|armv7: where .ci/build-musl leaves it.
+musl_binary() { printf '%s/%s/release/pia-qbittorrent-sync\n' "${CARGO_TARGET_DIR:-target}" "$(triple_of "$1")"; }
