@@ -11,13 +11,16 @@ Usage: sh install.sh [OPTION...]
 
 Installs pia-qbittorrent-sync, or upgrades it. A configuration that is there is never overwritten.
 
-  --init systemd|openrc|none  what starts the service; found out by what is running unless given.
-                              none: binary and configuration only
+  --init INIT                 what starts the service; found out by what is running unless given: systemd (235 or later),
+                              openrc, procd (OpenWrt), unraid, dsm (Synology), none (binary and configuration only).
+                              The last three of these and procd were not tried on a real one
+  --prefix DIR                all of it into DIR (bin, etc, state, and run.sh to start it), where the system cannot be
+                              written or forgets at an update what was: TrueNAS, DSM. Goes with --init none, unraid, dsm
   --binary PATH               install this binary. Without it the first of these is taken: one beside install.sh,
                               one that cargo built in this folder, the release for this machine. What lies beside
                               install.sh is taken only where none but root and you (sudo) can write
-  --url URL                   download the binary from there
-  --sha256 SUM                the binary's SHA-256; without it a download is compared with URL.sha256
+  --url URL                   download the binary from there; needs --sha256
+  --sha256 SUM                the binary's SHA-256. The install.sh of a release knows those of its own
   --uninstall                 stop the service and remove it; configuration and lease are kept
   --purge                     with --uninstall: remove those, too
   --dry-run                   tell what would be done, change nothing and send nothing
@@ -39,10 +42,15 @@ refuse_usage() {
   exit 64
 }
 
+# In the install.sh of a release: its version, and the sums of what it downloads, a line each.
+release_version=''
+release_sums=''
+
 set_constants() {
   name=pia-qbittorrent-sync
   user=pia-sync
-  releases=https://github.com/pia-qbittorrent-sync/pia-qbittorrent-sync/releases/latest/download
+  repository=pia-qbittorrent-sync/pia-qbittorrent-sync
+  releases=https://github.com/$repository/releases
 
   binary=/usr/local/bin/$name
   # The templates as they were last installed: only a new one is worth a .new file.
@@ -56,7 +64,14 @@ set_constants() {
   confd=/etc/conf.d/$name
   unfinished=$etc/.unfinished
   python=/opt/$name
-  service_files="systemd/$name.service systemd/config.env openrc/$name.initd openrc/$name.confd"
+  # For systemd before 247, which hands over no credentials.
+  without_credentials=$unit.d/before-247.conf
+  # What OpenWrt keeps over an upgrade of the firmware.
+  keep=/lib/upgrade/keep.d/$name
+  go=/boot/config/go
+  rc_d=/usr/local/etc/rc.d/$name.sh
+  service_files="systemd/$name.service systemd/config.env openrc/$name.initd openrc/$name.confd
+    contrib/procd/$name.init contrib/appliance/run.sh"
   # The user behind sudo, who may do all that root may.
   case ${SUDO_UID-} in
   '' | *[!0-9]*) sudo_uid=0 ;;
@@ -65,7 +80,7 @@ set_constants() {
 }
 
 parse_options() {
-  init='' given_binary='' url='' sha256='' uninstall='' purge='' dry_run=''
+  init='' prefix='' given_binary='' url='' sha256='' uninstall='' purge='' dry_run=''
   while [ $# -gt 0 ]; do
     case $1 in
     --*=*)
@@ -74,10 +89,11 @@ parse_options() {
       set -- "${option%%=*}" "${option#*=}" "$@"
       continue
       ;;
-    --init | --binary | --url | --sha256)
+    --init | --prefix | --binary | --url | --sha256)
       [ -n "${2-}" ] || refuse_usage "$1 needs a value"
       case $1 in
       --init) init=$2 ;;
+      --prefix) prefix=${2%/} ;;
       --binary) given_binary=$2 ;;
       --url) url=$2 ;;
       --sha256) sha256=$2 ;;
@@ -95,9 +111,14 @@ parse_options() {
     esac
   done
   case $init in
-  '' | systemd | openrc | none) ;;
-  *) refuse_usage "--init is systemd, openrc or none, not $init" ;;
+  '' | systemd | openrc | procd | unraid | dsm | none) ;;
+  *) refuse_usage "--init is systemd, openrc, procd, unraid, dsm or none, not $init" ;;
   esac
+  case $prefix in
+  '' | /*) ;;
+  *) refuse_usage '--prefix is an absolute path' ;;
+  esac
+  [ -z "$url" ] || [ -n "$sha256" ] || refuse_usage '--url needs the --sha256 of what is there'
   [ -z "$given_binary" ] || [ -z "$url" ] || refuse_usage '--binary and --url exclude each other'
   [ -z "$purge" ] || [ -n "$uninstall" ] || refuse_usage '--purge goes with --uninstall'
   if [ -n "$sha256" ]; then
@@ -155,7 +176,15 @@ is_safe_folder() {
 
 # Which init system runs, not which ones are installed: a machine may have both.
 detect_init() {
-  if [ -d /run/systemd/system ]; then
+  if [ -e /etc/openwrt_release ]; then
+    running_init=procd
+  elif [ -e /etc/unraid-version ]; then
+    running_init=unraid
+  elif [ -e /etc/synoinfo.conf ]; then
+    running_init=dsm
+  elif [ -n "$prefix" ]; then
+    running_init=none
+  elif [ -d /run/systemd/system ]; then
     running_init=systemd
   elif [ -e /run/openrc/softlevel ]; then
     running_init=openrc
@@ -169,10 +198,35 @@ detect_init() {
     warn "$init is not running here: the service is installed and enabled, but not started"
   fi
   case $init in
+  unraid) prefix=${prefix:-/boot/config/plugins/$name} ;;
+  dsm) prefix=${prefix:-/usr/local/$name} ;;
+  procd) binary=/usr/bin/$name templates=/usr/share/$name state=$etc/state ;;
+  esac
+  if [ -n "$prefix" ]; then
+    case $init in
+    systemd | openrc | procd) refuse_usage "--prefix does not go with --init $init" ;;
+    esac
+    binary=$prefix/bin/$name templates=$prefix/share etc=$prefix/etc config=$prefix/etc/config.env
+    ca=$etc/ca.rsa.4096.crt state=$prefix/state unfinished=$prefix/.unfinished
+  fi
+  case $init in
   systemd) service=$unit settings=$config ;;
   openrc) service=$initd settings=$confd ;;
-  none) service='' settings=$config ;;
+  procd) service=$initd settings=$config ;;
+  unraid | dsm) service=$prefix/run.sh settings=$config ;;
+  none) service=${prefix:+$prefix/run.sh} settings=$config ;;
   esac
+  [ -n "$uninstall" ] || [ -n "$dry_run" ] || check_writable "$binary"
+}
+
+# check_writable PLACE: a read-only /usr is found before anything is done.
+check_writable() {
+  folder=${1%/*}
+  while [ ! -d "$folder" ]; do folder=${folder%/*}; done
+  probe=$folder/.$name.probe
+  (umask 077 && : >"$probe") 2>/dev/null ||
+    fatal "$folder cannot be written: choose another place with --prefix, e.g. --prefix /mnt/POOL/$name"
+  rm -f "$probe"
 }
 
 is_init_running() { [ "$init" = "$running_init" ]; }
@@ -184,6 +238,7 @@ detect_target() {
   case $machine in
   x86_64 | amd64) target=x86_64-unknown-linux-musl ;;
   aarch64 | arm64) target=aarch64-unknown-linux-musl ;;
+  armv7* | armv8l) target=armv7-unknown-linux-musleabihf ;;
   *) target='' ;;
   esac
 }
@@ -194,10 +249,10 @@ look_beside() {
   files='' source='' folders='' program='' refused=''
   [ -n "$here" ] || return 0
   if has_service_files "$here"; then
-    folders=' systemd openrc'
-    mkdir -p "$stage/beside/systemd" "$stage/beside/openrc"
+    folders=' systemd openrc contrib'
     files=$stage/beside
     for file in $service_files; do
+      mkdir -p "$files/${file%/*}"
       take_beside "$file" "$files/$file" || {
         files=''
         break
@@ -226,7 +281,7 @@ take_beside() {
   fi
   why_refused=$why
   case $1 in
-  systemd/* | openrc/*) refused="$refused systemd openrc" ;;
+  systemd/* | openrc/* | contrib/*) refused="$refused systemd openrc contrib" ;;
   *) refused="$refused $1" ;;
   esac
   return 1
@@ -234,6 +289,7 @@ take_beside() {
 
 # Sets $source, a file in $stage, whose sum is right if one was given.
 find_binary() {
+  released=''
   if [ -n "$given_binary" ]; then
     [ -f "$given_binary" ] || fatal "$given_binary: no such file"
     source=$stage/binary origin=$given_binary
@@ -247,34 +303,35 @@ find_binary() {
 }
 
 download_binary() {
-  if [ -z "$url" ]; then
-    [ -n "$target" ] || fatal "there is no release for $machine: build it with cargo and use --binary"
-    url=$releases/$name-$target
-  fi
-  case $url in
-  https://*) ;;
-  *) [ -n "$sha256" ] || fatal "$url is not https: give the binary's --sha256" ;;
-  esac
   source=$stage/$name
-  info "binary: $url"
-  fetch_checked "$url" "$source" "$sha256"
-}
-
-# fetch_checked URL FILE SUM: URL.sha256 has the sum if it is empty.
-fetch_checked() {
-  fetch "$1" "$2"
-  expected=$3
-  if [ -z "$expected" ]; then
-    fetch "$1.sha256" "$2.sha256"
-    expected=$(tr 'A-F\r' 'a-f ' <"$2.sha256" | awk 'NR == 1 { print $1 }')
-    is_sha256 "$expected" || fatal "$1.sha256 does not hold a SHA-256"
+  if [ -n "$url" ]; then
+    info "binary: $url"
+    fetch "$url" "$source"
+    check_sum "$source" "$sha256" "$url"
+    return
   fi
-  check_sum "$2" "$expected" "$1"
+  [ -n "$target" ] || fatal "there is no release for $machine: build it with cargo and use --binary"
+  fetch_release "$name-$target" "$source"
+  released=yes
 }
 
+# fetch_release ASSET FILE: of the release that this install.sh belongs to. A sum from where the file comes from would prove
+# nothing.
+fetch_release() {
+  [ -n "$release_version" ] ||
+    fatal "this install.sh is of no release and knows no sums: take that of $releases/latest, or use --binary PATH"
+  info "from the release $release_version: $1"
+  fetch "$releases/download/v$release_version/$1" "$2"
+  check_sum "$2" "$(printf '%s\n' "$release_sums" | awk -v asset="$1" '$2 == asset { print $1 }')" "$1"
+}
+
+# From https nothing leads to http. wget cannot be told so, but whatever comes has to have the right sum.
 fetch() {
   if command -v curl >/dev/null; then
-    curl --fail --silent --show-error --location --retry 2 --max-time 300 --output "$2" "$1" || fatal "cannot download $1"
+    protocols='=https'
+    case $1 in http://*) protocols='=http,https' ;; esac
+    curl --fail --silent --show-error --location --proto "$protocols" --proto-redir "$protocols" --retry 2 --max-time 300 \
+      --output "$2" "$1" || fatal "cannot download $1"
   elif command -v wget >/dev/null; then
     wget -q -O "$2" "$1" || fatal "cannot download $1"
   else
@@ -329,11 +386,13 @@ make_folder() {
   else
     # Folders above it are for everybody, whatever the umask.
     (umask 022 && mkdir -p "$1")
-    chmod "$2" "$1"
+    set_mode "$2" "$1"
   fi
 }
 
-is_installed() { cmp -s "$1" "$2" && [ -n "$(find "$2" -prune -user 0 -perm "$3")" ]; }
+# A flash drive's file system knows no modes.
+is_installed() { cmp -s "$1" "$2" && { [ "$init" = unraid ] || [ -n "$(find "$2" -prune -user 0 -perm "$3")" ]; }; }
+set_mode() { chmod "$1" "$2" 2>/dev/null || [ "$init" = unraid ]; }
 
 # stage_file FILE PLACE MODE: a copy beside PLACE, in $part.
 stage_file() {
@@ -341,7 +400,7 @@ stage_file() {
   part=${2%/*}/.${2##*/}.part
   rm -f "$part"
   cp "$1" "$part"
-  chmod "$3" "$part"
+  set_mode "$3" "$part"
 }
 
 # place_file PLACE: what is staged becomes it, at once or not at all.
@@ -388,6 +447,8 @@ detect_previous() {
     previous=python
   elif grep -q "$binary" "$service"; then
     previous=ours
+  elif grep -q "^# Keeps $name running" "$service"; then
+    previous=ours
   elif [ -d "$python/venv" ]; then
     previous=python
   else
@@ -410,6 +471,8 @@ detect_previous() {
 is_active() {
   is_init_running || return 1
   case $init in
+  procd) "$initd" running >/dev/null 2>&1 ;;
+  unraid | dsm) [ -s "/var/run/$name.pid" ] && kill -0 "$(cat "/var/run/$name.pid")" 2>/dev/null ;;
   systemd)
     # One that has yet to report that it is ready runs, too.
     case $(systemctl show --property ActiveState "$name.service") in
@@ -425,8 +488,7 @@ is_active() {
 # The folders systemd and openrc: those beside install.sh, or, for an install.sh alone, of the release.
 find_service_files() {
   [ -z "$files" ] || return 0
-  info "service files: $releases/$name-services.tar.gz"
-  fetch_checked "$releases/$name-services.tar.gz" "$stage/services.tar.gz" ''
+  fetch_release "$name-services.tar.gz" "$stage/services.tar.gz"
   files=$stage/services
   mkdir "$files"
   tar -xzf "$stage/services.tar.gz" -C "$files"
@@ -447,8 +509,11 @@ install_binary() {
     info "would install $binary"
     return
   fi
+  # Tried where it is not installed: not every drive runs programs.
+  cp "$source" "$stage/program"
+  chmod 755 "$stage/program"
   stage_file "$source" "$binary" 755
-  version=$("$part" --version 2>&1) || fatal "this binary does not run on this machine ($machine): $version"
+  version=$("$stage/program" --version 2>&1) || fatal "this binary does not run on this machine ($machine): $version"
   case $version in
   "$name "*) ;;
   *) fatal "this binary is not $name: it says $version" ;;
@@ -502,7 +567,11 @@ install_service() {
   case $init in
   systemd) strip_returns "$files/systemd/$name.service" && mode=644 ;;
   openrc) strip_returns "$files/openrc/$name.initd" && mode=755 ;;
-  none) return ;;
+  procd) strip_returns "$files/contrib/procd/$name.init" && mode=755 ;;
+  unraid | dsm | none)
+    [ -n "$service" ] || return 0
+    strip_returns "$files/contrib/appliance/run.sh" && mode=755
+    ;;
   esac
   ! is_installed "$stripped" "$service" "$mode" || return 0
   note_change
@@ -516,9 +585,12 @@ install_all() {
   find_binary
   detect_previous
   install_binary
-  if [ "$init" != systemd ]; then
-    create_user
-  fi
+  # Appliances run everything as root, and forget users.
+  case $init in
+  systemd) ! is_old_systemd || create_user ;;
+  openrc) create_user ;;
+  none) [ -n "$prefix" ] || create_user ;;
+  esac
   make_folder "$etc" 755
   case $init in
   systemd)
@@ -534,24 +606,112 @@ install_all() {
     install_config "$files/openrc/$name.confd" "$confd"
     make_state
     ;;
-  none)
-    [ ! -d "$python/venv" ] || warn "the Python daemon in $python is left alone with --init none: stop it"
-    install_config "$files/systemd/config.env" "$config"
+  procd | unraid | dsm | none)
+    [ ! -d "$python/venv" ] || warn "the Python daemon in $python is left alone: stop it"
+    write_own_places
+    install_config "$stage/config.env" "$config"
     make_state
     ;;
   esac
+  warn_about_ram_disk
   # While what is to be replaced still runs: this may take a while.
   fetch_ca
   case $previous in
   python | other) retire_previous ;;
   esac
   install_service
+  case $init in
+  systemd) serve_old_systemd ;;
+  procd) keep_over_upgrades ;;
+  unraid) start_from_go ;;
+  dsm) start_from_rc_d ;;
+  esac
   if [ -n "$dry_run" ]; then
     [ -z "$changed" ] || [ "$init" = none ] || [ "$plan" = leave ] || info "would $plan the service"
   else
     finish_service
     show_next_steps
   fi
+}
+
+# The template, with the places that are others here.
+write_own_places() {
+  strip_returns "$files/systemd/config.env"
+  {
+    cat "$stripped"
+    if [ "$state" != "/var/lib/$name" ]; then
+      printf '\n# Where lease and CA survive a reboot here.\nSTATE_DIR=%s\n' "$state"
+    fi
+    [ -z "$prefix" ] || printf 'LOG_FILE=/var/log/pia_qbittorrent_sync.log\n'
+  } >"$stage/config.env"
+}
+
+# What is on it is gone at the next boot.
+warn_about_ram_disk() {
+  folder=$(state_folder)
+  while [ ! -d "$folder" ]; do folder=${folder%/*}; done
+  kind=$(awk -v folder="${folder:-/}" '
+    { place = $2 == "/" ? "" : $2 }
+    index(folder "/", place "/") == 1 && length(place) >= length(best) { best = place; kind = $3 }
+    END { print kind }
+  ' /proc/mounts 2>/dev/null)
+  case $kind in
+  tmpfs | ramfs) warn "STATE_DIR $(state_folder) is on a RAM disk: each boot will cost a login and give another port" ;;
+  esac
+}
+
+# --- systemd before 247
+
+is_old_systemd() {
+  version=$(systemctl --version 2>/dev/null | sed -nE '1s/^systemd ([0-9]+).*/\1/p')
+  [ -n "$version" ] && [ "$version" -lt 247 ]
+}
+
+# It ignores LoadCredential=: the service gets a user of its own, who may read the files themselves.
+serve_old_systemd() {
+  if ! is_old_systemd; then
+    [ ! -e "$without_credentials" ] || remove "$without_credentials"
+    return 0
+  fi
+  warn "systemd $version hands over no credentials (247 does): the service runs as $user, who may read $etc"
+  printf '[Service]\nDynamicUser=no\nUser=%s\nGroup=%s\n' "$user" "$user" >"$stage/before-247.conf"
+  if ! is_installed "$stage/before-247.conf" "$without_credentials" 644; then
+    note_change
+    install_file "$stage/before-247.conf" "$without_credentials" 644
+  fi
+  run chgrp -R "$user" "$etc/credentials" "$config"
+  run chmod 640 "$config"
+  run chmod -R g+rX "$etc/credentials"
+}
+
+# --- appliances
+
+keep_over_upgrades() {
+  printf '%s\n' "$etc/" "$binary" "$initd" "/etc/rc.d/S95$name" "/etc/rc.d/K10$name" >"$stage/keep"
+  is_installed "$stage/keep" "$keep" 644 || install_file "$stage/keep" "$keep" 644
+}
+
+# Unraid's system is made anew at each boot, by way of this file.
+start_from_go() {
+  # shellcheck disable=SC2016 # for the file
+  line="sh $prefix/run.sh start # $name"
+  ! grep -qxF "$line" "$go" 2>/dev/null || return 0
+  if [ -n "$dry_run" ]; then
+    info "would add to $go: $line"
+    return
+  fi
+  note_change
+  { grep -v " # $name\$" "$go" 2>/dev/null || printf '#!/bin/bash\n'; } >"$stage/go"
+  printf '%s\n' "$line" >>"$stage/go"
+  install_file "$stage/go" "$go" 600
+}
+
+# DSM runs what is there with `start` and `stop`.
+start_from_rc_d() {
+  printf '#!/bin/sh\nexec sh %s/run.sh "$@"\n' "$prefix" >"$stage/rc.d"
+  is_installed "$stage/rc.d" "$rc_d" 755 && return 0
+  note_change
+  install_file "$stage/rc.d" "$rc_d" 755
 }
 
 # OpenRC makes it itself, but takes nothing that is in it for the service's user. systemd does.
@@ -572,11 +732,7 @@ setting() {
   file=$settings
   [ -e "$file" ] || file=$stage/taken
   [ -e "$file" ] || return 0
-  if [ "$init" = openrc ]; then
-    env -i PATH="$PATH" sh -c '. "$0" && exec env' "$file" 2>/dev/null
-  else
-    cat "$file"
-  fi | sed -nE "s/[[:space:]]+\$//; s/^[[:space:]]*(export[[:space:]]+)?$1=[\"']?([^\"']*).*/\2/p" | tail -n 1
+  sed -nE "s/[[:space:]]+\$//; s/^[[:space:]]*(export[[:space:]]+)?$1=[\"']?([^\"']*).*/\\2/p" "$file" | tail -n 1
 }
 
 # PIA's CA to where the service looks for it, if it needs it. It would fetch it itself, but here somebody is looking.
@@ -593,10 +749,7 @@ fetch_ca() {
   set --
   [ -z "${PIA_CA_URL-}" ] || set -- "PIA_CA_URL=$PIA_CA_URL"
   [ -z "${PIA_CA_SHA256-}" ] || set -- "$@" "PIA_CA_SHA256=$PIA_CA_SHA256"
-  case $init in
-  openrc) set -- env -i PATH="$PATH" sh -c '. "$1"; shift; exec env "$@"' sh "$settings" "$@" "$binary" fetch-ca ;;
-  *) set -- env -i "$@" "$binary" --config "$settings" fetch-ca ;;
-  esac
+  set -- env -i "$@" "$binary" --config "$settings" fetch-ca
   if "$@" >"$stage/said" 2>&1; then
     # One that was there already is nothing to tell.
     ! grep 'is now in' "$stage/said" || fetched=yes
@@ -839,6 +992,11 @@ finish_service() {
   case $init in
   systemd) finish_systemd ;;
   openrc) finish_openrc ;;
+  procd)
+    [ "$plan" != start ] || "$initd" enable
+    start_service "$initd" restart
+    ;;
+  unraid | dsm) start_service sh "$service" restart ;;
   none) check_config ;;
   esac
   rm -f "$unfinished"
@@ -875,39 +1033,59 @@ start_service() {
 # What the service would say to its configuration. Without this shell's variables, because the service has none of them.
 check_config() {
   case $init in
-  systemd) set -- env -i CREDENTIALS_DIRECTORY="$etc/credentials" "$binary" --config "$settings" check --config-only ;;
-  openrc)
-    set -- env -i PATH="$PATH" sh -c '. "$1"; shift; exec "$@"' sh "$settings" \
-      su -s /bin/sh "$user" -c "exec $binary check --config-only"
-    ;;
-  none) set -- env -i "$binary" --config "$settings" check --config-only ;;
+  systemd) set -- env -i "$binary" --config "$config" check --config-only ;;
+  openrc) set -- env -i "$binary" --config "$confd" check --config-only ;;
+  *) set -- env -i "$binary" --config "$settings" check --config-only ;;
   esac
   is_valid=yes
-  "$@" >"$stage/said" 2>&1 && return
+  if "$@" >"$stage/said" 2>&1; then
+    sed -n 's/^warning: /install.sh: /p' "$stage/said" >&2
+    return
+  fi
   is_valid=''
   warn "the configuration ($settings) is not complete:"
   sed 's/^/  /' "$stage/said" >&2
 }
 
 show_next_steps() {
+  # By its name, if that leads to it.
+  program=$name
+  [ "$(command -v "$name" || true)" = "$binary" ] || program=$binary
   case $init in
   systemd)
     secrets=", and each secret in a file of its own in $etc/credentials, named PIA_USERNAME, PIA_PASSWORD, ..."
-    by_hand="CREDENTIALS_DIRECTORY=$etc/credentials $name"
+    by_hand=$program
     start="systemctl start $name"
     log="journalctl -u $name"
     ;;
   openrc)
     secrets=''
-    by_hand="$name --config $confd"
+    by_hand=$program
     start="rc-service $name start"
     log="/var/log/pia_qbittorrent_sync.log"
     ;;
+  procd)
+    secrets=''
+    by_hand=$program
+    start="$initd start"
+    log="logread -e $name"
+    ;;
+  unraid | dsm)
+    secrets=''
+    by_hand="$program --config $config"
+    start="sh $service start"
+    log=/var/log/pia_qbittorrent_sync.log
+    ;;
   none)
     secrets=''
-    by_hand=$name
-    start="$name, by whatever starts programs here; to run it as $user make the settings its own: chown $user $config"
+    by_hand=$program
+    start="$program, by whatever starts programs here; to run it as $user make the settings its own: chown $user $config"
     log='its standard output, or LOG_FILE'
+    if [ -n "$prefix" ]; then
+      by_hand="$program --config $config"
+      start="sh $service start; nothing does so at boot yet: have this system run that line then (TrueNAS: System, Advanced, Init/Shutdown Scripts, Post Init)"
+      log=/var/log/pia_qbittorrent_sync.log
+    fi
     ;;
   esac
   info '
@@ -916,7 +1094,9 @@ Next steps:'
   - see whether everything works: $by_hand check"
   is_active || info "  - start: $start"
   info "  - log: $log
-  - state: $name status"
+  - state: $by_hand status"
+  [ -z "$released" ] || ! command -v gh >/dev/null ||
+    info "  - where the binary was built: gh attestation verify $binary --repo $repository"
   [ ! -e "$python/venv" ] || [ "$previous" != python ] || info "  - the Python daemon is stopped; when you miss nothing: rm -r $python"
 }
 
@@ -924,25 +1104,55 @@ Next steps:'
 
 uninstall_all() {
   for file in "$unit" "$initd"; do
-    [ ! -e "$file" ] || grep -q "$binary" "$file" || fatal "$file is not ours, nothing was removed"
+    [ ! -e "$file" ] || grep -q "bin/$name" "$file" || fatal "$file is not ours, nothing was removed"
   done
   if [ -e "$unit" ]; then
     [ "$running_init" != systemd ] || run systemctl --quiet disable --now "$name.service"
     remove "$unit" "${unit%/*}"/*.wants/"$name.service"
     [ "$running_init" != systemd ] || run systemctl daemon-reload
   fi
-  if [ -e "$initd" ]; then
+  if [ "$init" = procd ] && [ -e "$initd" ]; then
+    run "$initd" stop
+    run "$initd" disable
+    remove "$initd" "$keep"
+  elif [ -n "$prefix" ]; then
+    [ ! -e "$service" ] || run sh "$service" stop
+    remove "$service" "$rc_d"
+    ! grep -q " # $name\$" "$go" 2>/dev/null || remove_from_go
+    [ ! -e "/usr/local/bin/$name" ] || [ "$init" = none ] || remove "/usr/local/bin/$name"
+  elif [ -e "$initd" ]; then
     [ "$running_init" != openrc ] || run rc-service --quiet --ifstarted "$name" stop
     remove /etc/runlevels/*/"$name" "$initd"
   fi
   remove "$binary" "$templates" "$unfinished"
+  name_what_stays >"$stage/stays"
   if [ -n "$purge" ]; then
     remove "$etc" "$confd" "$confd.new" "$unit.d" "$state" "/var/lib/private/$name" /run/pia \
       "/var/log/$name" "/var/log/private/$name" /var/log/pia_qbittorrent_sync.log
+    [ -z "$prefix" ] || remove "$prefix"
     delete_user
+    while read -r path; do [ ! -e "$path" ] || info "left alone, for you to remove: $path"; done <"$stage/stays"
   else
     for path in "$etc" "$confd" "$state"; do [ ! -e "$path" ] || info "kept $path"; done
   fi
+}
+
+remove_from_go() {
+  if [ -n "$dry_run" ]; then
+    info "would take our line out of $go"
+    return
+  fi
+  grep -v " # $name\$" "$go" >"$stage/go" || true
+  install_file "$stage/go" "$go" 600
+}
+
+# What the settings name in places of the user's own.
+name_what_stays() {
+  [ ! -e "$settings" ] || for variable in STATE_DIR LOG_FILE PIA_TOKEN_FILE PIA_CA_CERT QBITTORRENT_CA_CERT PIA_LOGIN_CA_CERT \
+    PIA_USERNAME_FILE PIA_PASSWORD_FILE QBITTORRENT_USERNAME_FILE QBITTORRENT_PASSWORD_FILE QBITTORRENT_API_KEY_FILE \
+    GLUETUN_API_KEY_FILE; do
+    setting "$variable"
+  done
 }
 
 delete_user() {
