@@ -681,7 +681,7 @@ serve_old_systemd() {
   fi
   run chgrp -R "$user" "$etc/credentials" "$config"
   run chmod 640 "$config"
-  run chmod -R g+rX "$etc/credentials"
+  run chmod -R g+rX,o-rwx "$etc/credentials"
 }
 
 # --- appliances
@@ -1050,7 +1050,7 @@ check_config() {
 show_next_steps() {
   # By its name, if that leads to it.
   program=$name
-  [ "$(command -v "$name" || true)" = "$binary" ] || program=$binary
+  cmp -s "$(command -v "$name" || true)" "$binary" || program=$binary
   case $init in
   systemd)
     secrets=", and each secret in a file of its own in $etc/credentials, named PIA_USERNAME, PIA_PASSWORD, ..."
@@ -1127,7 +1127,7 @@ uninstall_all() {
   remove "$binary" "$templates" "$unfinished"
   name_what_stays >"$stage/stays"
   if [ -n "$purge" ]; then
-    remove "$etc" "$confd" "$confd.new" "$unit.d" "$state" "/var/lib/private/$name" /run/pia \
+    remove "$etc" "$confd" "$confd.new" "$unit.d" "$state" "/var/lib/private/$name" /run/pia /var/run/pia_token \
       "/var/log/$name" "/var/log/private/$name" /var/log/pia_qbittorrent_sync.log
     [ -z "$prefix" ] || remove "$prefix"
     delete_user
