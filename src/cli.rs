@@ -73,6 +73,17 @@ const fn command(
     Command { name, takes, help, more }
 }
 
+impl Command {
+    /// With what it takes; all of that is optional.
+    fn usage(&self) -> String {
+        let takes = self
+            .takes
+            .iter()
+            .map(|takes| if takes.starts_with('-') { format!(" [{takes}]") } else { format!(" {takes}") });
+        format!("{}{}", self.name, takes.collect::<String>())
+    }
+}
+
 /// What can be asked of the program, beside running until it is told to end.
 const COMMANDS: [Command; 5] = [
     command(
@@ -350,10 +361,9 @@ fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
 }
 
 fn help_of(command: &Command) -> String {
-    let Command { name, takes, help, more } = command;
-    let takes = takes.concat();
-    let takes = if takes.starts_with('-') { format!(" [{takes}]") } else { format!(" {takes}") };
-    format!("Usage: pia-qbittorrent-sync [--config PATH] {name}{}\n\n{help}\n{more}", takes.trim_end())
+    let (first, rest) = command.help.split_at(1);
+    let (usage, first, more) = (command.usage(), first.to_ascii_uppercase(), command.more);
+    format!("Usage: pia-qbittorrent-sync [--config PATH] {usage}\n\n{first}{rest}.\n{more}")
 }
 
 fn help_of_all() -> String {
@@ -365,8 +375,8 @@ fn help_of_all() -> String {
         "Usage: pia-qbittorrent-sync [--config PATH] [COMMAND]\n\n",
         "Without a command it runs until SIGTERM or SIGINT; SIGHUP binds and checks at once. Commands:\n",
     ));
-    for Command { name, takes, help, .. } in &COMMANDS {
-        let _ = writeln!(text, "  {:<22}{help}", format!("{name} {}", takes.concat()).trim_end());
+    for command in &COMMANDS {
+        let _ = writeln!(text, "  {:<24}{}", command.usage(), command.help);
     }
     text.push_str(concat!(
         "  --version\n",
@@ -378,7 +388,7 @@ fn help_of_all() -> String {
         "Variables:\n",
     ));
     for variable in &VARIABLES {
-        let _ = write!(text, "  {:<22}{}", variable.name, variable.help);
+        let _ = write!(text, "  {:<24}{}", variable.name, variable.help);
         if !variable.default.is_empty() {
             let _ = write!(text, " [{}]", variable.default);
         }

@@ -327,8 +327,7 @@ impl Gateway {
         {
             self.unnamed = false;
             log::warn!(
-                "PIA_HOSTNAME is not set, so any server with a certificate of the CA is accepted; this one's certificate \
-                 is for {names}: set PIA_HOSTNAME to that"
+                "PIA_HOSTNAME is not set, so any of PIA's servers is taken for the gateway: set PIA_HOSTNAME={names}"
             );
         }
     }

@@ -168,7 +168,10 @@ impl Service {
         let events = self.events.insert(Rc::new(Events::subscribe()));
         if let Some(error) = events.refused() {
             let error = plain(error);
-            ::log::warn!("netlink: {error}; the tunnel is looked at every {} s only", LOOK_EVERY.as_secs());
+            let every = LOOK_EVERY.as_secs();
+            ::log::warn!(
+                "the kernel does not tell of network changes ({error}): the tunnel is looked at every {every} s"
+            );
         }
         let mut end = End::Stopped;
         while !stopping() {
