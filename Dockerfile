@@ -6,7 +6,7 @@
 
 ARG BINARY=build
 # Any image with Rust whose own target is musl's, as Alpine's ones. To be sure of the bytes: .ci/build-musl.
-ARG RUST_IMAGE=rust:1.94.1-alpine3.23
+ARG RUST_IMAGE=rust:1.94.1-alpine3.23@sha256:77237dd363a0b127bb5ef532c2d64c0deb380b738e43a9c4bdac73398d6d0a08
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /source
