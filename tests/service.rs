@@ -50,7 +50,7 @@ fn gluetun_that_refuses_or_answers_nonsense_is_told_and_recovers() {
     let (gluetun, setup) = follow_gluetun(&qbt, 4711);
     let output = setup.clone().env("GLUETUN_API_KEY", "wrong-key").run_once(&["once"]);
     assert_eq!(output.code, Some(1));
-    assert!(output.stderr.contains("HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE"), "{}", output.stderr);
+    assert!(output.stderr.contains("give gluetun a role for 'GET /v1/portforward'"), "{}", output.stderr);
     assert!(!(output.stdout + &output.stderr).contains("wrong-key"));
     assert_eq!(gluetun.set(|state| (state.rejected, state.asked)), (1, 1));
 
