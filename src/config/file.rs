@@ -146,6 +146,10 @@ mod tests {
             ("A=~b", "~b"),
         ] {
             assert_eq!(parse_line(line, true), Ok(Some(("A", value.to_owned()))), "{line}");
+            // What is accepted means the same to the shell.
+            let script = format!("{line}\nprintf %s \"$A\"");
+            let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&shell.stdout), value, "{line}");
         }
         for line in ["A=b$c", "A=\"b$(c)\"", "A=\"`b`\"", "A=b;c", "A=b&c", "A=b|c", "A=b(c", "A=b>c", "A= b", "; A=b"]
         {

@@ -238,7 +238,9 @@ impl<'a> Reader<'a> {
             Ok(parsed) => return Some(parsed),
             Err(wrong) => wrong.into(),
         };
-        let right = wrong.instead.map_or_else(|| right.to_owned(), |instead| format!("type {name}={instead}"));
+        // As of a value that may hold a password nothing is shown.
+        let instead = wrong.instead.filter(|_| !value.contains('@'));
+        let right = instead.map_or_else(|| right.to_owned(), |instead| format!("type {name}={instead}"));
         self.problem(name, Some(value), wrong.what, right);
         None
     }
@@ -314,7 +316,8 @@ impl<'a> Reader<'a> {
     fn warn_if_exposed(&mut self, path: &Path) {
         let readable = std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o004 != 0);
         if readable && !CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
-            self.warnings.push(format!("everybody on this machine may read {}: chmod o-r it", files::shown(path)));
+            let path = one_line(&files::shown(path));
+            self.warnings.push(format!("everybody on this machine may read {path}: chmod o-r it"));
         }
     }
 

@@ -377,9 +377,15 @@ impl Gateway {
             let refused =
                 matches!(&cause, Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused);
             let again = "it worked before: nothing to do if it passes, else connect the VPN anew";
-            let advice = if self.served { again } else { NOT_THERE };
             let named = matches!(self.address, GatewayAddress::At { .. });
-            failed(step, cause).advise(Some(advice).filter(|_| refused && (self.served || named)))
+            let error = failed(step, cause);
+            if refused && self.served {
+                error.advise(Some(again))
+            } else if refused && named {
+                error.advise(Some(NOT_THERE))
+            } else {
+                error
+            }
         })?;
         self.date = response.date();
         let fields = accepted(&response, step)?;

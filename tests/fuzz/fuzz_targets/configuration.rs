@@ -75,8 +75,15 @@ fuzz_target!(|input: &[u8]| {
     let text = parts.next().unwrap_or_default();
     parse(&String::from_utf8_lossy(text));
 
+    // Where a shell reads the file as well less is accepted, and that means the same.
+    let strict = file::read(&put("conf.d/settings", text), is_secret);
     let mut all = match file::read(&put("config.env", text), is_secret) {
-        Ok(all) => all,
+        Ok(all) => {
+            if let Ok(strict) = strict {
+                assert_eq!(strict.values, all.values);
+            }
+            all
+        }
         Err(Unreadable::File(_)) => return,
         Err(Unreadable::Lines(problems)) => {
             return problems.iter().for_each(|problem| check_line(&problem.to_string(), false));
@@ -105,6 +112,9 @@ fuzz_target!(|input: &[u8]| {
                 assert!(login.is_none_or(|it| Url::parse(&it).is_ok_and(|url| url.https)));
             }
         }
-        Err(error) => error.0.iter().for_each(|problem| check_line(&problem.to_string(), open)),
+        Err(error) => {
+            error.problems.iter().for_each(|problem| check_line(&problem.to_string(), open));
+            error.hints.iter().for_each(|hint| check_line(hint, open));
+        }
     }
 });

@@ -50,7 +50,11 @@ pub fn forwarded(body: &str) -> Result<Option<u16>, error::Cause> {
 
 /// libFuzzer ends without a drop, so it stays: whoever runs a target for long sets `TMPDIR` to a folder in memory that is
 /// removed afterwards.
-static FOLDER: LazyLock<TempDir> = LazyLock::new(TempDir::new);
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = TempDir::new();
+    std::fs::create_dir(folder.path().join("conf.d")).expect("a folder");
+    folder
+});
 
 /// The folder of this process below `TMPDIR`.
 pub fn folder() -> &'static Path {
