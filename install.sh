@@ -1148,7 +1148,7 @@ remove_from_go() {
 
 # What the settings name in places of the user's own.
 name_what_stays() {
-  [ ! -e "$settings" ] || for variable in STATE_DIR LOG_FILE PIA_TOKEN_FILE PIA_CA_CERT QBITTORRENT_CA_CERT PIA_LOGIN_CA_CERT \
+  [ ! -e "$settings" ] || for variable in STATE_DIR LOG_FILE PORT_FILE PIA_TOKEN_FILE PIA_CA_CERT QBITTORRENT_CA_CERT PIA_LOGIN_CA_CERT \
     PIA_USERNAME_FILE PIA_PASSWORD_FILE QBITTORRENT_USERNAME_FILE QBITTORRENT_PASSWORD_FILE QBITTORRENT_API_KEY_FILE \
     GLUETUN_API_KEY_FILE; do
     setting "$variable"

@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Bytes; every file we read is far smaller, so a larger one is not what it should be.
@@ -84,6 +84,22 @@ pub fn keep_end(path: &Path, keep: u64) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(&end[line..])
+}
+
+/// Makes `bytes` all that is in a file that everybody may read (0644). In place, because people mount single files and wait for them
+/// to change: one write, and what is left of a longer text is cut off. So it is never empty in between.
+pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(false).custom_flags(O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"));
+    }
+    if file.metadata()?.mode() & 0o777 != 0o644 {
+        // Of somebody else's file the mode is theirs.
+        let _ = file.set_permissions(fs::Permissions::from_mode(0o644));
+    }
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)
 }
 
 /// Whether the error says that there is no such file.

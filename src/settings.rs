@@ -36,7 +36,7 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 25] = [
+pub const VARIABLES: [Variable; 26] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "its password"),
@@ -63,6 +63,7 @@ pub const VARIABLES: [Variable; 25] = [
         "end with 69 when no network device but lo is left for so many seconds (the image: 60)",
     ),
     variable("STATE_DIR", "/var/lib/pia-qbittorrent-sync", "folder for lease and status ($STATE_DIRECTORY if set)"),
+    variable("PORT_FILE", "", "file that holds the port, for other programs; empty while there is none"),
     variable("LOG_LEVEL", "INFO", "TRACE, DEBUG, INFO, WARN, ERROR or CRITICAL"),
     variable("LOG_FILE", "", "log file instead of standard output"),
     variable("STATE_DIRECTORY", "", "set by systemd; the default of STATE_DIR"),
@@ -90,6 +91,8 @@ pub struct Settings {
     pub isolation: Option<Duration>,
     /// Folder for lease and status.
     pub state_dir: PathBuf,
+    /// File that tells other programs the port.
+    pub port_file: Option<PathBuf>,
     /// What is logged.
     pub log_level: LevelFilter,
     /// Log file instead of standard output.
@@ -155,6 +158,7 @@ impl Settings {
             interval: interval?,
             isolation: Some(isolation?).filter(|limit| !limit.is_zero()),
             state_dir,
+            port_file: reader.get("PORT_FILE").map(PathBuf::from),
             log_level: log_level?,
             log_file: reader.get("LOG_FILE").map(PathBuf::from),
             origin: String::new(),

@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -660,6 +661,25 @@ fn a_status_that_lags_is_waited_for() {
     });
     let daemon = world.settle();
     assert_eq!(daemon.qbt().ports(), [47047], "no bounce");
+}
+
+#[test]
+fn the_port_file_has_the_port_and_is_never_replaced() {
+    let world = World::new();
+    let path = world.setup.dir().path().join("forwarded_port");
+    let world = world.env("PORT_FILE", path.display().to_string());
+    let mut daemon = world.settle();
+    let text = || std::fs::read_to_string(&path).expect("a port file");
+    assert_eq!(text(), "47047\n");
+    let file = std::fs::metadata(&path).expect("a port file");
+    assert_eq!(file.mode() & 0o777, 0o644);
+    daemon.pia().set(|state| state.next_port = 50002);
+    daemon.pia().scripts.next(pia::BIND_PORT, [pia::port_expired()]);
+    daemon.settled(50002);
+    assert_eq!(text(), "50002\n");
+    assert_eq!(std::fs::metadata(&path).expect("a port file").ino(), file.ino(), "the same file");
+    assert_eq!(daemon.world.setup.run_once(&["check"]).code, Some(0));
+    assert_eq!(text(), "50002\n");
 }
 
 #[test]

@@ -257,7 +257,7 @@ impl Keeper {
     }
 
     /// The port that the client is to have: one that was bound, or the one of somebody else.
-    fn port_to_listen_on(&self) -> Option<u16> {
+    pub fn port_to_listen_on(&self) -> Option<u16> {
         match &self.followed {
             Some(followed) => followed.port,
             None => self.lease.as_ref().filter(|held| held.bound).map(|held| held.lease.port),

@@ -19,6 +19,7 @@ use crate::signals::{Event, Signals, stopping};
 use crate::state::State;
 use crate::time::{self, Now};
 use crate::views::notify::Notifier;
+use crate::views::port_file::PortFile;
 use crate::views::status::Status;
 use log::Names;
 pub use log::{details, in_full, inbound, with_advice, within};
@@ -76,6 +77,8 @@ pub struct Service {
     /// That the status cannot be written was said; it is still tried, because disks fill up and empty again.
     unwritable: bool,
     notifier: Notifier,
+    /// None where nobody wants it, and for `check`.
+    port_file: Option<PortFile>,
     /// The service manager knows that we are ready.
     ready: bool,
 }
@@ -118,6 +121,7 @@ impl Service {
     /// For `check`, which has words of its own; with `hands_off` the client is left as it is.
     pub fn quiet(settings: Settings, state: State, hands_off: bool) -> Self {
         let interval = settings.interval;
+        let port_file = settings.port_file.clone().filter(|_| !hands_off).map(PortFile::new);
         let seed = RandomState::new().build_hasher().finish();
         let (peers, keeper) = Peers::new(settings, &state, hands_off, seed, time::now());
         let notifier = Notifier::default();
@@ -132,6 +136,7 @@ impl Service {
             fresh: true,
             unwritable: false,
             notifier,
+            port_file,
             ready: false,
         }
     }
@@ -342,6 +347,13 @@ impl Service {
     }
 
     fn hear(&mut self, verdict: &Verdict, ear: &mut dyn Ear) {
+        if let Some(file) = &mut self.port_file {
+            match self.keeper.port_to_listen_on() {
+                // Between a lease and its first bind the port of before is still the right one, or nobody's.
+                None if self.keeper.snapshot().port.is_some() => {}
+                port => file.tell(port),
+            }
+        }
         self.fresh |= verdict.news.is_some() || verdict.recovered.is_some();
         ear.verdict(verdict);
     }
