@@ -479,6 +479,13 @@ impl Keeper {
                     Some((level, News::NotStored { lease: Rc::clone(lease), error: Rc::new(error) })),
                 );
             }
+            // Whatever it was asked for: with the same password it is not asked for anything else at once.
+            Step::Announce | Step::AskInbound
+                if matches!(error.meaning, Meaning::CredentialsRejected | Meaning::LockedOut { .. }) =>
+            {
+                self.client.announced();
+                return self.client.failed(now, error, |wait| jittered(random, wait));
+            }
             // The port is right all the same, and the trackers are told at their own intervals.
             Step::Announce => {
                 self.client.announced();

@@ -941,6 +941,26 @@ fn trackers_are_told_of_another_port_and_of_no_bounce() {
 }
 
 #[test]
+fn a_password_that_is_rejected_by_an_announce_is_not_tried_again_either() {
+    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, false, true);
+    bench.does("ask", Done::Source(Some(PORT)));
+    bench.reads(6881);
+    bench.does("place", Done::Set);
+    bench.shows(Listener::Open);
+    bench.pass_ms(1500);
+    bench.says(Connectivity::Firewalled);
+    let verdict = bench.fails("announce", Meaning::CredentialsRejected);
+    assert!(
+        matches!(verdict.news, Some((Level::Error, News::Failed { next, .. })) if next == Duration::from_secs(1800))
+    );
+    bench.pass(300);
+    bench.does("ask", Done::Source(Some(PORT)));
+    bench.keeper.hurry(bench.now);
+    bench.does("ask", Done::Source(Some(PORT)));
+    assert_eq!(bench.next(), "wait", "no signal shortens it");
+}
+
+#[test]
 fn a_tunnel_that_has_just_come_up_is_tried_every_half_second() {
     let mut bench = Bench::witnessed();
     bench.sees(8);

@@ -244,9 +244,11 @@ fn changes() -> Vec<Row> {
             let world = wires.world().env("CHECK_INTERVAL", "300");
             let mut daemon = if fixed { world.env("PIA_GATEWAY", "10.10.224.1") } else { world }.settle();
             let before = daemon.pia().bound().len();
+            // With the device, and so before the daemon can open another one.
+            wires.drop_tunnel();
+            daemon.qbt().deaden_socket();
             wires.tunnel(own, gateway, Quality::default());
             default_route();
-            daemon.qbt().deaden_socket();
             is_rebound(&mut daemon, before, Instant::now());
             daemon.see("the tunnel has changed");
             daemon.see("reopened its socket on port 47047");
