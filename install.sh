@@ -670,8 +670,11 @@ is_old_systemd() {
 # It ignores LoadCredential=: the service gets a user of its own, who may read the files themselves.
 serve_old_systemd() {
   if ! is_old_systemd; then
-    [ ! -e "$without_credentials" ] || remove "$without_credentials"
-    return 0
+    [ -e "$without_credentials" ] || return 0
+    note_change
+    remove "$without_credentials"
+    run chmod -R go-rwx "$etc/credentials" "$config"
+    return
   fi
   warn "systemd $version hands over no credentials (247 does): the service runs as $user, who may read $etc"
   printf '[Service]\nDynamicUser=no\nUser=%s\nGroup=%s\n' "$user" "$user" >"$stage/before-247.conf"
