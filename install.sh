@@ -330,8 +330,8 @@ fetch() {
   if command -v curl >/dev/null; then
     protocols='=https'
     case $1 in http://*) protocols='=http,https' ;; esac
-    curl --fail --silent --show-error --location --proto "$protocols" --proto-redir "$protocols" --retry 2 --max-time 300 \
-      --output "$2" "$1" || fatal "cannot download $1"
+    curl --fail --silent --show-error --location --proto "$protocols" --proto-redir "$protocols" --tlsv1.2 --retry 2 \
+      --max-time 300 --output "$2" "$1" || fatal "cannot download $1"
   elif command -v wget >/dev/null; then
     wget -q -O "$2" "$1" || fatal "cannot download $1"
   else
