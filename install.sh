@@ -11,11 +11,12 @@ Usage: sh install.sh [OPTION...]
 
 Installs pia-qbittorrent-sync, or upgrades it. A configuration that is there is never overwritten.
 
-  --init INIT                 what starts the service; found out by what is running unless given: systemd (235 or later),
-                              openrc, procd (OpenWrt), unraid, dsm (Synology), none (binary and configuration only).
-                              The last three of these and procd were not tried on a real one
-  --prefix DIR                all of it into DIR (bin, etc, state, and run.sh to start it), where the system cannot be
-                              written or forgets at an update what was: TrueNAS, DSM. Goes with --init none, unraid, dsm
+  --init INIT                 what starts the service; found out by what is running unless given: systemd (235 or later, with
+                              credentials from 247 on), openrc, procd (OpenWrt), unraid, dsm (Synology), none (binary and
+                              configuration only). procd, unraid and dsm were tried on stand-ins, not on a real one
+  --prefix DIR                all of it into DIR, a folder of its own (bin, etc, state, and run.sh to start it), where the
+                              system cannot be written or forgets at an update what was: TrueNAS, DSM. Goes with --init
+                              none, unraid, dsm
   --binary PATH               install this binary. Without it the first of these is taken: one beside install.sh,
                               one that cargo built in this folder, the release for this machine. What lies beside
                               install.sh is taken only where none but root and you (sudo) can write
@@ -64,6 +65,7 @@ set_constants() {
   confd=/etc/conf.d/$name
   unfinished=$etc/.unfinished
   python=/opt/$name
+  secrets='PIA_USERNAME PIA_PASSWORD QBITTORRENT_USERNAME QBITTORRENT_PASSWORD QBITTORRENT_API_KEY GLUETUN_API_KEY'
   # For systemd before 247, which hands over no credentials.
   without_credentials=$unit.d/before-247.conf
   # What OpenWrt keeps over an upgrade of the firmware.
@@ -93,7 +95,7 @@ parse_options() {
       [ -n "${2-}" ] || refuse_usage "$1 needs a value"
       case $1 in
       --init) init=$2 ;;
-      --prefix) prefix=${2%/} ;;
+      --prefix) prefix=$2 ;;
       --binary) given_binary=$2 ;;
       --url) url=$2 ;;
       --sha256) sha256=$2 ;;
@@ -114,9 +116,14 @@ parse_options() {
   '' | systemd | openrc | procd | unraid | dsm | none) ;;
   *) refuse_usage "--init is systemd, openrc, procd, unraid, dsm or none, not $init" ;;
   esac
+  # It goes into scripts and settings as it is.
   case $prefix in
-  '' | /*) ;;
-  *) refuse_usage '--prefix is an absolute path' ;;
+  '') ;;
+  /*[!/]*) prefix=${prefix%/} ;;
+  *) refuse_usage '--prefix is an absolute path, and not /' ;;
+  esac
+  case $prefix in
+  *[!A-Za-z0-9._/-]*) refuse_usage "--prefix has letters, digits and . _ - / only, not $prefix" ;;
   esac
   [ -z "$url" ] || [ -n "$sha256" ] || refuse_usage '--url needs the --sha256 of what is there'
   [ -z "$given_binary" ] || [ -z "$url" ] || refuse_usage '--binary and --url exclude each other'
@@ -202,12 +209,15 @@ detect_init() {
   dsm) prefix=${prefix:-/usr/local/$name} ;;
   procd) binary=/usr/bin/$name templates=/usr/share/$name state=$etc/state ;;
   esac
+  runs=$binary
   if [ -n "$prefix" ]; then
     case $init in
     systemd | openrc | procd) refuse_usage "--prefix does not go with --init $init" ;;
     esac
     binary=$prefix/bin/$name templates=$prefix/share etc=$prefix/etc config=$prefix/etc/config.env
     ca=$etc/ca.rsa.4096.crt state=$prefix/state unfinished=$prefix/.unfinished
+    # Unraid runs nothing from its flash drive.
+    if [ "$init" = unraid ]; then runs=/usr/local/bin/$name; else runs=$binary; fi
   fi
   case $init in
   systemd) service=$unit settings=$config ;;
@@ -216,20 +226,47 @@ detect_init() {
   unraid | dsm) service=$prefix/run.sh settings=$config ;;
   none) service=${prefix:+$prefix/run.sh} settings=$config ;;
   esac
-  [ -n "$uninstall" ] || [ -n "$dry_run" ] || check_writable "$binary"
+  [ -n "$uninstall" ] || {
+    [ -z "$prefix" ] || check_prefix
+    [ -n "$dry_run" ] || check_writable "$binary"
+  }
+}
+
+# nearest_folder PATH: it, or the first one above it that is there.
+nearest_folder() {
+  folder=$1
+  while [ ! -d "${folder:-/}" ]; do
+    case $folder in
+    */*) folder=${folder%/*} ;;
+    *) folder=. ;;
+    esac
+  done
+  printf '%s\n' "${folder:-/}"
+}
+
+# Root runs what is in there, and --uninstall removes it.
+check_prefix() {
+  is_own_prefix || fatal "$prefix has other things in it: give it a folder of its own, e.g. --prefix $prefix/$name"
+  # Unraid's flash drive knows no owners.
+  [ "$init" = unraid ] || is_safe_folder "$(nearest_folder "$prefix")" ||
+    fatal "$why: root would run what they put there. Choose a --prefix to which only root can write"
+}
+
+# What was left unfinished counts as nothing, and what --uninstall keeps as ours.
+is_own_prefix() {
+  grep -qsE "$name|PIA_|QBITTORRENT_" "$config" || [ -e "$unfinished" ] || [ -z "$(find "$prefix" ! -type d ! -name '.*.part' 2>/dev/null | head -n 1)" ]
 }
 
 # check_writable PLACE: a read-only /usr is found before anything is done.
 check_writable() {
-  folder=${1%/*}
-  while [ ! -d "$folder" ]; do folder=${folder%/*}; done
-  probe=$folder/.$name.probe
+  folder=$(nearest_folder "${1%/*}")
+  probe=${folder%/}/.$name.probe
   (umask 077 && : >"$probe") 2>/dev/null ||
     fatal "$folder cannot be written: choose another place with --prefix, e.g. --prefix /mnt/POOL/$name"
   rm -f "$probe"
 }
 
-is_init_running() { [ "$init" = "$running_init" ]; }
+is_init_running() { [ "$init" = "$running_init" ] || [ "$init" = none ]; }
 
 # --- the binary
 
@@ -469,10 +506,13 @@ detect_previous() {
 }
 
 is_active() {
+  if [ -n "$prefix" ]; then
+    [ -e "$service" ] && sh "$service" pid >/dev/null
+    return
+  fi
   is_init_running || return 1
   case $init in
   procd) "$initd" running >/dev/null 2>&1 ;;
-  unraid | dsm) [ -s "/var/run/$name.pid" ] && kill -0 "$(cat "/var/run/$name.pid")" 2>/dev/null ;;
   systemd)
     # One that has yet to report that it is ready runs, too.
     case $(systemctl show --property ActiveState "$name.service") in
@@ -522,6 +562,9 @@ install_binary() {
   place_file "$binary"
   info "installed $binary ($version)"
 }
+
+# Where it is to be run from another place than the one that keeps it.
+install_copy() { [ "$runs" = "$binary" ] || install_file "$source" "$runs" 755; }
 
 create_user() {
   ! id -u "$user" >/dev/null 2>&1 || return 0
@@ -585,6 +628,7 @@ install_all() {
   find_binary
   detect_previous
   install_binary
+  install_copy
   # Appliances run everything as root, and forget users.
   case $init in
   systemd) ! is_old_systemd || create_user ;;
@@ -648,15 +692,13 @@ write_own_places() {
 
 # What is on it is gone at the next boot.
 warn_about_ram_disk() {
-  folder=$(state_folder)
-  while [ ! -d "$folder" ]; do folder=${folder%/*}; done
-  kind=$(awk -v folder="${folder:-/}" '
+  kind=$(awk -v folder="$(nearest_folder "$(state_folder)")" '
     { place = $2 == "/" ? "" : $2 }
     index(folder "/", place "/") == 1 && length(place) >= length(best) { best = place; kind = $3 }
     END { print kind }
   ' /proc/mounts 2>/dev/null)
   case $kind in
-  tmpfs | ramfs) warn "STATE_DIR $(state_folder) is on a RAM disk: each boot will cost a login and give another port" ;;
+  tmpfs | ramfs | rootfs) warn "STATE_DIR $(state_folder) is on a RAM disk: each boot will cost a login and give another port" ;;
   esac
 }
 
@@ -752,7 +794,7 @@ fetch_ca() {
   set --
   [ -z "${PIA_CA_URL-}" ] || set -- "PIA_CA_URL=$PIA_CA_URL"
   [ -z "${PIA_CA_SHA256-}" ] || set -- "$@" "PIA_CA_SHA256=$PIA_CA_SHA256"
-  set -- env -i "$@" "$binary" --config "$settings" fetch-ca
+  set -- env -i "$@" "$runs" --config "$settings" fetch-ca
   if "$@" >"$stage/said" 2>&1; then
     # One that was there already is nothing to tell.
     ! grep 'is now in' "$stage/said" || fetched=yes
@@ -999,8 +1041,9 @@ finish_service() {
     [ "$plan" != start ] || "$initd" enable
     start_service "$initd" restart
     ;;
-  unraid | dsm) start_service sh "$service" restart ;;
-  none) check_config ;;
+  unraid | dsm | none)
+    if [ -n "$prefix" ]; then start_service sh "$service" restart; else check_config; fi
+    ;;
   esac
   rm -f "$unfinished"
   [ -n "$changed$fetched" ] || info 'nothing has changed'
@@ -1038,7 +1081,7 @@ check_config() {
   case $init in
   systemd) set -- env -i "$binary" --config "$config" check --config-only ;;
   openrc) set -- env -i "$binary" --config "$confd" check --config-only ;;
-  *) set -- env -i "$binary" --config "$settings" check --config-only ;;
+  *) set -- env -i "$runs" --config "$settings" check --config-only ;;
   esac
   is_valid=yes
   if "$@" >"$stage/said" 2>&1; then
@@ -1052,50 +1095,49 @@ check_config() {
 
 show_next_steps() {
   # By its name, if that leads to it.
-  program=$name
-  cmp -s "$(command -v "$name" || true)" "$binary" || program=$binary
+  program=$name hint='' at_boot=''
+  cmp -s "$(command -v "$name" || true)" "$runs" || program=$runs
   case $init in
   systemd)
-    secrets=", and each secret in a file of its own in $etc/credentials, named PIA_USERNAME, PIA_PASSWORD, ..."
+    hint=", and each secret in a file of its own in $etc/credentials, named PIA_USERNAME, PIA_PASSWORD, ..."
     by_hand=$program
     start="systemctl start $name"
     log="journalctl -u $name"
     ;;
   openrc)
-    secrets=''
     by_hand=$program
     start="rc-service $name start"
     log="/var/log/pia_qbittorrent_sync.log"
     ;;
   procd)
-    secrets=''
     by_hand=$program
     start="$initd start"
     log="logread -e $name"
     ;;
   unraid | dsm)
-    secrets=''
     by_hand="$program --config $config"
     start="sh $service start"
     log=/var/log/pia_qbittorrent_sync.log
+    [ "$init" != unraid ] || hint='; the flash drive knows no owners: whoever can read it, its share or a backup can read what is in there'
     ;;
   none)
-    secrets=''
     by_hand=$program
     start="$program, by whatever starts programs here; to run it as $user make the settings its own: chown $user $config"
     log='its standard output, or LOG_FILE'
     if [ -n "$prefix" ]; then
       by_hand="$program --config $config"
-      start="sh $service start; nothing does so at boot yet: have this system run that line then (TrueNAS: System, Advanced, Init/Shutdown Scripts, Post Init)"
+      start="sh $service start"
+      at_boot="nothing starts it yet: have this system run \`sh $service start\` (TrueNAS: System, Advanced, Init/Shutdown Scripts, Post Init)"
       log=/var/log/pia_qbittorrent_sync.log
     fi
     ;;
   esac
   info '
 Next steps:'
-  info "  - settings: $settings$secrets
+  info "  - settings: $settings$hint
   - see whether everything works: $by_hand check"
   is_active || info "  - start: $start"
+  [ -z "$at_boot" ] || info "  - at boot: $at_boot"
   info "  - log: $log
   - state: $by_hand status"
   [ -z "$released" ] || ! command -v gh >/dev/null ||
@@ -1106,6 +1148,10 @@ Next steps:'
 # --- uninstalling
 
 uninstall_all() {
+  if [ -n "$prefix" ]; then
+    uninstall_prefix
+    return
+  fi
   for file in "$unit" "$initd"; do
     [ ! -e "$file" ] || grep -q "bin/$name" "$file" || fatal "$file is not ours, nothing was removed"
   done
@@ -1118,11 +1164,6 @@ uninstall_all() {
     run "$initd" stop
     run "$initd" disable
     remove "$initd" "$keep"
-  elif [ -n "$prefix" ]; then
-    [ ! -e "$service" ] || run sh "$service" stop
-    remove "$service" "$rc_d"
-    ! grep -q " # $name\$" "$go" 2>/dev/null || remove_from_go
-    [ ! -e "/usr/local/bin/$name" ] || [ "$init" = none ] || remove "/usr/local/bin/$name"
   elif [ -e "$initd" ]; then
     [ "$running_init" != openrc ] || run rc-service --quiet --ifstarted "$name" stop
     remove /etc/runlevels/*/"$name" "$initd"
@@ -1132,11 +1173,33 @@ uninstall_all() {
   if [ -n "$purge" ]; then
     remove "$etc" "$confd" "$confd.new" "$unit.d" "$state" "/var/lib/private/$name" /run/pia /var/run/pia_token \
       "/var/log/$name" "/var/log/private/$name" /var/log/pia_qbittorrent_sync.log
-    [ -z "$prefix" ] || remove "$prefix"
     delete_user
-    while read -r path; do [ ! -e "$path" ] || info "left alone, for you to remove: $path"; done <"$stage/stays"
+    show_what_stays
   else
     for path in "$etc" "$confd" "$state"; do [ ! -e "$path" ] || info "kept $path"; done
+  fi
+}
+
+# By name and not the folder as a whole. Another installation on this machine is not touched.
+uninstall_prefix() {
+  is_own_prefix || fatal "$prefix is not ours, nothing was removed"
+  [ ! -e "$service" ] || run sh "$service" stop
+  case $init in
+  unraid)
+    ! grep -q " # $name\$" "$go" 2>/dev/null || remove_from_go
+    remove "$runs"
+    ;;
+  dsm) remove "$rc_d" ;;
+  esac
+  remove "$service" "$prefix/bin" "$templates" "$unfinished"
+  name_what_stays >"$stage/stays"
+  if [ -n "$purge" ]; then
+    remove "$etc" "$state" /var/run/pia_token /var/log/pia_qbittorrent_sync.log
+    [ -n "$(find "$prefix" ! -type d 2>/dev/null | head -n 1)" ] || remove "$prefix"
+    printf '%s\n' "$prefix" >>"$stage/stays"
+    show_what_stays
+  else
+    for path in "$etc" "$state"; do [ ! -e "$path" ] || info "kept $path"; done
   fi
 }
 
@@ -1151,11 +1214,15 @@ remove_from_go() {
 
 # What the settings name in places of the user's own.
 name_what_stays() {
-  [ ! -e "$settings" ] || for variable in STATE_DIR LOG_FILE PORT_FILE PIA_TOKEN_FILE PIA_CA_CERT QBITTORRENT_CA_CERT PIA_LOGIN_CA_CERT \
-    PIA_USERNAME_FILE PIA_PASSWORD_FILE QBITTORRENT_USERNAME_FILE QBITTORRENT_PASSWORD_FILE QBITTORRENT_API_KEY_FILE \
-    GLUETUN_API_KEY_FILE; do
+  for variable in STATE_DIR LOG_FILE PORT_FILE PIA_TOKEN_FILE PIA_CA_CERT QBITTORRENT_CA_CERT PIA_LOGIN_CA_CERT; do
     setting "$variable"
   done
+  for variable in $secrets; do setting "${variable}_FILE"; done
+}
+
+show_what_stays() {
+  [ -z "$dry_run" ] || return 0
+  while read -r path; do [ ! -e "$path" ] || info "left alone, for you to remove: $path"; done <"$stage/stays"
 }
 
 delete_user() {
