@@ -131,7 +131,7 @@ struct Narrator<'a> {
     no_device: bool,
     /// A peer from outside is connected.
     peer_seen: bool,
-    slow: Sender<Option<(&'static str, String)>>,
+    slow: Sender<Option<(&'static str, &'static str)>>,
 }
 
 impl Narrator<'_> {
@@ -344,8 +344,8 @@ fn row_of(peer: Peer, error: &Error) -> &'static str {
         (Peer::Gateway, "port source") => "source",
         (Peer::Gateway, _) if is_of_certificate(cause) => "certificate",
         (Peer::Gateway, "getSignature" | "bindPort") if !is_beyond_connect(cause) => "gateway",
-        (Peer::Gateway, "getSignature") if !matches!(cause, Cause::Other(_)) => "lease",
-        (Peer::Gateway, "bindPort") if !matches!(cause, Cause::Other(_)) => "bind",
+        (Peer::Gateway, "getSignature") => "lease",
+        (Peer::Gateway, "bindPort") => "bind",
         (Peer::Gateway, _) => "gateway",
         (Peer::Client, PORT) => "port",
         (Peer::Client, SOCKET) => "listener",
@@ -390,8 +390,8 @@ fn waits_for(step: &Step) -> Option<(&'static str, &'static str)> {
 }
 
 /// A step is blocking, so somebody else tells that it takes long. It ends with its sender.
-fn tell_what_is_slow() -> Sender<Option<(&'static str, String)>> {
-    let (sender, steps) = channel::<Option<(&'static str, String)>>();
+fn tell_what_is_slow() -> Sender<Option<(&'static str, &'static str)>> {
+    let (sender, steps) = channel::<Option<(&'static str, &'static str)>>();
     std::thread::spawn(move || {
         let mut current = None;
         loop {
@@ -413,7 +413,7 @@ fn tell_what_is_slow() -> Sender<Option<(&'static str, String)>> {
 
 impl Ear for Narrator<'_> {
     fn begin(&mut self, step: &Step) {
-        let _ = self.slow.send(waits_for(step).map(|(row, who)| (row, who.to_owned())));
+        let _ = self.slow.send(waits_for(step));
     }
 
     fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers) {

@@ -50,7 +50,7 @@ impl Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self { code: EXIT_CONFIG, lines: error.problems.iter().map(ToString::to_string).chain(error.hints).collect() }
+        Self { code: EXIT_CONFIG, lines: error.problems.iter().map(ToString::to_string).chain(error.unknown).collect() }
     }
 }
 
@@ -121,7 +121,7 @@ const COMMANDS: [Command; 5] = [
 ];
 
 /// What the arguments ask for.
-struct Request<'a> {
+struct Arguments<'a> {
     file: Option<&'a Path>,
     /// None is the service.
     command: Option<&'a str>,
@@ -130,24 +130,24 @@ struct Request<'a> {
     help: bool,
 }
 
-impl<'a> Request<'a> {
+impl<'a> Arguments<'a> {
     fn parse(args: &'a [String]) -> Result<Self, Failure> {
-        let mut request = Self { file: None, command: None, option: None, path: None, help: false };
+        let mut asked = Self { file: None, command: None, option: None, path: None, help: false };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
             let takes =
-                COMMANDS.iter().find(|command| Some(command.name) == request.command).map_or(&[][..], |c| c.takes);
+                COMMANDS.iter().find(|command| Some(command.name) == asked.command).map_or(&[][..], |c| c.takes);
             match arg {
                 "--config" => match args.next() {
-                    Some(path) => request.file = Some(Path::new(path)),
+                    Some(path) => asked.file = Some(Path::new(path)),
                     None => return Err(misused("--config needs the path of a file")),
                 },
-                "--help" | "-h" => request.help = true,
-                "--version" | "-V" if request.command.is_none() => request.command = Some("--version"),
-                "help" if request.command.is_none() => request.help = true,
-                _ if takes.contains(&arg) => request.option = Some(arg),
+                "--help" | "-h" => asked.help = true,
+                "--version" | "-V" if asked.command.is_none() => asked.command = Some("--version"),
+                "help" if asked.command.is_none() => asked.help = true,
+                _ if takes.contains(&arg) => asked.option = Some(arg),
                 _ if arg.starts_with('-') => match arg.strip_prefix("--config=") {
-                    Some(path) => request.file = Some(Path::new(path)),
+                    Some(path) => asked.file = Some(Path::new(path)),
                     None => {
                         return Err(unknown(
                             "option",
@@ -156,16 +156,16 @@ impl<'a> Request<'a> {
                         ));
                     }
                 },
-                _ if request.command.is_none() => {
+                _ if asked.command.is_none() => {
                     let names = COMMANDS.iter().map(|command| command.name);
-                    request.command =
+                    asked.command =
                         Some(names.clone().find(|name| *name == arg).ok_or_else(|| unknown("command", arg, names))?);
                 }
-                _ if takes == ["[PATH]"] && request.path.is_none() => request.path = Some(arg),
+                _ if takes == ["[PATH]"] && asked.path.is_none() => asked.path = Some(arg),
                 _ => return Err(misused(&format!("{arg} is too much"))),
             }
         }
-        Ok(request)
+        Ok(asked)
     }
 }
 
@@ -183,7 +183,7 @@ fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
 
 /// Runs the command that `args` (without the program's name) ask for.
 pub fn run(args: &[String]) -> Result<(), Failure> {
-    let Request { file, command, option, path, help } = Request::parse(args)?;
+    let Arguments { file, command, option, path, help } = Arguments::parse(args)?;
     if help {
         let command = COMMANDS.iter().find(|known| Some(known.name) == command);
         say(&command.map_or_else(help_of_all, help_of));

@@ -402,7 +402,7 @@ impl Error {
         let attempts = match &self.cause {
             Cause::AllFailed(attempts) => attempts,
             Cause::OtherCertificate { found, wanted } => {
-                return vec![format!("its SHA-256 is {found}"), format!("PIA's is {wanted}")];
+                return vec![format!("its SHA-256 is {found}"), format!("it should be {wanted}")];
             }
             _ => return Vec::new(),
         };

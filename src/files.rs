@@ -102,6 +102,11 @@ pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.set_len(bytes.len() as u64)
 }
 
+/// Whether everybody on this machine may read the file.
+pub fn is_exposed(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.mode() & 0o004 != 0)
+}
+
 /// Whether the error says that there is no such file.
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)

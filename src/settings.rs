@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::LevelFilter;
+use strsim::osa_distance;
 
 use crate::config::{self, ConfigError, Reader, Variables, Wrong};
 use crate::pia::Pia;
@@ -237,7 +238,7 @@ fn warn_about_unknown(reader: &mut Reader) {
         let in_file = reader.is_in_file(name) && (!is_of_openrc(name) || meant.is_some());
         if in_file || looks_like_ours(name) {
             let what = format!("{} is no variable of this program and is ignored", one_line(name));
-            reader.hints.push(match meant {
+            reader.unknown.push(match meant {
                 Some(meant) => format!("{what}; did you mean {meant}?"),
                 None => format!("{what}; --help lists them all"),
             });
@@ -249,24 +250,21 @@ fn warn_about_unknown(reader: &mut Reader) {
 fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let upper = name.to_ascii_uppercase();
     let begun = |known: &&String| upper.len() > 7 && (known.starts_with(&upper) || upper.starts_with(known.as_str()));
-    let closest = known.iter().filter(|known| is_mistyped(&upper, known)).min_by_key(|known| mistakes(&upper, known));
+    let closest =
+        known.iter().filter(|known| is_mistyped(&upper, known)).min_by_key(|known| osa_distance(&upper, known));
     closest.or_else(|| known.iter().filter(begun).min_by_key(|known| known.len())).map(String::as_str)
-}
-
-fn mistakes(name: &str, known: &str) -> usize {
-    strsim::osa_distance(name, known)
 }
 
 /// A mistake in eight characters.
 fn is_mistyped(name: &str, known: &str) -> bool {
-    known.len().abs_diff(name.len()) <= 2 && mistakes(name, known) <= (known.len() / 8).clamp(1, 2)
+    known.len().abs_diff(name.len()) <= 2 && osa_distance(name, known) <= (known.len() / 8).clamp(1, 2)
 }
 
 /// What somebody who checks the service by hand has in the environment, and the service has not.
 fn warn_about_strays(reader: &mut Reader, all: &Variables) {
-    let (Some(file), true) = (&all.file, all.servant.is_some()) else { return };
-    let stray = |variable: &&Variable| reader.get(variable.name).is_some() && std::env::var_os(variable.name).is_some();
-    let strays: Vec<_> = VARIABLES.iter().filter(stray).map(|variable| variable.name).collect();
+    let (Some(file), true) = (&all.file, all.service_user.is_some()) else { return };
+    let is_stray = |name: &&str| reader.get(name).is_some() && all.in_environment.iter().any(|known| known == name);
+    let strays: Vec<_> = VARIABLES.iter().map(|variable| variable.name).filter(is_stray).collect();
     if !strays.is_empty() {
         let file = file.display();
         let strays = strays.join(", ");
@@ -281,6 +279,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::config::home::ServiceUser;
     use crate::testing::{Ca, TempDir};
 
     struct Vars {
@@ -316,7 +315,7 @@ mod tests {
         fn config(&self) -> Result<Settings, Vec<String>> {
             let all = Variables { values: self.vars.clone(), ..Variables::default() };
             Settings::new(all)
-                .map_err(|error| error.problems.iter().map(ToString::to_string).chain(error.hints).collect())
+                .map_err(|error| error.problems.iter().map(ToString::to_string).chain(error.unknown).collect())
         }
 
         /// User name and password of the account.
@@ -516,6 +515,25 @@ mod tests {
         let mut broken = Vars::good().with("PIA_USERNAM", "p1234567");
         broken.vars.remove("PIA_USERNAME");
         broken.fails(&["PIA_USERNAME: is not set, but PIA_PASSWORD is", "did you mean PIA_USERNAME?"]);
+    }
+
+    #[test]
+    fn what_only_this_shell_has_is_named_where_the_service_has_a_file() {
+        let warnings = |service_user| {
+            let all = Variables {
+                values: ["LOG_LEVEL", "CHECK_INTERVAL", "HOME"].map(|name| (name.to_owned(), "x".to_owned())).into(),
+                file: Some("/etc/config.env".into()),
+                in_environment: vec!["LOG_LEVEL".to_owned(), "HOME".to_owned()],
+                service_user,
+                ..Variables::default()
+            };
+            let mut reader = Reader::new(&all);
+            warn_about_strays(&mut reader, &all);
+            reader.warnings
+        };
+        let line = "LOG_LEVEL comes from this shell's environment; the service has only what is in /etc/config.env";
+        assert_eq!(warnings(Some(ServiceUser::made_up())), [line]);
+        assert!(warnings(None).is_empty(), "the service itself");
     }
 
     #[test]

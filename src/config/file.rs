@@ -4,7 +4,6 @@
 //! expanded: a `$` is a `$`. Where a shell reads the file as well, what it would take for something else is refused.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::{Problem, Variables, home};
@@ -37,8 +36,7 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
     if !problems.is_empty() {
         return Err(Unreadable::Lines(problems));
     }
-    let readable = std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
-    if let Some(name) = all.values.keys().find(|name| is_secret(name)).filter(|_| readable) {
+    if let Some(name) = all.values.keys().find(|name| is_secret(name)).filter(|_| files::is_exposed(path)) {
         all.warnings.push(format!("{0} holds {name} and everybody may read it: chmod 600 {0}", path.display()));
     }
     Ok(all)
@@ -108,6 +106,8 @@ fn parse_value(text: &str, shell: bool) -> Result<String, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::testing::TempDir;
 

@@ -9,6 +9,8 @@ use crate::files;
 
 /// Read when it exists; the systemd unit hands it over as a credential.
 pub const CONFIG_ENV: &str = "/etc/pia-qbittorrent-sync/config.env";
+/// Where the systemd unit takes its credentials from, so that commands typed by hand see what the service sees.
+pub const CREDENTIALS: &str = "/etc/pia-qbittorrent-sync/credentials";
 /// `OpenRC`'s place.
 const CONF_D: &str = "/etc/conf.d/pia-qbittorrent-sync";
 /// The systemd unit, and its addition where systemd is too old for credentials (install.sh).
@@ -47,14 +49,14 @@ pub fn known_as(path: &Path) -> &Path {
 
 /// Whoever the service runs as.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Servant {
+pub struct ServiceUser {
     /// User and group; none for one that systemd makes up at each start.
     ids: Option<(u32, u32)>,
     hidden: &'static [&'static str],
 }
 
-impl Servant {
-    /// The servant of the service whose settings `file` has; none where no service is installed that has them.
+impl ServiceUser {
+    /// The user of the service whose settings `file` has; none where no service is installed that has them.
     pub fn of(file: &Path) -> Option<Self> {
         let users = files::read(Path::new("/etc/passwd")).ok()?;
         if file == Path::new(CONF_D) && Path::new(INIT_SCRIPT).exists() {
@@ -65,6 +67,12 @@ impl Servant {
         }
         let ids = if Path::new(WITHOUT_CREDENTIALS).exists() { Some(ids_of(USER, &users)?) } else { None };
         Some(Self { ids, hidden: &HIDDEN_BY_UNIT })
+    }
+
+    /// One that systemd makes up, and hides nothing from.
+    #[cfg(test)]
+    pub fn made_up() -> Self {
+        Self { ids: None, hidden: &[] }
     }
 
     /// Whether it can read the file at `path`, by modes and owners; the error is for people.
@@ -148,7 +156,7 @@ mod tests {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let path = dir.write("secret", "x");
         let owner = fs::metadata(&path).unwrap();
-        let servant = |ids| Servant { ids, hidden: &[] };
+        let user = |ids| ServiceUser { ids, hidden: &[] };
         let stranger = (owner.uid() + 1, owner.gid() + 1);
         for (mode, ids, reads) in [
             (0o600, Some((owner.uid(), 1)), true),
@@ -158,13 +166,13 @@ mod tests {
             (0o640, None, false),
         ] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(servant(ids).may_read(&path).is_ok(), reads, "{mode:o} {ids:?}");
+            assert_eq!(user(ids).may_read(&path).is_ok(), reads, "{mode:o} {ids:?}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let closed = dir.path().display().to_string();
-        assert_eq!(servant(None).may_read(&path), Err(Unreachable::Hidden(closed)), "its folder cannot be entered");
-        let hidden = Servant { ids: None, hidden: &["/tmp", "/var/tmp"] };
+        assert_eq!(user(None).may_read(&path), Err(Unreachable::Hidden(closed)), "its folder cannot be entered");
+        let hidden = ServiceUser { ids: None, hidden: &["/tmp", "/var/tmp"] };
         assert_eq!(hidden.may_read(Path::new("/tmp/secret")), Err(Unreachable::Hidden("/tmp".to_owned())));
     }
 

@@ -16,12 +16,8 @@ use crate::error::plain;
 use crate::files;
 use crate::secret::Secret;
 use crate::text::one_line;
-use home::Servant;
+use home::ServiceUser;
 
-/// Where the systemd unit takes its credentials from, so that commands typed by hand see what the service sees.
-const CREDENTIALS: &str = "/etc/pia-qbittorrent-sync/credentials";
-/// The remedy where the unit's credentials do not come.
-const OLD_SYSTEMD: &str = "is older than 247 and hands over no credentials: run install.sh again, which mends that";
 /// Where container engines put secrets: whose mode they have is theirs to say.
 const CONTAINER_SECRETS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
@@ -63,7 +59,7 @@ fn unusable(path: &Path, error: &io::Error) -> (String, String) {
                 .to_owned()
         }
         ErrorKind::PermissionDenied => {
-            let us = std::fs::metadata("/proc/self").map_or_else(|_| "USER".to_owned(), |this| this.uid().to_string());
+            let us = our_uid().map_or("USER".to_owned(), |uid| uid.to_string());
             if CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
                 format!("type on the host: sudo chown {us} FILE, of the file that it comes from")
             } else {
@@ -87,13 +83,13 @@ impl fmt::Display for Problem {
 pub struct ConfigError {
     /// What is wrong.
     pub problems: Vec<Problem>,
-    /// What is odd.
-    pub hints: Vec<String>,
+    /// The names that mean nothing, in words.
+    pub unknown: Vec<String>,
 }
 
 impl From<Problem> for ConfigError {
     fn from(problem: Problem) -> Self {
-        Self { problems: vec![problem], hints: Vec::new() }
+        Self { problems: vec![problem], unknown: Vec::new() }
     }
 }
 
@@ -106,8 +102,10 @@ pub struct Variables {
     pub file: Option<PathBuf>,
     /// The names that it has.
     pub in_file: Vec<String>,
+    /// The names that this process's environment has.
+    pub in_environment: Vec<String>,
     /// Whoever the service with that file runs as, where somebody else asks.
-    pub servant: Option<Servant>,
+    pub service_user: Option<ServiceUser>,
     /// For the log.
     pub warnings: Vec<String>,
     /// Shown with other problems: it may explain them.
@@ -125,32 +123,34 @@ pub fn variables(path: Option<&Path>, is_secret: fn(&str) -> bool) -> Result<Var
         (None, Some(usual)) => in_file(usual, is_secret, true)?,
         (None, None) => Variables::default(),
     };
-    all.values.extend(
-        std::env::vars_os()
-            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())),
-    );
+    for (name, value) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        all.in_environment.push(name.clone());
+        all.values.insert(name, value.to_string_lossy().into_owned());
+    }
     if let Some(file) = path.or(usual.as_deref()) {
         all.file = Some(home::known_as(file).to_owned());
         // Whoever has the service's credentials is the service.
-        all.servant = Servant::of(file).filter(|_| credentials.is_none() && is_root());
+        all.service_user = ServiceUser::of(file).filter(|_| credentials.is_none() && our_uid() == Some(0));
     }
     Ok(all)
 }
 
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0)
+fn our_uid() -> Option<u32> {
+    Some(std::fs::metadata("/proc/self").ok()?.uid())
 }
 
 /// `usual` says that nobody named it.
 fn in_file(path: &Path, is_secret: fn(&str) -> bool, usual: bool) -> Result<Variables, ConfigError> {
     match file::read(path, is_secret) {
         Ok(all) => Ok(all),
-        Err(file::Unreadable::Lines(problems)) => Err(ConfigError { problems, hints: Vec::new() }),
+        Err(file::Unreadable::Lines(problems)) => Err(ConfigError { problems, unknown: Vec::new() }),
         // By hand, root is needed to see what the service sees; whoever has it all in the environment does without.
         Err(file::Unreadable::File(error)) if usual && error.kind() == ErrorKind::PermissionDenied => {
             let mut hint = Problem::unreadable(path, &error);
             if std::env::var_os("INVOCATION_ID").is_some() {
-                hint.right = format!("this systemd {OLD_SYSTEMD}");
+                "this systemd is older than 247 and hands over no credentials: run install.sh again, which mends that"
+                    .clone_into(&mut hint.right);
             }
             Ok(Variables { hint: Some(hint), ..Variables::default() })
         }
@@ -185,21 +185,21 @@ pub struct Reader<'a> {
     problems: Vec<Problem>,
     /// Things that are odd but not wrong, for the log.
     pub warnings: Vec<String>,
-    /// Those of them that may be the reason of a problem.
-    pub hints: Vec<String>,
+    /// The names that mean nothing, in words: one may be the reason of a problem.
+    pub unknown: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of `all`.
     pub fn new(all: &'a Variables) -> Self {
-        Self { all, problems: Vec::new(), warnings: all.warnings.clone(), hints: Vec::new() }
+        Self { all, problems: Vec::new(), warnings: all.warnings.clone(), unknown: Vec::new() }
     }
 
     /// `value`, unless there were problems; all of them then, and `hint` behind them.
     pub fn finish<T>(self, value: Option<T>, hint: Option<Problem>) -> Result<(T, Vec<String>), ConfigError> {
         match value {
-            Some(value) if self.problems.is_empty() => Ok((value, [self.hints, self.warnings].concat())),
-            _ => Err(ConfigError { problems: self.problems.into_iter().chain(hint).collect(), hints: self.hints }),
+            Some(value) if self.problems.is_empty() => Ok((value, [self.unknown, self.warnings].concat())),
+            _ => Err(ConfigError { problems: self.problems.into_iter().chain(hint).collect(), unknown: self.unknown }),
         }
     }
 
@@ -268,7 +268,7 @@ impl<'a> Reader<'a> {
         let value = self.get(name).map(str::to_owned);
         let file = self.get(&file_name).map(str::to_owned);
         if value.is_none() && file.is_none() {
-            let credential = Path::new(self.get("CREDENTIALS_DIRECTORY").unwrap_or(CREDENTIALS)).join(name);
+            let credential = Path::new(self.get("CREDENTIALS_DIRECTORY").unwrap_or(home::CREDENTIALS)).join(name);
             let text = match files::read(&credential) {
                 Ok(text) => {
                     self.warn_if_exposed(&credential);
@@ -307,15 +307,14 @@ impl<'a> Reader<'a> {
     pub fn file(&mut self, name: &str) -> Option<String> {
         let path = Path::new(self.get(name)?);
         let read = files::read(path).map_err(|error| unusable(path, &error)).and_then(|text| {
-            let reached = self.all.servant.as_ref().map_or(Ok(()), |servant| servant.may_read(path));
+            let reached = self.all.service_user.as_ref().map_or(Ok(()), |user| user.may_read(path));
             reached.map(|()| text).map_err(|unreachable| unreachable.words(path))
         });
         read.map_err(|(wrong, right)| self.problem(name, Some(&files::shown(path)), wrong, right)).ok()
     }
 
     fn warn_if_exposed(&mut self, path: &Path) {
-        let readable = std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o004 != 0);
-        if readable && !CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
+        if files::is_exposed(path) && !CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
             let path = one_line(&files::shown(path));
             self.warnings.push(format!("everybody on this machine may read {path}: chmod o-r it"));
         }

@@ -591,24 +591,19 @@ impl Keeper {
 
     /// The way to the gateway, or to wherever the tunnel leads while that is not known, as it is now.
     pub fn see_way(&mut self, now: Now, gateway: Option<SocketAddr>, way: Result<Way, Error>) -> Option<Verdict> {
-        let verdict = self.saw_way(now, gateway, way);
-        if let Some(verdict) = &verdict {
-            self.count(verdict);
-        }
-        verdict
-    }
-
-    fn saw_way(&mut self, now: Now, gateway: Option<SocketAddr>, way: Result<Way, Error>) -> Option<Verdict> {
         let to = match way {
             Ok(to) => to,
             Err(error) if self.tunnel.lose() => {
                 self.client.doubt_socket();
-                if self.followed.is_none() {
-                    return Some(trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO));
-                }
-                // Who knows the port can be asked all the same, and answering does not mean that the tunnel is back.
-                let news = News::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
-                return Some(Verdict::of(Peer::Gateway, Some((Level::Error, news))));
+                let verdict = if self.followed.is_none() {
+                    trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO)
+                } else {
+                    // Who knows the port can be asked all the same, and answering does not mean that the tunnel is back.
+                    let news = News::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
+                    Verdict::of(Peer::Gateway, Some((Level::Error, news)))
+                };
+                self.count(&verdict);
+                return Some(verdict);
             }
             Err(_) => return None,
         };

@@ -195,6 +195,7 @@ fn ca() -> Vec<Row> {
             let world = web.world(world).without(&["PIA_CA_SHA256"]);
             let mut daemon = world.run();
             daemon.fails(&["PIA's CA", "neither used nor stored", "PIA_CA_CERT"]);
+            daemon.see("it should be 1fd25658456eab3041fba77ccd398ab8124edcc1b8b2fc1d55fdf6b1bbfc9d70");
             let setup = &daemon.world.setup;
             let output = setup.run_once(&["fetch-ca"]);
             assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output:?}");
@@ -210,6 +211,7 @@ fn ca() -> Vec<Row> {
             web.wrong.store(true, Ordering::SeqCst);
             let mut daemon = web.world(world).run();
             daemon.fails(&["PIA's CA", "another certificate"]);
+            daemon.see("its SHA-256 is ");
             web.wrong.store(false, Ordering::SeqCst);
             // In 5 minutes by itself, at once by a reload.
             daemon.hang_up();

@@ -114,7 +114,7 @@ fuzz_target!(|input: &[u8]| {
         }
         Err(error) => {
             error.problems.iter().for_each(|problem| check_line(&problem.to_string(), open));
-            error.hints.iter().for_each(|hint| check_line(hint, open));
+            error.unknown.iter().for_each(|line| check_line(line, open));
         }
     }
 });
