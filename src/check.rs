@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::{Cause, Error, Phase};
 use crate::keeper::client::{PORT, SOCKET};
 use crate::keeper::step::{Connectivity, Done, Exchange, Progress, Step};
-use crate::keeper::{News, Peer, Verdict};
+use crate::keeper::{News, Peer, Sight, Verdict};
 use crate::pia::gateway::NO_TUNNEL;
 use crate::pia::trust;
 use crate::service::{Ear, Peers, Service, details, inbound, with_advice, within};
@@ -451,7 +451,7 @@ impl Ear for Narrator<'_> {
                 self.note("lease", &text);
             }
             News::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
-            News::Listens { connectivity, unseen, .. } => self.listens(*connectivity, *unseen),
+            News::Listens { connectivity, sight, .. } => self.listens(*connectivity, *sight),
             News::Clock(_) | News::ClockJumped(_) => {
                 let now = shown(time::now().wall);
                 self.line(
@@ -467,13 +467,16 @@ impl Ear for Narrator<'_> {
 }
 
 impl Narrator<'_> {
-    fn listens(&mut self, connectivity: Connectivity, unseen: bool) {
-        if unseen {
-            let text = "it says so, but no program here listens on the port: in a container it must share the VPN's network \
-                        (network_mode), not map its ports";
-            self.note("listener", text);
-        } else {
-            self.ok("listener", "yes");
+    fn listens(&mut self, connectivity: Connectivity, sight: Sight) {
+        match sight {
+            Sight::Clear => self.ok("listener", "yes"),
+            Sight::TcpOnly => self.note("listener", "by TCP alone: another program may have its UDP port"),
+            Sight::Unseen => {
+                let text = "it says so, but no program here listens on the port: in a container it must share the VPN's \
+                            network (network_mode), not map its ports";
+                self.note("listener", text);
+            }
+            Sight::Unknown => self.note("listener", "not known: it is not on this machine, and does not say"),
         }
         if self.peer_seen || connectivity == Connectivity::Connected {
             self.ok("inbound", "peers from outside reach it");

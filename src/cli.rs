@@ -333,7 +333,7 @@ fn way(status: &Status, network: &Network) -> Option<Result<Way, String>> {
 /// Who listens on the port now; none where the kernel did not show the client's socket to the service.
 fn listener(status: &Status, network: &Network, way: Option<&Way>) -> Option<Listener> {
     let port = status.port.filter(|_| status.listener_seen)?;
-    kernel::inspect(network, port, way, false).ok().map(|witness| witness.listener)
+    kernel::inspect(network, port, way, false).ok().map(|witness| witness.listener().clone())
 }
 
 fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {

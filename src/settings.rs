@@ -37,7 +37,7 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 26] = [
+pub const VARIABLES: [Variable; 27] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "its password"),
@@ -51,6 +51,7 @@ pub const VARIABLES: [Variable; 26] = [
     variable("PIA_LOGIN_CA_CERT", "", "CA certificates for the login (PEM file) instead of Mozilla's"),
     variable("GLUETUN_URL", "http://127.0.0.1:8000", "gluetun's control server"),
     from_file("GLUETUN_API_KEY", "API key of a role in gluetun's control server"),
+    variable("TORRENT_CLIENT", "qbittorrent", "the torrent client: qbittorrent"),
     variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
     from_file("QBITTORRENT_USERNAME", "Web UI user; none where qBittorrent asks for none"),
     from_file("QBITTORRENT_PASSWORD", "its password"),

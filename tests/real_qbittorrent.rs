@@ -1,24 +1,19 @@
-//! The real daemon, driven against real qBittorrents of four Debian releases and the simulated PIA. Every test runs
-//! itself once more in a network namespace of its own that has only a loopback interface.
-//! `.ci/fetch-qbittorrent` brings the qBittorrents; what is missing is skipped loudly, and fails with
-//! `REQUIRE_QBITTORRENT=1`.
+//! The real daemon, driven against real qBittorrents of four Debian releases and the simulated PIA.
 
 #[allow(dead_code, reason = "the sandbox uses other parts of it")]
 #[path = "support/real_qbt.rs"]
 mod real_qbt;
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::env;
-use std::io::Write as _;
+use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use real_qbt::{Https, Options, PASSWORD, RealQbt, SUITES, USERNAME};
+use real_qbt::{Https, Options, PASSWORD, RealQbt, USERNAME};
 use support::daemon::{Daemon, LATER, SOON, Setup};
-use support::link::{End, Link, Quality};
+use support::drive::{drive, link_or_skip, tell_version};
+use support::link::{End, Quality};
 use support::pia::{self, Pia};
 use support::{Reply, Server, TempDir, lock, netns, wait_until};
 
@@ -26,108 +21,19 @@ use support::{Reply, Server, TempDir, lock, netns, wait_until};
 const LEASED: u16 = 47_047;
 /// Another port, neither leased nor qBittorrent's first.
 const OTHER: u16 = 50_505;
-/// Precedes a version in the output of such a test.
-const DRIVEN: &str = "driven: ";
-
-macro_rules! drive {
-    ($($suite:ident: $($scenario:ident)+;)+) => {
-        const TESTS: usize = [$($(stringify!($scenario)),+),+].len();
-        $(mod $suite {
-            $(#[test]
-            fn $scenario() {
-                super::drive(stringify!($suite), stringify!($scenario), super::$scenario);
-            })+
-        })+
-    };
-}
 
 drive! {
+    "qBittorrent" "qbittorrent-nox";
     bullseye: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers;
     bookworm: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers link_down;
     trixie: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers;
     sid: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers api_key;
 }
 
-/// What became of the tests so far.
-struct Report {
-    finished: usize,
-    versions: BTreeMap<&'static str, String>,
-    skipped: BTreeMap<&'static str, String>,
-}
-
-static REPORT: Mutex<Report> = Mutex::new(Report { finished: 0, versions: BTreeMap::new(), skipped: BTreeMap::new() });
-
-/// Counts a test as finished, also one that failed; the last one prints what was driven.
-struct Finish;
-
-impl Drop for Finish {
-    fn drop(&mut self) {
-        let mut report = lock(&REPORT);
-        report.finished += 1;
-        if report.finished < TESTS {
-            return;
-        }
-        let known = |suite| Some(format!("{suite} {}", report.versions.get(suite)?));
-        let driven: Vec<String> = SUITES.into_iter().filter_map(known).collect();
-        // Not println!: cargo test shows that of failed tests only.
-        if !driven.is_empty() {
-            let _ = writeln!(std::io::stdout(), "qBittorrent driven: {}", driven.join(", "));
-        }
-        for (suite, why) in &report.skipped {
-            let _ = writeln!(std::io::stdout(), "SKIPPED: all tests with qBittorrent of {suite}: {why}");
-        }
-    }
-}
-
-/// Runs one test: in this process if it is in a namespace already, else in a new process in a new namespace.
-fn drive(suite: &'static str, name: &str, scenario: fn(&str)) {
-    if env::var_os(netns::INSIDE).is_some() {
-        netns::raise_loopback();
-        scenario(suite);
-        return;
-    }
-    let _finish = Finish;
-    let again = match repetition(suite) {
-        Ok(again) => again,
-        Err(why) => {
-            assert_ne!(env::var("REQUIRE_QBITTORRENT").as_deref(), Ok("1"), "SKIPPED: {suite}: {why}");
-            lock(&REPORT).skipped.insert(suite, why);
-            return;
-        }
-    };
-    run_again(again, suite, name);
-}
-
-/// This test program, to be run in a new namespace, or what is missing.
-fn repetition(suite: &str) -> Result<Command, String> {
-    if real_qbt::launcher(suite).is_none() {
-        return Err(format!("it is not there; run .ci/fetch-qbittorrent {suite}"));
-    }
-    if Command::new("curl").arg("--version").output().is_err() {
-        return Err("curl is missing".into());
-    }
-    let program = env::current_exe().map_err(|e| e.to_string())?;
-    netns::isolated(program).ok_or_else(|| "unshare and ip cannot make a network namespace here".into())
-}
-
-fn run_again(mut again: Command, suite: &'static str, name: &str) {
-    let path = format!("{suite}::{name}");
-    let output = again.args(["--exact", &path, "--nocapture"]).env(netns::INSIDE, "1").output().expect("unshare");
-    let text = String::from_utf8_lossy(&output.stdout);
-    if let Some(version) = text.lines().find_map(|line| line.split_once(DRIVEN)) {
-        lock(&REPORT).versions.insert(suite, version.1.to_owned());
-    }
-    for line in text.lines().filter(|line| line.starts_with("SKIPPED: ")) {
-        let _ = writeln!(std::io::stdout(), "{line}");
-    }
-    let ran = output.status.success() && text.contains("1 passed");
-    assert!(ran, "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// Starts the qBittorrent under test and says which one it is.
 fn start(suite: &str, options: Options) -> RealQbt {
     let qbt = RealQbt::start(suite, options).expect("a suite that is there");
-    println!("{DRIVEN}{}", qbt.version());
+    tell_version(&qbt.version());
     qbt
 }
 
@@ -378,16 +284,6 @@ fn api_key(suite: &str) {
     daemon.wait_for_problem("client");
     see_binds(&mut daemon, &pia, 2);
     end(daemon, &pia);
-}
-
-/// A link, where this machine can make one.
-fn link_or_skip(scenario: &str, own: End, other: End, quality: Quality) -> Option<Link> {
-    Link::start(own, other, quality)
-        .inspect_err(|why| {
-            assert_ne!(env::var("REQUIRE_QBITTORRENT").as_deref(), Ok("1"), "SKIPPED: {scenario}: {why}");
-            println!("SKIPPED: {scenario}: {why}");
-        })
-        .ok()
 }
 
 /// The tunnel is made anew with the same address while qBittorrent keeps to it: whoever is at its far end reaches

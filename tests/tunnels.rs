@@ -106,7 +106,7 @@ impl Home {
         }
         let options = Options { device: Some(device), ..Options::default() };
         let qbt = RealQbt::start(suite(), options);
-        let qbt = qbt.unwrap_or_else(|| panic!("{SKIPPED}{} is not there; run .ci/fetch-qbittorrent", suite()));
+        let qbt = qbt.unwrap_or_else(|| panic!("{SKIPPED}{} is not there; run .ci/fetch-client qbittorrent", suite()));
         let setup = Setup::new().pia(&pia).without("PIA_GATEWAY").env("QBITTORRENT_HOST", qbt.url());
         let setup = setup.env("QBITTORRENT_USERNAME", USERNAME).env("QBITTORRENT_PASSWORD", PASSWORD);
         let setup = Arc::new(change(setup.env("CHECK_INTERVAL", "300")));

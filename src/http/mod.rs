@@ -9,7 +9,6 @@ pub mod url;
 pub mod wire;
 
 use std::borrow::Cow;
-use std::fmt;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -52,35 +51,33 @@ impl Deadline {
     }
 }
 
-/// The methods that our peers need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// GET.
-    Get,
-    /// POST with a form as its body.
-    Post,
-    /// POST with a JSON object as its body.
-    PostJson,
+/// What a request asks with, which decides its method.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    /// GET, with these pairs as its query; not yet encoded.
+    Query(&'a [(&'a str, &'a str)]),
+    /// POST, with these pairs as a form; not yet encoded.
+    Form(&'a [(&'a str, &'a str)]),
+    /// POST, with this JSON.
+    Json(&'a str),
 }
 
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Get => "GET",
-            Self::Post | Self::PostJson => "POST",
-        })
+impl Content<'_> {
+    fn method(&self) -> &'static str {
+        match self {
+            Self::Query(_) => "GET",
+            Self::Form(_) | Self::Json(_) => "POST",
+        }
     }
 }
 
 /// One request. `path` is what logs may show; everything else may hold secrets.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// GET or POST.
-    pub method: Method,
     /// The path, starting with `/`, without the query.
     pub path: &'a str,
-    /// Query (GET) or body (POST): pairs, not yet encoded.
-    pub fields: &'a [(&'a str, &'a str)],
+    /// What is asked with.
+    pub content: Content<'a>,
     /// Further headers, values without line breaks.
     pub headers: &'a [(&'a str, &'a str)],
     /// Values that must not come back to light when a peer echoes them in an error.
@@ -92,7 +89,7 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// A GET without anything.
     pub fn get(path: &'a str) -> Self {
-        Self { method: Method::Get, path, fields: &[], headers: &[], secrets: &[], completes: false }
+        Self { path, content: Content::Query(&[]), headers: &[], secrets: &[], completes: false }
     }
 }
 
@@ -342,7 +339,8 @@ impl Peer {
             result => result,
         };
         if let Ok(response) = &result {
-            log::debug!("{} {} on {}: HTTP {}", request.method, request.path, self.address(), response.status);
+            let method = request.content.method();
+            log::debug!("{method} {} on {}: HTTP {}", request.path, self.address(), response.status);
         }
         result
     }

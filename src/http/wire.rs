@@ -4,7 +4,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Deadline, Method, Request, Response, encode_fields, encode_json};
+use super::{Content, Deadline, Request, Response, encode_fields};
 use crate::error::{Cause, Phase};
 
 /// Bytes of status line and headers.
@@ -22,15 +22,15 @@ const READ_SIZE: usize = 16 * 1024;
 
 /// Writes `request` in one piece, so that head and body leave in one segment.
 pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> io::Result<()> {
-    let (query, body) = match request.method {
-        Method::Get if request.fields.is_empty() => (String::new(), None),
-        Method::Get => (format!("?{}", encode_fields(request.fields)), None),
-        Method::Post => (String::new(), Some(("application/x-www-form-urlencoded", encode_fields(request.fields)))),
-        Method::PostJson => (String::new(), Some(("application/json", encode_json(request.fields)))),
+    let (query, body) = match request.content {
+        Content::Query([]) => (String::new(), None),
+        Content::Query(fields) => (format!("?{}", encode_fields(fields)), None),
+        Content::Form(fields) => (String::new(), Some(("application/x-www-form-urlencoded", encode_fields(fields)))),
+        Content::Json(text) => (String::new(), Some(("application/json", text.to_owned()))),
     };
     let agent = env!("CARGO_PKG_NAME");
     let mut lines = vec![
-        format!("{} {}{query} HTTP/1.1", request.method, request.path),
+        format!("{} {}{query} HTTP/1.1", request.content.method(), request.path),
         format!("Host: {host}"),
         format!("User-Agent: {agent}"),
         "Accept: */*".to_owned(),
@@ -417,9 +417,8 @@ mod tests {
         let mut sent = Vec::new();
         let secret = Secret::new("ü&");
         let request = Request {
-            method: Method::Post,
             path: "/api/v2/auth/login",
-            fields: &[("password", secret.expose())],
+            content: Content::Form(&[("password", secret.expose())]),
             headers: &[("Cookie", "SID=x")],
             secrets: &[&secret],
             completes: false,
@@ -431,7 +430,7 @@ mod tests {
         assert!(!sent.contains("Origin") && !sent.contains("Referer"));
         for (fields, line) in [(&[][..], "GET /p HTTP/1.1\r\n"), (&[("a", "b")], "GET /p?a=b HTTP/1.1\r\n")] {
             let mut sent = Vec::new();
-            write_request(&mut sent, "h", &Request { fields, ..Request::get("/p") }).unwrap();
+            write_request(&mut sent, "h", &Request { content: Content::Query(fields), ..Request::get("/p") }).unwrap();
             assert!(sent.starts_with(line.as_bytes()), "{line}");
         }
     }

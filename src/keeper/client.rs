@@ -14,7 +14,7 @@ use super::Setup;
 use super::gate::Gate;
 use super::step::{Connectivity, Inbound, ListenPort, Listener, Step, Witness};
 use super::tunnel::Way;
-use super::verdict::{News, Peer, Verdict};
+use super::verdict::{News, Peer, Sight, Verdict};
 use crate::error::{Cause, Error};
 use crate::time::Now;
 
@@ -26,15 +26,21 @@ pub const PORT: &str = "client port";
 /// The same of its socket.
 pub const SOCKET: &str = "client socket";
 
-/// How long to believe that a client is still about to listen.
+/// What a client is like.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Until the client must have opened its socket.
+pub struct Habits {
+    /// Until it must have opened its socket.
     pub listen: Duration,
     /// Between two looks.
     pub poll: Duration,
     /// After a change the reported status may be that of the old port for this long.
     pub lag: Duration,
+    /// It says itself whether it listens; of one that does not only the kernel tells.
+    pub tells: bool,
+    /// It has a UDP socket beside the TCP one, always.
+    pub udp: bool,
+    /// It is to tell its trackers a new port at once.
+    pub announces: bool,
 }
 
 /// Between two looks of the kernel at a socket that is about to be opened: qBittorrent takes 3 to 31 ms.
@@ -78,12 +84,10 @@ struct Change {
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub(super) struct Client {
-    patience: Patience,
+    habits: Habits,
     interval: Duration,
     /// It is looked at and left as it is.
     hands_off: bool,
-    /// It is to tell its trackers a new port.
-    announces: bool,
     pub gate: Gate,
     /// The next round begins then.
     round_at: Instant,
@@ -118,6 +122,10 @@ pub(super) struct Client {
     pub witnessed: bool,
     /// The kernel shows no socket on its port in this round, though it is on this machine.
     unseen: bool,
+    /// On this port it has no UDP socket, and a bounce has not helped.
+    tcp_only: Option<u16>,
+    /// Setting its port has not changed it, as when another program had that port: then only a bounce does.
+    stuck: bool,
     /// Since when it has this port.
     pub port_since: Option<(Timestamp, u16)>,
     /// When somebody from outside was last seen on that.
@@ -134,10 +142,9 @@ impl Client {
     pub fn new(setup: &Setup, now: Now) -> Self {
         let hands_off = setup.hands_off;
         Self {
-            patience: setup.patience,
+            habits: setup.habits,
             interval: setup.interval,
             hands_off,
-            announces: setup.announces,
             gate: Gate::new(RETRY_AFTER_CAP),
             round_at: now.mono,
             read: None,
@@ -157,6 +164,8 @@ impl Client {
             said: None,
             witnessed: false,
             unseen: false,
+            tcp_only: None,
+            stuck: false,
             port_since: None,
             peer_at: None,
             announce: false,
@@ -254,6 +263,7 @@ impl Client {
         self.port = u16::try_from(seen.port).ok();
         let right = seen.port == i64::from(wanted);
         self.perhaps_left &= !right;
+        self.stuck &= !right;
         // One that goes on saying that it picks a random port is not bounced again and again.
         if right && (!seen.random || self.change.is_some() || self.bounced_lately(now)) {
             return Ok(self.port_right(now, wanted));
@@ -267,13 +277,17 @@ impl Client {
             return Err(finding(PORT, words, "the service sets it: start it, or see its log"));
         }
         if self.change.is_some() {
+            self.stuck = true;
             let words = format!("port {wanted} was set, {} is what it has", seen.port);
-            return Err(finding(PORT, words, "look for something else that sets the client's port"));
+            return Err(finding(PORT, words, "look for another program that has this port, or sets the client's"));
         }
         self.read = Some(seen);
         // With a random port active, old versions do not listen again when they are given the port that they already show.
-        if right {
+        if right || (self.stuck && !self.bounced_lately(now)) {
             self.decide_to_bounce(now, Why::Wrong);
+        } else if !self.habits.tells {
+            // Whose socket it is the kernel does not say: one that is there already is somebody else's.
+            self.inspect_at = Some(now.mono);
         }
         Ok(Verdict::quiet(Peer::Client))
     }
@@ -291,6 +305,15 @@ impl Client {
     /// The kernel says this of its socket; nothing if it abstains.
     pub fn inspected(&mut self, now: Now, port: u16, witness: Option<Witness>) -> Result<Verdict, Error> {
         self.inspect_at = None;
+        if self.read.is_some() {
+            return match witness.map(|witness| witness.tcp) {
+                Some(Listener::Open | Listener::Elsewhere { .. }) => {
+                    let words = format!("another program listens on port {port}");
+                    Err(finding(SOCKET, words, "end that program, or give it another port"))
+                }
+                _ => Ok(Verdict::quiet(Peer::Client)),
+            };
+        }
         if now.mono >= self.look_for_peers_at {
             // The next round begins an interval after this one, or a moment earlier.
             self.look_for_peers_at = now.mono + self.interval / 10 * 9;
@@ -298,16 +321,32 @@ impl Client {
         if witness.as_ref().is_some_and(|witness| witness.peer) {
             self.peer_came(now);
         }
-        self.unseen = witness.as_ref().is_some_and(|witness| witness.listener == Listener::Unseen);
-        self.witnessed = witness.is_some() && !self.unseen;
+        let lacks_udp = self.habits.udp
+            && witness.as_ref().and_then(|witness| witness.udp.as_ref()).is_some_and(|udp| *udp != Listener::Open);
+        // Where only the kernel tells, a UDP socket on a port that was left is no answer.
+        let listener = witness.map(|witness| if self.habits.tells { witness.listener().clone() } else { witness.tcp });
+        self.unseen = listener == Some(Listener::Unseen);
+        self.witnessed = listener.is_some() && !self.unseen;
         // After a change the socket takes a moment.
-        let end = self.set_at.filter(|_| self.change.is_some()).map(|at| at + self.patience.listen);
+        let end = self.set_at.filter(|_| self.change.is_some()).map(|at| at + self.habits.listen);
         let patient = end.is_some_and(|end| now.mono < end);
         // A client that listens where the kernel does not show it says itself what it thinks, after a while.
-        let lagged = self.set_at.is_none_or(|at| now.mono >= at + self.patience.lag);
-        match witness.map(|witness| witness.listener) {
+        let lagged = self.set_at.is_none_or(|at| now.mono >= at + self.habits.lag);
+        match listener {
+            Some(Listener::Open) if lacks_udp && patient => {
+                self.inspect_at = Some(now.mono + GLANCE);
+                return Ok(Verdict::quiet(Peer::Client));
+            }
+            Some(Listener::Open)
+                if lacks_udp && self.tcp_only != Some(port) && self.change.is_none() && !self.hands_off =>
+            {
+                self.tcp_only = Some(port);
+                self.decide_to_bounce(now, Why::Deaf);
+                return Ok(Verdict::quiet(Peer::Client));
+            }
             Some(Listener::Open) => {
                 self.socket = Socket::Fresh;
+                self.tcp_only = lacks_udp.then_some(port);
                 // Of a new port the client's own word is needed: it may be another program that has it.
                 if self.port_since.is_some_and(|(_, known)| known == port) {
                     self.listened = Some((now.wall, port));
@@ -330,7 +369,7 @@ impl Client {
             self.decide_to_bounce(now, Why::Stale);
             return Ok(Verdict::quiet(Peer::Client));
         }
-        let current = self.set_at.map_or(now.mono, |at| at + self.patience.lag);
+        let current = self.set_at.map_or(now.mono, |at| at + self.habits.lag);
         self.confirm_at = Some(current.max(now.mono));
         Ok(Verdict::quiet(Peer::Client))
     }
@@ -414,7 +453,7 @@ impl Client {
         connectivity: Connectivity,
         next_round: Instant,
     ) -> Result<Verdict, Error> {
-        if connectivity == Connectivity::Disconnected {
+        if connectivity == Connectivity::Disconnected || (!self.habits.tells && self.unseen) {
             self.listened = None;
             return self.not_listening(now, port);
         }
@@ -429,27 +468,44 @@ impl Client {
         }
         // After a bounce the trackers know the port.
         if let Some(Change { from: Some(from), why: Why::Wrong }) = self.change {
-            self.announce = self.announces && from != i64::from(port);
+            self.announce = self.habits.announces && from != i64::from(port);
         }
         let recovered = self.gate.open(now);
         self.begin_round(next_round);
         let level = if known { Level::Debug } else { Level::Info };
-        let news = News::Listens { port, connectivity, unseen: std::mem::take(&mut self.unseen) };
+        let sight = if std::mem::take(&mut self.unseen) {
+            Sight::Unseen
+        } else if !self.habits.tells && !self.witnessed {
+            Sight::Unknown
+        } else if self.tcp_only == Some(port) {
+            Sight::TcpOnly
+        } else {
+            Sight::Clear
+        };
+        let news = News::Listens { port, connectivity, sight };
         Ok(Verdict { peer: Peer::Client, news: Some((level, news)), recovered })
     }
 
     fn not_listening(&mut self, now: Now, port: u16) -> Result<Verdict, Error> {
         let bounced = self.change.is_some_and(|change| change.why == Why::Deaf);
-        let patience =
-            if bounced { self.patience.listen.saturating_sub(self.patience.lag) } else { self.patience.listen };
+        let patience = if bounced { self.habits.listen.saturating_sub(self.habits.lag) } else { self.habits.listen };
         let end = *self.listen_by.get_or_insert(now.mono + patience);
         if now.mono < end {
-            self.confirm_at = Some(now.mono + self.patience.poll);
+            let again = Some(now.mono + self.habits.poll);
+            if self.habits.tells {
+                self.confirm_at = again;
+            } else {
+                (self.inspect_at, self.confirm_at) = (again, None);
+            }
             return Ok(Verdict::quiet(Peer::Client));
         }
         if bounced || self.bounced_lately(now) || self.hands_off {
             let words = format!("port {port} is set and nothing listens on it");
-            let advice = "another program may have the port, or the network interface in its settings is wrong or down";
+            let advice = if self.habits.tells {
+                "another program may have the port, or the network interface in its settings is wrong or down"
+            } else {
+                "its address to listen on may be wrong; in a container it must share the VPN's network (network_mode)"
+            };
             return Err(finding(SOCKET, words, advice));
         }
         let level = if self.gate.trouble().is_none() { Level::Warn } else { Level::Debug };

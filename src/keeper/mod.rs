@@ -25,13 +25,13 @@ use log::Level;
 use crate::error::{Error, Meaning};
 use crate::secret::Secret;
 use crate::time::{Clock, ClockNews, Now};
-use client::{Client, Patience};
+use client::{Client, Habits};
 use gate::Gate;
 pub use gate::Trouble;
 use lease::{Held, Lease};
 use step::{Connectivity, Done, Exchange, Inbound, Progress, Step};
 use tunnel::{Look, Tunnel, Way};
-pub use verdict::{Day, News, Peer, Verdict};
+pub use verdict::{Day, News, Peer, Sight, Verdict};
 
 /// The longest `Retry-After` of an account that is believed.
 const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
@@ -53,12 +53,10 @@ pub struct Setup {
     pub interval: Duration,
     /// Where the port comes from.
     pub origin: Origin,
-    /// Of the client's.
-    pub patience: Patience,
+    /// Of the client.
+    pub habits: Habits,
     /// The client is looked at and left as it is.
     pub hands_off: bool,
-    /// The client is to tell its trackers a new port.
-    pub announces: bool,
     /// How long to stay where no device but loopback is left; for ever if there is none.
     pub isolation: Option<Duration>,
     /// Makes the jitter.

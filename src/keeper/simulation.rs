@@ -14,8 +14,14 @@ const INTERVAL: Duration = Duration::from_secs(300);
 const NEARLY_AN_INTERVAL: Duration = Duration::from_secs(240);
 /// A lease's life at PIA.
 const LEASE_LIFE: Duration = Duration::from_secs(60 * 86400);
-const PATIENCE: Patience =
-    Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
+const HABITS: Habits = Habits {
+    listen: Duration::from_secs(3),
+    poll: Duration::from_millis(250),
+    lag: Duration::from_millis(1500),
+    tells: true,
+    udp: false,
+    announces: true,
+};
 
 struct Random(u64);
 
@@ -139,9 +145,8 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
     let setup = Setup {
         interval: INTERVAL,
         origin: Origin::Lease(None),
-        patience: PATIENCE,
+        habits: HABITS,
         hands_off: false,
-        announces: true,
         isolation: None,
         seed,
     };
@@ -258,7 +263,7 @@ fn carry_out(
         Step::Inspect { .. } if !sky.witness => Ok(Done::Inspected(None)),
         Step::Inspect { .. } => {
             let listener = if torrent.dead { Listener::Dead } else { Listener::Open };
-            Ok(Done::Inspected(Some(Witness { listener, peer: false })))
+            Ok(Done::Inspected(Some(Witness { tcp: listener, udp: None, peer: false })))
         }
         Step::Announce => Ok(Done::Announced),
         Step::AskInbound => Ok(Done::Inbound(Inbound::Idle)),

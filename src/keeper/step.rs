@@ -134,10 +134,22 @@ pub struct ListenPort {
 /// What the kernel says of a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Witness {
-    /// Who listens on it.
-    pub listener: Listener,
+    /// Who listens on it by TCP.
+    pub tcp: Listener,
+    /// The same by UDP; none where the kernel tells of TCP alone.
+    pub udp: Option<Listener>,
     /// Somebody from outside has come in through the tunnel, a minute ago or less.
     pub peer: bool,
+}
+
+impl Witness {
+    /// Who listens, by UDP where nobody does by TCP: some clients can be set to use nothing else.
+    pub fn listener(&self) -> &Listener {
+        match (&self.tcp, &self.udp) {
+            (Listener::Unseen, Some(udp)) => udp,
+            (tcp, _) => tcp,
+        }
+    }
 }
 
 /// Who listens on a port.
@@ -169,8 +181,9 @@ pub enum Inbound {
     Idle,
 }
 
-/// What a client says about its reachability.
+/// What a client says about its reachability; the first three are qBittorrent's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "of the clients that come next")]
 pub enum Connectivity {
     /// Somebody has connected from outside.
     Connected,
@@ -178,6 +191,10 @@ pub enum Connectivity {
     Firewalled,
     /// No listening socket.
     Disconnected,
+    /// It listens, and does not say whether anybody has connected.
+    Listening,
+    /// It does not say.
+    Unknown,
 }
 
 impl fmt::Display for Connectivity {
@@ -186,6 +203,8 @@ impl fmt::Display for Connectivity {
             Self::Connected => "connected",
             Self::Firewalled => "firewalled",
             Self::Disconnected => "disconnected",
+            Self::Listening => "listening",
+            Self::Unknown => "unknown",
         })
     }
 }

@@ -11,8 +11,14 @@ const HOUR: u64 = 3600;
 /// Seconds of a lease that is not about to end.
 const LONG: i64 = 1000 * 3600;
 const PORT: u16 = 47047;
-const PATIENCE: Patience =
-    Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
+const HABITS: Habits = Habits {
+    listen: Duration::from_secs(3),
+    poll: Duration::from_millis(250),
+    lag: Duration::from_millis(1500),
+    tells: true,
+    udp: false,
+    announces: true,
+};
 
 fn kind(step: &Step) -> &'static str {
     match step {
@@ -45,10 +51,14 @@ struct Bench {
 
 impl Bench {
     fn with(origin: Origin, hands_off: bool, announces: bool) -> Self {
+        Self::of(origin, hands_off, Habits { announces, ..HABITS })
+    }
+
+    fn of(origin: Origin, hands_off: bool, habits: Habits) -> Self {
         let now = Now { mono: Instant::now(), wall: "2026-11-23T00:00:00Z".parse().unwrap() };
         let interval = Duration::from_secs(300);
         let isolation = Some(Duration::from_secs(60));
-        let setup = Setup { interval, origin, patience: PATIENCE, hands_off, announces, isolation, seed: 7 };
+        let setup = Setup { interval, origin, habits, hands_off, isolation, seed: 7 };
         Self { keeper: Keeper::new(setup, now), now }
     }
 
@@ -783,7 +793,7 @@ impl Bench {
 
     #[track_caller]
     fn inspects(&mut self, listener: Listener) -> Verdict {
-        self.does("inspect", Done::Inspected(Some(Witness { listener, peer: false })))
+        self.does("inspect", Done::Inspected(Some(Witness { tcp: listener, udp: None, peer: false })))
     }
 
     /// Bound, and its socket is seen from the start.
@@ -854,6 +864,139 @@ fn a_dead_socket_that_stays_dead_is_a_failure() {
     assert!(matches!(verdict.news, Some((Level::Debug, News::Failed { .. }))), "and no second bounce: {verdict:?}");
 }
 
+/// Of Transmission only the kernel tells.
+const SILENT: Habits = Habits { tells: false, udp: true, lag: Duration::ZERO, announces: false, ..HABITS };
+
+impl Bench {
+    /// Bound, beside a client of which only the kernel tells.
+    fn beside_a_silent_one() -> Self {
+        let lease = Self::new().lease(LONG);
+        let mut bench = Self::of(Origin::Lease(Some(lease)), false, SILENT);
+        bench.sees(7);
+        bench.binds();
+        bench
+    }
+
+    #[track_caller]
+    fn reads_only(&mut self, port: i64) {
+        self.does("read", Done::Port(ListenPort { port, random: false }));
+    }
+
+    #[track_caller]
+    fn kernel(&mut self, tcp: Listener, udp: Listener) -> Verdict {
+        self.does("inspect", Done::Inspected(Some(Witness { tcp, udp: Some(udp), peer: false })))
+    }
+
+    #[track_caller]
+    fn is_silent(&mut self) -> Sight {
+        match self.says(Connectivity::Unknown).news {
+            Some((Level::Info, News::Listens { sight, .. })) => sight,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_listens_before_a_silent_client_has_the_port_is_another_program() {
+    use Listener::{Open, Unseen};
+    let mut bench = Bench::beside_a_silent_one();
+    bench.reads_only(6881);
+    let verdict = bench.kernel(Open, Unseen);
+    assert_eq!(level(&verdict), Level::Error);
+    bench.pass(6);
+    bench.reads_only(6881);
+    bench.kernel(Unseen, Open);
+    bench.does("place", Done::Set);
+    bench.reads_only(PORT.into());
+    bench.kernel(Unseen, Unseen);
+    bench.says(Connectivity::Unknown);
+    assert_eq!(bench.keeper.snapshot().listened, None, "not yet");
+    bench.pass_ms(251);
+    bench.kernel(Open, Open);
+    assert_eq!(bench.is_silent(), Sight::Clear);
+    assert!(bench.is_content() && bench.keeper.snapshot().listened.is_some());
+}
+
+#[test]
+fn a_silent_client_whose_socket_does_not_come_is_bounced_and_then_a_failure() {
+    use Listener::Unseen;
+    let mut bench = Bench::beside_a_silent_one();
+    let waits = |bench: &mut Bench| {
+        for _ in 0..20 {
+            bench.kernel(Unseen, Unseen);
+            let verdict = bench.says(Connectivity::Unknown);
+            if bench.next() != "wait" || verdict.news.is_some() {
+                return verdict;
+            }
+            bench.pass_ms(251);
+        }
+        panic!("waits for ever");
+    };
+    bench.reads_only(PORT.into());
+    // Whenever it opened its socket, the tunnel may be another one since.
+    bench.kernel(Unseen, Unseen);
+    bench.does("leave", Done::Set);
+    bench.does("return", Done::Set);
+    bench.reads_only(PORT.into());
+    let verdict = waits(&mut bench);
+    assert_eq!(level(&verdict), Level::Error, "{verdict:?}");
+    assert_eq!(bench.keeper.snapshot().listened, None);
+    assert!(!bench.is_content());
+}
+
+#[test]
+fn where_nobody_tells_whether_it_listens_that_is_said() {
+    let mut bench = Bench::beside_a_silent_one();
+    bench.reads(6881);
+    bench.does("place", Done::Set);
+    bench.reads(PORT.into());
+    assert_eq!(bench.is_silent(), Sight::Unknown);
+    assert!(bench.is_content() && !bench.keeper.snapshot().witnessed);
+    bench.pass(301);
+    bench.binds();
+    bench.reads(PORT.into());
+    assert!(matches!(bench.says(Connectivity::Unknown).news, Some((Level::Debug, _))), "said once, and no bounce");
+}
+
+#[test]
+fn a_udp_socket_that_was_left_behind_is_fetched_once() {
+    use Listener::{Open, Unseen};
+    let mut bench = Bench::beside_a_silent_one();
+    bench.reads_only(PORT.into());
+    bench.kernel(Open, Unseen);
+    bench.does("leave", Done::Set);
+    bench.does("return", Done::Set);
+    bench.reads_only(PORT.into());
+    bench.kernel(Open, Unseen);
+    bench.pass(4);
+    bench.kernel(Open, Unseen);
+    assert_eq!(bench.is_silent(), Sight::TcpOnly);
+    bench.pass(301);
+    bench.binds();
+    bench.reads_only(PORT.into());
+    bench.kernel(Open, Unseen);
+    assert_eq!(bench.next(), "confirm", "a bounce did not help");
+}
+
+#[test]
+fn a_port_that_setting_does_not_change_is_bounced() {
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.reads(6881);
+    bench.does("place", Done::Set);
+    let verdict = bench.does("read", Done::Port(ListenPort { port: 47048, random: false }));
+    assert_eq!(level(&verdict), Level::Error);
+    bench.pass(6);
+    bench.does("read", Done::Port(ListenPort { port: 47048, random: false }));
+    bench.does("leave", Done::Set);
+    bench.does("return", Done::Set);
+    let verdict = bench.does("read", Done::Port(ListenPort { port: 47048, random: false }));
+    assert!(matches!(verdict.news, Some((Level::Debug, News::Failed { .. }))), "{verdict:?}");
+    bench.pass(12);
+    bench.does("read", Done::Port(ListenPort { port: 47048, random: false }));
+    bench.does("place", Done::Set);
+}
+
 #[test]
 fn a_client_on_another_device_is_a_failure_that_names_both() {
     let mut bench = Bench::witnessed();
@@ -873,7 +1016,7 @@ fn a_peer_from_outside_is_remembered_until_the_port_changes() {
     bench.pass(300);
     bench.binds();
     bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: false }));
-    bench.does("inspect", Done::Inspected(Some(Witness { listener: Listener::Open, peer: true })));
+    bench.does("inspect", Done::Inspected(Some(Witness { tcp: Listener::Open, udp: None, peer: true })));
     let seen = bench.now.wall;
     bench.says(Connectivity::Connected);
     bench.pass_well();

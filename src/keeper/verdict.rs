@@ -81,8 +81,8 @@ pub enum News {
         port: u16,
         /// What it says of its reachability.
         connectivity: Connectivity,
-        /// The kernel, which should show its socket, does not.
-        unseen: bool,
+        /// How that is known.
+        sight: Sight,
     },
     /// How the last day was.
     Day(Day),
@@ -112,6 +112,19 @@ pub enum News {
     ClockJumped(SignedDuration),
     /// The gateway's clock and ours.
     Clock(ClockNews),
+}
+
+/// How it is known that a client listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// The kernel shows its socket, or it says so and is on another machine.
+    Clear,
+    /// The kernel shows its TCP socket and none for UDP.
+    TcpOnly,
+    /// It says so, and the kernel, which should show its socket, does not.
+    Unseen,
+    /// It has the port in its settings, and nobody tells more.
+    Unknown,
 }
 
 /// A day of keeping a port.

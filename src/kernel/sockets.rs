@@ -34,13 +34,10 @@ pub fn inspect(network: &Network, port: u16, way: Option<&Way>, peers: bool) -> 
             peer |= sockets(TCP, ipv6, &CONNECTED)?.iter().any(|socket| came_in(network, socket, way));
         }
     }
-    // A client can be set to use UDP only. Some kernels tell of TCP alone.
-    if listeners.is_empty() {
-        for ipv6 in [false, true] {
-            listeners.extend(sockets(UDP, ipv6, &[UNCONNECTED]).unwrap_or_default());
-        }
-    }
-    Ok(Witness { listener: judge(network, &listeners, way), peer })
+    // Some kernels tell of TCP alone.
+    let udp = [false, true].into_iter().map(|ipv6| sockets(UDP, ipv6, &[UNCONNECTED])).collect::<io::Result<Vec<_>>>();
+    let udp = udp.ok().map(|sockets| judge(network, &sockets.concat(), way));
+    Ok(Witness { tcp: judge(network, &listeners, way), udp, peer })
 }
 
 /// What listens. One that peers can reach over IPv4 is enough; qBittorrent listens on a link-local address as well.
@@ -179,13 +176,14 @@ mod tests {
         let network = Network::look();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
-        let seen = |port| inspect(&network, port, None, true).unwrap().listener;
-        assert_eq!(seen(port), Listener::Open);
+        let seen = |port| inspect(&network, port, None, true).unwrap();
+        assert_eq!((seen(port).tcp, seen(port).udp), (Listener::Open, Some(Listener::Unseen)));
         let client = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
         drop(tcp);
-        assert_eq!(seen(port), Listener::Unseen, "a connection is no listener");
+        assert_eq!(*seen(port).listener(), Listener::Unseen, "a connection is no listener");
         drop(client);
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert_eq!(seen(udp.local_addr().unwrap().port()), Listener::Open);
+        let seen = seen(udp.local_addr().unwrap().port());
+        assert_eq!((&seen.tcp, seen.listener()), (&Listener::Unseen, &Listener::Open));
     }
 }

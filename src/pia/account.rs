@@ -12,7 +12,7 @@ use crate::error::{Attempt, Cause, Error, Meaning, Proof, plain};
 use crate::files::{self, Durability};
 use crate::http::tls::tls_to;
 use crate::http::url::Url;
-use crate::http::{Method, Peer, Request, Response};
+use crate::http::{Content, Peer, Request, Response, encode_json};
 use crate::json;
 use crate::keeper::step::{Done, Exchange, Progress};
 use crate::kernel::Network;
@@ -34,6 +34,12 @@ pub struct Credentials {
     pub username: String,
     /// The account's password.
     pub password: Secret,
+}
+
+impl Credentials {
+    fn fields(&self) -> [(&str, &str); 2] {
+        [("username", &self.username), ("password", self.password.expose())]
+    }
 }
 
 /// Where the token is cached: the Python daemon's place, and below /run/pia where a service has made that folder.
@@ -161,26 +167,22 @@ impl Account {
     fn log_in_at(&self, endpoint: &Url, credentials: &Credentials) -> Result<Secret, Error> {
         let tls = tls_to(&endpoint.host, self.roots.as_ref()).map_err(|cause| failed(LOGIN, cause))?;
         let peer = Peer::new(endpoint.host.clone(), endpoint.port, endpoint.host_header(), Some(tls));
-        ask_for_token(peer, Method::Post, &endpoint.path, credentials)
+        let fields = credentials.fields();
+        ask_for_token(peer, &endpoint.path, Content::Form(&fields), credentials)
     }
 }
 
 /// As PIA's desktop client does where the website is blocked (`10.0.0.1:443/apiv2/token`); JSON.
 fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials, network: &Network) -> Exchange<Secret> {
     let Progress::Done(peer) = gateway.login_peer(LOGIN, network)? else { return Ok(Progress::More) };
-    ask_for_token(peer, Method::PostJson, "/apiv2/token", credentials).map(Progress::Done)
+    let json = encode_json(&credentials.fields());
+    ask_for_token(peer, "/apiv2/token", Content::Json(&json), credentials).map(Progress::Done)
 }
 
-fn ask_for_token(mut peer: Peer, method: Method, path: &str, credentials: &Credentials) -> Result<Secret, Error> {
+fn ask_for_token(mut peer: Peer, path: &str, content: Content, credentials: &Credentials) -> Result<Secret, Error> {
     let username = Secret::new(credentials.username.clone());
-    let request = Request {
-        method,
-        path,
-        fields: &[("username", &credentials.username), ("password", credentials.password.expose())],
-        headers: &[],
-        secrets: &[&username, &credentials.password],
-        completes: false,
-    };
+    let request =
+        Request { path, content, headers: &[], secrets: &[&username, &credentials.password], completes: false };
     peer.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(LOGIN, cause))
 }
 

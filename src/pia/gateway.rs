@@ -19,7 +19,7 @@ use crate::error::{Attempt, Cause, Error, Meaning, Phase};
 use crate::http::dial::End;
 use crate::http::tls::{NamePolicy, Tls};
 use crate::http::url::{self, parse_address};
-use crate::http::{Deadline, Peer, Request, Response, dial};
+use crate::http::{Content, Deadline, Peer, Request, Response, dial};
 use crate::json;
 use crate::keeper::lease::Lease;
 use crate::keeper::step::{Done, Exchange, Progress};
@@ -371,7 +371,7 @@ impl Gateway {
             Progress::Done(peer) => peer,
             Progress::More => return Ok(Progress::More),
         };
-        let response = peer.send(&Request { fields, secrets, ..Request::get(path) });
+        let response = peer.send(&Request { content: Content::Query(fields), secrets, ..Request::get(path) });
         self.look_at(response.as_ref());
         let response = response.map_err(|cause| {
             let refused =

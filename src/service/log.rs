@@ -4,7 +4,7 @@ use log::Level;
 
 use crate::error::Error;
 use crate::keeper::step::Connectivity;
-use crate::keeper::{News, Peer, Verdict};
+use crate::keeper::{News, Peer, Sight, Verdict};
 use crate::time::{self, ClockNews, shown, span};
 use crate::views::status::word;
 
@@ -74,6 +74,7 @@ pub fn inbound(connectivity: Connectivity) -> &'static str {
         Connectivity::Connected => "peers from outside reach it",
         Connectivity::Firewalled => "no peer from outside yet, normal at first",
         Connectivity::Disconnected => "it says that it is not connected",
+        Connectivity::Listening | Connectivity::Unknown => "whether peers reach it, it does not say",
     }
 }
 
@@ -106,9 +107,16 @@ fn words(level: Level, news: &News, names: &Names) -> String {
             format!("{client}: reopened its socket on port {port}, in the tunnel that there is now")
         }
         News::Deaf(port) => format!("{client}: nothing listens on port {port}; setting it again"),
-        News::Listens { port, connectivity, unseen } => {
-            let word = if *unseen { ", by its own word alone" } else { "" };
-            format!("{client} listens on port {port}{word}; {}", inbound(*connectivity))
+        News::Listens { port, connectivity, sight } => {
+            let sight = match sight {
+                Sight::Clear => "",
+                Sight::TcpOnly => " by TCP alone, its UDP port may be another program's",
+                Sight::Unseen => ", by its own word alone",
+                Sight::Unknown => {
+                    return format!("{client} has port {port}; whether it listens is not known, it does not say");
+                }
+            };
+            format!("{client} listens on port {port}{sight}; {}", inbound(*connectivity))
         }
         News::Day(day) => {
             let (binds, outages) = (count(day.binds, "bind"), count(day.outages, "outage"));

@@ -39,8 +39,7 @@ impl Peers {
             }
             PortPeer::Source(source) => keeper::Origin::Source { every: source.every() },
         };
-        let announces = client.announces();
-        let setup = Setup { interval, origin, patience: client.patience(), hands_off, announces, isolation, seed };
+        let setup = Setup { interval, origin, habits: client.habits(), hands_off, isolation, seed };
         (Self { port, client }, Keeper::new(setup, now))
     }
 

@@ -1,7 +1,7 @@
 //! Torrent clients: what we ask of one, and which ones there are.
 //!
-//! A second client is one more file beside `qbittorrent.rs` that implements [`TorrentClient`], and a line in [`read`]. When a port
-//! is read, set and looked at is the keeper's decision.
+//! Another client is one more file beside `qbittorrent.rs` that implements [`TorrentClient`], a line in [`CLIENTS`], and its variables
+//! in the table of `settings`. When a port is read, set and looked at is the keeper's decision.
 
 mod qbittorrent;
 
@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 
 use crate::config::Reader;
 use crate::error::Error;
-use crate::keeper::client::Patience;
+use crate::http::tls::{Tls, read_roots, tls_to};
+use crate::http::url::Url;
+use crate::keeper::client::Habits;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort};
 use crate::secret::Secret;
 
@@ -20,8 +22,8 @@ pub trait TorrentClient {
     fn name(&self) -> &'static str;
     /// Where it is, for people.
     fn address(&self) -> String;
-    /// How long it may take to listen.
-    fn patience(&self) -> Patience;
+    /// What it is like.
+    fn habits(&self) -> Habits;
     /// What proves us to it; none where nothing does.
     fn credentials(&self) -> Option<Secret>;
     /// The error where these credentials were rejected a while ago and are not tried again yet.
@@ -34,9 +36,7 @@ pub trait TorrentClient {
     fn connectivity(&mut self) -> Exchange<Connectivity>;
     /// Asks whether any of its peers came in by itself.
     fn inbound(&mut self) -> Exchange<Inbound>;
-    /// Whether it is to tell its trackers a new port at once.
-    fn announces(&self) -> bool;
-    /// Has it do so.
+    /// Has it tell its trackers its port.
     fn announce(&mut self) -> Exchange<()>;
     /// The address of the last connection to it.
     fn dialled(&self) -> Option<SocketAddr>;
@@ -46,7 +46,40 @@ pub trait TorrentClient {
     fn log_out(&mut self);
 }
 
+/// Reads the settings of a client.
+type Read = fn(&mut Reader) -> Option<Box<dyn TorrentClient>>;
+
+/// The clients, by the names that they have in the settings.
+const CLIENTS: [(&str, Read); 1] = [("qbittorrent", qbittorrent::read)];
+
 /// The settings of the client that is used.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
-    qbittorrent::QBittorrent::read(reader).map(|client| Box::new(client) as Box<dyn TorrentClient>)
+    let known = CLIENTS.map(|(name, _)| name).join(", ");
+    let right = format!("one of these is right: {known}");
+    let find = |wanted: &str| CLIENTS.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).ok_or("is no client");
+    let (_, read) = reader.parsed("TORRENT_CLIENT", CLIENTS[0].0, &right, find)?;
+    read(reader)
+}
+
+/// Where a client is: the URL that the variable `host` holds, and how it proves itself, by the CA that the variable `ca` names. What
+/// goes there in the clear is warned of when it `shows_password`.
+fn place(
+    reader: &mut Reader,
+    host: &'static str,
+    default: &str,
+    ca: &str,
+    shows_password: bool,
+) -> Option<(Url, Option<Tls>)> {
+    let url = reader.parsed(host, default, &format!("a URL is right, e.g. {default}"), Url::parse);
+    let roots = read_roots(reader, ca);
+    let url = url?;
+    if !url.https && !url.is_local() && shows_password {
+        reader.warnings.push(format!(
+            "the password goes to {} unencrypted: use https in {host} unless you trust the network between",
+            url.host
+        ));
+    }
+    // A host that the URL's parser accepts is a server name.
+    let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };
+    Some((url, tls))
 }

@@ -9,14 +9,13 @@ use std::time::Duration;
 use miniserde::Deserialize;
 use miniserde::json::{Number, Value};
 
-use super::TorrentClient;
+use super::{TorrentClient, place};
 use crate::config::Reader;
 use crate::error::{Cause, Error, Meaning, Phase, Proof};
-use crate::http::tls::{read_roots, tls_to};
 use crate::http::url::Url;
-use crate::http::{Method, Peer, Request, Response};
+use crate::http::{Content, Peer, Request, Response};
 use crate::json;
-use crate::keeper::client::Patience;
+use crate::keeper::client::Habits;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
@@ -30,9 +29,6 @@ const TORRENTS: &str = "qBittorrent torrents/info";
 const TORRENT_PEERS: &str = "qBittorrent sync/torrentPeers";
 /// Torrents whose peers are looked at for one that came in: those of hundreds would be megabytes.
 const MOST_TORRENTS: &str = "5";
-/// Its socket is open 3 to 31 ms after a change, and since 4.6 its status is up to 1.3 s late.
-const PATIENCE: Patience =
-    Patience { listen: Duration::from_secs(3), poll: Duration::from_millis(250), lag: Duration::from_millis(1500) };
 /// Cookies that are kept; more than a session and a proxy or two set.
 const MAX_COOKIES: usize = 8;
 /// Bytes of a `name=value` pair that is kept: what every browser keeps (RFC 6265 6.1). Each goes out with every request.
@@ -108,29 +104,23 @@ pub struct QBittorrent {
     cookies: Vec<Secret>,
 }
 
+/// Its settings.
+pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
+    QBittorrent::read(reader).map(|client| Box::new(client) as Box<dyn TorrentClient>)
+}
+
 impl QBittorrent {
-    /// Its settings.
-    pub fn read(reader: &mut Reader) -> Option<Self> {
-        let right = "a URL is right, e.g. http://localhost:8080";
-        let url = reader.parsed("QBITTORRENT_HOST", "http://localhost:8080", right, Url::parse);
+    fn read(reader: &mut Reader) -> Option<Self> {
         let auth = Auth::read(reader);
-        let roots = read_roots(reader, "QBITTORRENT_CA_CERT");
+        let secret = !matches!(auth, Auth::Bypass);
+        let place = place(reader, "QBITTORRENT_HOST", "http://localhost:8080", "QBITTORRENT_CA_CERT", secret);
         let right = "true or false is right";
         let reannounce = reader.parsed("QBITTORRENT_REANNOUNCE", "true", right, |text| match text {
             "true" => Ok(true),
             "false" => Ok(false),
             _ => Err("is neither".to_owned()),
         });
-        let (url, reannounce) = (url?, reannounce?);
-        if !url.https && !url.is_local() && !matches!(auth, Auth::Bypass) {
-            let host = &url.host;
-            reader.warnings.push(format!(
-                "the password of the Web UI goes to {host} unencrypted: use https in QBITTORRENT_HOST unless you trust the \
-                 network between"
-            ));
-        }
-        // A host that the URL's parser accepts is a server name.
-        let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };
+        let ((url, tls), reannounce) = (place?, reannounce?);
         // qBittorrent compares a port in the Host header with its own, which a Docker port mapping makes another one; a
         // Host without a port always passes. Origin and Referer would be compared as well, so there are none.
         let peer = Peer::new(url.host.clone(), url.port, url.bare_host(), tls);
@@ -140,14 +130,7 @@ impl QBittorrent {
         Some(Self { url, peer, prefix, auth, session, reannounce, active: None, cookies: Vec::new() })
     }
 
-    fn send(
-        &mut self,
-        method: Method,
-        call: &str,
-        fields: &[(&str, &str)],
-        secrets: &[&Secret],
-        completes: bool,
-    ) -> Result<Response, Cause> {
+    fn send(&mut self, call: &str, content: Content, secrets: &[&Secret], completes: bool) -> Result<Response, Cause> {
         let bearer = match &self.auth {
             Auth::ApiKey(key) => Some(Secret::new(format!("Bearer {}", key.expose()))),
             _ => None,
@@ -165,7 +148,7 @@ impl QBittorrent {
         let values: Vec<_> = self.cookies.iter().map(cookie_value).collect();
         hidden.extend(&values);
         let path = format!("{}/api/v2/{call}", self.prefix);
-        let request = Request { method, path: &path, fields, headers: &headers, secrets: &hidden, completes };
+        let request = Request { path: &path, content, headers: &headers, secrets: &hidden, completes };
         let response = self.peer.send(&request)?;
         // Also outside a login: with authentication bypassed every request without a cookie makes a new session.
         for pair in response.header("set-cookie").filter_map(cookie_pair) {
@@ -187,20 +170,13 @@ impl QBittorrent {
 
     /// Sends a call, or what has to come before it: a login when the session is missing or over, a question when it is not
     /// clear why we are not let in.
-    fn call(
-        &mut self,
-        step: &'static str,
-        method: Method,
-        call: &str,
-        fields: &[(&str, &str)],
-        completes: bool,
-    ) -> Exchange<Response> {
+    fn call(&mut self, step: &'static str, call: &str, content: Content, completes: bool) -> Exchange<Response> {
         let session = std::mem::replace(&mut self.session, Session::Usual);
         match session {
             Session::Missing => self.log_in(completes),
             Session::Unauthorized => Err(failed(LOGIN, self.unauthorized()?)),
             Session::Usual | Session::New => {
-                let sent = self.send(method, call, fields, &[], completes);
+                let sent = self.send(call, content, &[], completes);
                 let response = sent.map_err(|cause| failed(step, cause))?;
                 match response.status {
                     200..300 => Ok(Progress::Done(response)),
@@ -231,7 +207,7 @@ impl QBittorrent {
             Auth::Password { username, password } => (username.clone(), password.clone()),
         };
         let fields = [("username", username.as_str()), ("password", password.expose())];
-        let sent = self.send(Method::Post, "auth/login", &fields, &[&password], completes);
+        let sent = self.send("auth/login", Content::Form(&fields), &[&password], completes);
         let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         match response.status {
             200..300 if response.text().trim() == "Fails." => fail(self.auth.rejected(false)),
@@ -259,7 +235,7 @@ impl QBittorrent {
     }
 
     fn ask<T: Deserialize>(&mut self, step: &'static str, call: &str, fields: &[(&str, &str)]) -> Exchange<T> {
-        let Progress::Done(response) = self.call(step, Method::Get, call, fields, false)? else {
+        let Progress::Done(response) = self.call(step, call, Content::Query(fields), false)? else {
             return Ok(Progress::More);
         };
         let fields = json::parse(&response.text());
@@ -369,8 +345,17 @@ impl TorrentClient for QBittorrent {
         self.url.to_string()
     }
 
-    fn patience(&self) -> Patience {
-        PATIENCE
+    /// Its socket is open 3 to 31 ms after a change, and since 4.6 its status is up to 1.3 s late.
+    fn habits(&self) -> Habits {
+        Habits {
+            listen: Duration::from_secs(3),
+            poll: Duration::from_millis(250),
+            lag: Duration::from_millis(1500),
+            tells: true,
+            // It can be set to do without.
+            udp: false,
+            announces: self.reannounce,
+        }
     }
 
     fn credentials(&self) -> Option<Secret> {
@@ -401,7 +386,7 @@ impl TorrentClient for QBittorrent {
     fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()> {
         let preferences = format!(r#"{{"listen_port":{port},"random_port":false}}"#);
         let fields = [("json", preferences.as_str())];
-        Ok(self.call(SET_PREFERENCES, Method::Post, "app/setPreferences", &fields, completes)?.map(|_| ()))
+        Ok(self.call(SET_PREFERENCES, "app/setPreferences", Content::Form(&fields), completes)?.map(|_| ()))
     }
 
     fn connectivity(&mut self) -> Exchange<Connectivity> {
@@ -449,13 +434,9 @@ impl TorrentClient for QBittorrent {
         }
     }
 
-    fn announces(&self) -> bool {
-        self.reannounce
-    }
-
     fn announce(&mut self) -> Exchange<()> {
         let fields = [("hashes", "all")];
-        Ok(self.call(REANNOUNCE, Method::Post, "torrents/reannounce", &fields, false)?.map(|_| ()))
+        Ok(self.call(REANNOUNCE, "torrents/reannounce", Content::Form(&fields), false)?.map(|_| ()))
     }
 
     fn dialled(&self) -> Option<SocketAddr> {
@@ -468,7 +449,7 @@ impl TorrentClient for QBittorrent {
 
     fn log_out(&mut self) {
         if !self.cookies.is_empty()
-            && let Err(cause) = self.send(Method::Post, "auth/logout", &[], &[], false)
+            && let Err(cause) = self.send("auth/logout", Content::Form(&[]), &[], false)
         {
             log::debug!("{}: logout: {cause}", self.name());
         }

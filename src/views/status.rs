@@ -54,9 +54,9 @@ pub struct Status {
     pub client: String,
     /// The port that the client was last seen with.
     pub client_port: Option<u16>,
-    /// When the client was last seen listening on it.
+    /// When the client was last seen listening on it, or having it, where nobody tells more.
     pub client_verified_at: Option<String>,
-    /// What the client said of its reachability.
+    /// What the client said of its reachability: qBittorrent's words, `listening`, or `unknown`.
     pub connection_status: Option<String>,
     /// The kernel shows the client's socket, so that whoever asks for the health can have a look.
     pub listener_seen: bool,
@@ -256,7 +256,13 @@ impl Status {
             return Err(ill(format!("{} was last seen listening on port {port} {} ago", self.client, span(verified))));
         }
         let bound = age(self.bound_at.as_deref(), now).map_or(String::new(), |age| format!(" bound {} ago", span(age)));
-        Ok(format!("port {port}{bound}, {} listening", self.client))
+        let listens = if self.is_only_told() { "has it, whether it listens is not known" } else { "listening" };
+        Ok(format!("port {port}{bound}, {} {listens}", self.client))
+    }
+
+    /// The client has the port in its settings and does not say whether it listens, and the kernel does not show it.
+    fn is_only_told(&self) -> bool {
+        self.connection_status.as_deref() == Some("unknown") && !self.listener_seen
     }
 
     /// Whether the way that the last bind took is still there. A container whose VPN container was restarted is left in a
@@ -342,7 +348,8 @@ impl Status {
             line("bound", ago(&self.bound_at));
         }
         let seen = self.client_port.map_or("no port seen".to_owned(), |port| format!("port {port}"));
-        line("client", format!("{}: {seen}, seen listening {}", self.client, ago(&self.client_verified_at)));
+        let listening = if self.is_only_told() { "seen with it" } else { "seen listening" };
+        line("client", format!("{}: {seen}, {listening} {}", self.client, ago(&self.client_verified_at)));
         if let Some(since) = &self.port_since {
             let inbound = match &self.peer_seen_at {
                 Some(_) => format!("peer from outside seen {}", ago(&self.peer_seen_at)),

@@ -231,6 +231,7 @@ pub struct Status {
     pub client_port: Option<u16>,
     pub client_verified_at: Option<String>,
     pub connection_status: Option<String>,
+    pub listener_seen: bool,
     pub problems: Vec<Problem>,
     pub updated_at: String,
 }

@@ -1,6 +1,6 @@
 //! What the end-to-end tests, the sandbox and the bench share: a small blocking HTTP server with scripted replies. The
 //! peers built on it are in [`pia`], [`qbt`] and [`gluetun`], the daemon's side in [`daemon`], both together in [`world`]. Nothing here knows what PIA or qBittorrent say.
-#![allow(dead_code, reason = "every test binary uses its own part of this module")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "every test binary uses its own part of this module")]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -18,6 +18,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 pub mod ca;
 pub mod daemon;
+pub mod drive;
 pub mod gluetun;
 pub mod link;
 pub mod netns;

@@ -16,8 +16,9 @@ use super::Killed;
 
 /// Set for a test program that was started again inside a namespace.
 pub const INSIDE: &str = "INSIDE_NAMESPACE";
-/// State of a listening socket in `/proc/net/tcp`.
+/// State of a listening socket in `/proc/net/tcp`, and of an unconnected one in `/proc/net/udp`.
 const LISTEN: &str = "0A";
+const UNCONNECTED: &str = "07";
 
 /// How this machine lets us make namespaces: as root, or as root of a user namespace of our own.
 fn unshare_flag() -> Option<&'static str> {
@@ -82,21 +83,29 @@ pub fn raise_loopback() {
     assert!(raised.is_ok_and(|status| status.success()), "the loopback interface cannot be raised");
 }
 
-/// Sockets that listen on TCP in the namespace of process `pid`, as (port, inode).
-fn listeners(pid: u32) -> Vec<(u16, String)> {
+/// Sockets of a state that the `tables` of the namespace of process `pid` have, as (port, inode).
+fn sockets(pid: u32, tables: [&str; 2], wanted: &str) -> Vec<(u16, String)> {
     let mut found = Vec::new();
-    for table in ["tcp", "tcp6"] {
+    for table in tables {
         let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let (Some(local), Some(&LISTEN), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9)) else {
+            let (Some(local), Some(state), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9)) else {
                 continue;
             };
+            if *state != wanted {
+                continue;
+            }
             let port = local.rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok());
             found.extend(port.map(|port| (port, (*inode).to_owned())));
         }
     }
     found
+}
+
+/// Sockets that listen on TCP in the namespace of process `pid`.
+fn listeners(pid: u32) -> Vec<(u16, String)> {
+    sockets(pid, ["tcp", "tcp6"], LISTEN)
 }
 
 /// Whether anything listens on `port` in the namespace of process `pid`.
@@ -106,13 +115,22 @@ pub fn listens(pid: u32, port: u16) -> bool {
 
 /// The TCP ports on which process `pid` itself listens.
 pub fn ports_of(pid: u32) -> BTreeSet<u16> {
+    held_by(pid, listeners(pid))
+}
+
+/// The UDP ports on which process `pid` itself takes datagrams of anybody.
+pub fn udp_ports_of(pid: u32) -> BTreeSet<u16> {
+    held_by(pid, sockets(pid, ["udp", "udp6"], UNCONNECTED))
+}
+
+fn held_by(pid: u32, sockets: Vec<(u16, String)>) -> BTreeSet<u16> {
     let held: BTreeSet<String> = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd"))
         .into_iter()
         .flatten()
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()?.into_os_string().into_string().ok())
         .filter_map(|target| Some(target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
         .collect();
-    listeners(pid).into_iter().filter(|(_, inode)| held.contains(inode)).map(|(port, _)| port).collect()
+    sockets.into_iter().filter(|(_, inode)| held.contains(inode)).map(|(port, _)| port).collect()
 }
 
 /// A namespace of its own for other programs (see [`beside`]), gone when dropped.

@@ -1,4 +1,4 @@
-//! Real `qbittorrent-nox` processes, as `.ci/fetch-qbittorrent` unpacks them. They must be started inside a network
+//! Real `qbittorrent-nox` processes, as `.ci/fetch-client` unpacks them. They must be started inside a network
 //! namespace (see [`crate::support::netns`]): nothing here keeps them from the network otherwise.
 
 use std::collections::BTreeSet;
@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use miniserde::json::{self, Value};
 
-use crate::support::{Ca, Leaf, Signal, TempDir, VALID, encode, netns, send, wait_until};
-
-/// Debian's releases, oldest first: qBittorrent 4.2 to 5.3.
-pub const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
+use crate::support::{Ca, Leaf, Signal, TempDir, VALID, drive, encode, netns, send, wait_until};
 
 pub const USERNAME: &str = "tester";
 /// Full of characters that a form must escape.
@@ -26,9 +23,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs the qBittorrent of a suite, if it was unpacked.
 pub fn launcher(suite: &str) -> Option<PathBuf> {
-    let roots = std::env::var_os("QBT_ROOTS").unwrap_or_else(|| "/var/tmp/pia-qbittorrent-sync/qbt".into());
-    let launcher = Path::new(&roots).join(suite).join("bin/qbittorrent-nox");
-    launcher.is_file().then_some(launcher)
+    drive::program("qbittorrent", suite, "qbittorrent-nox")
 }
 
 /// How a qBittorrent is to be configured.
