@@ -37,7 +37,7 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 27] = [
+pub const VARIABLES: [Variable; 31] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "its password"),
@@ -51,13 +51,17 @@ pub const VARIABLES: [Variable; 27] = [
     variable("PIA_LOGIN_CA_CERT", "", "CA certificates for the login (PEM file) instead of Mozilla's"),
     variable("GLUETUN_URL", "http://127.0.0.1:8000", "gluetun's control server"),
     from_file("GLUETUN_API_KEY", "API key of a role in gluetun's control server"),
-    variable("TORRENT_CLIENT", "qbittorrent", "the torrent client: qbittorrent"),
+    variable("TORRENT_CLIENT", "qbittorrent", "the torrent client: qbittorrent or transmission"),
     variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
     from_file("QBITTORRENT_USERNAME", "Web UI user; none where qBittorrent asks for none"),
     from_file("QBITTORRENT_PASSWORD", "its password"),
     from_file("QBITTORRENT_API_KEY", "API key (qBittorrent 5.2 and later) instead of user and password"),
     variable("QBITTORRENT_REANNOUNCE", "true", "have qBittorrent tell its trackers a new port at once"),
     variable("QBITTORRENT_CA_CERT", "", "CA certificate (PEM file) of an https Web UI instead of Mozilla's"),
+    variable("TRANSMISSION_HOST", "http://localhost:9091", "base URL of Transmission's Web UI or RPC"),
+    from_file("TRANSMISSION_USERNAME", "its user; none where it asks for none"),
+    from_file("TRANSMISSION_PASSWORD", "its password"),
+    variable("TRANSMISSION_CA_CERT", "", "CA certificate (PEM file) of an https proxy instead of Mozilla's"),
     variable("CHECK_INTERVAL", "300", "seconds between two binds; more than 840 is used as 840"),
     variable(
         "EXIT_WHEN_ISOLATED",

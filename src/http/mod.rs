@@ -141,6 +141,12 @@ pub struct Response {
 }
 
 impl Response {
+    /// One that a test makes up.
+    #[cfg(test)]
+    pub fn of(status: u16, body: &str) -> Self {
+        Self { status, headers: Vec::new(), body: body.as_bytes().to_vec(), hidden: Vec::new() }
+    }
+
     /// 200 to 299.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)

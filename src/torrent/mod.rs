@@ -4,6 +4,7 @@
 //! in the table of `settings`. When a port is read, set and looked at is the keeper's decision.
 
 mod qbittorrent;
+mod transmission;
 
 use std::net::SocketAddr;
 
@@ -50,7 +51,7 @@ pub trait TorrentClient {
 type Read = fn(&mut Reader) -> Option<Box<dyn TorrentClient>>;
 
 /// The clients, by the names that they have in the settings.
-const CLIENTS: [(&str, Read); 1] = [("qbittorrent", qbittorrent::read)];
+const CLIENTS: [(&str, Read); 2] = [("qbittorrent", qbittorrent::read), ("transmission", transmission::read)];
 
 /// The settings of the client that is used.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {

@@ -1,0 +1,402 @@
+//! Transmission's RPC, 3.00 to 4.1, as measured on 3.00, 4.1.0-beta.2 and 4.1.4.
+//!
+//! It shows its settings and never its sockets, takes any value for a success, and does not say whether it listens: what was set is
+//! read back, and the rest is the kernel's to tell. `port-test` is never called, because it asks a third party.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use miniserde::Deserialize;
+use miniserde::json::{Number, Value};
+
+use super::{TorrentClient, place};
+use crate::config::Reader;
+use crate::error::{Cause, Error, Meaning, Phase, Proof};
+use crate::http::url::Url;
+use crate::http::{Content, Peer, Request, Response};
+use crate::json;
+use crate::keeper::client::Habits;
+use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
+use crate::secret::Secret;
+
+/// Steps, as errors name them.
+const LOGIN: &str = "Transmission login";
+const SESSION_GET: &str = "Transmission session-get";
+const SESSION_SET: &str = "Transmission session-set";
+const REANNOUNCE: &str = "Transmission torrent-reannounce";
+/// `rpc-version` of 3.00. Up to it the UDP socket stays on the port of the start.
+const LAST_WITHOUT_UDP: u64 = 16;
+/// The last two parts of the path, where there is no other.
+const RPC: &str = "/transmission/rpc";
+
+/// How requests are spelt. The header of a 409 tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// Hyphens, `arguments` and `result`: all versions so far, and it will be removed.
+    Old,
+    /// JSON-RPC 2.0, with underscores: 4.1 and later.
+    JsonRpc,
+}
+
+impl Dialect {
+    /// A request. Names are written with hyphens, and nothing but names has any.
+    fn request(self, method: &str, arguments: &str) -> String {
+        match self {
+            Self::Old => format!(r#"{{"method":"{method}","arguments":{arguments},"tag":1}}"#),
+            Self::JsonRpc => {
+                let (method, arguments) = (method.replace('-', "_"), arguments.replace('-', "_"));
+                format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{arguments},"id":1}}"#)
+            }
+        }
+    }
+}
+
+/// A Transmission and our session with it.
+pub struct Transmission {
+    url: Url,
+    peer: Peer,
+    path: String,
+    /// User name and password.
+    auth: Option<(String, Secret)>,
+    dialect: Dialect,
+    session: Option<Secret>,
+    /// The session was just given: another 409 is a failure.
+    new_session: bool,
+    /// Whether it uses DHT, of a version whose UDP socket has to be moved by that.
+    dht: Option<bool>,
+    /// Its DHT has to be set to this again, because the reply to that was lost.
+    restore: Option<bool>,
+}
+
+/// Its settings.
+pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
+    let auth = reader.pair("TRANSMISSION_USERNAME", "TRANSMISSION_PASSWORD");
+    let default = "http://localhost:9091";
+    let (url, tls) = place(reader, "TRANSMISSION_HOST", default, "TRANSMISSION_CA_CERT", auth.is_some())?;
+    let peer = Peer::new(url.host.clone(), url.port, url.host_header(), tls);
+    let path = rpc_path(&url.path);
+    Some(Box::new(Transmission {
+        url,
+        peer,
+        path,
+        auth,
+        dialect: Dialect::Old,
+        session: None,
+        new_session: false,
+        dht: None,
+        restore: None,
+    }))
+}
+
+/// The path of the RPC, of what people copy from their browsers and other programs: none, the one of the Web UI, or the RPC's own.
+fn rpc_path(path: &str) -> String {
+    let path = path.trim_end_matches('/');
+    match path.strip_suffix("/web").unwrap_or(path) {
+        "" => RPC.to_owned(),
+        own if own.ends_with("/rpc") => own.to_owned(),
+        base if base.ends_with("/transmission") => format!("{base}/rpc"),
+        prefix => format!("{prefix}{RPC}"),
+    }
+}
+
+/// A reply: `result` is a word in the old dialect and an object in the new one.
+#[derive(Deserialize)]
+struct Reply {
+    arguments: Option<Value>,
+    result: Option<Value>,
+    error: Option<Value>,
+}
+
+impl Transmission {
+    fn send(&mut self, json: &str, completes: bool) -> Result<Response, Cause> {
+        let basic = self.auth.as_ref().map(|(username, password)| {
+            // Spelt so: from 4.0 on `basic` is not understood.
+            Secret::new(format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose()))))
+        });
+        let mut headers = Vec::new();
+        // At once: each request without counts as a failed login.
+        headers.extend(basic.as_ref().map(|basic| ("Authorization", basic.expose())));
+        headers.extend(self.session.as_ref().map(|session| ("X-Transmission-Session-Id", session.expose())));
+        let password = self.auth.as_ref().map(|(_, password)| password);
+        let secrets: Vec<_> = basic.iter().chain(password).chain(&self.session).collect();
+        let content = Content::Json(json);
+        self.peer.send(&Request { path: &self.path, content, headers: &headers, secrets: &secrets, completes })
+    }
+
+    /// One call; its result, or that there is a session now and it is to be sent again.
+    fn call(&mut self, step: &'static str, method: &str, arguments: &str, completes: bool) -> Exchange<Value> {
+        let json = self.dialect.request(method, arguments);
+        let response = self.send(&json, completes).map_err(|cause| failed(step, cause))?;
+        if response.status != 409 {
+            self.new_session = false;
+        }
+        match response.status {
+            200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(step, cause))?)),
+            // At the first request, once an hour, and when it was restarted, perhaps as another version.
+            409 if !self.new_session => {
+                let session = response.header("x-transmission-session-id").next().map(Secret::new);
+                self.session = Some(session.ok_or_else(|| failed(step, response.unexpected()))?);
+                let speaks_json_rpc = response.header("x-transmission-rpc-version").next().is_some();
+                self.dialect = if speaks_json_rpc { Dialect::JsonRpc } else { Dialect::Old };
+                self.new_session = true;
+                Ok(Progress::More)
+            }
+            401 if self.auth.is_none() => Err(failed(LOGIN, Cause::NoCredentials)),
+            401 => Err(failed(LOGIN, rejected(false))),
+            403 if response.text().contains("login attempts") => Err(locked()),
+            403 => Err(refused("our address is not on its list (HTTP 403)", ADD_ADDRESS)),
+            421 => Err(refused("the Host header is not accepted (HTTP 421)", ADD_HOST)),
+            _ => Err(failed(step, response.unexpected())),
+        }
+    }
+
+    fn set(&mut self, arguments: &str, completes: bool) -> Exchange<()> {
+        Ok(self.call(SESSION_SET, "session-set", arguments, completes)?.map(|_| ()))
+    }
+
+    fn set_dht(&mut self, enabled: bool, completes: bool) -> Exchange<()> {
+        self.set(&format!(r#"{{"dht-enabled":{enabled}}}"#), completes)
+    }
+
+    /// Switches DHT over and back, which opens the UDP socket anew on the port of now. Both in one go: nobody may be left with
+    /// the setting that is not his.
+    fn move_udp(&mut self, dht: bool, completes: bool) -> Exchange<()> {
+        self.restore = Some(dht);
+        if self.set_dht(!dht, completes)? == Progress::More {
+            self.restore = None;
+            return Ok(Progress::More);
+        }
+        self.restore_dht(dht, true)
+    }
+
+    fn restore_dht(&mut self, dht: bool, completes: bool) -> Exchange<()> {
+        let done = self.set_dht(dht, completes)?;
+        if done == Progress::Done(()) {
+            self.restore = None;
+        }
+        Ok(done)
+    }
+}
+
+/// The result of a call that was let in.
+fn result_of(response: &Response) -> Result<Value, Cause> {
+    let text = response.text();
+    let Some(reply) = json::parse::<Reply>(&text) else {
+        return Err(Cause::field("body", "is not a JSON object"));
+    };
+    match (reply.result, reply.arguments) {
+        (Some(Value::String(word)), arguments) if word == "success" => Ok(arguments.unwrap_or(Value::Null)),
+        (Some(result @ Value::Object(_)), _) => Ok(result),
+        (Some(Value::String(_)), _) => Err(Cause::field("result", format!("is no success: {}", response.excerpt()))),
+        _ if reply.error.is_some() => Err(Cause::field("error", format!("is set: {}", response.excerpt()))),
+        _ => Err(Cause::field("result", "is missing")),
+    }
+}
+
+fn rejected(before: bool) -> Cause {
+    Cause::CredentialsRejected { what: Proof::Password, before }
+}
+
+const ADD_ADDRESS: &str = "add our address to 'rpc-whitelist' in its settings.json, while it does not run";
+const ADD_HOST: &str =
+    "use an address or localhost in TRANSMISSION_HOST, or add its name to 'rpc-host-whitelist' in settings.json";
+
+fn refused(words: &str, advice: &'static str) -> Error {
+    Error::new(LOGIN, Cause::Other(words.to_owned())).advise(Some(advice))
+}
+
+/// 3.00 shuts everybody out after a hundred failed logins.
+fn locked() -> Error {
+    let words = "it lets nobody in after too many failed logins (HTTP 403)";
+    refused(words, "correct the passwords of all its users, then restart Transmission")
+        .means(Meaning::CredentialsRejected)
+}
+
+/// The error of a step at Transmission.
+fn failed(step: &'static str, cause: Cause) -> Error {
+    let advice = match &cause {
+        Cause::Connect { .. } => {
+            "check that Transmission runs, and TRANSMISSION_HOST; in Docker it must share the VPN's network"
+        }
+        Cause::Lookup { .. } => {
+            "correct TRANSMISSION_HOST; in Docker, behind the VPN container, it is http://localhost:9091"
+        }
+        Cause::CredentialsRejected { .. } => "correct TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD, then restart",
+        Cause::NoCredentials => "set TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD",
+        Cause::NotTls => "it speaks plain HTTP, unless a proxy does TLS for it: use http:// in TRANSMISSION_HOST",
+        Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
+            "check that TRANSMISSION_HOST has the port of its Web UI, not the one for torrents"
+        }
+        Cause::UnknownIssuer => "set TRANSMISSION_CA_CERT to the CA of the certificate",
+        Cause::NameMismatch { .. } => "use one of those names in TRANSMISSION_HOST",
+        Cause::Http { status: 404 | 405 | 300..=399, .. } => {
+            "check that TRANSMISSION_HOST is Transmission, with the path of its RPC if that was changed"
+        }
+        _ => return Error::new(step, cause),
+    };
+    Error::new(step, cause).advise(Some(advice))
+}
+
+impl TorrentClient for Transmission {
+    fn name(&self) -> &'static str {
+        "Transmission"
+    }
+
+    fn address(&self) -> String {
+        self.url.to_string()
+    }
+
+    /// Its socket is open 7 to 17 ms after a change.
+    fn habits(&self) -> Habits {
+        Habits {
+            listen: Duration::from_secs(1),
+            poll: Duration::from_millis(20),
+            lag: Duration::ZERO,
+            tells: false,
+            udp: true,
+            announces: true,
+        }
+    }
+
+    fn credentials(&self) -> Option<Secret> {
+        let (username, password) = self.auth.as_ref()?;
+        Some(Secret::new(format!("{username}\0{}", password.expose())))
+    }
+
+    fn rejected_before(&self) -> Error {
+        failed(LOGIN, rejected(true))
+    }
+
+    fn port(&mut self) -> Exchange<ListenPort> {
+        if let Some(dht) = self.restore {
+            self.restore_dht(dht, false)?;
+            return Ok(Progress::More);
+        }
+        let fields = r#"{"fields":["peer-port","peer-port-random-on-start","dht-enabled","rpc-version"]}"#;
+        let Progress::Done(result) = self.call(SESSION_GET, "session-get", fields, false)? else {
+            return Ok(Progress::More);
+        };
+        let bad = |problem: &str| Err(failed(SESSION_GET, Cause::field("peer-port", problem)));
+        let field = |name: &str| match &result {
+            Value::Object(fields) => fields.get(name).or_else(|| fields.get(&name.replace('-', "_"))),
+            _ => None,
+        };
+        let is = |name: &str| matches!(field(name), Some(Value::Bool(true)));
+        let old = matches!(field("rpc-version"), Some(Value::Number(Number::U64(0..=LAST_WITHOUT_UDP))));
+        self.dht = old.then(|| is("dht-enabled"));
+        let port = match field("peer-port") {
+            Some(Value::Number(Number::U64(port))) => i64::try_from(*port).unwrap_or(i64::MAX),
+            Some(_) => return bad("is not a whole number"),
+            None => return bad("is missing"),
+        };
+        Ok(Progress::Done(ListenPort { port, random: is("peer-port-random-on-start") }))
+    }
+
+    /// With a port forwarding of its own it would show the router's port, and with a random one this one would end with its next
+    /// start.
+    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()> {
+        let arguments =
+            format!(r#"{{"peer-port":{port},"peer-port-random-on-start":false,"port-forwarding-enabled":false}}"#);
+        let Progress::Done(()) = self.set(&arguments, completes)? else { return Ok(Progress::More) };
+        self.dht.map_or(Ok(Progress::Done(())), |dht| self.move_udp(dht, completes))
+    }
+
+    fn connectivity(&mut self) -> Exchange<Connectivity> {
+        Ok(Progress::Done(Connectivity::Unknown))
+    }
+
+    fn inbound(&mut self) -> Exchange<Inbound> {
+        Ok(Progress::Done(Inbound::Idle))
+    }
+
+    fn announce(&mut self) -> Exchange<()> {
+        Ok(self.call(REANNOUNCE, "torrent-reannounce", "{}", false)?.map(|_| ()))
+    }
+
+    fn dialled(&self) -> Option<SocketAddr> {
+        self.peer.dialled()
+    }
+
+    fn hang_up(&mut self) {
+        self.peer.hang_up();
+    }
+
+    /// Its sessions are nobody's in particular.
+    fn log_out(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_spelt_as_its_reader_wants_it() {
+        let request =
+            |dialect: Dialect| dialect.request("session-set", r#"{"peer-port":1,"port-forwarding-enabled":false}"#);
+        assert_eq!(
+            request(Dialect::Old),
+            r#"{"method":"session-set","arguments":{"peer-port":1,"port-forwarding-enabled":false},"tag":1}"#
+        );
+        assert_eq!(
+            request(Dialect::JsonRpc),
+            r#"{"jsonrpc":"2.0","method":"session_set","params":{"peer_port":1,"port_forwarding_enabled":false},"id":1}"#
+        );
+    }
+
+    #[test]
+    fn the_path_is_found_from_what_people_copy() {
+        for (copied, path) in [
+            ("/", "/transmission/rpc"),
+            ("/transmission/web/", "/transmission/rpc"),
+            ("/transmission", "/transmission/rpc"),
+            ("/transmission/rpc", "/transmission/rpc"),
+            ("/own/rpc", "/own/rpc"),
+            ("/proxied/", "/proxied/transmission/rpc"),
+            ("/proxied/transmission/web", "/proxied/transmission/rpc"),
+        ] {
+            assert_eq!(rpc_path(copied), path, "{copied}");
+        }
+    }
+
+    #[test]
+    fn a_reply_is_a_success_in_either_dialect_or_none() {
+        let result = |text: &str| result_of(&Response::of(200, text)).map_err(|cause| cause.to_string());
+        let port = |value: Result<Value, String>| match value {
+            Ok(Value::Object(fields)) => fields.len(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(port(result(r#"{"arguments":{"peer-port":50000},"result":"success","tag":1}"#)), 1);
+        assert_eq!(port(result(r#"{"id":1,"jsonrpc":"2.0","result":{"peer_port":50000}}"#)), 1);
+        assert!(result(r#"{"result":"success"}"#).is_ok());
+        for (text, words) in [
+            (r#"{"result":"no method name"}"#, "result is no success: "),
+            (r#"{"error":{"code":-32601,"message":"Method not found"},"id":1}"#, "error is set: "),
+            (r#"{"arguments":{}}"#, "result is missing"),
+            ("[]", "body is not a JSON object"),
+        ] {
+            assert!(result(text).is_err_and(|error| error.contains(words)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_us_out_leads_to_advice() {
+        let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
+        let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
+        for (cause, advice) in [
+            (connect, "check that Transmission runs"),
+            (rejected(false), "correct TRANSMISSION_USERNAME"),
+            (Cause::NoCredentials, "set TRANSMISSION_USERNAME"),
+            (Cause::NotTls, "use http://"),
+            (Cause::Closed { phase: Phase::Head }, "not the one for torrents"),
+            (http(301), "with the path of its RPC"),
+            (http(500), "nothing to do if it passes"),
+        ] {
+            let error = failed(SESSION_GET, cause);
+            assert!(error.advice.contains(advice), "{error}: {}", error.advice);
+        }
+        assert_eq!(locked().meaning, Meaning::CredentialsRejected);
+        assert_eq!(refused("", ADD_HOST).meaning, Meaning::Passing);
+    }
+}

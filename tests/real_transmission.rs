@@ -1,0 +1,458 @@
+//! The real daemon, driven against real Transmissions of three Debian releases and the simulated PIA.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use support::daemon::{Daemon, LATER, SOON, Setup};
+use support::drive::{self, drive, link_or_skip, tell_version};
+use support::link::{End, Quality};
+use support::pia::{self, Pia};
+use support::{Reply, Server, Signal, TempDir, lock, netns, send, wait_until};
+
+/// Port of the first lease that the simulator hands out.
+const LEASED: u16 = 47_047;
+/// Another port, neither leased nor Transmission's first.
+const OTHER: u16 = 50_505;
+/// Transmission's first.
+const FIRST: u16 = 50_000;
+/// Of its RPC.
+const RPC_PORT: u16 = 9091;
+const USERNAME: &str = "tester";
+const PASSWORD: &str = "p:ss=%+ wörd\"\\";
+
+drive! {
+    "Transmission" "transmission-daemon";
+    bookworm: password no_password changed_by_hand restarted wrong_password locked not_listed port_taken address_late tunnel_anew trackers;
+    trixie: password no_password changed_by_hand restarted wrong_password not_listed port_taken address_late tunnel_anew;
+    sid: password no_password changed_by_hand restarted wrong_password not_listed port_taken address_late tunnel_anew trackers;
+}
+
+/// How a Transmission is to be configured.
+struct Options {
+    listen_port: u16,
+    /// Where it listens for peers.
+    address: &'static str,
+    password: bool,
+    /// Further lines of its settings, each with a comma at its end.
+    more: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { listen_port: FIRST, address: "127.0.0.1", password: true, more: "" }
+    }
+}
+
+/// A running Transmission with a profile of its own; killed and waited for when dropped.
+struct Transmission {
+    program: PathBuf,
+    profile: TempDir,
+    child: Child,
+    password: bool,
+}
+
+impl Transmission {
+    /// In the namespace of this process.
+    fn start(suite: &str, options: &Options) -> Self {
+        let program = drive::program("transmission", suite, "transmission-daemon").expect("a suite that is there");
+        let version = Command::new(&program).arg("--version").output().expect("transmission-daemon");
+        let version = [version.stdout, version.stderr].concat();
+        let version = String::from_utf8_lossy(&version);
+        tell_version(version.split_whitespace().nth(1).expect("a version"));
+        let profile = TempDir::new();
+        let text = |text: &str| miniserde::json::to_string(text);
+        let settings = format!(
+            r#"{{{more}
+                "rpc-enabled": true, "rpc-port": {RPC_PORT}, "rpc-bind-address": "127.0.0.1",
+                "rpc-authentication-required": {auth}, "rpc-username": {username}, "rpc-password": {password},
+                "peer-port": {port}, "bind-address-ipv4": "{address}", "bind-address-ipv6": "::1",
+                "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false,
+                "port-forwarding-enabled": false, "download-dir": {downloads}
+            }}"#,
+            more = options.more,
+            auth = options.password,
+            username = text(USERNAME),
+            password = text(PASSWORD),
+            port = options.listen_port,
+            address = options.address,
+            downloads = text(&profile.path().display().to_string()),
+        );
+        fs::write(profile.path().join("settings.json"), settings).expect("settings");
+        let child = spawn(&program, &profile);
+        let mut transmission = Self { program, profile, child, password: options.password };
+        transmission.wait_for_rpc();
+        transmission
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it in an orderly way.
+    fn stop(&mut self) {
+        send(self.pid(), Signal::TERM).expect("Transmission is there");
+        if !wait_until(Duration::from_secs(20), || matches!(self.child.try_wait(), Ok(Some(_)))) {
+            self.kill();
+        }
+    }
+
+    fn start_again(&mut self) {
+        self.child = spawn(&self.program, &self.profile);
+        self.wait_for_rpc();
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn wait_for_rpc(&mut self) {
+        let pid = self.pid();
+        let answers = wait_until(Duration::from_secs(60), || netns::ports_of(pid).contains(&RPC_PORT));
+        assert!(answers, "Transmission did not start: {}", self.output());
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.profile.path().join("output")).unwrap_or_default()
+    }
+
+    /// The ports on which it really listens for torrents, by TCP and by UDP.
+    fn ports(&self) -> [BTreeSet<u16>; 2] {
+        let mut tcp = netns::ports_of(self.pid());
+        tcp.remove(&RPC_PORT);
+        [tcp, netns::udp_ports_of(self.pid())]
+    }
+
+    /// A call in the old dialect, as other programs make it; its arguments.
+    fn call(&self, method: &str, arguments: &str) -> String {
+        let body = format!(r#"{{"method":"{method}","arguments":{arguments}}}"#);
+        let head = self.curl(&["--include", "--data", "{}"]);
+        let session = head.lines().find(|line| line.to_lowercase().starts_with("x-transmission-session-id"));
+        let reply = self.curl(&["--header", session.expect("a session").trim(), "--data", &body]);
+        assert!(reply.contains(r#""result":"success""#), "{reply}");
+        reply
+    }
+
+    fn curl(&self, options: &[&str]) -> String {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*"]);
+        if self.password {
+            curl.arg("--user").arg(format!("{USERNAME}:{PASSWORD}"));
+        }
+        let url = format!("http://127.0.0.1:{RPC_PORT}/transmission/rpc");
+        let output = curl.args(options).arg(url).output().expect("curl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Transmission {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(program: &PathBuf, profile: &TempDir) -> Child {
+    let output = File::options().create(true).append(true).open(profile.path().join("output")).expect("a file");
+    Command::new(program)
+        .args(["--foreground", "--config-dir"])
+        .arg(profile.path())
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .env("HOME", profile.path())
+        .env("TMPDIR", profile.path())
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("a file"))
+        .stderr(output)
+        .spawn()
+        .expect("transmission-daemon")
+}
+
+fn anonymous(pia: &Pia) -> Setup {
+    let url = format!("http://127.0.0.1:{RPC_PORT}");
+    Setup::new().pia(pia).env("TORRENT_CLIENT", "transmission").env("TRANSMISSION_HOST", url)
+}
+
+fn setup(pia: &Pia) -> Setup {
+    anonymous(pia).env("TRANSMISSION_USERNAME", USERNAME).env("TRANSMISSION_PASSWORD", PASSWORD)
+}
+
+/// Waits until it listens on this port and on no other, by TCP and by UDP.
+#[track_caller]
+fn see_port(daemon: &mut Daemon, client: &Transmission, port: u16, limit: Duration) {
+    let wanted = [BTreeSet::from([port]), BTreeSet::from([port])];
+    let there = wait_until(limit, || client.ports() == wanted);
+    assert!(
+        there,
+        "after {limit:?} Transmission listens on {:?} instead of {port}\n--- log\n{}--- Transmission\n{}",
+        client.ports(),
+        daemon.log(),
+        client.output()
+    );
+    assert!(daemon.ended().is_none(), "the daemon has ended\n{}", daemon.log());
+}
+
+/// Waits until the daemon knows that all is well, and from whom.
+#[track_caller]
+fn see_verified(daemon: &mut Daemon, port: u16) {
+    daemon.wait_for_status("verified", |status| {
+        status.client_port == Some(port)
+            && status.client_verified_at.is_some()
+            && status.listener_seen
+            && status.problems.is_empty()
+    });
+}
+
+#[track_caller]
+fn see_binds(daemon: &mut Daemon, pia: &Pia, more: usize) {
+    let before = pia.counts().binds;
+    daemon.wait_until("more bindings", || pia.counts().binds >= before + more);
+}
+
+#[track_caller]
+fn end(mut daemon: Daemon, pia: &Pia) {
+    let (status, _) = daemon.stop();
+    println!("--- log\n{}---", daemon.log());
+    assert!(status.success(), "{status}");
+    assert!(!daemon.log().contains(PASSWORD), "the password is in the log");
+    assert_eq!(pia.complaints(), Vec::<String>::new());
+}
+
+/// The port is followed, also to the next one, by TCP and UDP; settings that would take it away again are switched off.
+fn password(suite: &str) {
+    let pia = Pia::start();
+    let mut client = Transmission::start(suite, &Options::default());
+    client.call("session-set", r#"{"peer-port-random-on-start":true,"dht-enabled":true}"#);
+    let mut daemon = setup(&pia).run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    see_verified(&mut daemon, LEASED);
+    see_binds(&mut daemon, &pia, 3);
+    let sessions = daemon.log().matches("HTTP 409").count();
+    assert_eq!(sessions, 1, "{}", daemon.log());
+    daemon.see("Transmission listens on port 47047; whether peers reach it, it does not say");
+
+    pia.set(|state| state.next_port = OTHER.into());
+    pia.scripts.next(pia::BIND_PORT, [pia::busy(LEASED)]);
+    see_port(&mut daemon, &client, OTHER, LATER);
+    see_verified(&mut daemon, OTHER);
+    let settings = client.call("session-get", "{}");
+    assert!(settings.contains(r#""peer-port-random-on-start":false"#), "{settings}");
+    // Switched over and back where the UDP socket has to be moved by that.
+    assert!(settings.contains(r#""dht-enabled":true"#), "{settings}");
+    end(daemon, &pia);
+    client.stop();
+    client.start_again();
+    let wanted = [BTreeSet::from([OTHER]), BTreeSet::from([OTHER])];
+    assert!(wait_until(SOON, || client.ports() == wanted), "kept over a restart: {:?}", client.ports());
+}
+
+/// No credentials, none needed; `check` and `once` as well.
+fn no_password(suite: &str) {
+    let pia = Pia::start();
+    let client = Transmission::start(suite, &Options { password: false, ..Options::default() });
+    let setup = anonymous(&pia);
+    let check = setup.run_once(&["check"]);
+    assert!(client.ports()[0] == BTreeSet::from([FIRST]) && check.code == Some(0), "changes nothing: {check:?}");
+    assert!(check.stdout.contains("the service will set it"), "{check:?}");
+    let once = setup.run_once(&["once"]);
+    assert_eq!(once.code, Some(0), "{once:?}");
+    assert_eq!(client.ports(), [BTreeSet::from([LEASED]), BTreeSet::from([LEASED])]);
+    let check = setup.run_once(&["check"]);
+    assert!(check.code == Some(0) && check.stdout.contains("ok   listener       yes"), "{check:?}");
+}
+
+/// A change by somebody else is put right within one interval.
+fn changed_by_hand(suite: &str) {
+    const INTERVAL: Duration = Duration::from_secs(4);
+    let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
+    let mut daemon = setup(&pia).env("CHECK_INTERVAL", INTERVAL.as_secs().to_string()).run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    see_verified(&mut daemon, LEASED);
+    client.call("session-set", &format!(r#"{{"peer-port":{OTHER}}}"#));
+    see_port(&mut daemon, &client, LEASED, INTERVAL + Duration::from_secs(4));
+    client.call("session-set", r#"{"peer-port-random-on-start":true}"#);
+    let off =
+        wait_until(2 * INTERVAL, || client.call("session-get", "{}").contains(r#""peer-port-random-on-start":false"#));
+    assert!(off, "{}", daemon.log());
+    see_port(&mut daemon, &client, LEASED, SOON);
+    end(daemon, &pia);
+}
+
+/// A restart ends every session; the next one begins without being told. Killed, it has lost the port.
+fn restarted(suite: &str) {
+    let (pia, mut client) = (Pia::start(), Transmission::start(suite, &Options::default()));
+    let mut daemon = setup(&pia).env("CHECK_INTERVAL", "3").run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    see_verified(&mut daemon, LEASED);
+    client.kill();
+    daemon.wait_for_problem("client");
+    client.start_again();
+    see_port(&mut daemon, &client, LEASED, LATER);
+    see_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// One failed login is enough: the port stays bound, and nobody is shut out.
+fn wrong_password(suite: &str) {
+    let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
+    let mut daemon = setup(&pia).env("TRANSMISSION_PASSWORD", "not the password").run();
+    let line = daemon.see("ERROR");
+    assert!(line.contains("correct TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD"), "{line}");
+    see_binds(&mut daemon, &pia, 3);
+    daemon.hang_up();
+    see_binds(&mut daemon, &pia, 2);
+    assert_eq!(daemon.count_lines("HTTP 401"), 1, "{}", daemon.log());
+    assert_eq!(client.ports()[0], BTreeSet::from([FIRST]));
+    end(daemon, &pia);
+
+    let mut daemon = anonymous(&pia).run();
+    let line = daemon.see("ERROR");
+    assert!(line.contains("set TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD"), "{line}");
+    end(daemon, &pia);
+
+    let mut daemon = setup(&pia).run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    end(daemon, &pia);
+}
+
+/// After a hundred failed logins of anybody 3.00 lets nobody in until it is restarted.
+fn locked(suite: &str) {
+    let (pia, mut client) = (Pia::start(), Transmission::start(suite, &Options::default()));
+    let url = format!("http://127.0.0.1:{RPC_PORT}/transmission/rpc");
+    let script = format!("for i in $(seq 101); do curl -s -o /dev/null --noproxy '*' -d '{{}}' {url}; done");
+    assert!(Command::new("sh").args(["-c", &script]).status().is_ok_and(|status| status.success()));
+    let mut daemon = setup(&pia).run();
+    let line = daemon.see("ERROR");
+    assert!(line.contains("too many failed logins") && line.contains("restart Transmission"), "{line}");
+    see_binds(&mut daemon, &pia, 3);
+    assert_eq!(daemon.count_lines("POST /transmission/rpc"), 1, "{}", daemon.log());
+    end(daemon, &pia);
+    client.stop();
+    client.start_again();
+    // The same credentials were refused a moment ago, and are not tried again so soon; others are.
+    let state = TempDir::new();
+    let mut daemon = setup(&pia).env("STATE_DIR", state.path().display().to_string()).run();
+    see_port(&mut daemon, &client, LEASED, LATER);
+    end(daemon, &pia);
+}
+
+/// Our address is not on its list.
+fn not_listed(suite: &str) {
+    let pia = Pia::start();
+    let more = r#""rpc-whitelist": "10.0.0.1", "rpc-whitelist-enabled": true,"#;
+    let _client = Transmission::start(suite, &Options { more, ..Options::default() });
+    let check = setup(&pia).run_once(&["check"]);
+    assert!(check.stdout.contains("fix this first: add our address to 'rpc-whitelist'"), "{check:?}");
+}
+
+/// Another program has the leased port at first: Transmission would take it and say nothing.
+fn port_taken(suite: &str) {
+    let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
+    let other_program = TcpListener::bind(("127.0.0.1", LEASED)).expect("the port is free");
+    let mut daemon = setup(&pia).run();
+    daemon.wait_for_line("another program listens on port 47047; end that program", SOON);
+    let status = daemon.wait_for_problem("client");
+    assert_eq!(status.client_verified_at, None, "{}", daemon.log());
+    see_binds(&mut daemon, &pia, 2);
+    drop(other_program);
+    see_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
+    see_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// Far end and near end of a link that is taken for the tunnel.
+fn ends() -> (netns::Namespace, End, End) {
+    let peers = netns::Namespace::new().expect("a second namespace");
+    let own = End { pid: std::process::id(), address: [10, 10, 229, 5].into() };
+    let gateway = End { pid: peers.pid(), address: [10, 10, 224, 1].into() };
+    (peers, own, gateway)
+}
+
+/// A daemon whose gateway is at the far end.
+fn setup_beyond(gateway: End) -> (Pia, Setup) {
+    let address = Ipv4Addr::UNSPECIFIED.into();
+    let pia = Pia::with(pia::Options { namespace_of: Some(gateway.pid), address, ..pia::Options::default() });
+    let address = format!("{}:{}", gateway.address, pia.gateway().port());
+    let setup = setup(&pia).env("PIA_GATEWAY", address).env("CHECK_INTERVAL", "300");
+    fs::write(setup.token_file(), pia.make_token()).expect("a token");
+    (pia, setup)
+}
+
+fn reaches(from: End, to: End) -> bool {
+    let limit = Duration::from_millis(500);
+    netns::within(Some(from.pid), || TcpStream::connect_timeout(&(to.address, LEASED).into(), limit)).is_ok()
+}
+
+/// It was started before the tunnel, with the tunnel's address: its settings are right, and it listens nowhere.
+fn address_late(suite: &str) {
+    let (_peers, own, gateway) = ends();
+    let options = Options { listen_port: LEASED, address: "10.10.229.5", ..Options::default() };
+    let client = Transmission::start(suite, &options);
+    let Some(_link) = link_or_skip("address_late", own, gateway, Quality::default()) else { return };
+    assert!(!client.ports()[0].contains(&LEASED) || !reaches(gateway, own), "it listens already");
+    let (pia, setup) = setup_beyond(gateway);
+    let mut daemon = setup.run();
+    assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
+    see_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// The tunnel is made anew with the same address: it is bound to no device, so nothing has to be opened again.
+fn tunnel_anew(suite: &str) {
+    let (_peers, own, gateway) = ends();
+    let raise = || link_or_skip("tunnel_anew", own, gateway, Quality::default());
+    let Some(link) = raise() else { return };
+    let client = Transmission::start(suite, &Options { address: "10.10.229.5", ..Options::default() });
+    let (pia, setup) = setup_beyond(gateway);
+    let mut daemon = setup.run();
+    assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
+    see_verified(&mut daemon, LEASED);
+    drop(link);
+    let _link = raise();
+    let began = Instant::now();
+    assert!(wait_until(SOON, || reaches(gateway, own)), "not through the new tunnel\n{}", daemon.log());
+    println!("reached after {:.1?}", began.elapsed());
+    daemon.wait_for_line("the tunnel has changed", SOON);
+    see_verified(&mut daemon, LEASED);
+    assert_eq!(daemon.count_lines("reopened its socket"), 0, "{}", daemon.log());
+    end(daemon, &pia);
+}
+
+/// A tracker hears of another port within seconds, unless it was asked a moment ago: 4.1 drops what comes within the least interval
+/// that the tracker wants, here a second, and 4.1.0-beta.2 all of it.
+fn trackers(suite: &str) {
+    let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&heard);
+    let tracker = Server::start(([127, 0, 0, 1], 0).into(), None, move |request| {
+        lock(&ears).extend(request.query("port"));
+        Reply::text(200, "d8:intervali1800e12:min intervali1e5:peers0:e")
+    });
+    let url = format!("http://{}/announce", tracker.address());
+    let (length, hash) = (url.len(), "x".repeat(20));
+    let torrent = format!(
+        "d8:announce{length}:{url}4:infod6:lengthi16384e4:name7:nothing12:piece lengthi16384e6:pieces20:{hash}ee"
+    );
+    let file = client.profile.path().join("nothing.torrent");
+    fs::write(&file, torrent).expect("a file");
+    client.call("torrent-add", &format!(r#"{{"filename":"{}"}}"#, file.display()));
+    let last_is = |port: u16| lock(&heard).last().is_some_and(|last| *last == port.to_string());
+    assert!(wait_until(LATER, || last_is(FIRST)), "{:?}", lock(&heard));
+    let mut daemon = setup(&pia).run();
+    daemon.wait_for_line("Transmission tells its trackers port 47047", LATER);
+    see_binds(&mut daemon, &pia, 3);
+    let began = Instant::now();
+    pia.set(|state| state.next_port = OTHER.into());
+    pia.scripts.next(pia::BIND_PORT, [pia::busy(LEASED)]);
+    assert!(wait_until(LATER, || last_is(OTHER)), "{:?}\n{}", lock(&heard), daemon.log());
+    println!("the tracker heard {:?}, the last one after {:.1?}", lock(&heard), began.elapsed());
+    end(daemon, &pia);
+}
