@@ -37,7 +37,7 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 31] = [
+pub const VARIABLES: [Variable; 34] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "its password"),
@@ -51,7 +51,7 @@ pub const VARIABLES: [Variable; 31] = [
     variable("PIA_LOGIN_CA_CERT", "", "CA certificates for the login (PEM file) instead of Mozilla's"),
     variable("GLUETUN_URL", "http://127.0.0.1:8000", "gluetun's control server"),
     from_file("GLUETUN_API_KEY", "API key of a role in gluetun's control server"),
-    variable("TORRENT_CLIENT", "qbittorrent", "the torrent client: qbittorrent or transmission"),
+    variable("TORRENT_CLIENT", "qbittorrent", "the torrent client: qbittorrent, transmission or deluge"),
     variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
     from_file("QBITTORRENT_USERNAME", "Web UI user; none where qBittorrent asks for none"),
     from_file("QBITTORRENT_PASSWORD", "its password"),
@@ -62,6 +62,9 @@ pub const VARIABLES: [Variable; 31] = [
     from_file("TRANSMISSION_USERNAME", "its user; none where it asks for none"),
     from_file("TRANSMISSION_PASSWORD", "its password"),
     variable("TRANSMISSION_CA_CERT", "", "CA certificate (PEM file) of an https proxy instead of Mozilla's"),
+    variable("DELUGE_HOST", "http://localhost:8112", "base URL of Deluge's web interface"),
+    from_file("DELUGE_PASSWORD", "its password"),
+    variable("DELUGE_CA_CERT", "", "CA certificate (PEM file) of an https web interface instead of Mozilla's"),
     variable("CHECK_INTERVAL", "300", "seconds between two binds; more than 840 is used as 840"),
     variable(
         "EXIT_WHEN_ISOLATED",

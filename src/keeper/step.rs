@@ -183,7 +183,6 @@ pub enum Inbound {
 
 /// What a client says about its reachability; the first three are qBittorrent's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "of the clients that come next")]
 pub enum Connectivity {
     /// Somebody has connected from outside.
     Connected,

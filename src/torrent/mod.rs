@@ -3,6 +3,7 @@
 //! Another client is one more file beside `qbittorrent.rs` that implements [`TorrentClient`], a line in [`CLIENTS`], and its variables
 //! in the table of `settings`. When a port is read, set and looked at is the keeper's decision.
 
+mod deluge;
 mod qbittorrent;
 mod transmission;
 
@@ -51,7 +52,8 @@ pub trait TorrentClient {
 type Read = fn(&mut Reader) -> Option<Box<dyn TorrentClient>>;
 
 /// The clients, by the names that they have in the settings.
-const CLIENTS: [(&str, Read); 2] = [("qbittorrent", qbittorrent::read), ("transmission", transmission::read)];
+const CLIENTS: [(&str, Read); 3] =
+    [("qbittorrent", qbittorrent::read), ("transmission", transmission::read), ("deluge", deluge::read)];
 
 /// The settings of the client that is used.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
@@ -83,4 +85,11 @@ fn place(
     // A host that the URL's parser accepts is a server name.
     let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };
     Some((url, tls))
+}
+
+/// `name=value` of a Set-Cookie header; none when the cookie is being deleted.
+fn cookie_pair(header: &str) -> Option<&str> {
+    let pair = header.split(';').next()?.trim();
+    let (name, value) = pair.split_once('=')?;
+    (!name.is_empty() && !value.is_empty() && pair.bytes().all(|b| b.is_ascii_graphic())).then_some(pair)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use miniserde::Deserialize;
 use miniserde::json::{Number, Value};
 
-use super::{TorrentClient, place};
+use super::{TorrentClient, cookie_pair, place};
 use crate::config::Reader;
 use crate::error::{Cause, Error, Meaning, Phase, Proof};
 use crate::http::url::Url;
@@ -323,13 +323,6 @@ fn failed(step: &'static str, cause: Cause) -> Error {
         _ => return Error::new(step, cause),
     };
     Error::new(step, cause).advise(Some(advice))
-}
-
-/// `name=value` of a Set-Cookie header; none when the cookie is being deleted.
-fn cookie_pair(header: &str) -> Option<&str> {
-    let pair = header.split(';').next()?.trim();
-    let (name, value) = pair.split_once('=')?;
-    (!name.is_empty() && !value.is_empty() && pair.bytes().all(|b| b.is_ascii_graphic())).then_some(pair)
 }
 
 fn cookie_value(pair: &Secret) -> Secret {

@@ -1,0 +1,453 @@
+//! The real daemon, driven against real Deluges (deluged and deluge-web) of three Debian releases and the simulated PIA.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ring::digest;
+use support::daemon::{Daemon, LATER, SOON, Setup};
+use support::drive::{self, drive, link_or_skip, tell_version};
+use support::link::{End, Quality};
+use support::pia::{self, Pia};
+use support::{Reply, Server, Signal, TempDir, lock, netns, send, wait_until};
+
+/// Port of the first lease that the simulator hands out.
+const LEASED: u16 = 47_047;
+/// Another port, neither leased nor Deluge's first.
+const OTHER: u16 = 50_505;
+/// Deluge's first.
+const FIRST: u16 = 50_000;
+/// Of the web interface, and of the daemon behind it.
+const WEB_PORT: u16 = 8112;
+const DAEMON_PORT: u16 = 58_846;
+const PASSWORD: &str = "p&ss=%+ wörd\"\\";
+/// The daemon's id in the web interface.
+const HOST: &str = "00000000000000000000000000000001";
+/// The web interface's user at the daemon, who is made up here.
+const LOCAL: &str = "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1";
+
+drive! {
+    "Deluge" "deluge-web";
+    bookworm: password changed_by_hand restarted daemon_restarted unconnected wrong_password port_taken udp_taken tunnel_anew trackers;
+    trixie: password changed_by_hand restarted daemon_restarted unconnected wrong_password port_taken udp_taken tunnel_anew trackers;
+    sid: password changed_by_hand restarted daemon_restarted unconnected wrong_password port_taken udp_taken tunnel_anew trackers;
+}
+
+/// How a Deluge is to be configured.
+struct Options {
+    /// Where it listens for peers: an address or a device.
+    interface: &'static str,
+    /// The web interface connects to the daemon when it starts.
+    connects: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { interface: "127.0.0.1", connects: true }
+    }
+}
+
+/// A running Deluge with a profile of its own; killed and waited for when dropped.
+struct Deluge {
+    suite: String,
+    profile: TempDir,
+    daemon: Child,
+    web: Child,
+}
+
+impl Deluge {
+    /// In the namespace of this process.
+    fn start(suite: &str, options: &Options) -> Self {
+        let program = drive::program("deluge", suite, "deluged").expect("a suite that is there");
+        let version = Command::new(&program).arg("--version").output().expect("deluged");
+        let version = String::from_utf8_lossy(&version.stdout).into_owned();
+        tell_version(version.split_whitespace().nth(1).expect("a version"));
+        let profile = TempDir::new();
+        configure(&profile, options);
+        let daemon = spawn_daemon(suite, &profile);
+        wait_for(daemon.id(), DAEMON_PORT, &profile);
+        let web = spawn(suite, &profile, "deluge-web", &["--do-not-daemonize"]);
+        wait_for(web.id(), WEB_PORT, &profile);
+        Self { suite: suite.to_owned(), profile, daemon, web }
+    }
+
+    fn stop_daemon(&mut self) {
+        stop(&mut self.daemon);
+    }
+
+    fn start_daemon(&mut self) {
+        self.daemon = spawn_daemon(&self.suite, &self.profile);
+        wait_for(self.daemon.id(), DAEMON_PORT, &self.profile);
+    }
+
+    fn restart_web(&mut self) {
+        stop(&mut self.web);
+        self.web = spawn(&self.suite, &self.profile, "deluge-web", &["--do-not-daemonize"]);
+        wait_for(self.web.id(), WEB_PORT, &self.profile);
+    }
+
+    /// The ports on which it really listens for torrents, by TCP and by UDP.
+    fn ports(&self) -> [BTreeSet<u16>; 2] {
+        let pid = self.daemon.id();
+        let mut tcp = netns::ports_of(pid);
+        tcp.remove(&DAEMON_PORT);
+        let mut udp = netns::udp_ports_of(pid);
+        // What libtorrent asks routers from has a port of the kernel's choice.
+        udp.retain(|port| *port >= LEASED && *port < 60_000 && [FIRST, LEASED, OTHER].contains(port));
+        [tcp, udp]
+    }
+
+    fn output(&self) -> String {
+        output(&self.profile)
+    }
+
+    /// A call as its own pages make it, in a session of the test's.
+    fn call(&self, method: &str, params: &str) -> String {
+        let jar = self.profile.path().join("cookies");
+        let ask = |method: &str, params: &str| {
+            let body = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
+            let output = Command::new("curl")
+                .args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*"])
+                .args(["--header", "Content-Type: application/json", "--data", &body, "--cookie-jar"])
+                .arg(&jar)
+                .arg("--cookie")
+                .arg(&jar)
+                .arg(format!("http://127.0.0.1:{WEB_PORT}/json"))
+                .output()
+                .expect("curl");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        if !jar.exists() {
+            let login = ask("auth.login", &miniserde::json::to_string(&[PASSWORD][..]));
+            assert!(login.contains("true"), "{login}");
+        }
+        let reply = ask(method, params);
+        assert!(reply.contains(r#""error": null"#), "{reply}");
+        reply
+    }
+}
+
+impl Drop for Deluge {
+    fn drop(&mut self) {
+        for child in [&mut self.web, &mut self.daemon] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn configure(profile: &TempDir, options: &Options) {
+    let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, format!("salt{PASSWORD}").as_bytes());
+    let hash = hash.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    let two = |file: u8, format: u8| format!(r#"{{"file": {file}, "format": {format}}}"#);
+    let downloads = miniserde::json::to_string(&profile.path().display().to_string());
+    let core = format!(
+        r#"{{"daemon_port": {DAEMON_PORT}, "listen_ports": [{FIRST}, {FIRST}], "random_port": false,
+            "listen_interface": "{}", "upnp": false, "natpmp": false, "dht": false, "lsd": false, "utpex": false,
+            "new_release_check": false, "send_info": false, "download_location": {downloads}}}"#,
+        options.interface
+    );
+    let web = format!(
+        r#"{{"port": {WEB_PORT}, "interface": "127.0.0.1", "https": false, "pwd_salt": "salt", "pwd_sha1": "{hash}",
+            "default_daemon": "{}", "first_login": false, "sessions": {{}}}}"#,
+        if options.connects { HOST } else { "" }
+    );
+    let hosts = format!(r#"{{"hosts": [["{HOST}", "127.0.0.1", {DAEMON_PORT}, "localclient", "{LOCAL}"]]}}"#);
+    profile.write("core.conf", format!("{}{core}", two(1, 1)));
+    profile.write("web.conf", format!("{}{web}", two(2, 1)));
+    profile.write("hostlist.conf", format!("{}{hosts}", two(3, 1)));
+    profile.write("auth", format!("localclient:{LOCAL}:10\n"));
+}
+
+fn output(profile: &TempDir) -> String {
+    fs::read_to_string(profile.path().join("output")).unwrap_or_default()
+}
+
+fn spawn_daemon(suite: &str, profile: &TempDir) -> Child {
+    let port = DAEMON_PORT.to_string();
+    spawn(suite, profile, "deluged", &["--do-not-daemonize", "--ui-interface", "127.0.0.1", "--port", &port])
+}
+
+fn spawn(suite: &str, profile: &TempDir, program: &str, arguments: &[&str]) -> Child {
+    let program = drive::program("deluge", suite, program).expect("a suite that is there");
+    let output = File::options().create(true).append(true).open(profile.path().join("output")).expect("a file");
+    Command::new(program)
+        .args(arguments)
+        .args(["--loglevel", "info", "--config"])
+        .arg(profile.path())
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .env("HOME", profile.path())
+        .env("TMPDIR", profile.path())
+        .env("XDG_CONFIG_HOME", profile.path())
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("a file"))
+        .stderr(output)
+        .spawn()
+        .expect("Deluge")
+}
+
+fn wait_for(pid: u32, port: u16, profile: &TempDir) {
+    let answers = wait_until(Duration::from_secs(60), || netns::ports_of(pid).contains(&port));
+    assert!(answers, "Deluge did not start: {}", output(profile));
+}
+
+/// Ends it in an orderly way.
+fn stop(child: &mut Child) {
+    send(child.id(), Signal::TERM).expect("Deluge is there");
+    if !wait_until(Duration::from_secs(20), || matches!(child.try_wait(), Ok(Some(_)))) {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn setup(pia: &Pia) -> Setup {
+    let url = format!("http://127.0.0.1:{WEB_PORT}");
+    Setup::new().pia(pia).env("TORRENT_CLIENT", "deluge").env("DELUGE_HOST", url).env("DELUGE_PASSWORD", PASSWORD)
+}
+
+/// Waits until it listens on this port and on no other, by TCP and by UDP.
+#[track_caller]
+fn see_port(daemon: &mut Daemon, client: &Deluge, port: u16, limit: Duration) {
+    let wanted = [BTreeSet::from([port]), BTreeSet::from([port])];
+    let there = wait_until(limit, || client.ports() == wanted);
+    assert!(
+        there,
+        "after {limit:?} Deluge listens on {:?} instead of {port}\n--- log\n{}--- Deluge\n{}",
+        client.ports(),
+        daemon.log(),
+        client.output()
+    );
+    assert!(daemon.ended().is_none(), "the daemon has ended\n{}", daemon.log());
+}
+
+/// Waits until the daemon knows that all is well, and from whom.
+#[track_caller]
+fn see_verified(daemon: &mut Daemon, port: u16) {
+    daemon.wait_for_status("verified", |status| {
+        status.client_port == Some(port)
+            && status.client_verified_at.is_some()
+            && status.listener_seen
+            && status.problems.is_empty()
+    });
+}
+
+#[track_caller]
+fn see_binds(daemon: &mut Daemon, pia: &Pia, more: usize) {
+    let before = pia.counts().binds;
+    daemon.wait_until("more bindings", || pia.counts().binds >= before + more);
+}
+
+#[track_caller]
+fn end(mut daemon: Daemon, pia: &Pia) {
+    let (status, _) = daemon.stop();
+    println!("--- log\n{}---", daemon.log());
+    assert!(status.success(), "{status}");
+    assert!(!daemon.log().contains(PASSWORD), "the password is in the log");
+    assert_eq!(pia.complaints(), Vec::<String>::new());
+}
+
+/// The port is followed, also to the next one, by TCP and UDP; a random one is switched off. `check` changes nothing.
+fn password(suite: &str) {
+    let pia = Pia::start();
+    let client = Deluge::start(suite, &Options::default());
+    client.call("core.set_config", r#"[{"random_port":true}]"#);
+    let setup = setup(&pia);
+    let before = client.ports();
+    let check = setup.run_once(&["check"]);
+    assert!(client.ports() == before && check.code == Some(0), "changes nothing: {check:?}");
+    let mut daemon = setup.run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    see_verified(&mut daemon, LEASED);
+    see_binds(&mut daemon, &pia, 3);
+    daemon.see("Deluge listens on port 47047; whether peers reach it, it does not say");
+    pia.set(|state| state.next_port = OTHER.into());
+    pia.scripts.next(pia::BIND_PORT, [pia::busy(LEASED)]);
+    see_port(&mut daemon, &client, OTHER, LATER);
+    see_verified(&mut daemon, OTHER);
+    assert_eq!(daemon.count_lines("Deluge: logged in"), 1, "{}", daemon.log());
+    let random = client.call("core.get_config_value", r#"["random_port"]"#);
+    assert!(random.contains(r#""result": false"#), "{random}");
+    end(daemon, &pia);
+    let check = setup.run_once(&["check"]);
+    assert!(check.code == Some(0) && check.stdout.contains("ok   listener       yes"), "{check:?}");
+}
+
+/// A change by somebody else is put right within one interval.
+fn changed_by_hand(suite: &str) {
+    const INTERVAL: Duration = Duration::from_secs(4);
+    let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
+    let mut daemon = setup(&pia).env("CHECK_INTERVAL", INTERVAL.as_secs().to_string()).run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    see_verified(&mut daemon, LEASED);
+    for config in [format!(r#"[{{"listen_ports":[{OTHER},{OTHER}]}}]"#), r#"[{"random_port":true}]"#.to_owned()] {
+        client.call("core.set_config", &config);
+        see_port(&mut daemon, &client, LEASED, 2 * INTERVAL);
+    }
+    end(daemon, &pia);
+}
+
+/// A restart of the web interface: sessions are kept on disk, and whether this one is or not, the port is looked at.
+fn restarted(suite: &str) {
+    let (pia, mut client) = (Pia::start(), Deluge::start(suite, &Options::default()));
+    let mut daemon = setup(&pia).env("CHECK_INTERVAL", "2").run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    see_verified(&mut daemon, LEASED);
+    client.restart_web();
+    assert!(wait_until(SOON, || client.call("web.connected", "[]").contains("true")), "{}", client.output());
+    client.call("core.set_config", &format!(r#"[{{"listen_ports":[{OTHER},{OTHER}]}}]"#));
+    see_port(&mut daemon, &client, LEASED, LATER);
+    see_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// The daemon is restarted, and the web interface does not connect to it again by itself: its calls would hang.
+fn daemon_restarted(suite: &str) {
+    let (pia, mut client) = (Pia::start(), Deluge::start(suite, &Options::default()));
+    let mut daemon = setup(&pia).env("CHECK_INTERVAL", "2").run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    see_verified(&mut daemon, LEASED);
+    client.stop_daemon();
+    daemon.wait_for_line("check that deluged runs", LATER);
+    see_binds(&mut daemon, &pia, 2);
+    client.start_daemon();
+    see_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
+    daemon.wait_for_line("its web interface has connected to the daemon", LATER);
+    see_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// Without a default daemon the web interface starts unconnected.
+fn unconnected(suite: &str) {
+    let (pia, client) = (Pia::start(), Deluge::start(suite, &Options { connects: false, ..Options::default() }));
+    let mut daemon = setup(&pia).run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    see_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// One failed login is enough: the port stays bound.
+fn wrong_password(suite: &str) {
+    let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
+    let mut daemon = setup(&pia).env("DELUGE_PASSWORD", "not the password").run();
+    let line = daemon.see("ERROR");
+    assert!(line.contains("correct DELUGE_PASSWORD"), "{line}");
+    see_binds(&mut daemon, &pia, 3);
+    daemon.hang_up();
+    see_binds(&mut daemon, &pia, 2);
+    assert_eq!(daemon.count_lines("POST /json"), 1, "{}", daemon.log());
+    assert_eq!(client.ports()[0], BTreeSet::from([FIRST]));
+    end(daemon, &pia);
+    let mut daemon = setup(&pia).run();
+    see_port(&mut daemon, &client, LEASED, SOON);
+    end(daemon, &pia);
+}
+
+/// Another program has the leased port at first: libtorrent takes the next one and says nothing, and stays there.
+fn port_taken(suite: &str) {
+    let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
+    let other_program = TcpListener::bind(("127.0.0.1", LEASED)).expect("the port is free");
+    let mut daemon = setup(&pia).run();
+    daemon.wait_for_line("port 47047 was set, 47048 is what it has; look for another program", SOON);
+    let status = daemon.wait_for_problem("client");
+    assert_eq!(status.client_verified_at, None, "{}", daemon.log());
+    see_binds(&mut daemon, &pia, 2);
+    drop(other_program);
+    see_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
+    see_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// Another program has the leased port by UDP alone: it is reached, by TCP, and nothing is done about it again and again.
+fn udp_taken(suite: &str) {
+    let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
+    let _other_program = std::net::UdpSocket::bind(("127.0.0.1", LEASED)).expect("the port is free");
+    let mut daemon = setup(&pia).run();
+    daemon.wait_for_line("listens on port 47047", LATER);
+    assert!(client.ports()[0].contains(&LEASED), "{:?}", client.ports());
+    see_binds(&mut daemon, &pia, 4);
+    let set = daemon.log().matches("listen port").count();
+    assert!(set <= 2, "{}", daemon.log());
+    end(daemon, &pia);
+}
+
+/// Far end and near end of a link that is taken for the tunnel.
+fn ends() -> (netns::Namespace, End, End) {
+    let peers = netns::Namespace::new().expect("a second namespace");
+    let own = End { pid: std::process::id(), address: [10, 10, 229, 5].into() };
+    let gateway = End { pid: peers.pid(), address: [10, 10, 224, 1].into() };
+    (peers, own, gateway)
+}
+
+/// A daemon whose gateway is at the far end.
+fn setup_beyond(gateway: End) -> (Pia, Setup) {
+    let address = Ipv4Addr::UNSPECIFIED.into();
+    let pia = Pia::with(pia::Options { namespace_of: Some(gateway.pid), address, ..pia::Options::default() });
+    let address = format!("{}:{}", gateway.address, pia.gateway().port());
+    let setup = setup(&pia).env("PIA_GATEWAY", address).env("CHECK_INTERVAL", "300");
+    fs::write(setup.token_file(), pia.make_token()).expect("a token");
+    (pia, setup)
+}
+
+fn reaches(from: End, to: End) -> bool {
+    let limit = Duration::from_millis(500);
+    netns::within(Some(from.pid), || TcpStream::connect_timeout(&(to.address, LEASED).into(), limit)).is_ok()
+}
+
+/// The tunnel is made anew with the same address: whoever is at its far end reaches Deluge again. libtorrent 2.0.8 keeps a dead
+/// socket and shows its port all the same; the others open theirs again.
+fn tunnel_anew(suite: &str) {
+    let (_peers, own, gateway) = ends();
+    let raise = || link_or_skip("tunnel_anew", own, gateway, Quality::default());
+    let Some(link) = raise() else { return };
+    let client = Deluge::start(suite, &Options { interface: "pialink", ..Options::default() });
+    let (pia, setup) = setup_beyond(gateway);
+    let mut daemon = setup.run();
+    assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
+    see_verified(&mut daemon, LEASED);
+    drop(link);
+    let _link = raise();
+    let began = Instant::now();
+    assert!(wait_until(SOON, || reaches(gateway, own)), "not through the new tunnel\n{}", daemon.log());
+    println!("reached after {:.1?}", began.elapsed());
+    daemon.wait_for_line("the tunnel has changed", SOON);
+    see_verified(&mut daemon, LEASED);
+    if suite == "bookworm" {
+        daemon.wait_for_line("reopened its socket on port 47047", SOON);
+    }
+    end(daemon, &pia);
+}
+
+/// A tracker hears the leased port within seconds of the change.
+fn trackers(suite: &str) {
+    let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&heard);
+    let tracker = Server::start(([127, 0, 0, 1], 0).into(), None, move |request| {
+        lock(&ears).extend(request.query("port"));
+        Reply::text(200, "d8:intervali1800e12:min intervali1e5:peers0:e")
+    });
+    let url = format!("http://{}/announce", tracker.address());
+    let (length, hash) = (url.len(), "x".repeat(20));
+    let torrent = format!(
+        "d8:announce{length}:{url}4:infod6:lengthi16384e4:name7:nothing12:piece lengthi16384e6:pieces20:{hash}ee"
+    );
+    let file = client.profile.path().join("nothing.torrent");
+    fs::write(&file, torrent).expect("a file");
+    client.call("web.add_torrents", &format!(r#"[[{{"path":"{}","options":{{}}}}]]"#, file.display()));
+    let last_is = |port: u16| lock(&heard).last().is_some_and(|last| *last == port.to_string());
+    assert!(wait_until(LATER, || last_is(FIRST)), "{:?}\n{}", lock(&heard), client.output());
+    let began = Instant::now();
+    let mut daemon = setup(&pia).run();
+    daemon.wait_for_line("Deluge tells its trackers port 47047", LATER);
+    assert!(wait_until(LATER, || last_is(LEASED)), "{:?}\n{}", lock(&heard), daemon.log());
+    println!("the tracker heard {:?}, the last one after {:.1?}", lock(&heard), began.elapsed());
+    end(daemon, &pia);
+}
