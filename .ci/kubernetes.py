@@ -2,7 +2,7 @@
 
 usage: kubernetes.py names MANIFEST COMPOSE          what is said of each other's names holds; a line for each that does not
        kubernetes.py variables MANIFEST HELP         the sidecar's variables are in the text of `--help`
-       kubernetes.py probe MANIFEST                  the sidecar's probe, a word a line
+       kubernetes.py probe MANIFEST CONTAINER NAME   the command of its NAMEProbe, a word a line; nothing if there is none
        kubernetes.py derive MANIFEST FOLDER IMAGE NAME=VALUE...
                                                      FOLDER/pod.yaml for `podman kube play`
 """
@@ -256,8 +256,10 @@ def variables(manifest, help_text):
     sys.exit(f"--help does not know {', '.join(sorted(unknown))}" if unknown else None)
 
 
-def probe(manifest):
-    print("\n".join(Manifest(manifest).container("sync")["readinessProbe"]["exec"]["command"]))
+def probe(manifest, container, name):
+    found = Manifest(manifest).container(container).get(name + "Probe", {})
+    for word in found.get("exec", {}).get("command", []):
+        print(word)
 
 
 def derive(manifest, folder, image, *settings):
