@@ -13,10 +13,11 @@ import sys
 
 import yaml
 
-# The schemas know of no value that it is none of these.
+# Whatever else stands there, the schemas take it.
 ENUMERATIONS = {
     "restartPolicy": {"Always"},
     "fsGroupChangePolicy": {"OnRootMismatch"},
+    "podManagementPolicy": {"Parallel"},
     "publishNotReadyAddresses": {True},
     "accessModes": {"ReadWriteOnce"},
 }
