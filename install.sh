@@ -66,6 +66,7 @@ set_constants() {
   unfinished=$etc/.unfinished
   python=/opt/$name
   secrets='PIA_USERNAME PIA_PASSWORD QBITTORRENT_USERNAME QBITTORRENT_PASSWORD QBITTORRENT_API_KEY GLUETUN_API_KEY'
+  secrets="$secrets TRANSMISSION_USERNAME TRANSMISSION_PASSWORD DELUGE_PASSWORD PORT_CHANGE_URL HEARTBEAT_URL"
   # For systemd before 247, which hands over no credentials.
   without_credentials=$unit.d/before-247.conf
   # What OpenWrt keeps over an upgrade of the firmware.
@@ -1214,7 +1215,8 @@ remove_from_go() {
 
 # What the settings name in places of the user's own.
 name_what_stays() {
-  for variable in STATE_DIR LOG_FILE PORT_FILE PIA_TOKEN_FILE PIA_CA_CERT QBITTORRENT_CA_CERT PIA_LOGIN_CA_CERT; do
+  for variable in STATE_DIR LOG_FILE PORT_FILE METRICS_FILE PIA_TOKEN_FILE PIA_CA_CERT PIA_LOGIN_CA_CERT \
+    QBITTORRENT_CA_CERT TRANSMISSION_CA_CERT DELUGE_CA_CERT NOTIFY_CA_CERT; do
     setting "$variable"
   done
   for variable in $secrets; do setting "${variable}_FILE"; done

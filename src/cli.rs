@@ -8,11 +8,8 @@ use jiff::Timestamp;
 
 use crate::config::ConfigError;
 use crate::error::plain;
-use crate::keeper::step::{Listener, Progress};
-use crate::keeper::tunnel::Way;
-use crate::kernel::{self, Network};
-use crate::pia::discover;
-use crate::service::{End, Service, in_full};
+use crate::keeper::step::Progress;
+use crate::service::{End, Service, health, in_full};
 use crate::settings::{self, Settings, VARIABLES};
 use crate::signals::Signals;
 use crate::state::{self, Presence, State};
@@ -239,7 +236,7 @@ fn daemon(file: Option<&Path>) -> Result<(), Failure> {
     let (settings, state) = occupy(file, "the service")?;
     let signals = Signals::install()
         .map_err(|error| Failure::new(EXIT_FAILED, format!("cannot install signal handlers: {error}")))?;
-    let (mut service, mut ear) = Service::new(settings, state);
+    let (mut service, mut ear) = Service::new(settings, state, true);
     match service.run(&signals, ear.as_mut()) {
         End::Stopped => Ok(()),
         End::Isolated => {
@@ -253,10 +250,11 @@ fn daemon(file: Option<&Path>) -> Result<(), Failure> {
 
 fn once(file: Option<&Path>) -> Result<(), Failure> {
     let (settings, state) = occupy(file, "once")?;
-    let (mut service, mut ear) = Service::new(settings, state);
+    let (mut service, mut ear) = Service::new(settings, state, false);
     let done = service.run_once(ear.as_mut());
-    service.leave_status();
-    if done { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: service.problems() }) }
+    let problems = service.problems();
+    service.leave();
+    if done { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: problems }) }
 }
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
@@ -299,10 +297,7 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
         });
     };
     let now = Timestamp::now();
-    let network = Network::look();
-    let way = way(&status, &network);
-    let listener = listener(&status, &network, way.as_ref().and_then(|way| way.as_ref().ok()));
-    let health = status.health(&presence, way, listener.as_ref(), now);
+    let health = health::look(&status, &presence);
     match show {
         Show::Words => say(&status.describe(&presence, &health, now)),
         Show::Json => say(&format!("{}\n", miniserde::json::to_string(&status))),
@@ -315,25 +310,6 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
         Health::Ill(_) => Err(Failure { code: EXIT_FAILED, lines }),
         Health::Stopped(_) => Err(Failure { code: EXIT_STOPPED, lines }),
     }
-}
-
-/// The way that the last bind took, as it is now; none where it was not known then.
-fn way(status: &Status, network: &Network) -> Option<Result<Way, String>> {
-    if status.follows && network.is_isolated() {
-        return Some(Err("there is no network device but lo".to_owned()));
-    }
-    status.local_address.as_ref()?;
-    let way = match &status.gateway {
-        Some(gateway) => network.way(gateway.parse().ok()?),
-        None => discover::way(network),
-    };
-    Some(way.map_err(|error| plain(&error)))
-}
-
-/// Who listens on the port now; none where the kernel did not show the client's socket to the service.
-fn listener(status: &Status, network: &Network, way: Option<&Way>) -> Option<Listener> {
-    let port = status.port.filter(|_| status.listener_seen)?;
-    kernel::inspect(network, port, way, false).ok().map(|witness| witness.listener().clone())
 }
 
 fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {

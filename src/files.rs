@@ -102,6 +102,11 @@ pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.set_len(bytes.len() as u64)
 }
 
+/// Replaces `path`, as [`write`] does, by a file that everybody may read (0644).
+pub fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, Durability::Volatile, 0o644)
+}
+
 /// Whether everybody on this machine may read the file.
 pub fn is_exposed(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.mode() & 0o004 != 0)
@@ -123,10 +128,15 @@ pub fn shown(path: &Path) -> String {
 /// When root writes into a folder of the service's user (`check` typed by hand), the file is given to that user, or the
 /// service could not read it afterwards.
 pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+    replace(path, bytes, durability, 0o600)
+}
+
+fn replace(path: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
     let folder = folder_of(path);
     let temporary = temporary_for(path);
     make_folder(folder)?;
-    let result = write_temporary(&temporary, folder, bytes, durability).and_then(|()| fs::rename(&temporary, path));
+    let result =
+        write_temporary(&temporary, folder, bytes, durability, mode).and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
         return result;
@@ -161,7 +171,7 @@ fn temporary_for(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
     // create_new after remove: never follows a link that somebody put there.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -169,6 +179,8 @@ fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durabil
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
+    // Whatever the umask has left of it.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     give_to_owner_of(folder, &file)?;
     if durability == Durability::Durable {
         file.sync_all()?;

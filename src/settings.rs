@@ -12,6 +12,7 @@ use crate::pia::trust::{self, Published};
 use crate::source::Source;
 use crate::text::one_line;
 use crate::torrent::{self, TorrentClient};
+use crate::views;
 
 /// Seconds. A binding lapses 15 minutes after the last bind; this leaves one minute for a retry.
 const LONGEST_INTERVAL: u64 = 840;
@@ -37,7 +38,7 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 34] = [
+pub const VARIABLES: [Variable; 40] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "its password"),
@@ -73,6 +74,16 @@ pub const VARIABLES: [Variable; 34] = [
     ),
     variable("STATE_DIR", "/var/lib/pia-qbittorrent-sync", "folder for lease and status ($STATE_DIRECTORY if set)"),
     variable("PORT_FILE", "", "file that holds the port, for other programs; empty while there is none"),
+    variable(
+        "PORT_CHANGE_COMMAND",
+        "",
+        "program that is run with each new port: words, {port}, {old_port}, {interface}",
+    ),
+    from_file("PORT_CHANGE_URL", "http or https URL that is asked for with each new port; the same placeholders"),
+    from_file("HEARTBEAT_URL", "URL of a monitor (Uptime Kuma, healthchecks.io) that hears once an interval how it is"),
+    variable("NOTIFY_CA_CERT", "", "CA certificate (PEM file) of these two instead of Mozilla's"),
+    variable("METRICS_FILE", "", "file with Prometheus' metrics, for node_exporter's textfile collector"),
+    variable("STATUS_ADDRESS", "", "ADDRESS:PORT to answer at: /metrics, /healthz, /status, /v1/portforward"),
     variable("LOG_LEVEL", "INFO", "TRACE, DEBUG, INFO, WARN, ERROR or CRITICAL"),
     variable("LOG_FILE", "", "log file instead of standard output"),
     variable("STATE_DIRECTORY", "", "set by systemd; the default of STATE_DIR"),
@@ -100,8 +111,8 @@ pub struct Settings {
     pub isolation: Option<Duration>,
     /// Folder for lease and status.
     pub state_dir: PathBuf,
-    /// File that tells other programs the port.
-    pub port_file: Option<PathBuf>,
+    /// What other programs ask for or are told; taken by whoever shows it.
+    pub views: Option<views::Settings>,
     /// What is logged.
     pub log_level: LevelFilter,
     /// Log file instead of standard output.
@@ -161,13 +172,14 @@ impl Settings {
         let interval = interval(reader);
         let isolation = isolation(reader);
         let log_level = log_level(reader);
+        let views = views::Settings::read(reader);
         Some(Self {
             port: port?,
             client: client?,
             interval: interval?,
             isolation: Some(isolation?).filter(|limit| !limit.is_zero()),
             state_dir,
-            port_file: reader.get("PORT_FILE").map(PathBuf::from),
+            views: Some(views),
             log_level: log_level?,
             log_file: reader.get("LOG_FILE").map(PathBuf::from),
             origin: String::new(),

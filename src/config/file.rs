@@ -67,6 +67,25 @@ fn parse_line(line: &str, shell: bool) -> Result<Option<(&str, String)>, &'stati
 
 /// A shell word and perhaps a comment after it.
 fn parse_value(text: &str, shell: bool) -> Result<String, &'static str> {
+    let (value, rest) = split_word(text, shell)?;
+    let rest = rest.trim_start();
+    if rest.is_empty() || rest.starts_with('#') { Ok(value) } else { Err("has more than one word") }
+}
+
+/// The words of a command line, quoted as a value is.
+pub fn words(text: &str) -> Result<Vec<String>, &'static str> {
+    let mut words = Vec::new();
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        let (word, after) = split_word(rest, false)?;
+        words.push(word);
+        rest = after.trim_start();
+    }
+    Ok(words)
+}
+
+/// The first word, and what stands behind it.
+fn split_word(text: &str, shell: bool) -> Result<(String, &str), &'static str> {
     let mut value = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -90,18 +109,11 @@ fn parse_value(text: &str, shell: bool) -> Result<String, &'static str> {
             },
             c if shell && MEANS_SOMETHING.contains(&c) => return Err(FOR_THE_SHELL),
             '\\' => value.push(chars.next().ok_or("ends with a backslash")?),
-            c if c.is_whitespace() => {
-                let rest = chars.as_str().trim_start();
-                return if rest.is_empty() || rest.starts_with('#') {
-                    Ok(value)
-                } else {
-                    Err("has more than one word")
-                };
-            }
+            c if c.is_whitespace() => break,
             c => value.push(c),
         }
     }
-    Ok(value)
+    Ok((value, chars.as_str()))
 }
 
 #[cfg(test)]
@@ -134,6 +146,14 @@ mod tests {
         for line in ["A", "A b=c", "=b", "1A=b", "export", "A=b c", "A='b", "A=\"b", "A=\"b\\", "A=b\\"] {
             assert!(parse_line(line, false).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_command_line_has_words() {
+        let line = r#" /bin/sh -c 'echo "$PORT"' "a b"c \{d\} '' "#;
+        assert_eq!(words(line).unwrap(), ["/bin/sh", "-c", r#"echo "$PORT""#, "a bc", "{d}", ""]);
+        assert_eq!(words("  ").unwrap(), [""; 0]);
+        assert!(words("'a").is_err() && words("a\\").is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::error::plain;
 use crate::files;
 use crate::secret::Secret;
 use crate::text::one_line;
+pub use file::words;
 use home::ServiceUser;
 
 /// Where container engines put secrets: whose mode they have is theirs to say.

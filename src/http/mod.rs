@@ -84,26 +84,27 @@ pub struct Request<'a> {
     pub secrets: &'a [&'a Secret],
     /// Ends what must not be left half done: sent also after a stop was asked for.
     pub completes: bool,
+    /// The path, too, is a secret.
+    pub hides_path: bool,
 }
 
 impl<'a> Request<'a> {
     /// A GET without anything.
     pub fn get(path: &'a str) -> Self {
-        Self { path, content: Content::Query(&[]), headers: &[], secrets: &[], completes: false }
+        Self { path, content: Content::Query(&[]), headers: &[], secrets: &[], completes: false, hides_path: false }
     }
 }
 
-/// `application/x-www-form-urlencoded`: everything but RFC 3986's unreserved characters as UTF-8 percent escapes, so that
-/// `+`, `&` and umlauts in passwords arrive.
+/// `application/x-www-form-urlencoded`, so that `+`, `&` and umlauts in passwords arrive.
 pub fn encode_fields(fields: &[(&str, &str)]) -> String {
     let mut encoded = String::new();
     for (name, value) in fields {
         if !encoded.is_empty() {
             encoded.push('&');
         }
-        percent_encode(name, &mut encoded);
+        encoded += &percent_encoded(name);
         encoded.push('=');
-        percent_encode(value, &mut encoded);
+        encoded += &percent_encoded(value);
     }
     encoded
 }
@@ -115,8 +116,10 @@ pub fn encode_json(fields: &[(&str, &str)]) -> String {
     format!("{{{}}}", pairs.join(","))
 }
 
-fn percent_encode(text: &str, into: &mut String) {
+/// `text` as it can stand in any part of a URL: everything but RFC 3986's unreserved characters as UTF-8 percent escapes.
+pub fn percent_encoded(text: &str) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut into = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             into.push(char::from(byte));
@@ -126,6 +129,7 @@ fn percent_encode(text: &str, into: &mut String) {
             into.push(char::from(HEX[usize::from(byte & 15)]));
         }
     }
+    into
 }
 
 /// One response, its body complete.
@@ -346,7 +350,8 @@ impl Peer {
         };
         if let Ok(response) = &result {
             let method = request.content.method();
-            log::debug!("{method} {} on {}: HTTP {}", request.path, self.address(), response.status);
+            let path = if request.hides_path { "(not shown)" } else { request.path };
+            log::debug!("{method} {path} on {}: HTTP {}", self.address(), response.status);
         }
         result
     }

@@ -421,7 +421,7 @@ mod tests {
             content: Content::Form(&[("password", secret.expose())]),
             headers: &[("Cookie", "SID=x")],
             secrets: &[&secret],
-            completes: false,
+            ..Request::get("")
         };
         write_request(&mut sent, "localhost", &request).unwrap();
         let sent = String::from_utf8(sent).unwrap();

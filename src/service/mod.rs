@@ -1,5 +1,6 @@
 //! The loop: looks at tunnel and clock, does what the keeper asks for, tells what came of it, and waits.
 
+pub mod health;
 mod log;
 mod peers;
 
@@ -18,8 +19,8 @@ use crate::settings::{PortPeer, Settings};
 use crate::signals::{Event, Signals, stopping};
 use crate::state::State;
 use crate::time::{self, Now};
+use crate::views::Views;
 use crate::views::notify::Notifier;
-use crate::views::port_file::PortFile;
 use crate::views::status::Status;
 use log::Names;
 pub use log::{details, in_full, inbound, with_advice, within};
@@ -77,15 +78,15 @@ pub struct Service {
     /// That the status cannot be written was said; it is still tried, because disks fill up and empty again.
     unwritable: bool,
     notifier: Notifier,
-    /// None where nobody wants it, and for `check`.
-    port_file: Option<PortFile>,
+    /// None for `check`.
+    views: Option<Views>,
     /// The service manager knows that we are ready.
     ready: bool,
 }
 
 impl Service {
-    /// For a daemon or `once`: tells what it starts with. Reads the stored lease; nothing is sent yet.
-    pub fn new(settings: Settings, state: State) -> (Self, Box<dyn Ear>) {
+    /// For a daemon, which `stays`, or `once`: tells what it starts with. Reads the stored lease; nothing is sent yet.
+    pub fn new(mut settings: Settings, state: State, stays: bool) -> (Self, Box<dyn Ear>) {
         for warning in &settings.warnings {
             ::log::warn!("{warning}");
         }
@@ -98,7 +99,9 @@ impl Service {
                 plain(error)
             );
         }
-        let mut service = Self::quiet(settings, state, false);
+        let interval = settings.interval;
+        let views = settings.views.take().map(|views| Views::new(views, interval, health::look_at_us, stays));
+        let mut service = Self { views, ..Self::quiet(settings, state, false) };
         if unwritable.is_some() {
             service.unwritable = true;
             service.keeper.expect_no_store();
@@ -121,7 +124,6 @@ impl Service {
     /// For `check`, which has words of its own; with `hands_off` the client is left as it is.
     pub fn quiet(settings: Settings, state: State, hands_off: bool) -> Self {
         let interval = settings.interval;
-        let port_file = settings.port_file.clone().filter(|_| !hands_off).map(PortFile::new);
         let seed = RandomState::new().build_hasher().finish();
         let (peers, keeper) = Peers::new(settings, &state, hands_off, seed, time::now());
         let notifier = Notifier::default();
@@ -136,7 +138,7 @@ impl Service {
             fresh: true,
             unwritable: false,
             notifier,
-            port_file,
+            views: None,
             ready: false,
         }
     }
@@ -215,9 +217,14 @@ impl Service {
         done
     }
 
-    /// Writes what `once` has found.
-    pub fn leave_status(&mut self) {
+    /// Writes what `once` has found, and waits until everybody has heard of it.
+    pub fn leave(mut self) {
+        self.ready = true;
+        self.beat();
         self.write_status(Some(time::now()));
+        if let Some(views) = self.views {
+            views.finish();
+        }
     }
 
     /// What fails, a line each.
@@ -236,6 +243,7 @@ impl Service {
             self.write_status(None);
         }
         self.tell_manager();
+        self.beat();
         ::log::trace!("waiting {} s", wait.as_secs());
         let end = Instant::now() + wait;
         loop {
@@ -347,15 +355,29 @@ impl Service {
     }
 
     fn hear(&mut self, verdict: &Verdict, ear: &mut dyn Ear) {
-        if let Some(file) = &mut self.port_file {
+        if let Some(views) = &mut self.views {
+            views.count(verdict);
+            let snapshot = self.keeper.snapshot();
+            let device = snapshot.way.and_then(|way| way.device.as_ref()).map_or("", |device| &device.name);
             match self.keeper.port_to_listen_on() {
                 // Between a lease and its first bind the port of before is still the right one, or nobody's.
-                None if self.keeper.snapshot().port.is_some() => {}
-                port => file.tell(port),
+                None if snapshot.port.is_some() => {}
+                port => views.tell_port(port, device, Instant::now()),
             }
         }
         self.fresh |= verdict.news.is_some() || verdict.recovered.is_some();
         ear.verdict(verdict);
+    }
+
+    fn beat(&mut self) {
+        let status = self.status(time::now());
+        let port = self.keeper.port_to_listen_on();
+        // Where a pass waits in its middle, nothing is certain yet.
+        if self.ready
+            && let Some(views) = &mut self.views
+        {
+            views.beat(&status, port);
+        }
     }
 
     /// A stop in the middle of a bounce would leave the client on a port that nobody knows.
@@ -378,6 +400,9 @@ impl Service {
 
     fn write_status(&mut self, stopped: Option<Now>) {
         let mut status = self.status(time::now());
+        if let Some(views) = &mut self.views {
+            views.show(&status, self.keeper.port_to_listen_on());
+        }
         status.stopped_at = stopped.map(|now| time::shown(now.wall));
         match status.write(self.state.folder()) {
             Ok(()) => self.unwritable = false,

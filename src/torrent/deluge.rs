@@ -95,7 +95,8 @@ impl Deluge {
         let headers: Vec<_> = self.session.iter().map(|session| ("Cookie", session.expose())).collect();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
         let content = Content::Json(&json);
-        let request = Request { path: &self.path, content, headers: &headers, secrets: &secrets, completes };
+        let request =
+            Request { path: &self.path, content, headers: &headers, secrets: &secrets, completes, ..Request::get("") };
         let response = self.peer.send(&request)?;
         if response.status == 200 { Ok(response) } else { Err(response.unexpected()) }
     }

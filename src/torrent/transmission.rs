@@ -122,7 +122,14 @@ impl Transmission {
         let password = self.auth.as_ref().map(|(_, password)| password);
         let secrets: Vec<_> = basic.iter().chain(password).chain(&self.session).collect();
         let content = Content::Json(json);
-        self.peer.send(&Request { path: &self.path, content, headers: &headers, secrets: &secrets, completes })
+        self.peer.send(&Request {
+            path: &self.path,
+            content,
+            headers: &headers,
+            secrets: &secrets,
+            completes,
+            ..Request::get("")
+        })
     }
 
     /// One call; its result, or that there is a session now and it is to be sent again.

@@ -1,6 +1,209 @@
-//! What the outside sees of the keeper: the status document, what the service manager is told, and the port file. Views only show:
-//! each is a function of a snapshot, one can fail, and nothing waits for it.
+//! What the outside sees of the keeper: the status document, what the service manager is told, and what other programs ask for or are
+//! told. Views only show: each is a function of a snapshot, one can fail, and nothing waits for it.
 
+mod command;
+mod heartbeat;
+pub mod metrics;
 pub mod notify;
-pub mod port_file;
+mod outbox;
+pub mod page;
+mod port_file;
 pub mod status;
+mod target;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::config::Reader;
+use crate::http::percent_encoded;
+use crate::http::tls::read_roots;
+use crate::keeper::Verdict;
+use crate::secret::Secret;
+use crate::time;
+use heartbeat::{Beat, Heartbeat};
+use metrics::{Counts, MetricsFile};
+use outbox::Outbox;
+use page::{Look, Page, Shown};
+use port_file::PortFile;
+use status::{Health, Status};
+use target::Target;
+
+/// A URL that is asked for with each new port.
+const PORT_CHANGE_URL: &str = "PORT_CHANGE_URL";
+
+/// What of it the user wants.
+pub struct Settings {
+    port_file: Option<PathBuf>,
+    command: Option<Vec<String>>,
+    url: Option<Target>,
+    heartbeat: Option<Target>,
+    metrics_file: Option<PathBuf>,
+    address: Option<SocketAddr>,
+}
+
+impl Settings {
+    /// Reads them; problems are the reader's.
+    pub fn read(reader: &mut Reader) -> Self {
+        let roots = read_roots(reader, "NOTIFY_CA_CERT");
+        let right = "an address and a port are right, e.g. 127.0.0.1:9849";
+        Self {
+            port_file: reader.get("PORT_FILE").map(PathBuf::from),
+            command: command::read(reader),
+            url: Target::read(reader, PORT_CHANGE_URL, roots.as_ref()),
+            heartbeat: Target::read(reader, heartbeat::NAME, roots.as_ref()),
+            metrics_file: reader.get("METRICS_FILE").map(PathBuf::from),
+            address: reader.optional(page::NAME, right, |text| {
+                text.parse::<SocketAddr>().map_err(|_| "is no address with a port".to_owned())
+            }),
+        }
+    }
+}
+
+/// That the port is another one now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortChange {
+    port: u16,
+    /// The one that was told before; zero if none was.
+    old_port: u16,
+    /// The tunnel's device, as far as it is known.
+    interface: String,
+}
+
+impl PortChange {
+    /// Names and values, for an environment.
+    fn values(&self) -> [(&'static str, String); 3] {
+        let (port, old_port) = (self.port.to_string(), self.old_port.to_string());
+        [("PORT", port), ("OLD_PORT", old_port), ("INTERFACE", self.interface.clone())]
+    }
+
+    /// `template` with its placeholders filled, ours and gluetun's.
+    fn fill(&self, template: &str, encode: fn(&str) -> String) -> String {
+        let (port, old_port, interface) = (self.port.to_string(), self.old_port.to_string(), encode(&self.interface));
+        let pairs = [
+            ("{{PORT}}", &port),
+            ("{{PORTS}}", &port),
+            ("{{VPN_INTERFACE}}", &interface),
+            ("{port}", &port),
+            ("{old_port}", &old_port),
+            ("{interface}", &interface),
+        ];
+        pairs.into_iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
+    }
+}
+
+/// Somebody who is told each new port, once.
+struct Teller {
+    outbox: Outbox<PortChange>,
+    last: Option<(PortChange, Instant)>,
+}
+
+impl Teller {
+    fn new(outbox: Outbox<PortChange>) -> Self {
+        Self { outbox, last: None }
+    }
+
+    /// What was not heard is told again with the next bind.
+    fn tell(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
+        let old_port = match &self.last {
+            Some((last, at)) if last.port == port => {
+                // A round begins an interval after the last one, or a moment earlier.
+                let due = now.saturating_duration_since(*at) >= interval / 10 * 9;
+                if self.outbox.is_heard() || !due {
+                    return;
+                }
+                last.old_port
+            }
+            Some((last, _)) => last.port,
+            None => 0,
+        };
+        let change = PortChange { port, old_port, interface: interface.to_owned() };
+        self.last = Some((change.clone(), now));
+        self.outbox.put(change);
+    }
+}
+
+/// The views that the user wants, but for the status document and the service manager.
+pub struct Views {
+    interval: Duration,
+    look: Look,
+    port_file: Option<PortFile>,
+    tellers: Vec<Teller>,
+    heartbeat: Option<Heartbeat>,
+    metrics_file: Option<MetricsFile>,
+    page: Option<Page>,
+    counts: Counts,
+}
+
+impl Views {
+    /// As `settings` say; `interval` is the one between two binds. `stays` says that those who ask can be answered.
+    pub fn new(settings: Settings, interval: Duration, look: Look, stays: bool) -> Self {
+        let mut tellers = Vec::new();
+        if let Some(words) = settings.command {
+            let run = move |change| command::run(&words, &change);
+            tellers.push(Teller::new(Outbox::looking_after(command::NAME, run, command::reap)));
+        }
+        if let Some(target) = settings.url {
+            let get =
+                move |change: PortChange| target.get(&Secret::new(change.fill(target.template(), percent_encoded)));
+            tellers.push(Teller::new(Outbox::new(PORT_CHANGE_URL, get)));
+        }
+        Self {
+            interval,
+            look,
+            port_file: settings.port_file.map(PortFile::new),
+            tellers,
+            heartbeat: settings.heartbeat.map(|target| Heartbeat::new(target, interval)),
+            metrics_file: settings.metrics_file.map(MetricsFile::new),
+            page: settings.address.filter(|_| stays).map(|address| Page::new(address, look)),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Counts what `verdict` says.
+    pub fn count(&mut self, verdict: &Verdict) {
+        self.counts.count(verdict);
+    }
+
+    /// The port is this one now, and comes in on `interface`; none: there is none any more.
+    pub fn tell_port(&mut self, port: Option<u16>, interface: &str, now: Instant) {
+        if let Some(file) = &mut self.port_file {
+            file.tell(port);
+        }
+        for teller in &mut self.tellers {
+            if let Some(port) = port {
+                teller.tell(port, interface, now, self.interval);
+            }
+        }
+    }
+
+    /// Something has happened, or a pass is over.
+    pub fn show(&mut self, status: &Status, port: Option<u16>) {
+        if let Some(file) = &mut self.metrics_file {
+            let well = matches!((self.look)(status), Health::Well(_));
+            file.write(&metrics::text(status, well, &self.counts, time::now().wall));
+        }
+        if let Some(page) = &self.page {
+            page.show(Shown { status: status.clone(), counts: self.counts, port });
+        }
+    }
+
+    /// A pass is over: this is how it is for a while.
+    pub fn beat(&mut self, status: &Status, port: Option<u16>) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            let health = (self.look)(status);
+            let (well, words) = (matches!(health, Health::Well(_)), health.words().to_owned());
+            heartbeat.tell(Instant::now(), Beat { well, words, port: port.unwrap_or(0) });
+        }
+    }
+
+    /// Waits until everybody was told, or was tried in vain.
+    pub fn finish(self) {
+        for teller in self.tellers {
+            teller.outbox.finish();
+        }
+        if let Some(heartbeat) = self.heartbeat {
+            heartbeat.finish();
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `PORT_CHANGE_COMMAND`: a program of the user's that is run for each new port. There is no shell unless it names one, and none of our
+//! variables: a password would leak.
+
+use std::io::{PipeReader, Read, pipe};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
+
+use super::PortChange;
+use super::outbox::Told;
+use crate::config::{self, Reader};
+use crate::error::plain;
+use crate::text::one_line;
+
+/// The variable, as the log names it.
+pub const NAME: &str = "PORT_CHANGE_COMMAND";
+/// How long it may run.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Between two looks whether it has ended, while it says nothing.
+const GLANCE: Duration = Duration::from_millis(50);
+/// Lines of its output that are logged, and characters of each.
+const LINES: usize = 5;
+const LINE: usize = 160;
+/// Bytes of its output that are kept; the rest is read and forgotten, so that it does not wait for us.
+const OUTPUT: usize = 4096;
+/// What it gets of our environment.
+const PASSED_ON: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+
+/// Its words, as they stand in the settings.
+pub fn read(reader: &mut Reader) -> Option<Vec<String>> {
+    let right = "a program with its whole path and its arguments is right, e.g. /usr/local/bin/on-port {port}";
+    reader.optional(NAME, right, |text| {
+        let words = config::words(text).map_err(ToOwned::to_owned)?;
+        match words.first() {
+            Some(program) if Path::new(program).is_absolute() && !Path::new(program).is_file() => {
+                Err(format!("names a program that is not there: {program}"))
+            }
+            Some(_) => Ok(words),
+            None => Err("has no words".to_owned()),
+        }
+    })
+}
+
+/// Runs it to its end.
+pub fn run(words: &[String], change: &PortChange) -> Told {
+    let words: Vec<_> = words.iter().map(|word| change.fill(word, str::to_owned)).collect();
+    let (output, child) = start(&words, change).map_err(|error| {
+        format!("{NAME}: {} cannot be started: {}; correct it, then restart", one_line(&words[0]), plain(&error))
+    })?;
+    let (said, ended) = follow(child, output);
+    for line in said.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
+        log::info!("{NAME}: {}", one_line(line).chars().take(LINE).collect::<String>());
+    }
+    let again = "it is run again with the next bind";
+    match ended {
+        Ok(status) if status.success() => {
+            log::info!("{NAME}: has run for port {}", change.port);
+            Ok(())
+        }
+        // `exit status: 1`, `signal: 9 (SIGKILL)`
+        Ok(status) => Err(format!("{NAME}: failed ({status}); {again}")),
+        Err(why) => Err(format!("{NAME}: {why}; {again}")),
+    }
+}
+
+fn start(words: &[String], change: &PortChange) -> std::io::Result<(PipeReader, Child)> {
+    let (output, input) = pipe()?;
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).env_clear().current_dir("/");
+    command.envs(PASSED_ON.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.envs(change.values());
+    // A group of its own, so that whatever it starts is ended with it.
+    command.process_group(0).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
+    Ok((output, command.spawn()?))
+}
+
+/// What it says until it ends, and how that was. Whoever it leaves behind may go on talking: nobody listens any more.
+fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatus, String>) {
+    let end = Instant::now() + LIMIT;
+    let mut said = Vec::new();
+    let mut open = true;
+    let ended = loop {
+        if open {
+            open = hear(&mut output, &mut said, GLANCE) != Heard::End;
+        } else {
+            std::thread::sleep(GLANCE);
+        }
+        match child.try_wait() {
+            Ok(None) if Instant::now() < end => {}
+            Ok(None) => {
+                if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                    let _ = kill_process_group(group, Signal::KILL);
+                }
+                let _ = child.wait();
+                break Err(format!("took longer than {} s and was ended", LIMIT.as_secs()));
+            }
+            Ok(Some(status)) => break Ok(status),
+            Err(error) => break Err(format!("cannot be waited for: {}", plain(&error))),
+        }
+    };
+    while said.len() < OUTPUT && hear(&mut output, &mut said, Duration::ZERO) == Heard::Something {}
+    (String::from_utf8_lossy(&said).into_owned(), ended)
+}
+
+#[derive(PartialEq, Eq)]
+enum Heard {
+    Something,
+    Nothing,
+    End,
+}
+
+/// Reads what comes within `limit`.
+fn hear(output: &mut PipeReader, said: &mut Vec<u8>, limit: Duration) -> Heard {
+    let limit = Timespec::try_from(limit).ok();
+    let ready = poll(&mut [PollFd::new(output, PollFlags::IN)], limit.as_ref());
+    if !ready.is_ok_and(|ready| ready > 0) {
+        return Heard::Nothing;
+    }
+    let mut buffer = [0; 1024];
+    match output.read(&mut buffer) {
+        Ok(0) | Err(_) => Heard::End,
+        Ok(bytes) => {
+            let room = OUTPUT.saturating_sub(said.len());
+            said.extend_from_slice(&buffer[..bytes.min(room)]);
+            Heard::Something
+        }
+    }
+}
+
+/// Takes leave of children that were left to us and have ended; whether there are any that have not. Only the first process of a
+/// container is left any. Called by threads that have no child of their own just now.
+pub fn reap() -> bool {
+    if std::process::id() != 1 {
+        return false;
+    }
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}

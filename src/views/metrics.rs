@@ -1,0 +1,159 @@
+//! Prometheus' text: for `node_exporter`'s textfile collector (`METRICS_FILE`), and for whoever asks (`STATUS_ADDRESS`).
+
+use std::fmt::{Display, Write as _};
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use super::status::{Status, word};
+use crate::error::plain;
+use crate::files;
+use crate::keeper::{News, Peer, Verdict};
+
+/// What is counted since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    binds: u64,
+    bind_failures: u64,
+    leases: u64,
+    logins: u64,
+    tunnel_changes: u64,
+    moves: u64,
+    reopens: u64,
+}
+
+impl Counts {
+    /// Counts what `verdict` says.
+    pub fn count(&mut self, verdict: &Verdict) {
+        let Some((_, news)) = &verdict.news else { return };
+        let counter = match news {
+            News::Bound(_) => &mut self.binds,
+            News::Failed { error, .. } if error.step == "bindPort" => &mut self.bind_failures,
+            News::Leased { .. } | News::NotStored { .. } => &mut self.leases,
+            News::LoggedIn => &mut self.logins,
+            News::Tunnel { .. } => &mut self.tunnel_changes,
+            News::Moved { .. } => &mut self.moves,
+            News::Reopened(_) => &mut self.reopens,
+            _ => return,
+        };
+        *counter += 1;
+    }
+}
+
+/// The text, of a moment. Each metric is named also while it has no value.
+pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> String {
+    let mut text = Text(String::new());
+    let time = |time: Option<&str>| time?.parse().ok().map(Timestamp::as_second);
+    text.name("info", "gauge", "Version and torrent client.");
+    text.labelled("info", &[("version", &status.version), ("client", &status.client)], 1);
+    text.gauge(
+        "healthy",
+        "Whether the port is bound and the client listens on it, as healthcheck has it.",
+        Some(u8::from(well)),
+    );
+    text.gauge("port", "The port, 0 while there is none.", Some(status.port.unwrap_or(0)));
+    text.gauge("client_port", "The port that the client was last seen with.", status.client_port);
+    text.gauge("interval_seconds", "Between two binds.", Some(status.interval_s));
+    for (name, help, at) in [
+        ("lease_expiry", "When the lease ends; it is replaced before.", &status.expires_at),
+        ("last_bind", "The last bind that was granted; it holds for 900 s.", &status.bound_at),
+        ("client_verified", "When the client was last seen listening on the port.", &status.client_verified_at),
+        ("client_port_set", "Since when the client has this port.", &status.port_since),
+        ("peer_seen", "When a peer from outside was last seen on the port.", &status.peer_seen_at),
+    ] {
+        text.gauge(&format!("{name}_timestamp_seconds"), help, time(at.as_deref()));
+    }
+    text.gauge("written_timestamp_seconds", "When this was written.", Some(now.as_second()));
+    text.name("failing", "gauge", "Whether account, gateway or client fail.");
+    for peer in [Peer::Account, Peer::Gateway, Peer::Client].map(word) {
+        let failing = status.problems.iter().any(|problem| problem.peer == peer);
+        text.labelled("failing", &[("peer", peer)], u8::from(failing));
+    }
+    for (name, help, count) in [
+        ("binds", "Binds that were granted since the start.", counts.binds),
+        ("bind_failures", "Binds that failed since the start.", counts.bind_failures),
+        ("leases", "Leases that were given since the start.", counts.leases),
+        ("logins", "Logins at PIA since the start.", counts.logins),
+        ("tunnel_changes", "Times at which the tunnel became another one, since the start.", counts.tunnel_changes),
+        ("client_moves", "Times at which the client was given another port, since the start.", counts.moves),
+        ("client_reopens", "Times at which the client's socket was opened anew, since the start.", counts.reopens),
+    ] {
+        let name = format!("{name}_total");
+        text.name(&name, "counter", help);
+        text.labelled(&name, &[], count);
+    }
+    text.0
+}
+
+struct Text(String);
+
+impl Text {
+    fn name(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP pia_sync_{name} {help}\n# TYPE pia_sync_{name} {kind}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: Option<impl Display>) {
+        self.name(name, "gauge", help);
+        if let Some(value) = value {
+            self.labelled(name, &[], value);
+        }
+    }
+
+    /// Values of labels are words of ours.
+    fn labelled(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "pia_sync_{name}{labels} {value}");
+    }
+}
+
+/// The file for the textfile collector.
+pub struct MetricsFile {
+    path: PathBuf,
+    failed: bool,
+}
+
+impl MetricsFile {
+    /// Nothing is written yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, failed: false }
+    }
+
+    /// Replaces the file, as its reader wants it; one that cannot be written is a warning, and tried again.
+    pub fn write(&mut self, text: &str) {
+        match files::publish(&self.path, text.as_bytes()) {
+            Ok(()) => self.failed = false,
+            Err(error) if !std::mem::replace(&mut self.failed, true) => {
+                let path = files::shown(&self.path);
+                log::warn!(
+                    "METRICS_FILE {path}: {}; name a file in a folder that the service may write to",
+                    plain(&error)
+                );
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_metric_has_its_help_and_what_is_not_known_has_no_value() {
+        let status =
+            Status { port: Some(4711), version: "1".to_owned(), client: "Deluge".to_owned(), ..Status::default() };
+        let text = text(&status, true, &Counts { binds: 7, ..Counts::default() }, Timestamp::UNIX_EPOCH);
+        for line in [
+            "pia_sync_info{version=\"1\",client=\"Deluge\"} 1",
+            "pia_sync_healthy 1",
+            "pia_sync_port 4711",
+            "# TYPE pia_sync_last_bind_timestamp_seconds gauge",
+            "pia_sync_failing{peer=\"gateway\"} 0",
+            "# TYPE pia_sync_binds_total counter\npia_sync_binds_total 7",
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line}: {text}");
+        }
+        assert!(!text.contains("\npia_sync_last_bind") && !text.contains("\npia_sync_client_port "), "{text}");
+    }
+}

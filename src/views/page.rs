@@ -1,0 +1,264 @@
+//! `STATUS_ADDRESS`: what the other views show, over HTTP, for those who ask. Read-only, without a password, and bounded: so many
+//! clients, so many seconds, so many bytes. Whoever reads slowly keeps nobody waiting.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, sleep};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::metrics::{self, Counts};
+use super::status::{Health, Status};
+use crate::error::plain;
+
+/// The variable, as the log names it.
+pub const NAME: &str = "STATUS_ADDRESS";
+/// Clients at one time.
+const CLIENTS: usize = 8;
+/// For a request and its reply.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Bytes of a request.
+const REQUEST: usize = 4096;
+/// Bytes of a thread's stack.
+const STACK: usize = 64 * 1024;
+/// Between two tries to listen, and after an error of a listener.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// What is shown.
+#[derive(Clone, Default)]
+pub struct Shown {
+    /// The status document.
+    pub status: Status,
+    /// What was counted.
+    pub counts: Counts,
+    /// The port to listen on; none while there is none.
+    pub port: Option<u16>,
+}
+
+/// The health of this moment.
+pub type Look = fn(&Status) -> Health;
+
+/// Who listens, and what is shown there.
+pub struct Page(Arc<Mutex<Shown>>);
+
+impl Page {
+    /// Listens at `address`, now or when that is possible.
+    pub fn new(address: SocketAddr, look: Look) -> Self {
+        let shown = Arc::new(Mutex::new(Shown::default()));
+        let page = Arc::clone(&shown);
+        if let Err(error) = Builder::new().stack_size(STACK).spawn(move || listen(address, &page, look)) {
+            log::warn!("{NAME}: no thread for it: {error}");
+        }
+        Self(shown)
+    }
+
+    /// Shows this from now on.
+    pub fn show(&self, shown: Shown) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+}
+
+fn listen(address: SocketAddr, shown: &Arc<Mutex<Shown>>, look: Look) {
+    let mut said = false;
+    let listener = loop {
+        match TcpListener::bind(address) {
+            Ok(listener) => break listener,
+            Err(error) if !std::mem::replace(&mut said, true) => {
+                log::warn!("{NAME} {address}: {}; it is tried again", plain(&error));
+            }
+            Err(_) => {}
+        }
+        sleep(AGAIN);
+    };
+    log::info!("status: http://{address}/metrics, /healthz, /status, /v1/portforward");
+    let clients = Arc::new(AtomicUsize::new(0));
+    for client in listener.incoming() {
+        let Ok(client) = client else {
+            // No more files, say.
+            sleep(LIMIT);
+            continue;
+        };
+        // Beyond that the connection is closed without a word.
+        if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
+            clients.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (shown, counter) = (Arc::clone(shown), Arc::clone(&clients));
+        let serve = move || {
+            let _ = serve(client, &shown, look);
+            counter.fetch_sub(1, Ordering::Relaxed);
+        };
+        if Builder::new().stack_size(STACK).spawn(serve).is_err() {
+            clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn serve(mut client: TcpStream, shown: &Mutex<Shown>, look: Look) -> io::Result<()> {
+    let end = Instant::now() + LIMIT;
+    let request = read_request(&mut client, end)?;
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let complete = parsed.parse(&request).is_ok_and(|state| state.is_complete());
+    let reply = match (parsed.method, parsed.path) {
+        (Some("GET" | "HEAD"), Some(path)) if complete => {
+            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            reply_to(path, &shown, look)
+        }
+        (Some(_), Some(_)) if complete => Reply::text("405 Method Not Allowed", "only GET and HEAD\n".to_owned()),
+        _ => Reply::text("400 Bad Request", "not understood\n".to_owned()),
+    };
+    let Reply { status, kind, body } = reply;
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nAllow: GET, HEAD\r\nCache-Control: no-store\r\n\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    let body = if parsed.method == Some("HEAD") { "" } else { &body };
+    write_all(&mut client, format!("{head}{body}").as_bytes(), end)
+}
+
+/// The time that is left, or the error that there is none.
+fn left(end: Instant) -> io::Result<Option<Duration>> {
+    match end.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+        left => Ok(Some(left)),
+    }
+}
+
+fn read_request(client: &mut TcpStream, end: Instant) -> io::Result<Vec<u8>> {
+    let mut request = Vec::new();
+    let mut buffer = [0; 1024];
+    while !request.windows(4).any(|bytes| bytes == b"\r\n\r\n") && request.len() < REQUEST {
+        client.set_read_timeout(left(end)?)?;
+        match client.read(&mut buffer)? {
+            0 => break,
+            bytes => request.extend_from_slice(&buffer[..bytes]),
+        }
+    }
+    Ok(request)
+}
+
+fn write_all(client: &mut TcpStream, mut bytes: &[u8], end: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        client.set_write_timeout(left(end)?)?;
+        match client.write(bytes)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => bytes = &bytes[written..],
+        }
+    }
+    Ok(())
+}
+
+struct Reply {
+    status: &'static str,
+    kind: &'static str,
+    body: String,
+}
+
+impl Reply {
+    fn text(status: &'static str, body: String) -> Self {
+        Self { status, kind: "text/plain; charset=utf-8", body }
+    }
+
+    fn json(body: String) -> Self {
+        Self { status: "200 OK", kind: "application/json", body }
+    }
+}
+
+fn reply_to(path: &str, shown: &Shown, look: Look) -> Reply {
+    let path = path.split('?').next().unwrap_or(path);
+    match path {
+        "/metrics" => {
+            let well = matches!(look(&shown.status), Health::Well(_));
+            let body = metrics::text(&shown.status, well, &shown.counts, Timestamp::now());
+            Reply { status: "200 OK", kind: "text/plain; version=0.0.4; charset=utf-8", body }
+        }
+        "/healthz" => {
+            let health = look(&shown.status);
+            let status = if matches!(health, Health::Well(_)) { "200 OK" } else { "503 Service Unavailable" };
+            Reply::text(status, format!("{}\n", health.words()))
+        }
+        "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&shown.status))),
+        // As gluetun's control server has it: the route of now and the one of before.
+        "/v1/portforward" | "/v1/openvpn/portforwarded" => Reply::json(match shown.port {
+            Some(port) => format!("{{\"port\":{port},\"ports\":[{port}]}}\n"),
+            None => "{\"port\":0,\"ports\":[]}\n".to_owned(),
+        }),
+        _ => Reply::text("404 Not Found", "/metrics, /healthz, /status, /v1/portforward\n".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn well(_: &Status) -> Health {
+        Health::Well("ok: all".to_owned())
+    }
+
+    /// A page on a port of the kernel's choice.
+    fn page() -> (Page, SocketAddr) {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let page = Page::new(address, well);
+        page.show(Shown { port: Some(4711), ..Shown::default() });
+        (page, address)
+    }
+
+    fn connect(address: SocketAddr) -> TcpStream {
+        for _ in 0..500 {
+            if let Ok(client) = TcpStream::connect(address) {
+                return client;
+            }
+            sleep(Duration::from_millis(10));
+        }
+        panic!("nobody listens");
+    }
+
+    fn ask(address: SocketAddr, request: &str) -> String {
+        let mut client = connect(address);
+        client.write_all(request.as_bytes()).unwrap();
+        let mut reply = String::new();
+        let _ = client.read_to_string(&mut reply);
+        reply
+    }
+
+    #[test]
+    fn what_is_known_is_told_to_those_who_ask() {
+        let (_page, address) = page();
+        let get = |path: &str| ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert!(get("/metrics").contains("\npia_sync_healthy 1\n"));
+        assert!(get("/healthz?x").starts_with("HTTP/1.1 200 OK") && get("/healthz").ends_with("\r\n\r\nok: all\n"));
+        assert!(get("/status").contains("\"listener_seen\":false"));
+        for path in ["/v1/portforward", "/v1/openvpn/portforwarded"] {
+            assert!(get(path).ends_with("\r\n\r\n{\"port\":4711,\"ports\":[4711]}\n"));
+        }
+        assert!(get("/").starts_with("HTTP/1.1 404 "));
+        assert!(ask(address, "HEAD /healthz HTTP/1.1\r\n\r\n").ends_with("close\r\n\r\n"));
+        for method in ["POST", "PUT", "DELETE"] {
+            assert!(ask(address, &format!("{method} /healthz HTTP/1.1\r\n\r\n")).starts_with("HTTP/1.1 405 "));
+        }
+        for nonsense in ["\r\n\r\n".to_owned(), "x".repeat(REQUEST)] {
+            assert!(ask(address, &nonsense).starts_with("HTTP/1.1 400 "), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn whoever_says_nothing_is_left_and_keeps_nobody_waiting() {
+        let (_page, address) = page();
+        let silent: Vec<_> = (1..CLIENTS).map(|_| connect(address)).collect();
+        let began = Instant::now();
+        assert!(ask(address, "GET /healthz HTTP/1.1\r\n\r\n").contains("200 OK"));
+        assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+        let mut more = vec![connect(address), connect(address)];
+        let mut last = more.pop().unwrap();
+        assert_eq!(last.read(&mut [0; 1]).unwrap_or(0), 0, "one too many");
+        for mut client in silent.into_iter().chain(more) {
+            assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "left");
+        }
+        assert!(began.elapsed() < LIMIT * 3, "{:?}", began.elapsed());
+    }
+}

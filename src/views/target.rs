@@ -1,0 +1,102 @@
+//! A URL of the user's that somebody is told something with, by GET. All behind its host is a secret, since that is what proves us.
+
+use rustls::RootCertStore;
+
+use super::outbox::Told;
+use crate::config::Reader;
+use crate::error::{Cause, Error};
+use crate::http::tls::{Tls, tls_to};
+use crate::http::url::Url;
+use crate::http::{Peer, Request};
+use crate::secret::Secret;
+
+/// A URL, with placeholders in it.
+pub struct Target {
+    name: &'static str,
+    url: Url,
+    tls: Option<Tls>,
+    /// Path and query.
+    template: Secret,
+}
+
+impl Target {
+    /// The one that the variable `name` holds, if it is set.
+    pub fn read(reader: &mut Reader, name: &'static str, roots: Option<&RootCertStore>) -> Option<Self> {
+        let text = reader.secret(name)?;
+        let parsed = parse(text.expose()).and_then(|(url, template)| {
+            let tls = if url.https { Some(tls_to(&url.host, roots).map_err(|cause| cause.to_string())?) } else { None };
+            Ok(Self { name, url, tls, template })
+        });
+        parsed.map_err(|wrong| reader.problem(name, None, wrong, "an http or https URL is right")).ok()
+    }
+
+    /// Path and query, with placeholders.
+    pub fn template(&self) -> &str {
+        self.template.expose()
+    }
+
+    /// Asks for `path`, with its query; the error is a line for the log.
+    pub fn get(&self, path: &Secret) -> Told {
+        let mut peer = Peer::new(self.url.host.clone(), self.url.port, self.url.host_header(), self.tls.clone());
+        let request = Request { path: path.expose(), hides_path: true, ..Request::get("") };
+        let error = match peer.send(&request) {
+            Ok(response) if response.is_success() => return Ok(()),
+            // Of what it says nothing is shown: it may say what it was asked for.
+            Ok(response) => self.failed(Cause::Other(format!("HTTP {}", response.status))),
+            Err(cause) => self.failed(cause),
+        };
+        Err(format!("{error}; {}", error.advice))
+    }
+
+    fn failed(&self, cause: Cause) -> Error {
+        let advice = match &cause {
+            Cause::Other(words) if words.starts_with("HTTP 3") => "it redirects: use the address that it redirects to",
+            Cause::Other(_) | Cause::NotHttp => "check that it is the whole URL; it is tried again",
+            Cause::UnknownIssuer => "set NOTIFY_CA_CERT to the CA of its certificate",
+            Cause::NotTls => "use http:// in it",
+            _ => return Error::new(self.name, cause),
+        };
+        Error::new(self.name, cause).advise(Some(advice))
+    }
+}
+
+/// The URL without path and query, and these.
+fn parse(text: &str) -> Result<(Url, Secret), String> {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
+    let mut url = Url::parse(&text[..text.len() - path.len()])?;
+    if !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err("has characters that must be percent-encoded".to_owned());
+    }
+    "/".clone_into(&mut url.path);
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    Ok((url, Secret::new(format!("{slash}{path}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Variables;
+
+    fn target(url: &str) -> Option<Target> {
+        let values = [("HEARTBEAT_URL".to_owned(), url.to_owned())].into();
+        let all = Variables { values, ..Variables::default() };
+        Target::read(&mut Reader::new(&all), "HEARTBEAT_URL", None)
+    }
+
+    #[test]
+    fn a_url_is_split_where_its_secret_begins() {
+        for (url, address, path) in [
+            ("http://kuma.lan:3001/api/push/x?msg={m}", "http://kuma.lan:3001", "/api/push/x?msg={m}"),
+            ("https://hc-ping.com/1-2", "https://hc-ping.com", "/1-2"),
+            ("http://h?p={port}", "http://h", "/?p={port}"),
+            ("h:8080", "http://h:8080", "/"),
+        ] {
+            let target = target(url).unwrap();
+            assert_eq!((target.url.to_string().as_str(), target.template()), (address, path));
+        }
+        for bad in ["ftp://x/", "http://user:pass@x/", "http://x/ü", "http://x/a b", "http://x/#a", "http:///x"] {
+            assert!(target(bad).is_none(), "{bad}");
+        }
+    }
+}

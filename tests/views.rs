@@ -1,0 +1,313 @@
+//! What other programs ask the daemon for and are told by it: a command, URLs, metrics, a page. Whatever they do, no bind is late.
+
+mod support;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use support::daemon::{LATER, SOON, mode};
+use support::pia;
+use support::world::{Running, World};
+use support::{Mood, Reply, Scripts, Server, lock, wait_until};
+
+/// Longer than any of these tests is late by, and shorter than what a hook or a monitor that hangs would cost a bind.
+const NOT_LATE: Duration = Duration::from_secs(4);
+
+/// A script of the user's.
+fn script(world: &World, text: &str) -> PathBuf {
+    let path = world.setup.dir().path().join("hook");
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script that can be run");
+    path
+}
+
+/// Gives the daemon another port.
+fn change_port(daemon: &Running, port: u16) {
+    daemon.pia().set(|state| state.next_port = port.into());
+    daemon.pia().scripts.next(pia::BIND_PORT, [pia::port_expired()]);
+}
+
+/// A server of the user's, and the paths with their queries that it was asked for.
+fn listener(scripts: &Arc<Scripts>) -> (Server, Arc<Mutex<Vec<String>>>) {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let (ears, scripts) = (Arc::clone(&heard), Arc::clone(scripts));
+    let server = Server::start(([127, 0, 0, 1], 0).into(), None, move |request| {
+        lock(&ears).push(request.target.clone());
+        scripts.take("").unwrap_or_else(|| Reply::text(200, "OK"))
+    });
+    (server, heard)
+}
+
+/// The states of the daemon's children, by /proc.
+fn children(daemon: &Running) -> Vec<String> {
+    let pid = daemon.pid();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a daemon that runs");
+    let pids = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let pids: Vec<String> =
+        pids.flat_map(|pids| pids.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let state = |pid: &String| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some(stat.rsplit_once(')')?.1.trim().chars().next()?.to_string())
+    };
+    pids.iter().filter_map(state).collect()
+}
+
+#[test]
+fn the_command_is_run_for_each_port_once_and_sees_no_secret() {
+    let world = World::new();
+    let log = world.setup.dir().path().join("seen");
+    let hook = script(&world, &format!("echo said \"$@\"\nenv | sort >>{0}\necho \"$@\" >>{0}.args", log.display()));
+    let command = format!("{} {{port}} 'old {{old_port}}' {{{{PORT}}}} [{{interface}}]", hook.display());
+    let mut daemon = world.env("PORT_CHANGE_COMMAND", command).settle();
+    daemon.rewind();
+    daemon.see("PORT_CHANGE_COMMAND: said 47047 old 0 47047 [lo]");
+    daemon.see("PORT_CHANGE_COMMAND: has run for port 47047");
+    daemon.sees_more_binds(3);
+    change_port(&daemon, 50002);
+    daemon.see("PORT_CHANGE_COMMAND: has run for port 50002");
+    daemon.sees_more_binds(3);
+    let args = fs::read_to_string(log.with_extension("args")).expect("what it saw");
+    assert_eq!(args, "47047 old 0 47047 [lo]\n50002 old 47047 50002 [lo]\n", "once each");
+    let seen = fs::read_to_string(&log).expect("what it saw");
+    assert!(
+        seen.contains("\nPORT=47047\n") && seen.contains("OLD_PORT=47047\n") && seen.contains("INTERFACE=lo\n"),
+        "{seen}"
+    );
+    for ours in ["PIA_", "QBITTORRENT_", "STATE_DIR", "PORT_CHANGE", "LOG_LEVEL"] {
+        assert!(!seen.contains(ours), "{ours}: {seen}");
+    }
+}
+
+#[test]
+fn a_command_that_fails_is_a_line_and_run_again_with_the_next_bind() {
+    let world = World::new();
+    let count = world.setup.dir().path().join("count").display().to_string();
+    let text = format!("echo x >>{count}\n[ $(wc -l <{count}) -ge 4 ] || exit 3");
+    let hook = script(&world, &text).display().to_string();
+    let mut daemon = world.env("PORT_CHANGE_COMMAND", hook).settle();
+    daemon.rewind();
+    daemon.see("WARN  PORT_CHANGE_COMMAND: failed (exit status: 3); it is run again with the next bind");
+    daemon.see("PORT_CHANGE_COMMAND: heard again after");
+    daemon.sees_more_binds(3);
+    assert_eq!(fs::read_to_string(count).expect("a count").lines().count(), 4, "{}", daemon.log());
+    assert_eq!(daemon.lines_at("WARN", "PORT_CHANGE_COMMAND: failed").len(), 1, "{}", daemon.log());
+}
+
+#[test]
+fn a_command_that_sleeps_makes_no_bind_late_and_is_ended() {
+    let world = World::new();
+    let hook = script(&world, "sleep 1000 & sleep 1000").display().to_string();
+    let began = Instant::now();
+    let mut daemon = world.env("PORT_CHANGE_COMMAND", hook).settle();
+    daemon.wait_for_line("PORT_CHANGE_COMMAND: took longer than 30 s and was ended", Duration::from_secs(45));
+    let gap = daemon.pia().longest_gap(began);
+    println!("longest gap between two binds: {gap:.1?}");
+    assert!(gap < NOT_LATE, "{gap:?}");
+    // The next try has one of its own by now, or will.
+    assert!(children(&daemon).iter().all(|state| state != "Z"), "{:?}", children(&daemon));
+}
+
+#[test]
+fn what_a_command_leaves_behind_is_not_waited_for() {
+    let world = World::new();
+    let hook =
+        script(&world, "i=0; while [ $i -lt 9 ]; do echo line $i; i=$((i+1)); done; sleep 60 &").display().to_string();
+    let mut daemon = world.env("PORT_CHANGE_COMMAND", hook).settle();
+    daemon.rewind();
+    daemon.wait_for_line("PORT_CHANGE_COMMAND: has run for port 47047", SOON);
+    assert_eq!(daemon.count_lines("PORT_CHANGE_COMMAND: line"), 5, "{}", daemon.log());
+    assert_eq!(children(&daemon), [""; 0]);
+}
+
+/// In a container the daemon is the first process, and whoever is left behind is its child in the end.
+#[test]
+fn the_first_process_of_a_container_takes_leave_of_its_orphans() {
+    let unshare = ["--fork", "--kill-child", "--pid", "--mount-proc"];
+    if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|status| status.success()) {
+        println!("SKIPPED: this machine lets us make no PID namespace");
+        return;
+    }
+    let world = World::new();
+    let hook = script(&world, "(sleep 0.2 &) & exit 0").display().to_string();
+    let binary = world.setup.binary().display().to_string();
+    let launcher = world.setup.dir().path().join("launcher");
+    fs::write(&launcher, format!("#!/bin/sh\nexec unshare {} {binary} \"$@\"\n", unshare.join(" ")))
+        .expect("a launcher");
+    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).expect("a launcher that can be run");
+    let mut setup = support::daemon::Setup::with_binary(&launcher);
+    setup =
+        setup.pia(&world.pia).qbt(&world.qbt).env("PORT_CHANGE_COMMAND", hook).env("PATH", "/usr/bin:/bin:/usr/sbin");
+    let mut daemon = setup.run();
+    daemon.wait_for_line("PORT_CHANGE_COMMAND: has run for port 47047", LATER);
+    let unshare = daemon.pid().to_string();
+    let ours = || fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
+    let init = ours().trim().to_owned();
+    let left = || {
+        let threads = fs::read_dir(format!("/proc/{init}/task")).expect("the daemon");
+        let left = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+        left.collect::<String>()
+    };
+    assert!(wait_until(LATER, || left().is_empty()), "left: {}", left());
+}
+
+#[test]
+fn the_url_is_asked_for_with_each_port_and_again_where_it_was_not_heard() {
+    let scripts = Arc::new(Scripts::default());
+    scripts.next("", [Reply::text(500, "no: secret-token"), Reply::text(302, "")]);
+    let (server, heard) = listener(&scripts);
+    let url = format!("http://{}/secret-token/set?port={{port}}&old={{old_port}}&if={{interface}}", server.address());
+    let mut daemon = World::new().env("PORT_CHANGE_URL", url).env("LOG_LEVEL", "TRACE").settle();
+    daemon.rewind();
+    daemon.see("WARN  PORT_CHANGE_URL: HTTP 500; check that it is the whole URL");
+    daemon.see("PORT_CHANGE_URL: heard again after");
+    daemon.sees_more_binds(3);
+    change_port(&daemon, 50002);
+    let first = "/secret-token/set?port=47047&old=0&if=lo";
+    let all = [first, first, first, "/secret-token/set?port=50002&old=47047&if=lo"];
+    daemon.wait_until("the second port", || lock(&heard).len() >= 4);
+    daemon.sees_more_binds(2);
+    assert_eq!(*lock(&heard), all);
+    assert!(!daemon.log().contains("secret-token"), "{}", daemon.log());
+}
+
+#[test]
+fn a_url_that_never_answers_makes_no_bind_late() {
+    let scripts = Arc::new(Scripts::default());
+    let (server, _) = listener(&scripts);
+    server.set_mood(Mood::Silent);
+    let url = format!("http://{}/x", server.address());
+    let began = Instant::now();
+    let world = World::new().env("PORT_CHANGE_URL", url.clone()).env("HEARTBEAT_URL", url);
+    let mut daemon = world.settle();
+    daemon.rewind();
+    for name in ["PORT_CHANGE_URL", "HEARTBEAT_URL"] {
+        daemon.rewind();
+        daemon.wait_for_line(&format!("WARN  {name}: no answer within 10 s"), LATER);
+    }
+    daemon.sees_more_binds(4);
+    let gap = daemon.pia().longest_gap(began);
+    println!("longest gap between two binds: {gap:.1?}");
+    assert!(gap < NOT_LATE, "{gap:?}");
+    assert_eq!(daemon.lines_at("WARN", "HEARTBEAT_URL").len(), 1, "{}", daemon.log());
+}
+
+#[test]
+fn a_monitor_hears_once_an_interval_that_all_is_well_and_at_once_that_it_is_not() {
+    let scripts = Arc::new(Scripts::default());
+    let (server, heard) = listener(&scripts);
+    let url = format!("http://{}/api/push/secret?status=up&msg=OK&ping=", server.address());
+    let mut daemon = World::new().env("HEARTBEAT_URL", url).env("LOG_LEVEL", "TRACE").settle();
+    daemon.wait_until("heartbeats", || lock(&heard).len() >= 3);
+    daemon.sees_more_binds(5);
+    let (binds, beats) = (daemon.pia().bound().len(), lock(&heard).len());
+    assert!(beats <= binds + 1, "{beats} for {binds} binds");
+    assert!(
+        lock(&heard).iter().all(|path| path.starts_with("/api/push/secret?status=up&msg=port%2047047")),
+        "{heard:?}"
+    );
+    daemon.pia().pause();
+    let down =
+        || lock(&heard).last().is_some_and(|path| path.contains("?status=down&msg=bindPort%3A%20cannot%20connect"));
+    assert!(wait_until(Duration::from_secs(60), down), "{heard:?}");
+    daemon.pia().resume();
+    let up = || lock(&heard).last().is_some_and(|path| path.contains("?status=up&"));
+    assert!(wait_until(Duration::from_secs(60), up), "{heard:?}");
+    assert!(!daemon.log().contains("secret"), "{}", daemon.log());
+}
+
+#[test]
+fn the_metrics_file_is_whole_and_for_everybody() {
+    let world = World::new();
+    let path = world.setup.dir().path().join("pia_sync.prom");
+    let mut daemon = world.env("METRICS_FILE", path.display().to_string()).settle();
+    let text = || fs::read_to_string(&path).unwrap_or_default();
+    daemon.wait_until("metrics", || text().contains("\npia_sync_healthy 1\n"));
+    for line in [
+        "pia_sync_port 47047",
+        "pia_sync_client_port 47047",
+        "pia_sync_leases_total 1",
+        "pia_sync_client_moves_total 1",
+    ] {
+        assert!(text().contains(&format!("\n{line}\n")), "{line}: {}", text());
+    }
+    assert_eq!(mode(&path), 0o644);
+    daemon.pia().pause();
+    daemon.wait_until("a failing gateway", || text().contains("pia_sync_failing{peer=\"gateway\"} 1\n"));
+}
+
+#[test]
+fn a_hanging_gateway_keeps_nobody_waiting_who_asks() {
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let mut daemon = World::new().env("STATUS_ADDRESS", address.to_string()).settle();
+    let portforward = ask(address, "/v1/portforward");
+    assert!(portforward.ends_with("{\"port\":47047,\"ports\":[47047]}\n"), "{portforward}");
+    assert!(
+        wait_until(SOON, || ask(address, "/healthz").starts_with("HTTP/1.1 200 OK")),
+        "{}",
+        ask(address, "/healthz")
+    );
+    daemon.pia().set_mood(Mood::Silent);
+    daemon.hang_up();
+    daemon.see("reload");
+    let began = Instant::now();
+    let metrics = ask(address, "/metrics");
+    println!("answered after {:.1?}", began.elapsed());
+    assert!(metrics.contains("\npia_sync_port 47047\n") && began.elapsed() < NOT_LATE, "{metrics}");
+    let status = daemon.world.setup.status().expect("a status");
+    assert!(ask(address, "/status").contains(&format!("\"version\":\"{}\"", status.version)));
+}
+
+fn ask(address: SocketAddr, path: &str) -> String {
+    let mut reply = String::new();
+    if let Ok(mut client) = TcpStream::connect(address) {
+        client.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("a request");
+        let _ = client.read_to_string(&mut reply);
+    }
+    reply
+}
+
+#[test]
+fn once_tells_everybody_before_it_ends() {
+    let scripts = Arc::new(Scripts::default());
+    let (server, heard) = listener(&scripts);
+    let world = World::new();
+    let seen = world.setup.dir().path().join("seen");
+    let hook = script(&world, &format!("sleep 0.3; echo $PORT >{}", seen.display())).display().to_string();
+    let world = world
+        .env("PORT_CHANGE_COMMAND", hook)
+        .env("PORT_CHANGE_URL", format!("http://{}/p/{{port}}", server.address()))
+        .env("HEARTBEAT_URL", format!("http://{}/beat", server.address()));
+    let once = world.setup.run_once(&["once"]);
+    assert_eq!(once.code, Some(0), "{once:?}");
+    assert_eq!(fs::read_to_string(seen).ok().as_deref(), Some("47047\n"));
+    let mut heard = lock(&heard).clone();
+    heard.sort();
+    assert_eq!(heard, ["/beat", "/p/47047"]);
+    assert_eq!(world.setup.run_once(&["check"]).code, Some(0));
+}
+
+#[test]
+fn what_cannot_be_right_is_said_before_anything_is_sent() {
+    let world = World::new()
+        .env("PORT_CHANGE_COMMAND", "/nonexistent/hook {port}")
+        .env("PORT_CHANGE_URL", "ftp://secret-token/")
+        .env("HEARTBEAT_URL", "http://user:secret-token@x/")
+        .env("STATUS_ADDRESS", "9849");
+    let check = world.setup.run_once(&["check", "--config-only"]);
+    assert_eq!(check.code, Some(78), "{check:?}");
+    for line in [
+        "PORT_CHANGE_COMMAND=/nonexistent/hook {port}: names a program that is not there: /nonexistent/hook; ",
+        "PORT_CHANGE_URL: has a scheme that is neither http nor https; ",
+        "HEARTBEAT_URL: has a user in it; ",
+        "STATUS_ADDRESS=9849: is no address with a port; ",
+    ] {
+        assert!(check.stderr.contains(line), "{line}: {check:?}");
+    }
+    assert!(!check.stderr.contains("secret-token"), "{check:?}");
+}
