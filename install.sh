@@ -74,7 +74,8 @@ set_constants() {
   go=/boot/config/go
   rc_d=/usr/local/etc/rc.d/$name.sh
   service_files="systemd/$name.service systemd/config.env openrc/$name.initd openrc/$name.confd
-    contrib/procd/$name.init contrib/appliance/run.sh"
+    contrib/procd/$name.init contrib/appliance/run.sh contrib/man/$name.1"
+  manual=/usr/local/share/man/man1/$name.1
   # The user behind sudo, who may do all that root may.
   case ${SUDO_UID-} in
   '' | *[!0-9]*) sudo_uid=0 ;;
@@ -622,6 +623,13 @@ install_service() {
   install_file "$stripped" "$service" "$mode"
 }
 
+# For `man`, where there may be one.
+install_manual() {
+  strip_returns "$files/contrib/man/$name.1"
+  make_folder "${manual%/*}" 755
+  install_file "$stripped" "$manual" 644
+}
+
 install_all() {
   detect_target
   look_beside
@@ -665,6 +673,9 @@ install_all() {
   python | other) retire_previous ;;
   esac
   install_service
+  case $init in
+  systemd | openrc) install_manual ;;
+  esac
   case $init in
   systemd) serve_old_systemd ;;
   procd) keep_over_upgrades ;;
@@ -1169,7 +1180,7 @@ uninstall_all() {
     [ "$running_init" != openrc ] || run rc-service --quiet --ifstarted "$name" stop
     remove /etc/runlevels/*/"$name" "$initd"
   fi
-  remove "$binary" "$templates" "$unfinished"
+  remove "$binary" "$manual" "$templates" "$unfinished"
   name_what_stays >"$stage/stays"
   if [ -n "$purge" ]; then
     remove "$etc" "$confd" "$confd.new" "$unit.d" "$state" "/var/lib/private/$name" /run/pia /var/run/pia_token \

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -82,19 +83,19 @@ impl Command {
 }
 
 /// What can be asked of the program, beside running until it is told to end.
-const COMMANDS: [Command; 5] = [
+const COMMANDS: [Command; 6] = [
     command(
         "check",
         &["--config-only"],
         "go the whole way once and say of each step whether it works or what to do",
-        "Takes the service's steps, tunnel first. Changes nothing at qBittorrent; beside a running service it writes nothing.\n\
+        "Takes the service's steps, tunnel first. Changes nothing at the torrent client; beside a running service it writes nothing.\n\
          --config-only looks at the settings alone and sends nothing.\n\
          Exit codes: 0 all is well, 1 something has to be fixed, 78 the settings are wrong.\n",
     ),
     command(
         "once",
         &[],
-        "bind the port and set it in qBittorrent once, then end",
+        "bind the port and set it in the torrent client once, then end",
         "Exit codes: 0 done, 1 something failed, 75 the service runs with this STATE_DIR, 78 the settings are wrong.\n",
     ),
     command(
@@ -106,8 +107,15 @@ const COMMANDS: [Command; 5] = [
     command(
         "healthcheck",
         &[],
-        "succeed only if the port is bound and qBittorrent listens on it",
+        "succeed only if the port is bound and the torrent client listens on it",
         "One line says why, or why not. For containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+    ),
+    command(
+        "renew",
+        &[],
+        "ask PIA for another port, in place of one that is blocked or abused",
+        "The service does it if it runs. The port of now is given up when another one is bound, and not before.\n\
+         Exit codes: 0 there is another port, 1 there is none, 78 the settings are wrong.\n",
     ),
     command(
         "fetch-ca",
@@ -193,6 +201,7 @@ pub fn run(args: &[String]) -> Result<(), Failure> {
         (Some("status"), None) => status(file, Show::Words),
         (Some("status"), Some(_)) => status(file, Show::Json),
         (Some("healthcheck"), _) => status(file, Show::Health),
+        (Some("renew"), _) => renew(file),
         (Some("fetch-ca"), _) => fetch_ca(file, path),
         (Some(_), _) => {
             say(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -273,6 +282,62 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
+/// For a lease, a bind and what the client takes.
+const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks at the status.
+const GLANCE: Duration = Duration::from_millis(100);
+
+fn renew(file: Option<&Path>) -> Result<(), Failure> {
+    let failed = |line: String| Err(Failure::new(EXIT_FAILED, line));
+    let state_dir = settings::state_dir(&settings::variables(file)?);
+    let before = Status::read(&state_dir).ok().flatten().unwrap_or_default();
+    if !matches!(state::presence(&state_dir), Presence::Running(_)) {
+        let (settings, state) = occupy(file, "renew")?;
+        let (mut service, mut ear) = Service::new(settings, state, false);
+        let had = service.keeper().snapshot().port;
+        service.renew();
+        let done = service.run_once(ear.as_mut());
+        let (port, problems) = (service.keeper().snapshot().port, service.problems());
+        service.leave();
+        return match port.filter(|_| done) {
+            Some(port) => told(had, port),
+            None => Err(Failure { code: EXIT_FAILED, lines: problems }),
+        };
+    }
+    if before.follows {
+        return failed("the port is leased by another program, which has to be asked for another one".to_owned());
+    }
+    if let Err(error) = state::request_renewal(&state_dir) {
+        let what = format!("the service cannot be asked: {}", plain(&error));
+        return failed(format!("{what}; type it as root or as the service's user, where the service runs"));
+    }
+    let end = Instant::now() + RENEWAL_LIMIT;
+    while Instant::now() < end {
+        std::thread::sleep(GLANCE);
+        let Ok(Some(now)) = Status::read(&state_dir) else { continue };
+        // A lease without a bind may yet be given up again.
+        let settled = now.bound_at.is_some() && (now.client_port == now.port || !now.problems.is_empty());
+        if let Some(port) = now.port.filter(|_| settled && now.expires_at != before.expires_at) {
+            return told(before.port, port);
+        }
+    }
+    failed(format!("there is no other port after {} s; the service's log says why", RENEWAL_LIMIT.as_secs()))
+}
+
+fn told(before: Option<u16>, now: u16) -> Result<(), Failure> {
+    match before {
+        Some(before) if before == now => Err(Failure::new(EXIT_FAILED, format!("PIA gives port {now} again"))),
+        Some(before) => {
+            say(&format!("port {before} -> {now}\n"));
+            Ok(())
+        }
+        None => {
+            say(&format!("port {now}\n"));
+            Ok(())
+        }
+    }
+}
+
 /// What is shown of the state.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Show {
@@ -337,9 +402,13 @@ fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
 }
 
 fn help_of(command: &Command) -> String {
-    let (first, rest) = command.help.split_at(1);
-    let (usage, first, more) = (command.usage(), first.to_ascii_uppercase(), command.more);
-    format!("Usage: pia-qbittorrent-sync [--config PATH] {usage}\n\n{first}{rest}.\n{more}")
+    let (usage, help, more) = (command.usage(), capitalized(command.help), command.more);
+    format!("Usage: pia-qbittorrent-sync [--config PATH] {usage}\n\n{help}.\n{more}")
+}
+
+fn capitalized(text: &str) -> String {
+    let (first, rest) = text.split_at(1);
+    format!("{}{rest}", first.to_ascii_uppercase())
 }
 
 fn help_of_all() -> String {
@@ -347,7 +416,7 @@ fn help_of_all() -> String {
         env!("CARGO_PKG_NAME"),
         " ",
         env!("CARGO_PKG_VERSION"),
-        ": keeps PIA's forwarded port bound and qBittorrent listening on it\n\n",
+        ": keeps PIA's forwarded port bound and the torrent client listening on it\n\n",
         "Usage: pia-qbittorrent-sync [--config PATH] [COMMAND]\n\n",
         "Without a command it runs until SIGTERM or SIGINT; SIGHUP binds and checks at once. Commands:\n",
     ));
@@ -375,4 +444,82 @@ fn help_of_all() -> String {
         let _ = writeln!(text, "  {}_FILE", variable.name);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/man/pia-qbittorrent-sync.1");
+
+    /// `text` as roff has it.
+    fn roff(text: &str) -> String {
+        let text = text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+        if text.starts_with('.') { format!("\\&{text}") } else { text }
+    }
+
+    /// A paragraph with a name in bold before it.
+    fn item(name: &str, text: &str) -> String {
+        format!(".TP\n.B {}\n{}\n", roff(name), roff(text))
+    }
+
+    fn manual() -> String {
+        let mut page = String::from(concat!(
+            ".\\\" Made of the tables in src/cli.rs and src/settings.rs: UPDATE_MANUAL=1 cargo test --bins manual\n",
+            ".TH PIA\\-QBITTORRENT\\-SYNC 1\n",
+            ".SH NAME\n",
+            "pia\\-qbittorrent\\-sync \\- keeps PIA\\(aqs forwarded port bound and the torrent client listening on it\n",
+            ".SH SYNOPSIS\n",
+            ".B pia\\-qbittorrent\\-sync\n[\\fB\\-\\-config\\fR \\fIPATH\\fR] [\\fICOMMAND\\fR]\n",
+            ".SH DESCRIPTION\n",
+            "Without a command it runs until SIGTERM or SIGINT; SIGHUP binds and checks at once.\n",
+            ".SH COMMANDS\n",
+        ));
+        for command in &COMMANDS {
+            let help = format!("{}. {}", capitalized(command.help), command.more.replace('\n', " "));
+            page += &item(&command.usage(), help.trim());
+        }
+        page += &item("--help, --version", "Behind a command, --help tells more of it.");
+        page += ".SH VARIABLES\nSettings are NAME=value, in the environment, which wins, or in a file (see FILES).\n";
+        page += "An empty value counts as unset.\n";
+        for variable in &VARIABLES {
+            let name =
+                if variable.from_file { format!("{0}, {0}_FILE", variable.name) } else { variable.name.to_owned() };
+            let default = match variable.default {
+                "" => String::new(),
+                default => format!(" Default: {default}."),
+            };
+            page += &item(&name, &format!("{}.{default}", capitalized(variable.help)));
+        }
+        page += ".PP\nA variable with _FILE at its end names a file that holds the value.\n.SH FILES\n";
+        for (file, text) in [
+            ("/etc/pia-qbittorrent-sync/config.env", "The settings, unless --config names another file."),
+            ("/etc/conf.d/pia-qbittorrent-sync", "The same with OpenRC."),
+            ("/var/lib/pia-qbittorrent-sync", "Lease, status and PIA's CA certificate (STATE_DIR)."),
+        ] {
+            page += &item(file, text);
+        }
+        page += ".SH EXIT STATUS\n";
+        for (code, text) in [
+            (0, "Done, or healthy."),
+            (EXIT_FAILED, "Failed, or not healthy."),
+            (EXIT_STOPPED, "Not running."),
+            (EXIT_USAGE, "Wrong usage."),
+            (EXIT_ISOLATED, "No network device but lo is left (EXIT_WHEN_ISOLATED)."),
+            (EXIT_OCCUPIED, "Another one runs with this STATE_DIR."),
+            (EXIT_CONFIG, "Wrong settings."),
+        ] {
+            page += &item(&code.to_string(), text);
+        }
+        page
+    }
+
+    #[test]
+    fn the_manual_says_what_help_says() {
+        if std::env::var_os("UPDATE_MANUAL").is_some() {
+            std::fs::write(MANUAL, manual()).unwrap();
+        }
+        let kept = std::fs::read_to_string(MANUAL).unwrap_or_default();
+        assert!(kept == manual(), "type: UPDATE_MANUAL=1 cargo test --bins manual");
+    }
 }

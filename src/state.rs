@@ -1,9 +1,12 @@
-//! `STATE_DIR`: who owns it, and the credentials that were rejected.
+//! `STATE_DIR`: who owns it, how they are asked for another port, and the credentials that were rejected.
 //!
 //! One lock tells whether a daemon runs, and keeps a second one and `check` from writing beside it. The kernel takes it back
 //! however the process ends.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -80,6 +83,19 @@ impl State {
         &self.folder
     }
 
+    /// Where others ask for another port: each connection is a request. For whoever owns the folder.
+    pub fn hear_requests(&self) -> io::Result<UnixListener> {
+        let path = requests_path(&self.folder);
+        match std::fs::remove_file(&path) {
+            Err(error) if !files::is_absent(&error) => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
     fn lock_path(&self) -> PathBuf {
         self.folder.join(LOCK)
     }
@@ -124,6 +140,15 @@ impl State {
             log::debug!("{}: {error}", path.display());
         }
     }
+}
+
+fn requests_path(folder: &Path) -> PathBuf {
+    folder.join("requests")
+}
+
+/// Asks whoever runs with `folder` for another port.
+pub fn request_renewal(folder: &Path) -> io::Result<()> {
+    UnixStream::connect(requests_path(folder)).map(drop)
 }
 
 /// In the folder; it holds a line for people.

@@ -8,6 +8,7 @@ use std::process::Command;
 use jiff::{SignedDuration, Timestamp};
 use miniserde::json::Value;
 use support::daemon::{Output, Setup, mode};
+use support::gluetun::Gluetun;
 use support::world::World;
 use support::{Reply, for_all, pia, qbt};
 
@@ -88,6 +89,74 @@ fn help_names_every_variable_and_command() {
         for name in ["once", "check", "status", "--json", "healthcheck", "--version"] {
             assert!(output.stdout.contains(name), "{name}");
         }
+    }
+}
+
+/// The names that `--help` lists: the variables, and those of them that a file may hold.
+fn listed() -> (Vec<String>, Vec<String>) {
+    let help = Setup::new().run_once(&["--help"]).stdout;
+    let names = help.split_once("\nVariables:\n").expect("a list").1.lines().filter_map(|line| {
+        let name = line.strip_prefix("  ")?.split_whitespace().next()?;
+        name.bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte == b'_' || byte.is_ascii_digit())
+            .then(|| name.to_owned())
+    });
+    names.partition(|name| {
+        !name.ends_with("_FILE") || ["PIA_TOKEN_FILE", "PORT_FILE", "METRICS_FILE", "LOG_FILE"].contains(&&**name)
+    })
+}
+
+/// Words of `text` that look like variables of ours.
+fn ours_in(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit() && c != '_');
+    let prefixes = ["PIA_", "QBITTORRENT_", "TRANSMISSION_", "DELUGE_", "GLUETUN_", "TORRENT_CLIENT", "PORT_SOURCE"];
+    let more = ["PORT_CHANGE", "HEARTBEAT_", "METRICS_", "STATUS_ADDRESS", "STATE_DIR", "CHECK_INTERVAL", "NOTIFY_CA"];
+    let is_ours = |word: &&str| prefixes.iter().chain(&more).any(|prefix| word.starts_with(prefix));
+    words.filter(is_ours).map(str::to_owned).collect()
+}
+
+/// Whoever adds a variable finds here where else it has to stand.
+#[test]
+fn help_readme_services_and_samples_name_the_same_variables() {
+    let (all, from_file) = listed();
+    let secrets: Vec<_> = from_file.iter().map(|name| name.strip_suffix("_FILE").expect("a file")).collect();
+    let readme = variables();
+    for name in &all {
+        assert!(readme.contains(&name.as_str()) || name == "STATE_DIRECTORY", "the README's table lacks {name}");
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    for file in [
+        "docker-compose.yml",
+        "contrib/compose/add-to-gluetun.yml",
+        "contrib/compose/wireguard.yml",
+        "contrib/kubernetes/openvpn.yaml",
+        "contrib/kubernetes/wireguard.yaml",
+        "systemd/config.env",
+        "openrc/pia-qbittorrent-sync.confd",
+        "contrib/procd/pia-qbittorrent-sync.init",
+        "contrib/appliance/run.sh",
+    ] {
+        let text = read(file);
+        // A sample of settings is all comments, a comment in YAML may name anything.
+        let is_yaml = file.ends_with("ml");
+        let lines = text.lines().map(|line| line.split('#').next().filter(|_| is_yaml).unwrap_or(line));
+        for name in lines.flat_map(ours_in) {
+            // `PIA_` and the like stand for all that begin so; some are of a compose file's own `.env`.
+            let known = all.contains(&name) || from_file.contains(&name) || name.ends_with('_');
+            assert!(
+                known || ["PIA_REGION", "PIA_SYNC_", "PIA_WG"].iter().any(|own| name.starts_with(own)),
+                "{file} has {name}"
+            );
+        }
+    }
+    let (unit, installer) = (read("systemd/pia-qbittorrent-sync.service"), read("install.sh"));
+    for name in secrets {
+        assert!(unit.contains(&format!("LoadCredential={name}:")), "the unit takes no {name}");
+        assert!(
+            installer.lines().any(|line| line.contains("secrets=") && line.contains(name)),
+            "install.sh lacks {name}"
+        );
     }
 }
 
@@ -899,4 +968,46 @@ fn a_damaged_status_is_an_error() {
             assert!(!output.stderr.contains("panicked"), "{output:#?}");
         }
     }
+}
+
+// ---- renew
+
+#[test]
+fn another_port_is_asked_for_of_the_running_service() {
+    let mut daemon = World::new().env("CHECK_INTERVAL", "300").settle();
+    daemon.pia().set(|state| state.next_port = 50002);
+    let renewed = daemon.world.setup.run_once(&["renew"]);
+    assert_eq!((renewed.code, renewed.stdout.as_str()), (Some(0), "port 47047 -> 50002\n"), "{renewed:?}");
+    daemon.settled(50002);
+    assert_eq!(daemon.pia().bound(), [47047, 50002]);
+    // One that cannot be bound is not taken.
+    daemon.pia().set(|state| state.next_port = 50003);
+    daemon.pia().scripts.next(pia::BIND_PORT, [pia::busy(50003)]);
+    let renewed = daemon.world.setup.run_with(&["renew"]);
+    daemon.see("WARN  port 50003 cannot be bound, port 50002 is kept: HTTP 409");
+    daemon.see("bound port 50002");
+    assert_eq!(daemon.qbt().listening(), Some(50002));
+    drop(renewed);
+}
+
+#[test]
+fn another_port_is_had_without_a_service_too() {
+    let world = World::new();
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    world.pia.set(|state| state.next_port = 50002);
+    let renewed = world.setup.run_once(&["renew"]);
+    assert!(renewed.code == Some(0) && renewed.stdout.ends_with("port 47047 -> 50002\n"), "{renewed:?}");
+    assert_eq!((world.qbt.listening(), world.pia.counts().signatures), (Some(50002), 2));
+}
+
+#[test]
+fn another_port_of_somebody_else_is_theirs_to_give() {
+    let gluetun = Gluetun::start(([127, 0, 0, 1], 0).into(), Some("key".to_owned()), 47047);
+    let qbt = qbt::Qbt::with(qbt::Options::default());
+    let setup = Setup::following(&qbt, "gluetun").env("GLUETUN_URL", gluetun.url()).env("GLUETUN_API_KEY", "key");
+    let mut daemon = setup.run();
+    daemon.see("qBittorrent listens on port");
+    daemon.wait_for_status("a port", |status| status.port.is_some());
+    let renewed = setup.run_once(&["renew"]);
+    assert!(renewed.code == Some(1) && renewed.stderr.contains("leased by another program"), "{renewed:?}");
 }

@@ -97,6 +97,7 @@ pub struct LastBind {
 
 /// The keeper.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub struct Keeper {
     interval: Duration,
     isolation: Option<Duration>,
@@ -109,6 +110,10 @@ pub struct Keeper {
     tokens_refused: u32,
     logged_in: Option<Instant>,
     lease: Option<Held>,
+    /// Somebody wants another port than this lease's.
+    wants_other: bool,
+    /// The lease that is given up when the one that was asked for in its place is bound.
+    spare: Option<Held>,
     /// When the last signature was given.
     signed: Option<Instant>,
     /// A signature was asked for since there is this lease, and not given.
@@ -178,6 +183,8 @@ impl Keeper {
             tokens_refused: 0,
             logged_in: None,
             lease,
+            wants_other: false,
+            spare: None,
             signed: None,
             renewal_failed: false,
             store_failed: false,
@@ -237,6 +244,7 @@ impl Keeper {
 
     fn renew(&self, now: Now) -> Option<(Instant, Step)> {
         let wanted = match &self.lease {
+            Some(_) if self.wants_other => now.mono,
             Some(held) => held.renew_at(now)?,
             None if self.followed.is_some() => return None,
             None => now.mono,
@@ -357,7 +365,9 @@ impl Keeper {
                 self.tokens_refused = 0;
                 self.renewal_failed = false;
                 self.signed = Some(now.mono);
-                self.lease = Some(Held::new(lease, now));
+                let before = self.lease.replace(Held::new(lease, now));
+                let wanted = std::mem::take(&mut self.wants_other);
+                self.spare = before.filter(|held| wanted && held.bound && !held.refused);
                 Ok(Verdict::quiet(peer))
             }
             // Only now it survives a kill, and is worth a word.
@@ -418,6 +428,7 @@ impl Keeper {
             self.tunnel.see(now, gateway, way);
             self.client.doubt_fresh_socket();
         }
+        self.spare = None;
         let Some(held) = &mut self.lease else { return Verdict::quiet(Peer::Gateway) };
         held.bound = true;
         held.refused = false;
@@ -507,12 +518,15 @@ impl Keeper {
             }
             Step::GetToken { .. } => {
                 self.renewal_failed = true;
+                self.wants_other = false;
                 let next = self.account.close(now, &error, |wait| jittered(random, wait));
                 return trouble(&mut self.account, Peer::Account, now, error, next);
             }
             Step::GetSignature { token } => {
                 self.renewal_failed = true;
-                if error.meaning == Meaning::TokenRefused && self.token_is_replaceable(now) {
+                let other_token = error.meaning == Meaning::TokenRefused && self.token_is_replaceable(now);
+                self.wants_other &= other_token;
+                if other_token {
                     self.token = None;
                     self.token_refused = Some(token.clone());
                     self.tokens_refused += 1;
@@ -520,6 +534,13 @@ impl Keeper {
                         return Verdict::of(Peer::Gateway, Some((Level::Warn, News::TokenRefused(Rc::new(error)))));
                     }
                 }
+            }
+            Step::Bind(lease) if self.spare.is_some() => {
+                let kept = self.spare.take().map(|held| Held { bind_at: now.mono, store_at: Some(now.mono), ..held });
+                let port = kept.as_ref().map_or(0, |held| held.lease.port);
+                self.lease = kept;
+                let news = News::KeptOld { port, refused: lease.port, error: Rc::new(error) };
+                return Verdict::of(Peer::Gateway, Some((Level::Warn, news)));
             }
             Step::Bind(_) => {
                 self.binds_failed = self.binds_failed.saturating_add(1);
@@ -643,6 +664,14 @@ impl Keeper {
         let news = self.clock.compare(date, now)?;
         let level = if news == ClockNews::Right { Level::Info } else { Level::Warn };
         Some(Verdict::of(Peer::Gateway, Some((level, News::Clock(news)))))
+    }
+
+    /// Somebody wants another port: a new lease is asked for at once, and this one is given up when that is bound.
+    pub fn renew_on_purpose(&mut self) {
+        self.wants_other = self.followed.is_none() && self.lease.is_some();
+        self.account.hurry();
+        self.gateway.hurry();
+        self.signed = None;
     }
 
     /// Somebody asks to bind and check now: every wait ends, except those that protect an account.

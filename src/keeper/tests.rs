@@ -1545,3 +1545,46 @@ fn a_stop_after_a_lost_reply_to_the_first_half_brings_the_client_back() {
     bench.does("place", Done::Set);
     assert_eq!(bench.keeper.unfinished_bounce(), None);
 }
+
+#[test]
+fn a_port_that_is_not_wanted_any_more_is_given_up_when_another_one_is_bound() {
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.moves();
+    bench.keeper.renew_on_purpose();
+    bench.logs_in();
+    let lease = Lease { port: 50002, ..bench.lease(LONG) };
+    bench.does("sign", Done::Leased(lease));
+    bench.does("store", Done::Stored);
+    assert!(matches!(bench.binds().news, Some((Level::Info, News::Bound(50002)))));
+    bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: false }));
+    assert_eq!(bench.next(), "place");
+    assert_eq!(bench.keeper.port_to_listen_on(), Some(50002));
+}
+
+#[test]
+fn a_port_is_kept_where_another_one_cannot_be_had() {
+    // Not given.
+    let mut bench = Bench::stored(LONG);
+    bench.binds();
+    bench.moves();
+    bench.keeper.renew_on_purpose();
+    bench.logs_in();
+    bench.fails("sign", Meaning::Passing);
+    assert_eq!((bench.next(), bench.keeper.port_to_listen_on()), ("wait", Some(PORT)));
+    // Not bound.
+    bench.keeper.renew_on_purpose();
+    let lease = Lease { port: 50002, ..bench.lease(LONG) };
+    bench.does("sign", Done::Leased(lease));
+    bench.does("store", Done::Stored);
+    let verdict = bench.fails("bind", Meaning::Refused);
+    assert!(matches!(verdict.news, Some((Level::Warn, News::KeptOld { port: PORT, refused: 50002, .. }))));
+    bench.does("store", Done::Stored);
+    assert!(matches!(bench.binds().news, Some((_, News::Bound(PORT)))));
+    assert_eq!(bench.keeper.port_to_listen_on(), Some(PORT));
+    assert!(!bench.keeper.has_troubles());
+    // Somebody else's.
+    let mut bench = Bench::following();
+    bench.keeper.renew_on_purpose();
+    assert_eq!(bench.next(), "ask");
+}

@@ -58,6 +58,15 @@ pub enum News {
         /// Why not.
         error: Rc<Error>,
     },
+    /// A lease that was asked for in the place of a good one cannot be bound, and the good one is kept.
+    KeptOld {
+        /// The port that is kept.
+        port: u16,
+        /// The one that is not.
+        refused: u16,
+        /// Why not.
+        error: Rc<Error>,
+    },
     /// This port was bound.
     Bound(u16),
     /// Somebody else has leased this port.

@@ -99,6 +99,9 @@ fn words(level: Level, news: &News, names: &Names) -> String {
             shown(lease.expires_at),
             error.cause
         ),
+        News::KeptOld { port, refused, error } => {
+            format!("port {refused} cannot be bound, port {port} is kept: {}; try again later", error.cause)
+        }
         News::Bound(port) => format!("bound port {port}"),
         News::Source(port) => format!("{source} has port {port}"),
         News::NoPort => format!("{source} has no port now; the last one is kept"),

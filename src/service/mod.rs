@@ -5,6 +5,8 @@ mod log;
 mod peers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -70,6 +72,8 @@ pub struct Service {
     interval: Duration,
     /// What tells of changes; none while nobody looks for long.
     events: Option<Rc<Events>>,
+    /// Where somebody asks for another port; none while nobody stays to hear it.
+    requests: Option<UnixListener>,
     /// Devices and addresses as they were last seen, and when.
     network: Network,
     looked: Option<Instant>,
@@ -133,6 +137,7 @@ impl Service {
             state,
             interval,
             events: None,
+            requests: None,
             network: Network::default(),
             looked: None,
             fresh: true,
@@ -180,6 +185,7 @@ impl Service {
                 "the kernel does not tell of network changes ({error}): the tunnel is looked at every {every} s"
             );
         }
+        self.requests = self.state.hear_requests().inspect_err(|error| ::log::debug!("requests: {error}")).ok();
         let mut end = End::Stopped;
         while !stopping() {
             self.look_if_changed(ear);
@@ -253,7 +259,8 @@ impl Service {
             if slice.is_zero() {
                 return;
             }
-            let sources = self.events.as_ref().map_or(Vec::new(), |events| events.sources());
+            let mut sources = self.events.as_ref().map_or(Vec::new(), |events| events.sources());
+            sources.extend(self.requests.as_ref().map(AsFd::as_fd));
             let event = signals.wait(slice, &sources);
             self.notifier.alive();
             match event {
@@ -265,10 +272,25 @@ impl Service {
                     return;
                 }
                 Some(Event::Stop) => return,
+                None if self.is_asked_to_renew() => {
+                    self.renew();
+                    return;
+                }
                 None if self.look_if_changed(ear) => return,
                 None => {}
             }
         }
+    }
+
+    fn is_asked_to_renew(&self) -> bool {
+        let accept = |requests: &UnixListener| requests.accept().ok();
+        std::iter::from_fn(|| self.requests.as_ref().and_then(accept)).count() > 0
+    }
+
+    /// Another port is wanted than the one that there is.
+    pub fn renew(&mut self) {
+        ::log::info!("asked for another port: a new lease replaces this one when it is bound");
+        self.keeper.renew_on_purpose();
     }
 
     /// The kernel tells nothing of changes.

@@ -471,5 +471,10 @@ pub fn mode(path: &Path) -> u32 {
 /// All regular files below a directory.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.flat_map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { vec![entry.path()] }).collect()
+    let below = |path: PathBuf| match path.is_dir() {
+        true => files(&path),
+        false if path.is_file() => vec![path],
+        false => Vec::new(),
+    };
+    entries.flat_map(|entry| below(entry.path())).collect()
 }
