@@ -102,7 +102,8 @@ pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.set_len(bytes.len() as u64)
 }
 
-/// Replaces `path`, as [`write`] does, by a file that everybody may read (0644).
+/// Replaces `path`, as [`write`] does, by a file that everybody may read (0644), in a folder that is there: one of ours would be
+/// closed to them.
 pub fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, Durability::Volatile, 0o644)
 }
@@ -128,13 +129,13 @@ pub fn shown(path: &Path) -> String {
 /// When root writes into a folder of the service's user (`check` typed by hand), the file is given to that user, or the
 /// service could not read it afterwards.
 pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+    make_folder(folder_of(path))?;
     replace(path, bytes, durability, 0o600)
 }
 
 fn replace(path: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
     let folder = folder_of(path);
     let temporary = temporary_for(path);
-    make_folder(folder)?;
     let result =
         write_temporary(&temporary, folder, bytes, durability, mode).and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {

@@ -239,6 +239,11 @@ fn the_metrics_file_is_whole_and_for_everybody() {
     assert_eq!(mode(&path), 0o644);
     daemon.pia().pause();
     daemon.wait_until("a failing gateway", || text().contains("pia_sync_failing{peer=\"gateway\"} 1\n"));
+    daemon.pia().resume();
+    daemon.hang_up();
+    daemon.wait_until("a gateway that works", || text().contains("\npia_sync_healthy 1\n"));
+    daemon.stop();
+    assert!(text().contains("\npia_sync_healthy 0\n"), "nobody is healthy who does not run: {}", text());
 }
 
 #[test]

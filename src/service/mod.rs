@@ -422,10 +422,10 @@ impl Service {
 
     fn write_status(&mut self, stopped: Option<Now>) {
         let mut status = self.status(time::now());
+        status.stopped_at = stopped.map(|now| time::shown(now.wall));
         if let Some(views) = &mut self.views {
             views.show(&status, self.keeper.port_to_listen_on());
         }
-        status.stopped_at = stopped.map(|now| time::shown(now.wall));
         match status.write(self.state.folder()) {
             Ok(()) => self.unwritable = false,
             Err(error) if !std::mem::replace(&mut self.unwritable, true) => {

@@ -180,7 +180,7 @@ impl Views {
     /// Something has happened, or a pass is over.
     pub fn show(&mut self, status: &Status, port: Option<u16>) {
         if let Some(file) = &mut self.metrics_file {
-            let well = matches!((self.look)(status), Health::Well(_));
+            let well = status.stopped_at.is_none() && matches!((self.look)(status), Health::Well(_));
             file.write(&metrics::text(status, well, &self.counts, time::now().wall));
         }
         if let Some(page) = &self.page {
