@@ -102,7 +102,7 @@ pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.set_len(bytes.len() as u64)
 }
 
-/// Replaces `path`, as [`write`] does, by a file that everybody may read (0644), in a folder that is there: one of ours would be
+/// Replaces `path`, as [`write()`] does, by a file that everybody may read (0644), in a folder that is there: one of ours would be
 /// closed to them.
 pub fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, Durability::Volatile, 0o644)

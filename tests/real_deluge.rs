@@ -4,24 +4,21 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ring::digest;
-use support::daemon::{Daemon, LATER, SOON, Setup};
+use support::daemon::{LATER, SOON, Setup};
 use support::drive::{self, drive, link_or_skip, tell_version};
-use support::link::{End, Quality};
-use support::pia::{self, Pia};
-use support::{Reply, Server, Signal, TempDir, lock, netns, send, wait_until};
+use support::link::Quality;
+use support::pia::Pia;
+use support::real_client::{
+    FIRST, LEASED, OTHER, RealClient, Tracker, beyond, change_port, end, ends, reaches, see_binds, see_port,
+    see_verified,
+};
+use support::{Signal, TempDir, netns, send, wait_until};
 
-/// Port of the first lease that the simulator hands out.
-const LEASED: u16 = 47_047;
-/// Another port, neither leased nor Deluge's first.
-const OTHER: u16 = 50_505;
-/// Deluge's first.
-const FIRST: u16 = 50_000;
 /// Of the web interface, and of the daemon behind it.
 const WEB_PORT: u16 = 8112;
 const DAEMON_PORT: u16 = 58_846;
@@ -91,21 +88,6 @@ impl Deluge {
         wait_for(self.web.id(), WEB_PORT, &self.profile);
     }
 
-    /// The ports on which it really listens for torrents, by TCP and by UDP.
-    fn ports(&self) -> [BTreeSet<u16>; 2] {
-        let pid = self.daemon.id();
-        let mut tcp = netns::ports_of(pid);
-        tcp.remove(&DAEMON_PORT);
-        let mut udp = netns::udp_ports_of(pid);
-        // What libtorrent asks routers from has a port of the kernel's choice.
-        udp.retain(|port| *port >= LEASED && *port < 60_000 && [FIRST, LEASED, OTHER].contains(port));
-        [tcp, udp]
-    }
-
-    fn output(&self) -> String {
-        output(&self.profile)
-    }
-
     /// A call as its own pages make it, in a session of the test's.
     fn call(&self, method: &str, params: &str) -> String {
         let jar = self.profile.path().join("cookies");
@@ -130,6 +112,26 @@ impl Deluge {
         let reply = ask(method, params);
         assert!(reply.contains(r#""error": null"#), "{reply}");
         reply
+    }
+}
+
+impl RealClient for Deluge {
+    fn name(&self) -> &'static str {
+        "Deluge"
+    }
+
+    fn ports(&self) -> [BTreeSet<u16>; 2] {
+        let pid = self.daemon.id();
+        let mut tcp = netns::ports_of(pid);
+        tcp.remove(&DAEMON_PORT);
+        let mut udp = netns::udp_ports_of(pid);
+        // What libtorrent asks routers from has a port of the kernel's choice.
+        udp.retain(|port| [FIRST, LEASED, OTHER].contains(port));
+        [tcp, udp]
+    }
+
+    fn output(&self) -> String {
+        output(&self.profile)
     }
 }
 
@@ -213,47 +215,6 @@ fn setup(pia: &Pia) -> Setup {
     Setup::new().pia(pia).env("TORRENT_CLIENT", "deluge").env("DELUGE_HOST", url).env("DELUGE_PASSWORD", PASSWORD)
 }
 
-/// Waits until it listens on this port and on no other, by TCP and by UDP.
-#[track_caller]
-fn see_port(daemon: &mut Daemon, client: &Deluge, port: u16, limit: Duration) {
-    let wanted = [BTreeSet::from([port]), BTreeSet::from([port])];
-    let there = wait_until(limit, || client.ports() == wanted);
-    assert!(
-        there,
-        "after {limit:?} Deluge listens on {:?} instead of {port}\n--- log\n{}--- Deluge\n{}",
-        client.ports(),
-        daemon.log(),
-        client.output()
-    );
-    assert!(daemon.ended().is_none(), "the daemon has ended\n{}", daemon.log());
-}
-
-/// Waits until the daemon knows that all is well, and from whom.
-#[track_caller]
-fn see_verified(daemon: &mut Daemon, port: u16) {
-    daemon.wait_for_status("verified", |status| {
-        status.client_port == Some(port)
-            && status.client_verified_at.is_some()
-            && status.listener_seen
-            && status.problems.is_empty()
-    });
-}
-
-#[track_caller]
-fn see_binds(daemon: &mut Daemon, pia: &Pia, more: usize) {
-    let before = pia.counts().binds;
-    daemon.wait_until("more bindings", || pia.counts().binds >= before + more);
-}
-
-#[track_caller]
-fn end(mut daemon: Daemon, pia: &Pia) {
-    let (status, _) = daemon.stop();
-    println!("--- log\n{}---", daemon.log());
-    assert!(status.success(), "{status}");
-    assert!(!daemon.log().contains(PASSWORD), "the password is in the log");
-    assert_eq!(pia.complaints(), Vec::<String>::new());
-}
-
 /// The port is followed, also to the next one, by TCP and UDP; a random one is switched off. `check` changes nothing.
 fn password(suite: &str) {
     let pia = Pia::start();
@@ -268,14 +229,13 @@ fn password(suite: &str) {
     see_verified(&mut daemon, LEASED);
     see_binds(&mut daemon, &pia, 3);
     daemon.see("Deluge listens on port 47047; whether peers reach it, it does not say");
-    pia.set(|state| state.next_port = OTHER.into());
-    pia.scripts.next(pia::BIND_PORT, [pia::busy(LEASED)]);
+    change_port(&pia);
     see_port(&mut daemon, &client, OTHER, LATER);
     see_verified(&mut daemon, OTHER);
     assert_eq!(daemon.count_lines("Deluge: logged in"), 1, "{}", daemon.log());
     let random = client.call("core.get_config_value", r#"["random_port"]"#);
     assert!(random.contains(r#""result": false"#), "{random}");
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
     let check = setup.run_once(&["check"]);
     assert!(check.code == Some(0) && check.stdout.contains("ok   listener       yes"), "{check:?}");
 }
@@ -291,7 +251,7 @@ fn changed_by_hand(suite: &str) {
         client.call("core.set_config", &config);
         see_port(&mut daemon, &client, LEASED, 2 * INTERVAL);
     }
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// A restart of the web interface: sessions are kept on disk, and whether this one is or not, the port is looked at.
@@ -305,7 +265,7 @@ fn restarted(suite: &str) {
     client.call("core.set_config", &format!(r#"[{{"listen_ports":[{OTHER},{OTHER}]}}]"#));
     see_port(&mut daemon, &client, LEASED, LATER);
     see_verified(&mut daemon, LEASED);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// The daemon is restarted, and the web interface does not connect to it again by itself: its calls would hang.
@@ -321,7 +281,7 @@ fn daemon_restarted(suite: &str) {
     see_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
     daemon.wait_for_line("its web interface has connected to the daemon", LATER);
     see_verified(&mut daemon, LEASED);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// Without a default daemon the web interface starts unconnected.
@@ -330,7 +290,7 @@ fn unconnected(suite: &str) {
     let mut daemon = setup(&pia).run();
     see_port(&mut daemon, &client, LEASED, SOON);
     see_verified(&mut daemon, LEASED);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// One failed login is enough: the port stays bound.
@@ -344,10 +304,10 @@ fn wrong_password(suite: &str) {
     see_binds(&mut daemon, &pia, 2);
     assert_eq!(daemon.count_lines("POST /json"), 1, "{}", daemon.log());
     assert_eq!(client.ports()[0], BTreeSet::from([FIRST]));
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
     let mut daemon = setup(&pia).run();
     see_port(&mut daemon, &client, LEASED, SOON);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// Another program has the leased port at first: libtorrent takes the next one and says nothing, and stays there.
@@ -362,7 +322,7 @@ fn port_taken(suite: &str) {
     drop(other_program);
     see_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
     see_verified(&mut daemon, LEASED);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// Another program has the leased port by UDP alone: it is reached, by TCP, and nothing is done about it again and again.
@@ -375,30 +335,7 @@ fn udp_taken(suite: &str) {
     see_binds(&mut daemon, &pia, 4);
     let set = daemon.log().matches("listen port").count();
     assert!(set <= 2, "{}", daemon.log());
-    end(daemon, &pia);
-}
-
-/// Far end and near end of a link that is taken for the tunnel.
-fn ends() -> (netns::Namespace, End, End) {
-    let peers = netns::Namespace::new().expect("a second namespace");
-    let own = End { pid: std::process::id(), address: [10, 10, 229, 5].into() };
-    let gateway = End { pid: peers.pid(), address: [10, 10, 224, 1].into() };
-    (peers, own, gateway)
-}
-
-/// A daemon whose gateway is at the far end.
-fn setup_beyond(gateway: End) -> (Pia, Setup) {
-    let address = Ipv4Addr::UNSPECIFIED.into();
-    let pia = Pia::with(pia::Options { namespace_of: Some(gateway.pid), address, ..pia::Options::default() });
-    let address = format!("{}:{}", gateway.address, pia.gateway().port());
-    let setup = setup(&pia).env("PIA_GATEWAY", address).env("CHECK_INTERVAL", "300");
-    fs::write(setup.token_file(), pia.make_token()).expect("a token");
-    (pia, setup)
-}
-
-fn reaches(from: End, to: End) -> bool {
-    let limit = Duration::from_millis(500);
-    netns::within(Some(from.pid), || TcpStream::connect_timeout(&(to.address, LEASED).into(), limit)).is_ok()
+    end(daemon, &pia, PASSWORD);
 }
 
 /// The tunnel is made anew with the same address: whoever is at its far end reaches Deluge again. libtorrent 2.0.8 keeps a dead
@@ -408,7 +345,7 @@ fn tunnel_anew(suite: &str) {
     let raise = || link_or_skip("tunnel_anew", own, gateway, Quality::default());
     let Some(link) = raise() else { return };
     let client = Deluge::start(suite, &Options { interface: "pialink", ..Options::default() });
-    let (pia, setup) = setup_beyond(gateway);
+    let (pia, setup) = beyond(gateway, setup);
     let mut daemon = setup.run();
     assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
     see_verified(&mut daemon, LEASED);
@@ -422,32 +359,18 @@ fn tunnel_anew(suite: &str) {
     if suite == "bookworm" {
         daemon.wait_for_line("reopened its socket on port 47047", SOON);
     }
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// A tracker hears the leased port within seconds of the change.
 fn trackers(suite: &str) {
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let ears = Arc::clone(&heard);
-    let tracker = Server::start(([127, 0, 0, 1], 0).into(), None, move |request| {
-        lock(&ears).extend(request.query("port"));
-        Reply::text(200, "d8:intervali1800e12:min intervali1e5:peers0:e")
-    });
-    let url = format!("http://{}/announce", tracker.address());
-    let (length, hash) = (url.len(), "x".repeat(20));
-    let torrent = format!(
-        "d8:announce{length}:{url}4:infod6:lengthi16384e4:name7:nothing12:piece lengthi16384e6:pieces20:{hash}ee"
-    );
-    let file = client.profile.path().join("nothing.torrent");
-    fs::write(&file, torrent).expect("a file");
+    let tracker = Tracker::start();
+    let file = tracker.torrent(&client.profile);
     client.call("web.add_torrents", &format!(r#"[[{{"path":"{}","options":{{}}}}]]"#, file.display()));
-    let last_is = |port: u16| lock(&heard).last().is_some_and(|last| *last == port.to_string());
-    assert!(wait_until(LATER, || last_is(FIRST)), "{:?}\n{}", lock(&heard), client.output());
-    let began = Instant::now();
+    tracker.hears(FIRST, LATER);
     let mut daemon = setup(&pia).run();
     daemon.wait_for_line("Deluge tells its trackers port 47047", LATER);
-    assert!(wait_until(LATER, || last_is(LEASED)), "{:?}\n{}", lock(&heard), daemon.log());
-    println!("the tracker heard {:?}, the last one after {:.1?}", lock(&heard), began.elapsed());
-    end(daemon, &pia);
+    tracker.hears(LEASED, LATER);
+    end(daemon, &pia, PASSWORD);
 }

@@ -4,24 +4,21 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::daemon::{Daemon, LATER, SOON, Setup};
+use support::daemon::{LATER, SOON, Setup};
 use support::drive::{self, drive, link_or_skip, tell_version};
-use support::link::{End, Quality};
-use support::pia::{self, Pia};
-use support::{Reply, Server, Signal, TempDir, lock, netns, send, wait_until};
+use support::link::Quality;
+use support::pia::Pia;
+use support::real_client::{
+    FIRST, LEASED, OTHER, RealClient, Tracker, beyond, change_port, end, ends, reaches, see_binds, see_port,
+    see_verified,
+};
+use support::{Signal, TempDir, netns, send, wait_until};
 
-/// Port of the first lease that the simulator hands out.
-const LEASED: u16 = 47_047;
-/// Another port, neither leased nor Transmission's first.
-const OTHER: u16 = 50_505;
-/// Transmission's first.
-const FIRST: u16 = 50_000;
 /// Of its RPC.
 const RPC_PORT: u16 = 9091;
 const USERNAME: &str = "tester";
@@ -119,17 +116,6 @@ impl Transmission {
         assert!(answers, "Transmission did not start: {}", self.output());
     }
 
-    fn output(&self) -> String {
-        fs::read_to_string(self.profile.path().join("output")).unwrap_or_default()
-    }
-
-    /// The ports on which it really listens for torrents, by TCP and by UDP.
-    fn ports(&self) -> [BTreeSet<u16>; 2] {
-        let mut tcp = netns::ports_of(self.pid());
-        tcp.remove(&RPC_PORT);
-        [tcp, netns::udp_ports_of(self.pid())]
-    }
-
     /// A call in the old dialect, as other programs make it; its arguments.
     fn call(&self, method: &str, arguments: &str) -> String {
         let body = format!(r#"{{"method":"{method}","arguments":{arguments}}}"#);
@@ -150,6 +136,22 @@ impl Transmission {
         let output = curl.args(options).arg(url).output().expect("curl");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl RealClient for Transmission {
+    fn name(&self) -> &'static str {
+        "Transmission"
+    }
+
+    fn ports(&self) -> [BTreeSet<u16>; 2] {
+        let mut tcp = netns::ports_of(self.pid());
+        tcp.remove(&RPC_PORT);
+        [tcp, netns::udp_ports_of(self.pid())]
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.profile.path().join("output")).unwrap_or_default()
     }
 }
 
@@ -185,47 +187,6 @@ fn setup(pia: &Pia) -> Setup {
     anonymous(pia).env("TRANSMISSION_USERNAME", USERNAME).env("TRANSMISSION_PASSWORD", PASSWORD)
 }
 
-/// Waits until it listens on this port and on no other, by TCP and by UDP.
-#[track_caller]
-fn see_port(daemon: &mut Daemon, client: &Transmission, port: u16, limit: Duration) {
-    let wanted = [BTreeSet::from([port]), BTreeSet::from([port])];
-    let there = wait_until(limit, || client.ports() == wanted);
-    assert!(
-        there,
-        "after {limit:?} Transmission listens on {:?} instead of {port}\n--- log\n{}--- Transmission\n{}",
-        client.ports(),
-        daemon.log(),
-        client.output()
-    );
-    assert!(daemon.ended().is_none(), "the daemon has ended\n{}", daemon.log());
-}
-
-/// Waits until the daemon knows that all is well, and from whom.
-#[track_caller]
-fn see_verified(daemon: &mut Daemon, port: u16) {
-    daemon.wait_for_status("verified", |status| {
-        status.client_port == Some(port)
-            && status.client_verified_at.is_some()
-            && status.listener_seen
-            && status.problems.is_empty()
-    });
-}
-
-#[track_caller]
-fn see_binds(daemon: &mut Daemon, pia: &Pia, more: usize) {
-    let before = pia.counts().binds;
-    daemon.wait_until("more bindings", || pia.counts().binds >= before + more);
-}
-
-#[track_caller]
-fn end(mut daemon: Daemon, pia: &Pia) {
-    let (status, _) = daemon.stop();
-    println!("--- log\n{}---", daemon.log());
-    assert!(status.success(), "{status}");
-    assert!(!daemon.log().contains(PASSWORD), "the password is in the log");
-    assert_eq!(pia.complaints(), Vec::<String>::new());
-}
-
 /// The port is followed, also to the next one, by TCP and UDP; settings that would take it away again are switched off.
 fn password(suite: &str) {
     let pia = Pia::start();
@@ -239,15 +200,14 @@ fn password(suite: &str) {
     assert_eq!(sessions, 1, "{}", daemon.log());
     daemon.see("Transmission listens on port 47047; whether peers reach it, it does not say");
 
-    pia.set(|state| state.next_port = OTHER.into());
-    pia.scripts.next(pia::BIND_PORT, [pia::busy(LEASED)]);
+    change_port(&pia);
     see_port(&mut daemon, &client, OTHER, LATER);
     see_verified(&mut daemon, OTHER);
     let settings = client.call("session-get", "{}");
     assert!(settings.contains(r#""peer-port-random-on-start":false"#), "{settings}");
     // Switched over and back where the UDP socket has to be moved by that.
     assert!(settings.contains(r#""dht-enabled":true"#), "{settings}");
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
     client.stop();
     client.start_again();
     let wanted = [BTreeSet::from([OTHER]), BTreeSet::from([OTHER])];
@@ -283,7 +243,7 @@ fn changed_by_hand(suite: &str) {
         wait_until(2 * INTERVAL, || client.call("session-get", "{}").contains(r#""peer-port-random-on-start":false"#));
     assert!(off, "{}", daemon.log());
     see_port(&mut daemon, &client, LEASED, SOON);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// A restart ends every session; the next one begins without being told. Killed, it has lost the port.
@@ -297,7 +257,7 @@ fn restarted(suite: &str) {
     client.start_again();
     see_port(&mut daemon, &client, LEASED, LATER);
     see_verified(&mut daemon, LEASED);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// One failed login is enough: the port stays bound, and nobody is shut out.
@@ -311,16 +271,16 @@ fn wrong_password(suite: &str) {
     see_binds(&mut daemon, &pia, 2);
     assert_eq!(daemon.count_lines("HTTP 401"), 1, "{}", daemon.log());
     assert_eq!(client.ports()[0], BTreeSet::from([FIRST]));
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 
     let mut daemon = anonymous(&pia).run();
     let line = daemon.see("ERROR");
     assert!(line.contains("set TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD"), "{line}");
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 
     let mut daemon = setup(&pia).run();
     see_port(&mut daemon, &client, LEASED, SOON);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// After a hundred failed logins of anybody 3.00 lets nobody in until it is restarted.
@@ -334,14 +294,14 @@ fn locked(suite: &str) {
     assert!(line.contains("too many failed logins") && line.contains("restart Transmission"), "{line}");
     see_binds(&mut daemon, &pia, 3);
     assert_eq!(daemon.count_lines("POST /transmission/rpc"), 1, "{}", daemon.log());
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
     client.stop();
     client.start_again();
     // The same credentials were refused a moment ago, and are not tried again so soon; others are.
     let state = TempDir::new();
     let mut daemon = setup(&pia).env("STATE_DIR", state.path().display().to_string()).run();
     see_port(&mut daemon, &client, LEASED, LATER);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// Our address is not on its list.
@@ -365,30 +325,7 @@ fn port_taken(suite: &str) {
     drop(other_program);
     see_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
     see_verified(&mut daemon, LEASED);
-    end(daemon, &pia);
-}
-
-/// Far end and near end of a link that is taken for the tunnel.
-fn ends() -> (netns::Namespace, End, End) {
-    let peers = netns::Namespace::new().expect("a second namespace");
-    let own = End { pid: std::process::id(), address: [10, 10, 229, 5].into() };
-    let gateway = End { pid: peers.pid(), address: [10, 10, 224, 1].into() };
-    (peers, own, gateway)
-}
-
-/// A daemon whose gateway is at the far end.
-fn setup_beyond(gateway: End) -> (Pia, Setup) {
-    let address = Ipv4Addr::UNSPECIFIED.into();
-    let pia = Pia::with(pia::Options { namespace_of: Some(gateway.pid), address, ..pia::Options::default() });
-    let address = format!("{}:{}", gateway.address, pia.gateway().port());
-    let setup = setup(&pia).env("PIA_GATEWAY", address).env("CHECK_INTERVAL", "300");
-    fs::write(setup.token_file(), pia.make_token()).expect("a token");
-    (pia, setup)
-}
-
-fn reaches(from: End, to: End) -> bool {
-    let limit = Duration::from_millis(500);
-    netns::within(Some(from.pid), || TcpStream::connect_timeout(&(to.address, LEASED).into(), limit)).is_ok()
+    end(daemon, &pia, PASSWORD);
 }
 
 /// It was started before the tunnel, with the tunnel's address: its settings are right, and it listens nowhere.
@@ -398,11 +335,11 @@ fn address_late(suite: &str) {
     let client = Transmission::start(suite, &options);
     let Some(_link) = link_or_skip("address_late", own, gateway, Quality::default()) else { return };
     assert!(!client.ports()[0].contains(&LEASED) || !reaches(gateway, own), "it listens already");
-    let (pia, setup) = setup_beyond(gateway);
+    let (pia, setup) = beyond(gateway, setup);
     let mut daemon = setup.run();
     assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
     see_verified(&mut daemon, LEASED);
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// The tunnel is made anew with the same address: it is bound to no device, so nothing has to be opened again.
@@ -411,7 +348,7 @@ fn tunnel_anew(suite: &str) {
     let raise = || link_or_skip("tunnel_anew", own, gateway, Quality::default());
     let Some(link) = raise() else { return };
     let client = Transmission::start(suite, &Options { address: "10.10.229.5", ..Options::default() });
-    let (pia, setup) = setup_beyond(gateway);
+    let (pia, setup) = beyond(gateway, setup);
     let mut daemon = setup.run();
     assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
     see_verified(&mut daemon, LEASED);
@@ -423,36 +360,21 @@ fn tunnel_anew(suite: &str) {
     daemon.wait_for_line("the tunnel has changed", SOON);
     see_verified(&mut daemon, LEASED);
     assert_eq!(daemon.count_lines("reopened its socket"), 0, "{}", daemon.log());
-    end(daemon, &pia);
+    end(daemon, &pia, PASSWORD);
 }
 
 /// A tracker hears of another port within seconds, unless it was asked a moment ago: 4.1 drops what comes within the least interval
 /// that the tracker wants, here a second, and 4.1.0-beta.2 all of it.
 fn trackers(suite: &str) {
     let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let ears = Arc::clone(&heard);
-    let tracker = Server::start(([127, 0, 0, 1], 0).into(), None, move |request| {
-        lock(&ears).extend(request.query("port"));
-        Reply::text(200, "d8:intervali1800e12:min intervali1e5:peers0:e")
-    });
-    let url = format!("http://{}/announce", tracker.address());
-    let (length, hash) = (url.len(), "x".repeat(20));
-    let torrent = format!(
-        "d8:announce{length}:{url}4:infod6:lengthi16384e4:name7:nothing12:piece lengthi16384e6:pieces20:{hash}ee"
-    );
-    let file = client.profile.path().join("nothing.torrent");
-    fs::write(&file, torrent).expect("a file");
+    let tracker = Tracker::start();
+    let file = tracker.torrent(&client.profile);
     client.call("torrent-add", &format!(r#"{{"filename":"{}"}}"#, file.display()));
-    let last_is = |port: u16| lock(&heard).last().is_some_and(|last| *last == port.to_string());
-    assert!(wait_until(LATER, || last_is(FIRST)), "{:?}", lock(&heard));
+    tracker.hears(FIRST, LATER);
     let mut daemon = setup(&pia).run();
     daemon.wait_for_line("Transmission tells its trackers port 47047", LATER);
     see_binds(&mut daemon, &pia, 3);
-    let began = Instant::now();
-    pia.set(|state| state.next_port = OTHER.into());
-    pia.scripts.next(pia::BIND_PORT, [pia::busy(LEASED)]);
-    assert!(wait_until(LATER, || last_is(OTHER)), "{:?}\n{}", lock(&heard), daemon.log());
-    println!("the tracker heard {:?}, the last one after {:.1?}", lock(&heard), began.elapsed());
-    end(daemon, &pia);
+    change_port(&pia);
+    tracker.hears(OTHER, LATER);
+    end(daemon, &pia, PASSWORD);
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use support::daemon::{LATER, SOON, mode};
 use support::pia;
 use support::world::{Running, World};
-use support::{Mood, Reply, Scripts, Server, lock, wait_until};
+use support::{Ca, Leaf, Mood, Reply, Scripts, Server, VALID, lock, wait_until};
 
 /// Longer than any of these tests is late by, and shorter than what a hook or a monitor that hangs would cost a bind.
 const NOT_LATE: Duration = Duration::from_secs(4);
@@ -174,6 +174,27 @@ fn the_url_is_asked_for_with_each_port_and_again_where_it_was_not_heard() {
     daemon.sees_more_binds(2);
     assert_eq!(*lock(&heard), all);
     assert!(!daemon.log().contains("secret-token"), "{}", daemon.log());
+}
+
+#[test]
+fn a_household_has_an_authority_of_its_own() {
+    let ca = Ca::new("Authority of one household");
+    let tls = ca.server(&Leaf { names: &["127.0.0.1"], common_name: "monitor", years: VALID }, false);
+    let heard = Arc::new(Mutex::new(0));
+    let ears = Arc::clone(&heard);
+    let server = Server::start(([127, 0, 0, 1], 0).into(), Some(tls), move |_| {
+        *lock(&ears) += 1;
+        Reply::text(200, "OK")
+    });
+    let world = World::new();
+    let file = world.setup.dir().write("notify.pem", ca.pem()).display().to_string();
+    let world = world.env("HEARTBEAT_URL", format!("https://{}/x", server.address()));
+    let once = world.setup.run_once(&["once"]);
+    assert!(once.stdout.contains("HEARTBEAT_URL: the certificate is not signed by the CA"), "{once:?}");
+    assert!(once.stdout.contains("; set NOTIFY_CA_CERT to the CA of its certificate"), "{once:?}");
+    assert_eq!((once.code, *lock(&heard)), (Some(0), 0));
+    let once = world.env("NOTIFY_CA_CERT", file).setup.run_once(&["once"]);
+    assert_eq!((once.code, *lock(&heard)), (Some(0), 1), "{once:?}");
 }
 
 #[test]

@@ -155,8 +155,9 @@ impl Client {
             inspect_at: None,
             confirm_at: None,
             listen_by: None,
-            // Since whenever this client opened its socket, the tunnel may have been recreated.
-            socket: if hands_off { Socket::Fresh } else { Socket::Doubtful },
+            // Since whenever this client opened its socket, the tunnel may have been recreated. Where that has to be feared of a
+            // client, it tells whether it listens.
+            socket: if hands_off || !setup.habits.tells { Socket::Fresh } else { Socket::Doubtful },
             bounced: None,
             set_at: None,
             port: None,
@@ -360,7 +361,7 @@ impl Client {
             Some(Listener::Elsewhere { on, tunnel }) => {
                 self.listened = None;
                 let words = format!("it listens on {on}, the port comes in on {tunnel}");
-                let advice = "set its network interface (Options, Advanced) to that of the VPN, or to any";
+                let advice = "set its network interface to that of the VPN, or to any (qBittorrent: Options, Advanced)";
                 return Err(finding(SOCKET, words, advice));
             }
             Some(Listener::Dead) => return self.dead(now),

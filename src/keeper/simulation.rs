@@ -135,6 +135,11 @@ fn see(keeper: &mut Keeper, now: Now, tunnel: Tunnel) -> Option<Verdict> {
 
 /// Runs a keeper for `length` under `weather` and counts.
 fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
+    run_beside(HABITS, seed, length, weather)
+}
+
+/// The same beside a client with these habits.
+fn run_beside(habits: Habits, seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
     let start = Instant::now();
     let epoch: Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
     let mut random = Random(seed);
@@ -142,14 +147,8 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
     let mut elapsed = Duration::ZERO;
     let at = |elapsed: Duration, ahead: Duration| Now { mono: start + elapsed, wall: epoch + elapsed + ahead };
     let mut before = weather(elapsed);
-    let setup = Setup {
-        interval: INTERVAL,
-        origin: Origin::Lease(None),
-        habits: HABITS,
-        hands_off: false,
-        isolation: None,
-        seed,
-    };
+    let setup =
+        Setup { interval: INTERVAL, origin: Origin::Lease(None), habits, hands_off: false, isolation: None, seed };
     let mut keeper = Keeper::new(setup, at(elapsed, before.clock_ahead));
     let mut without_wait = 0;
     while elapsed < length {
@@ -182,7 +181,7 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
         }
         without_wait += 1;
         assert!(without_wait <= 20, "{without_wait} steps without a wait at {elapsed:?}, the last one {step:?}");
-        let (result, took) = carry_out(&step, sky, &mut random, epoch + elapsed, &mut tally, elapsed);
+        let (result, took) = carry_out(&step, habits, sky, &mut random, epoch + elapsed, &mut tally, elapsed);
         elapsed += took;
         let now = at(elapsed, sky.clock_ahead);
         if beyond && result.is_ok() {
@@ -196,6 +195,7 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
 
 fn carry_out(
     step: &Step,
+    habits: Habits,
     sky: Weather,
     random: &mut Random,
     wall: Timestamp,
@@ -261,12 +261,22 @@ fn carry_out(
             Ok(Done::Set)
         }
         Step::Inspect { .. } if !sky.witness => Ok(Done::Inspected(None)),
-        Step::Inspect { .. } => {
-            let listener = if torrent.dead { Listener::Dead } else { Listener::Open };
+        Step::Inspect { port, .. } => {
+            let listener = match torrent.dead {
+                _ if !habits.tells && (sky.client_deaf || torrent.port != i64::from(*port)) => Listener::Unseen,
+                true => Listener::Dead,
+                false => Listener::Open,
+            };
             Ok(Done::Inspected(Some(Witness { tcp: listener, udp: None, peer: false })))
         }
         Step::Announce => Ok(Done::Announced),
         Step::AskInbound => Ok(Done::Inbound(Inbound::Idle)),
+        Step::Confirm(_) if !habits.tells => {
+            if !torrent.dead && !sky.client_deaf {
+                tally.confirmed.push(elapsed);
+            }
+            Ok(Done::Reachability(Connectivity::Unknown))
+        }
         Step::Confirm(_) if sky.client_deaf => Ok(Done::Reachability(Connectivity::Disconnected)),
         Step::Confirm(_) => {
             if !torrent.dead {
@@ -485,5 +495,27 @@ fn everything_at_once_for_a_year() {
         }
         assert!(most_within(&tally.logins, HOUR) <= 4);
         assert_eq!(most_within(&tally.bounces, NEARLY_AN_INTERVAL), 1);
+    }
+}
+
+#[test]
+fn a_client_of_which_only_the_kernel_tells_is_bounced_once_per_interval_at_most() {
+    let silent = Habits { tells: false, udp: true, lag: Duration::ZERO, announces: false, ..HABITS };
+    for witness in [true, false] {
+        for seed in 1..=20 {
+            let weather = |at: Duration| Weather {
+                client_deaf: at > DAY && at < 2 * DAY,
+                loss: if at < 3 * DAY { 20 } else { 0 },
+                witness,
+                ..Weather::default()
+            };
+            let tally = run_beside(silent, seed, 4 * DAY, weather);
+            let most = most_within(&tally.bounces, NEARLY_AN_INTERVAL);
+            assert!(most <= 1, "{most} bounces within an interval, witness {witness}");
+            assert!(witness || tally.bounces.is_empty(), "nobody tells that there is a reason");
+            let gap = longest_gap(&tally.confirmed, 3 * DAY, 4 * DAY);
+            assert!(gap <= INTERVAL + MINUTE, "not confirmed for {gap:?}, witness {witness}");
+            assert_eq!(tally.torrent.port, 47047);
+        }
     }
 }

@@ -933,8 +933,8 @@ fn a_silent_client_whose_socket_does_not_come_is_bounced_and_then_a_failure() {
         panic!("waits for ever");
     };
     bench.reads_only(PORT.into());
-    // Whenever it opened its socket, the tunnel may be another one since.
-    bench.kernel(Unseen, Unseen);
+    let verdict = waits(&mut bench);
+    assert!(matches!(verdict.news, Some((Level::Warn, News::Deaf(PORT)))), "{verdict:?}");
     bench.does("leave", Done::Set);
     bench.does("return", Done::Set);
     bench.reads_only(PORT.into());
@@ -956,6 +956,11 @@ fn where_nobody_tells_whether_it_listens_that_is_said() {
     bench.binds();
     bench.reads(PORT.into());
     assert!(matches!(bench.says(Connectivity::Unknown).news, Some((Level::Debug, _))), "said once, and no bounce");
+    // But after a change of the tunnel.
+    bench.sees(8);
+    bench.binds();
+    bench.reads(PORT.into());
+    assert_eq!(bench.next(), "leave");
 }
 
 #[test]

@@ -80,6 +80,8 @@ fn work<T>(
                 }
                 failing = None;
             }
+            // What was given up for a stop is no failure.
+            (Err(_), _) if crate::signals::stopping() => {}
             (Err(why), None) => {
                 log::warn!("{why}");
                 failing = Some(Instant::now());

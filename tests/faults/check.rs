@@ -31,7 +31,7 @@ pub fn rows() -> Vec<Row> {
             assert!(output.contains("...  gateway        waiting for PIA's gateway, 10 s at most\n"), "{output}");
         }),
         isolated("DNS is dead", without_dns, "DNS does not work here: check /etc/resolv.conf"),
-        isolated("the client listens on another device", elsewhere, "set its network interface (Options, Advanced)"),
+        isolated("the client listens on another device", elsewhere, "set its network interface to that of the VPN"),
         isolated(
             "a server without port forwarding",
             without_forwarding,

@@ -24,6 +24,7 @@ pub mod link;
 pub mod netns;
 pub mod pia;
 pub mod qbt;
+pub mod real_client;
 pub mod rows;
 mod temp_dir;
 pub mod world;
