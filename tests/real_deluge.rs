@@ -290,6 +290,7 @@ fn unconnected(suite: &str) {
     let mut daemon = setup(&pia).run();
     see_port(&mut daemon, &client, LEASED, SOON);
     see_verified(&mut daemon, LEASED);
+    assert_eq!(daemon.count_lines("ERROR"), 0, "{}", daemon.log());
     end(daemon, &pia, PASSWORD);
 }
 
