@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -284,58 +284,30 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
 
 /// For a lease, a bind and what the client takes.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at the status.
-const GLANCE: Duration = Duration::from_millis(100);
 
 fn renew(file: Option<&Path>) -> Result<(), Failure> {
-    let failed = |line: String| Err(Failure::new(EXIT_FAILED, line));
     let state_dir = settings::state_dir(&settings::variables(file)?);
-    let before = Status::read(&state_dir).ok().flatten().unwrap_or_default();
-    if !matches!(state::presence(&state_dir), Presence::Running(_)) {
+    let result = if matches!(state::presence(&state_dir), Presence::Running(_)) {
+        if Status::read(&state_dir).ok().flatten().is_some_and(|status| status.follows) {
+            Err("the port is leased by another program, which has to be asked for another one".to_owned())
+        } else {
+            state::request_renewal(&state_dir, RENEWAL_LIMIT).unwrap_or_else(|error| {
+                let advice = "type it as root or as the service's user, where the service runs; its log says more";
+                Err(format!("the service does not answer: {}; {advice}", plain(&error)))
+            })
+        }
+    } else {
         let (settings, state) = occupy(file, "renew")?;
         let (mut service, mut ear) = Service::new(settings, state, false);
-        let had = service.keeper().snapshot().port;
         service.renew();
-        let done = service.run_once(ear.as_mut());
-        let (port, problems) = (service.keeper().snapshot().port, service.problems());
+        service.run_once(ear.as_mut());
+        let result = service.end_renewal().unwrap_or_else(|| Ok(String::new()));
         service.leave();
-        return match port.filter(|_| done) {
-            Some(port) => told(had, port),
-            None => Err(Failure { code: EXIT_FAILED, lines: problems }),
-        };
-    }
-    if before.follows {
-        return failed("the port is leased by another program, which has to be asked for another one".to_owned());
-    }
-    if let Err(error) = state::request_renewal(&state_dir) {
-        let what = format!("the service cannot be asked: {}", plain(&error));
-        return failed(format!("{what}; type it as root or as the service's user, where the service runs"));
-    }
-    let end = Instant::now() + RENEWAL_LIMIT;
-    while Instant::now() < end {
-        std::thread::sleep(GLANCE);
-        let Ok(Some(now)) = Status::read(&state_dir) else { continue };
-        // A lease without a bind may yet be given up again.
-        let settled = now.bound_at.is_some() && (now.client_port == now.port || !now.problems.is_empty());
-        if let Some(port) = now.port.filter(|_| settled && now.expires_at != before.expires_at) {
-            return told(before.port, port);
-        }
-    }
-    failed(format!("there is no other port after {} s; the service's log says why", RENEWAL_LIMIT.as_secs()))
-}
-
-fn told(before: Option<u16>, now: u16) -> Result<(), Failure> {
-    match before {
-        Some(before) if before == now => Err(Failure::new(EXIT_FAILED, format!("PIA gives port {now} again"))),
-        Some(before) => {
-            say(&format!("port {before} -> {now}\n"));
-            Ok(())
-        }
-        None => {
-            say(&format!("port {now}\n"));
-            Ok(())
-        }
-    }
+        result
+    };
+    let line = result.map_err(|line| Failure::new(EXIT_FAILED, line))?;
+    say(&format!("{line}\n"));
+    Ok(())
 }
 
 /// What is shown of the state.

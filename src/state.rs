@@ -4,7 +4,7 @@
 //! however the process ends.
 
 use std::fs::{File, Permissions, TryLockError};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -146,10 +146,33 @@ fn requests_path(folder: &Path) -> PathBuf {
     folder.join("requests")
 }
 
-/// Asks whoever runs with `folder` for another port.
-pub fn request_renewal(folder: &Path) -> io::Result<()> {
-    UnixStream::connect(requests_path(folder)).map(drop)
+/// Asks whoever runs with `folder` for another port; what they say of it, as [`reply`] wrote it.
+pub fn request_renewal(folder: &Path, patience: Duration) -> io::Result<Result<String, String>> {
+    let stream = UnixStream::connect(requests_path(folder))?;
+    stream.set_read_timeout(Some(patience))?;
+    let mut line = String::new();
+    stream.take(MAX_REPLY).read_to_string(&mut line)?;
+    match (line.strip_prefix(DONE), line.strip_prefix(NOT_DONE)) {
+        (Some(line), _) => Ok(Ok(line.to_owned())),
+        (_, Some(line)) => Ok(Err(line.to_owned())),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
+
+/// Tells whoever asked what became of it.
+pub fn reply(mut asker: &UnixStream, result: &Result<String, String>) -> io::Result<()> {
+    let (mark, line) = match result {
+        Ok(line) => (DONE, line),
+        Err(line) => (NOT_DONE, line),
+    };
+    asker.write_all(format!("{mark}{line}").as_bytes())
+}
+
+/// Before a line, in a reply.
+const DONE: &str = "+";
+const NOT_DONE: &str = "-";
+/// Bytes of a reply.
+const MAX_REPLY: u64 = 4096;
 
 /// In the folder; it holds a line for people.
 const LOCK: &str = "lock";

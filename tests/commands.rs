@@ -983,11 +983,21 @@ fn another_port_is_asked_for_of_the_running_service() {
     // One that cannot be bound is not taken.
     daemon.pia().set(|state| state.next_port = 50003);
     daemon.pia().scripts.next(pia::BIND_PORT, [pia::busy(50003)]);
-    let renewed = daemon.world.setup.run_with(&["renew"]);
+    let renewed = daemon.world.setup.run_once(&["renew"]);
+    assert!(renewed.code == Some(1) && renewed.stderr.contains("bindPort: HTTP 409: "), "{renewed:?}");
     daemon.see("WARN  port 50003 cannot be bound, port 50002 is kept: HTTP 409");
     daemon.see("bound port 50002");
     assert_eq!(daemon.qbt().listening(), Some(50002));
-    drop(renewed);
+    // Nor is one that nobody gives, or the same once more.
+    daemon.pia().scripts.next(pia::GET_SIGNATURE, [Reply::text(500, "")]);
+    let renewed = daemon.world.setup.run_once(&["renew"]);
+    assert!(renewed.code == Some(1) && renewed.stderr.contains("getSignature: HTTP 500"), "{renewed:?}");
+    daemon.pia().set(|state| state.next_port = 50002);
+    for _ in 0..2 {
+        let renewed = daemon.world.setup.run_once(&["renew"]);
+        assert!(renewed.code == Some(1) && renewed.stderr.contains("PIA gives port 50002 again"), "{renewed:?}");
+    }
+    assert_eq!(daemon.pia().bound().last(), Some(&50002));
 }
 
 #[test]
@@ -1010,4 +1020,16 @@ fn another_port_of_somebody_else_is_theirs_to_give() {
     daemon.wait_for_status("a port", |status| status.port.is_some());
     let renewed = setup.run_once(&["renew"]);
     assert!(renewed.code == Some(1) && renewed.stderr.contains("leased by another program"), "{renewed:?}");
+}
+
+#[test]
+fn another_port_is_had_with_a_lease_and_a_token_of_an_earlier_run() {
+    let world = World::new().env("CHECK_INTERVAL", "300");
+    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
+    let mut daemon = world.settle();
+    daemon.pia().set(|state| state.next_port = 50002);
+    let renewed = daemon.world.setup.run_once(&["renew"]);
+    println!("{}", daemon.log());
+    assert_eq!((renewed.code, renewed.stdout.as_str()), (Some(0), "port 47047 -> 50002\n"), "{renewed:?}");
+    daemon.settled(50002);
 }

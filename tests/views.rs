@@ -5,8 +5,6 @@ mod support;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,12 +17,9 @@ use support::{Ca, Leaf, Mood, Reply, Scripts, Server, VALID, lock, wait_until};
 /// Longer than any of these tests is late by, and shorter than what a hook or a monitor that hangs would cost a bind.
 const NOT_LATE: Duration = Duration::from_secs(4);
 
-/// A script of the user's.
-fn script(world: &World, text: &str) -> PathBuf {
-    let path = world.setup.dir().path().join("hook");
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script that can be run");
-    path
+/// A script of the user's, as a command. Not run by itself: another test may have it open for a moment, in a child that it starts.
+fn script(world: &World, text: &str) -> String {
+    format!("/bin/sh {}", world.setup.dir().write("hook", text).display())
 }
 
 /// Gives the daemon another port.
@@ -63,7 +58,7 @@ fn the_command_is_run_for_each_port_once_and_sees_no_secret() {
     let world = World::new();
     let log = world.setup.dir().path().join("seen");
     let hook = script(&world, &format!("echo said \"$@\"\nenv | sort >>{0}\necho \"$@\" >>{0}.args", log.display()));
-    let command = format!("{} {{port}} 'old {{old_port}}' {{{{PORT}}}} [{{interface}}]", hook.display());
+    let command = format!("{hook} {{port}} 'old {{old_port}}' {{{{PORT}}}} [{{interface}}]");
     let mut daemon = world.env("PORT_CHANGE_COMMAND", command).settle();
     daemon.rewind();
     daemon.see("PORT_CHANGE_COMMAND: said 47047 old 0 47047 [lo]");
@@ -89,7 +84,7 @@ fn a_command_that_fails_is_a_line_and_run_again_with_the_next_bind() {
     let world = World::new();
     let count = world.setup.dir().path().join("count").display().to_string();
     let text = format!("echo x >>{count}\n[ $(wc -l <{count}) -ge 4 ] || exit 3");
-    let hook = script(&world, &text).display().to_string();
+    let hook = script(&world, &text);
     let mut daemon = world.env("PORT_CHANGE_COMMAND", hook).settle();
     daemon.rewind();
     daemon.see("WARN  PORT_CHANGE_COMMAND: failed (exit status: 3); it is run again with the next bind");
@@ -102,7 +97,7 @@ fn a_command_that_fails_is_a_line_and_run_again_with_the_next_bind() {
 #[test]
 fn a_command_that_sleeps_makes_no_bind_late_and_is_ended() {
     let world = World::new();
-    let hook = script(&world, "sleep 1000 & sleep 1000").display().to_string();
+    let hook = script(&world, "sleep 1000 & sleep 1000");
     let began = Instant::now();
     let mut daemon = world.env("PORT_CHANGE_COMMAND", hook).settle();
     daemon.wait_for_line("PORT_CHANGE_COMMAND: took longer than 30 s and was ended", Duration::from_secs(45));
@@ -116,8 +111,7 @@ fn a_command_that_sleeps_makes_no_bind_late_and_is_ended() {
 #[test]
 fn what_a_command_leaves_behind_is_not_waited_for() {
     let world = World::new();
-    let hook =
-        script(&world, "i=0; while [ $i -lt 9 ]; do echo line $i; i=$((i+1)); done; sleep 60 &").display().to_string();
+    let hook = script(&world, "i=0; while [ $i -lt 9 ]; do echo line $i; i=$((i+1)); done; sleep 60 &");
     let mut daemon = world.env("PORT_CHANGE_COMMAND", hook).settle();
     daemon.rewind();
     daemon.wait_for_line("PORT_CHANGE_COMMAND: has run for port 47047", SOON);
@@ -134,16 +128,10 @@ fn the_first_process_of_a_container_takes_leave_of_its_orphans() {
         return;
     }
     let world = World::new();
-    let hook = script(&world, "(sleep 0.2 &) & exit 0").display().to_string();
+    let hook = script(&world, "(sleep 0.2 &) & exit 0");
+    let setup = support::daemon::Setup::with_binary("unshare").pia(&world.pia).qbt(&world.qbt);
     let binary = world.setup.binary().display().to_string();
-    let launcher = world.setup.dir().path().join("launcher");
-    fs::write(&launcher, format!("#!/bin/sh\nexec unshare {} {binary} \"$@\"\n", unshare.join(" ")))
-        .expect("a launcher");
-    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).expect("a launcher that can be run");
-    let mut setup = support::daemon::Setup::with_binary(&launcher);
-    setup =
-        setup.pia(&world.pia).qbt(&world.qbt).env("PORT_CHANGE_COMMAND", hook).env("PATH", "/usr/bin:/bin:/usr/sbin");
-    let mut daemon = setup.run();
+    let mut daemon = setup.env("PORT_CHANGE_COMMAND", hook).run_with(&[&unshare[..], &[&binary]].concat());
     daemon.wait_for_line("PORT_CHANGE_COMMAND: has run for port 47047", LATER);
     let unshare = daemon.pid().to_string();
     let ours = || fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
@@ -304,7 +292,7 @@ fn once_tells_everybody_before_it_ends() {
     let (server, heard) = listener(&scripts);
     let world = World::new();
     let seen = world.setup.dir().path().join("seen");
-    let hook = script(&world, &format!("sleep 0.3; echo $PORT >{}", seen.display())).display().to_string();
+    let hook = script(&world, &format!("sleep 0.3; echo $PORT >{}", seen.display()));
     let world = world
         .env("PORT_CHANGE_COMMAND", hook)
         .env("PORT_CHANGE_URL", format!("http://{}/p/{{port}}", server.address()))
@@ -321,14 +309,14 @@ fn once_tells_everybody_before_it_ends() {
 #[test]
 fn what_cannot_be_right_is_said_before_anything_is_sent() {
     let world = World::new()
-        .env("PORT_CHANGE_COMMAND", "/nonexistent/hook {port}")
+        .env("PORT_CHANGE_COMMAND", "/nonexistent/hook {port} secret-token")
         .env("PORT_CHANGE_URL", "ftp://secret-token/")
         .env("HEARTBEAT_URL", "http://user:secret-token@x/")
         .env("STATUS_ADDRESS", "9849");
     let check = world.setup.run_once(&["check", "--config-only"]);
     assert_eq!(check.code, Some(78), "{check:?}");
     for line in [
-        "PORT_CHANGE_COMMAND=/nonexistent/hook {port}: names a program that is not there: /nonexistent/hook; ",
+        "PORT_CHANGE_COMMAND: names a program that is not there: /nonexistent/hook; ",
         "PORT_CHANGE_URL: has a scheme that is neither http nor https; ",
         "HEARTBEAT_URL: has a user in it; ",
         "STATUS_ADDRESS=9849: is no address with a port; ",

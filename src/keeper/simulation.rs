@@ -1,6 +1,7 @@
 //! Hundreds of virtual days with seeded random faults: what the decisions add up to.
 
 use super::step::{ListenPort, Listener, Witness};
+use super::tests::{HABITS, SILENT};
 use super::tunnel::Device;
 use super::*;
 use crate::error::Cause;
@@ -14,14 +15,6 @@ const INTERVAL: Duration = Duration::from_secs(300);
 const NEARLY_AN_INTERVAL: Duration = Duration::from_secs(240);
 /// A lease's life at PIA.
 const LEASE_LIFE: Duration = Duration::from_secs(60 * 86400);
-const HABITS: Habits = Habits {
-    listen: Duration::from_secs(3),
-    poll: Duration::from_millis(250),
-    lag: Duration::from_millis(1500),
-    tells: true,
-    udp: false,
-    announces: true,
-};
 
 struct Random(u64);
 
@@ -500,7 +493,6 @@ fn everything_at_once_for_a_year() {
 
 #[test]
 fn a_client_of_which_only_the_kernel_tells_is_bounced_once_per_interval_at_most() {
-    let silent = Habits { tells: false, udp: true, lag: Duration::ZERO, announces: false, ..HABITS };
     for witness in [true, false] {
         for seed in 1..=20 {
             let weather = |at: Duration| Weather {
@@ -509,7 +501,7 @@ fn a_client_of_which_only_the_kernel_tells_is_bounced_once_per_interval_at_most(
                 witness,
                 ..Weather::default()
             };
-            let tally = run_beside(silent, seed, 4 * DAY, weather);
+            let tally = run_beside(SILENT, seed, 4 * DAY, weather);
             let most = most_within(&tally.bounces, NEARLY_AN_INTERVAL);
             assert!(most <= 1, "{most} bounces within an interval, witness {witness}");
             assert!(witness || tally.bounces.is_empty(), "nobody tells that there is a reason");

@@ -11,7 +11,8 @@ const HOUR: u64 = 3600;
 /// Seconds of a lease that is not about to end.
 const LONG: i64 = 1000 * 3600;
 const PORT: u16 = 47047;
-const HABITS: Habits = Habits {
+/// Of qBittorrent.
+pub(super) const HABITS: Habits = Habits {
     listen: Duration::from_secs(3),
     poll: Duration::from_millis(250),
     lag: Duration::from_millis(1500),
@@ -865,7 +866,7 @@ fn a_dead_socket_that_stays_dead_is_a_failure() {
 }
 
 /// Of Transmission only the kernel tells.
-const SILENT: Habits = Habits { tells: false, udp: true, lag: Duration::ZERO, announces: false, ..HABITS };
+pub(super) const SILENT: Habits = Habits { tells: false, udp: true, lag: Duration::ZERO, announces: false, ..HABITS };
 
 impl Bench {
     /// Bound, beside a client of which only the kernel tells.

@@ -6,7 +6,7 @@ mod peers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ use crate::error::{Cause, Error, plain};
 use crate::files;
 use crate::keeper::step::{Done, Exchange, Step};
 use crate::keeper::tunnel::Way;
-use crate::keeper::{Keeper, News, Verdict};
+use crate::keeper::{Keeper, News, Peer, Verdict};
 use crate::kernel::Network;
 use crate::kernel::events::Events;
 use crate::settings::{PortPeer, Settings};
 use crate::signals::{Event, Signals, stopping};
-use crate::state::State;
+use crate::state::{self, State};
 use crate::time::{self, Now};
 use crate::views::Views;
 use crate::views::notify::Notifier;
@@ -64,6 +64,15 @@ pub enum End {
     Isolated,
 }
 
+/// That another port was asked for.
+#[derive(Default)]
+struct Renewal {
+    askers: Vec<UnixStream>,
+    from: Option<u16>,
+    /// What has failed since.
+    why: Option<String>,
+}
+
 /// The loop and what it needs.
 pub struct Service {
     keeper: Keeper,
@@ -74,6 +83,8 @@ pub struct Service {
     events: Option<Rc<Events>>,
     /// Where somebody asks for another port; none while nobody stays to hear it.
     requests: Option<UnixListener>,
+    /// Another port was asked for, and what has become of that is not known yet.
+    renewal: Option<Renewal>,
     /// Devices and addresses as they were last seen, and when.
     network: Network,
     looked: Option<Instant>,
@@ -138,6 +149,7 @@ impl Service {
             interval,
             events: None,
             requests: None,
+            renewal: None,
             network: Network::default(),
             looked: None,
             fresh: true,
@@ -250,6 +262,10 @@ impl Service {
         }
         self.tell_manager();
         self.beat();
+        // Where a pass waits in its middle, nothing is certain yet.
+        if self.ready {
+            self.end_renewal();
+        }
         ::log::trace!("waiting {} s", wait.as_secs());
         let end = Instant::now() + wait;
         loop {
@@ -272,25 +288,45 @@ impl Service {
                     return;
                 }
                 Some(Event::Stop) => return,
-                None if self.is_asked_to_renew() => {
-                    self.renew();
-                    return;
-                }
+                None if self.hears_request() => return,
                 None if self.look_if_changed(ear) => return,
                 None => {}
             }
         }
     }
 
-    fn is_asked_to_renew(&self) -> bool {
-        let accept = |requests: &UnixListener| requests.accept().ok();
-        std::iter::from_fn(|| self.requests.as_ref().and_then(accept)).count() > 0
+    /// Whether somebody asks for another port.
+    fn hears_request(&mut self) -> bool {
+        let Some(Ok((asker, _))) = self.requests.as_ref().map(UnixListener::accept) else { return false };
+        self.renew();
+        self.renewal.get_or_insert_default().askers.push(asker);
+        true
     }
 
     /// Another port is wanted than the one that there is.
     pub fn renew(&mut self) {
         ::log::info!("asked for another port: a new lease replaces this one when it is bound");
+        let from = self.keeper.snapshot().port;
+        self.renewal.get_or_insert_default().from = from;
         self.keeper.renew_on_purpose();
+    }
+
+    /// What has become of it, where it was asked for; an error where there is no other port.
+    pub fn end_renewal(&mut self) -> Option<Result<String, String>> {
+        let Renewal { askers, from, why } = self.renewal.take()?;
+        let result = match (from, self.keeper.port_to_listen_on()) {
+            (Some(from), Some(port)) if from != port => Ok(format!("port {from} -> {port}")),
+            (None, Some(port)) => Ok(format!("port {port}")),
+            (_, port) => Err(why.or_else(|| self.problems().into_iter().next()).unwrap_or_else(|| {
+                port.map_or("there is no port".to_owned(), |port| format!("PIA gives port {port} again"))
+            })),
+        };
+        for asker in askers {
+            if let Err(error) = state::reply(&asker, &result) {
+                ::log::debug!("requests: {error}");
+            }
+        }
+        Some(result)
     }
 
     /// The kernel tells nothing of changes.
@@ -387,6 +423,13 @@ impl Service {
                 port => views.tell_port(port, device, Instant::now()),
             }
         }
+        if let (Some(renewal), Some((_, news))) = (&mut self.renewal, &verdict.news) {
+            match news {
+                News::KeptOld { error, .. } => renewal.why = Some(with_advice(error)),
+                News::Failed { error, .. } if verdict.peer != Peer::Client => renewal.why = Some(with_advice(error)),
+                _ => {}
+            }
+        }
         self.fresh |= verdict.news.is_some() || verdict.recovered.is_some();
         ear.verdict(verdict);
     }
@@ -394,7 +437,6 @@ impl Service {
     fn beat(&mut self) {
         let status = self.status(time::now());
         let port = self.keeper.port_to_listen_on();
-        // Where a pass waits in its middle, nothing is certain yet.
         if self.ready
             && let Some(views) = &mut self.views
         {

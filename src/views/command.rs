@@ -30,19 +30,20 @@ const OUTPUT: usize = 4096;
 /// What it gets of our environment.
 const PASSED_ON: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
-/// Its words, as they stand in the settings.
+/// Its words, as they stand in the settings. Of what is wrong only the program is shown: an argument may be a password.
 pub fn read(reader: &mut Reader) -> Option<Vec<String>> {
-    let right = "a program with its whole path and its arguments is right, e.g. /usr/local/bin/on-port {port}";
-    reader.optional(NAME, right, |text| {
-        let words = config::words(text).map_err(ToOwned::to_owned)?;
-        match words.first() {
-            Some(program) if Path::new(program).is_absolute() && !Path::new(program).is_file() => {
-                Err(format!("names a program that is not there: {program}"))
-            }
-            Some(_) => Ok(words),
-            None => Err("has no words".to_owned()),
+    let words = config::words(reader.get(NAME)?);
+    let wrong = match words.as_ref().map(|words| words.first()) {
+        Ok(Some(program)) if Path::new(program).is_absolute() && !Path::new(program).is_file() => {
+            format!("names a program that is not there: {program}")
         }
-    })
+        Ok(Some(_)) => return words.ok(),
+        Ok(None) => "has no words".to_owned(),
+        Err(wrong) => (*wrong).to_owned(),
+    };
+    let right = "a program with its whole path and its arguments is right, e.g. /usr/local/bin/on-port {port}";
+    reader.problem(NAME, None, wrong, right);
+    None
 }
 
 /// Runs it to its end.
