@@ -11,7 +11,7 @@ use crate::config::ConfigError;
 use crate::error::plain;
 use crate::keeper::step::Progress;
 use crate::service::{End, Service, health, in_full};
-use crate::settings::{self, Settings, VARIABLES};
+use crate::settings::{self, PortPeer, Settings, VARIABLES};
 use crate::signals::Signals;
 use crate::state::{self, Presence, State};
 use crate::text::one_line;
@@ -285,11 +285,13 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
 /// For a lease, a bind and what the client takes.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
 
+const LEASED_ELSEWHERE: &str = "the port is leased by another program, which has to be asked for another one";
+
 fn renew(file: Option<&Path>) -> Result<(), Failure> {
     let state_dir = settings::state_dir(&settings::variables(file)?);
     let result = if matches!(state::presence(&state_dir), Presence::Running(_)) {
         if Status::read(&state_dir).ok().flatten().is_some_and(|status| status.follows) {
-            Err("the port is leased by another program, which has to be asked for another one".to_owned())
+            Err(LEASED_ELSEWHERE.to_owned())
         } else {
             state::request_renewal(&state_dir, RENEWAL_LIMIT).unwrap_or_else(|error| {
                 let advice = "type it as root or as the service's user, where the service runs; its log says more";
@@ -298,6 +300,9 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
         }
     } else {
         let (settings, state) = occupy(file, "renew")?;
+        if let PortPeer::Source(_) = settings.port {
+            return Err(Failure::new(EXIT_FAILED, LEASED_ELSEWHERE.to_owned()));
+        }
         let (mut service, mut ear) = Service::new(settings, state, false);
         service.renew();
         service.run_once(ear.as_mut());

@@ -250,7 +250,7 @@ fn warn_about_unknown(reader: &mut Reader) {
         .chain(files.map(|variable| format!("{}_FILE", variable.name)))
         .collect();
     let looks_like_ours = |name: &str| {
-        ["PIA_", "QBITTORRENT_", "GLUETUN_"].iter().any(|prefix| name.starts_with(prefix))
+        ["PIA_", "QBITTORRENT_", "DELUGE_", "GLUETUN_"].iter().any(|prefix| name.starts_with(prefix))
             || known.iter().any(|known| is_mistyped(name, known))
     };
     for name in reader.names().filter(|name| !known.contains(name)) {

@@ -2,10 +2,12 @@
 //! running is in `commands.rs`, real qBittorrents are in `real_qbittorrent.rs`.
 mod support;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
@@ -13,7 +15,7 @@ use support::daemon::{LATER, SOON, Setup, files, mode};
 use support::pia::{self, BIND_PORT, GET_SIGNATURE};
 use support::qbt::{self, Flavour};
 use support::world::{Running, World};
-use support::{Reply, Request, Signal, encode, for_all, send, wait_until};
+use support::{Reply, Request, Server, Signal, encode, for_all, lock, send, wait_until};
 
 /// Characters that break when a form or a query is put together carelessly.
 const HARD_PASSWORD: &str = "a&b=c%d+e %41 üß€;\"'\\/#?";
@@ -978,4 +980,25 @@ fn files_are_private_whatever_the_umask_is() {
         assert_eq!(mode(Path::new(file)), 0o600, "{}", file.display());
     }
     assert_eq!(daemon.log(), "", "one handler only");
+}
+
+// ---- Transmission, as far as no real one does it when it is asked to
+
+#[test]
+fn a_session_that_ends_in_the_middle_of_a_login_is_followed_by_another() {
+    let id = |id: &str| Reply::text(409, "").header("X-Transmission-Session-Id", id);
+    let replies = Mutex::new(VecDeque::from([id("one"), Reply::close_before_reply(), id("two")]));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let transmission = Server::start(([127, 0, 0, 1], 0).into(), None, move |request| {
+        lock(&log).push(request.header("X-Transmission-Session-Id").unwrap_or("none").to_owned());
+        let port = r#"{"arguments":{"peer-port":47047},"result":"success"}"#;
+        lock(&replies).pop_front().unwrap_or_else(|| Reply::json(200, port))
+    });
+    let url = format!("http://{}", transmission.address());
+    let mut daemon = World::new().env("TORRENT_CLIENT", "transmission").env("TRANSMISSION_HOST", url).run();
+    daemon.wait_for_line("POST /transmission/rpc on", SOON);
+    let there = || lock(&seen).iter().any(|id| id == "two");
+    assert!(wait_until(LATER, there), "{:?}\n{}", lock(&seen), daemon.log());
+    assert!(daemon.world.qbt.ports().is_empty(), "the other client is left alone");
 }

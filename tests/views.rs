@@ -109,6 +109,19 @@ fn a_command_that_sleeps_makes_no_bind_late_and_is_ended() {
 }
 
 #[test]
+fn a_command_that_runs_ends_with_the_service() {
+    let world = World::new();
+    let pid = world.setup.dir().path().join("pid");
+    let hook = script(&world, &format!("echo $$ >{}; exec sleep 1000", pid.display()));
+    let mut daemon = world.env("PORT_CHANGE_COMMAND", hook).settle();
+    let pid = || fs::read_to_string(&pid).ok().and_then(|pid| pid.trim().parse::<u32>().ok());
+    daemon.wait_until("a command that runs", || pid().is_some());
+    let (status, took) = daemon.stop();
+    assert!(status.success() && took < NOT_LATE, "{status} after {took:?}");
+    assert!(!fs::exists(format!("/proc/{}", pid().expect("a pid"))).expect("/proc"), "it still runs");
+}
+
+#[test]
 fn what_a_command_leaves_behind_is_not_waited_for() {
     let world = World::new();
     let hook = script(&world, "i=0; while [ $i -lt 9 ]; do echo line $i; i=$((i+1)); done; sleep 60 &");

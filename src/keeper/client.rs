@@ -286,7 +286,7 @@ impl Client {
         // With a random port active, old versions do not listen again when they are given the port that they already show.
         if right || (self.stuck && !self.bounced_lately(now)) {
             self.decide_to_bounce(now, Why::Wrong);
-        } else if !self.habits.tells {
+        } else if !self.habits.tells && !seen.random {
             // Whose socket it is the kernel does not say: one that is there already is somebody else's.
             self.inspect_at = Some(now.mono);
         }
@@ -339,7 +339,11 @@ impl Client {
                 return Ok(Verdict::quiet(Peer::Client));
             }
             Some(Listener::Open)
-                if lacks_udp && self.tcp_only != Some(port) && self.change.is_none() && !self.hands_off =>
+                if lacks_udp
+                    && self.tcp_only != Some(port)
+                    && self.change.is_none()
+                    && !self.hands_off
+                    && !self.bounced_lately(now) =>
             {
                 self.tcp_only = Some(port);
                 self.decide_to_bounce(now, Why::Deaf);

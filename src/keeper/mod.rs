@@ -365,9 +365,14 @@ impl Keeper {
                 self.tokens_refused = 0;
                 self.renewal_failed = false;
                 self.signed = Some(now.mono);
-                let before = self.lease.replace(Held::new(lease, now));
-                let wanted = std::mem::take(&mut self.wants_other);
-                self.spare = before.filter(|held| wanted && held.bound && !held.refused);
+                let mut held = Held::new(lease, now);
+                let before = self.lease.take();
+                if std::mem::take(&mut self.wants_other) {
+                    self.spare = before.filter(|held| !held.refused);
+                }
+                // Until it is bound, the one that it is to replace is worth more after a kill.
+                held.store_at = held.store_at.filter(|_| self.spare.is_none());
+                self.lease = Some(held);
                 Ok(Verdict::quiet(peer))
             }
             // Only now it survives a kill, and is worth a word.
@@ -428,8 +433,10 @@ impl Keeper {
             self.tunnel.see(now, gateway, way);
             self.client.doubt_fresh_socket();
         }
-        self.spare = None;
         let Some(held) = &mut self.lease else { return Verdict::quiet(Peer::Gateway) };
+        if self.spare.take().is_some() {
+            held.store_at = Some(now.mono);
+        }
         held.bound = true;
         held.refused = false;
         held.refusals = 0;
@@ -476,6 +483,10 @@ impl Keeper {
     }
 
     fn failed(&mut self, now: Now, step: &Step, error: Error) -> Verdict {
+        if matches!(step, Step::GetToken { .. } | Step::GetSignature { .. }) && self.is_not_renewed(now, &error) {
+            self.wants_other = false;
+            return Verdict::of(Peer::Gateway, Some((Level::Warn, News::NotRenewed(Rc::new(error)))));
+        }
         let random = &mut self.random;
         match step {
             Step::StoreLease(lease) => {
@@ -524,9 +535,7 @@ impl Keeper {
             }
             Step::GetSignature { token } => {
                 self.renewal_failed = true;
-                let other_token = error.meaning == Meaning::TokenRefused && self.token_is_replaceable(now);
-                self.wants_other &= other_token;
-                if other_token {
+                if error.meaning == Meaning::TokenRefused && self.token_is_replaceable(now) {
                     self.token = None;
                     self.token_refused = Some(token.clone());
                     self.tokens_refused += 1;
@@ -536,7 +545,7 @@ impl Keeper {
                 }
             }
             Step::Bind(lease) if self.spare.is_some() => {
-                let kept = self.spare.take().map(|held| Held { bind_at: now.mono, store_at: Some(now.mono), ..held });
+                let kept = self.spare.take().map(|held| Held { bind_at: now.mono, ..held });
                 let port = kept.as_ref().map_or(0, |held| held.lease.port);
                 self.lease = kept;
                 let news = News::KeptOld { port, refused: lease.port, error: Rc::new(error) };
@@ -582,6 +591,17 @@ impl Keeper {
             self.gateway.shut(now.mono, false);
         }
         first
+    }
+
+    /// Whether nothing has failed but that another port was wanted than a good one. What protects an account is taken down.
+    fn is_not_renewed(&self, now: Now, error: &Error) -> bool {
+        let good = self.lease.as_ref().is_some_and(|held| held.is_good(self.clock.correct(now)));
+        let passes = match error.meaning {
+            Meaning::CredentialsRejected | Meaning::LockedOut { .. } => false,
+            Meaning::TokenRefused => !self.token_is_replaceable(now),
+            _ => true,
+        };
+        self.wants_other && good && passes
     }
 
     /// A token from the file may always be replaced by a login, one from a login only after a while.
@@ -666,12 +686,14 @@ impl Keeper {
         Some(Verdict::of(Peer::Gateway, Some((level, News::Clock(news)))))
     }
 
-    /// Somebody wants another port: a new lease is asked for at once, and this one is given up when that is bound.
-    pub fn renew_on_purpose(&mut self) {
-        self.wants_other = self.followed.is_none() && self.lease.is_some();
+    /// Somebody wants another port: a new lease is asked for at once, and this one is given up when that is bound. Nothing is wanted
+    /// for later: not without a tunnel, nor while the account has to be left alone.
+    pub fn renew_on_purpose(&mut self, now: Now) {
         self.account.hurry();
         self.gateway.hurry();
         self.signed = None;
+        let at_once = !self.tunnel.lost && (self.token.is_some() || self.account.after(now.mono) <= now.mono);
+        self.wants_other = at_once && self.followed.is_none() && self.lease.is_some();
     }
 
     /// Somebody asks to bind and check now: every wait ends, except those that protect an account.

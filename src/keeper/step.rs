@@ -127,7 +127,7 @@ pub enum Done {
 pub struct ListenPort {
     /// As the client shows it; clients may hold nonsense, so it is not a `u16`.
     pub port: i64,
-    /// Whether the client is set to pick a random port, in which case `port` may not be what it listens on.
+    /// Whether the client is set to pick another port by itself, in which case `port` may not be what it listens on.
     pub random: bool,
 }
 

@@ -1557,12 +1557,12 @@ fn a_port_that_is_not_wanted_any_more_is_given_up_when_another_one_is_bound() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
-    bench.keeper.renew_on_purpose();
+    bench.keeper.renew_on_purpose(bench.now);
     bench.logs_in();
     let lease = Lease { port: 50002, ..bench.lease(LONG) };
     bench.does("sign", Done::Leased(lease));
-    bench.does("store", Done::Stored);
     assert!(matches!(bench.binds().news, Some((Level::Info, News::Bound(50002)))));
+    bench.does("store", Done::Stored);
     bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: false }));
     assert_eq!(bench.next(), "place");
     assert_eq!(bench.keeper.port_to_listen_on(), Some(50002));
@@ -1574,23 +1574,26 @@ fn a_port_is_kept_where_another_one_cannot_be_had() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
-    bench.keeper.renew_on_purpose();
+    bench.keeper.renew_on_purpose(bench.now);
     bench.logs_in();
-    bench.fails("sign", Meaning::Passing);
+    let verdict = bench.fails("sign", Meaning::RetryAfter(Duration::from_secs(600)));
+    assert!(matches!(verdict.news, Some((Level::Warn, News::NotRenewed(_)))), "{verdict:?}");
     assert_eq!((bench.next(), bench.keeper.port_to_listen_on()), ("wait", Some(PORT)));
+    assert!(!bench.keeper.has_troubles());
+    bench.pass(301);
+    bench.binds();
+    bench.listens();
     // Not bound.
-    bench.keeper.renew_on_purpose();
+    bench.keeper.renew_on_purpose(bench.now);
     let lease = Lease { port: 50002, ..bench.lease(LONG) };
     bench.does("sign", Done::Leased(lease));
-    bench.does("store", Done::Stored);
     let verdict = bench.fails("bind", Meaning::Refused);
     assert!(matches!(verdict.news, Some((Level::Warn, News::KeptOld { port: PORT, refused: 50002, .. }))));
-    bench.does("store", Done::Stored);
     assert!(matches!(bench.binds().news, Some((_, News::Bound(PORT)))));
     assert_eq!(bench.keeper.port_to_listen_on(), Some(PORT));
     assert!(!bench.keeper.has_troubles());
     // Somebody else's.
     let mut bench = Bench::following();
-    bench.keeper.renew_on_purpose();
+    bench.keeper.renew_on_purpose(bench.now);
     assert_eq!(bench.next(), "ask");
 }

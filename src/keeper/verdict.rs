@@ -58,6 +58,8 @@ pub enum News {
         /// Why not.
         error: Rc<Error>,
     },
+    /// Another lease in the place of a good one cannot be had.
+    NotRenewed(Rc<Error>),
     /// A lease that was asked for in the place of a good one cannot be bound, and the good one is kept.
     KeptOld {
         /// The port that is kept.

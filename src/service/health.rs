@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::error::plain;
-use crate::keeper::step::Listener;
+use crate::keeper::step::{Connectivity, Listener};
 use crate::keeper::tunnel::Way;
 use crate::kernel::{self, Network};
 use crate::pia::discover;
@@ -39,5 +39,8 @@ fn way(status: &Status, network: &Network) -> Option<Result<Way, String>> {
 /// Who listens on the port now; none where the kernel did not show the client's socket to the service.
 fn listener(status: &Status, network: &Network, way: Option<&Way>) -> Option<Listener> {
     let port = status.port.filter(|_| status.listener_seen)?;
-    kernel::inspect(network, port, way, false).ok().map(|witness| witness.listener().clone())
+    let witness = kernel::inspect(network, port, way, false).ok()?;
+    // Where only the kernel tells, a UDP socket on a port that was left is no answer.
+    let silent = status.connection_status == Some(Connectivity::Unknown.to_string());
+    Some(if silent { witness.tcp } else { witness.listener().clone() })
 }

@@ -99,6 +99,7 @@ fn words(level: Level, news: &News, names: &Names) -> String {
             shown(lease.expires_at),
             error.cause
         ),
+        News::NotRenewed(error) => format!("there is no other port: {error}; this one is kept, try again later"),
         News::KeptOld { port, refused, error } => {
             format!("port {refused} cannot be bound, port {port} is kept: {}; try again later", error.cause)
         }

@@ -213,6 +213,9 @@ impl Service {
         ::log::info!("stopping");
         self.notifier.tell("STOPPING=1");
         self.finish_bounce(ear);
+        if let Some(views) = &mut self.views {
+            views.stop();
+        }
         self.write_status(Some(time::now()));
         end
     }
@@ -308,7 +311,7 @@ impl Service {
         ::log::info!("asked for another port: a new lease replaces this one when it is bound");
         let from = self.keeper.snapshot().port;
         self.renewal.get_or_insert_default().from = from;
-        self.keeper.renew_on_purpose();
+        self.keeper.renew_on_purpose(time::now());
     }
 
     /// What has become of it, where it was asked for; an error where there is no other port.
@@ -425,7 +428,7 @@ impl Service {
         }
         if let (Some(renewal), Some((_, news))) = (&mut self.renewal, &verdict.news) {
             match news {
-                News::KeptOld { error, .. } => renewal.why = Some(with_advice(error)),
+                News::KeptOld { error, .. } | News::NotRenewed(error) => renewal.why = Some(with_advice(error)),
                 News::Failed { error, .. } if verdict.peer != Peer::Client => renewal.why = Some(with_advice(error)),
                 _ => {}
             }

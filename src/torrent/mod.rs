@@ -60,7 +60,15 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     let known = CLIENTS.map(|(name, _)| name).join(", ");
     let right = format!("one of these is right: {known}");
     let find = |wanted: &str| CLIENTS.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).ok_or("is no client");
-    let (_, read) = reader.parsed("TORRENT_CLIENT", CLIENTS[0].0, &right, find)?;
+    let (name, read) = reader.parsed("TORRENT_CLIENT", CLIENTS[0].0, &right, find)?;
+    for (other, _) in CLIENTS.iter().filter(|(other, _)| other != name) {
+        let prefix = format!("{}_", other.to_ascii_uppercase());
+        if let Some(set) = reader.names().find(|set| set.starts_with(&prefix) && reader.get(set).is_some()) {
+            let words =
+                format!("{set} is not used: TORRENT_CLIENT is {name}; set TORRENT_CLIENT={other} if that is meant");
+            reader.warnings.push(words);
+        }
+    }
     read(reader)
 }
 

@@ -135,22 +135,23 @@ impl Transmission {
     /// One call; its result, or that there is a session now and it is to be sent again.
     fn call(&mut self, step: &'static str, method: &str, arguments: &str, completes: bool) -> Exchange<Value> {
         let json = self.dialect.request(method, arguments);
+        let new_session = std::mem::replace(&mut self.new_session, false);
         let response = self.send(&json, completes).map_err(|cause| failed(step, cause))?;
-        if response.status != 409 {
-            self.new_session = false;
-        }
         match response.status {
             200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(step, cause))?)),
             // At the first request, once an hour, and when it was restarted, perhaps as another version.
-            409 if !self.new_session => {
-                let session = response.header("x-transmission-session-id").next().map(Secret::new);
-                self.session = Some(session.ok_or_else(|| failed(step, response.unexpected()))?);
+            409 => {
+                self.session = response.header("x-transmission-session-id").next().map(Secret::new);
                 let speaks_json_rpc = response.header("x-transmission-rpc-version").next().is_some();
                 self.dialect = if speaks_json_rpc { Dialect::JsonRpc } else { Dialect::Old };
+                if new_session || self.session.is_none() {
+                    return Err(failed(step, response.unexpected()));
+                }
                 self.new_session = true;
                 Ok(Progress::More)
             }
-            401 if self.auth.is_none() => Err(failed(LOGIN, Cause::NoCredentials)),
+            // Each such request counts as a failed login.
+            401 if self.auth.is_none() => Err(failed(LOGIN, Cause::NoCredentials).means(Meaning::CredentialsRejected)),
             401 => Err(failed(LOGIN, rejected(false))),
             403 if response.text().contains("login attempts") => Err(locked()),
             403 => Err(refused("our address is not on its list (HTTP 403)", ADD_ADDRESS)),
@@ -175,7 +176,8 @@ impl Transmission {
             self.restore = None;
             return Ok(Progress::More);
         }
-        self.restore_dht(dht, true)
+        // Once more over another connection, because nobody may be left with a setting that is not his.
+        self.restore_dht(dht, true).or_else(|_| self.restore_dht(dht, true))
     }
 
     fn restore_dht(&mut self, dht: bool, completes: bool) -> Exchange<()> {
@@ -281,7 +283,10 @@ impl TorrentClient for Transmission {
             self.restore_dht(dht, false)?;
             return Ok(Progress::More);
         }
-        let fields = r#"{"fields":["peer-port","peer-port-random-on-start","dht-enabled","rpc-version"]}"#;
+        let fields = concat!(
+            r#"{"fields":["peer-port","peer-port-random-on-start","port-forwarding-enabled","#,
+            r#""dht-enabled","rpc-version"]}"#
+        );
         let Progress::Done(result) = self.call(SESSION_GET, "session-get", fields, false)? else {
             return Ok(Progress::More);
         };
@@ -298,7 +303,9 @@ impl TorrentClient for Transmission {
             Some(_) => return bad("is not a whole number"),
             None => return bad("is missing"),
         };
-        Ok(Progress::Done(ListenPort { port, random: is("peer-port-random-on-start") }))
+        // With a port forwarding of its own the port is the router's, and its socket may be on another one.
+        let random = is("peer-port-random-on-start") || is("port-forwarding-enabled");
+        Ok(Progress::Done(ListenPort { port, random }))
     }
 
     /// With a port forwarding of its own it would show the router's port, and with a random one this one would end with its next

@@ -14,6 +14,7 @@ use super::PortChange;
 use super::outbox::Told;
 use crate::config::{self, Reader};
 use crate::error::plain;
+use crate::signals::stopping;
 use crate::text::one_line;
 
 /// The variable, as the log names it.
@@ -91,7 +92,7 @@ fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatu
             std::thread::sleep(GLANCE);
         }
         match child.try_wait() {
-            Ok(None) if Instant::now() < end => {}
+            Ok(None) if Instant::now() < end && !stopping() => {}
             Ok(None) => {
                 if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
                     let _ = kill_process_group(group, Signal::KILL);

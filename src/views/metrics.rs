@@ -20,6 +20,8 @@ pub struct Counts {
     tunnel_changes: u64,
     moves: u64,
     reopens: u64,
+    /// The last lease: that it is stored at another try is no other one.
+    lease: Option<(u16, Timestamp)>,
 }
 
 impl Counts {
@@ -28,8 +30,15 @@ impl Counts {
         let Some((_, news)) = &verdict.news else { return };
         let counter = match news {
             News::Bound(_) => &mut self.binds,
+            News::KeptOld { .. } => &mut self.bind_failures,
             News::Failed { error, .. } if error.step == "bindPort" => &mut self.bind_failures,
-            News::Leased { .. } | News::NotStored { .. } => &mut self.leases,
+            News::Leased { lease, .. } | News::NotStored { lease, .. } => {
+                let this = Some((lease.port, lease.expires_at));
+                if std::mem::replace(&mut self.lease, this) == this {
+                    return;
+                }
+                &mut self.leases
+            }
             News::LoggedIn => &mut self.logins,
             News::Tunnel { .. } => &mut self.tunnel_changes,
             News::Moved { .. } => &mut self.moves,

@@ -95,31 +95,30 @@ impl PortChange {
 /// Somebody who is told each new port, once.
 struct Teller {
     outbox: Outbox<PortChange>,
-    last: Option<(PortChange, Instant)>,
+    last: Option<(u16, Instant)>,
+    /// The last port that was heard of; zero before that.
+    heard: u16,
 }
 
 impl Teller {
     fn new(outbox: Outbox<PortChange>) -> Self {
-        Self { outbox, last: None }
+        Self { outbox, last: None, heard: 0 }
     }
 
     /// What was not heard is told again with the next bind.
     fn tell(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
-        let old_port = match &self.last {
-            Some((last, at)) if last.port == port => {
-                // A round begins an interval after the last one, or a moment earlier.
-                let due = now.saturating_duration_since(*at) >= interval / 10 * 9;
-                if self.outbox.is_heard() || !due {
-                    return;
-                }
-                last.old_port
+        if let Some((last, at)) = self.last {
+            if self.outbox.is_heard() {
+                self.heard = last;
             }
-            Some((last, _)) => last.port,
-            None => 0,
-        };
-        let change = PortChange { port, old_port, interface: interface.to_owned() };
-        self.last = Some((change.clone(), now));
-        self.outbox.put(change);
+            // A round begins an interval after the last one, or a moment earlier.
+            let due = now.saturating_duration_since(at) >= interval / 10 * 9;
+            if last == port && !(due && self.outbox.has_failed()) {
+                return;
+            }
+        }
+        self.last = Some((port, now));
+        self.outbox.put(PortChange { port, old_port: self.heard, interface: interface.to_owned() });
     }
 }
 
@@ -128,7 +127,8 @@ pub struct Views {
     interval: Duration,
     look: Look,
     port_file: Option<PortFile>,
-    tellers: Vec<Teller>,
+    command: Option<Teller>,
+    url: Option<Teller>,
     heartbeat: Option<Heartbeat>,
     metrics_file: Option<MetricsFile>,
     page: Option<Page>,
@@ -138,21 +138,21 @@ pub struct Views {
 impl Views {
     /// As `settings` say; `interval` is the one between two binds. `stays` says that those who ask can be answered.
     pub fn new(settings: Settings, interval: Duration, look: Look, stays: bool) -> Self {
-        let mut tellers = Vec::new();
-        if let Some(words) = settings.command {
+        let command = settings.command.map(|words| {
             let run = move |change| command::run(&words, &change);
-            tellers.push(Teller::new(Outbox::looking_after(command::NAME, run, command::reap)));
-        }
-        if let Some(target) = settings.url {
+            Teller::new(Outbox::looking_after(command::NAME, run, command::reap))
+        });
+        let url = settings.url.map(|target| {
             let get =
                 move |change: PortChange| target.get(&Secret::new(change.fill(target.template(), percent_encoded)));
-            tellers.push(Teller::new(Outbox::new(PORT_CHANGE_URL, get)));
-        }
+            Teller::new(Outbox::new(PORT_CHANGE_URL, get))
+        });
         Self {
             interval,
             look,
             port_file: settings.port_file.map(PortFile::new),
-            tellers,
+            command,
+            url,
             heartbeat: settings.heartbeat.map(|target| Heartbeat::new(target, interval)),
             metrics_file: settings.metrics_file.map(MetricsFile::new),
             page: settings.address.filter(|_| stays).map(|address| Page::new(address, look)),
@@ -170,7 +170,7 @@ impl Views {
         if let Some(file) = &mut self.port_file {
             file.tell(port);
         }
-        for teller in &mut self.tellers {
+        for teller in self.command.iter_mut().chain(&mut self.url) {
             if let Some(port) = port {
                 teller.tell(port, interface, now, self.interval);
             }
@@ -197,9 +197,16 @@ impl Views {
         }
     }
 
+    /// We were asked to end, and so is a command that runs.
+    pub fn stop(&mut self) {
+        if let Some(command) = self.command.take() {
+            command.outbox.finish();
+        }
+    }
+
     /// Waits until everybody was told, or was tried in vain.
     pub fn finish(self) {
-        for teller in self.tellers {
+        for teller in self.command.into_iter().chain(self.url) {
             teller.outbox.finish();
         }
         if let Some(heartbeat) = self.heartbeat {

@@ -19,7 +19,9 @@ pub type Told = Result<(), String>;
 pub struct Outbox<T> {
     jobs: Sender<(u64, T)>,
     sent: u64,
+    /// The last that was heard, and the last that was tried.
     heard: Arc<AtomicU64>,
+    tried: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -32,11 +34,11 @@ impl<T: Send + 'static> Outbox<T> {
     /// The same, and between two tellings `look`, for as long as it says that there is something left to look after.
     pub fn looking_after(name: &'static str, tell: impl FnMut(T) -> Told + Send + 'static, look: fn() -> bool) -> Self {
         let (jobs, waiting) = channel();
-        let heard = Arc::new(AtomicU64::new(0));
-        let ears = Arc::clone(&heard);
-        let thread = Builder::new().stack_size(STACK).spawn(move || work(name, &waiting, &ears, tell, look));
+        let (heard, tried) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let numbers = (Arc::clone(&heard), Arc::clone(&tried));
+        let thread = Builder::new().stack_size(STACK).spawn(move || work(name, &waiting, &numbers, tell, look));
         let thread = thread.inspect_err(|error| log::warn!("{name}: no thread for it: {error}")).ok();
-        Self { jobs, sent: 0, heard, thread }
+        Self { jobs, sent: 0, heard, tried, thread }
     }
 
     /// Puts something there.
@@ -48,6 +50,11 @@ impl<T: Send + 'static> Outbox<T> {
     /// Whether the last of it was heard.
     pub fn is_heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed) == self.sent
+    }
+
+    /// Whether the last of it was tried in vain.
+    pub fn has_failed(&self) -> bool {
+        self.tried.load(Ordering::Relaxed) == self.sent && !self.is_heard()
     }
 
     /// Waits until all is told, or has failed.
@@ -63,7 +70,7 @@ impl<T: Send + 'static> Outbox<T> {
 fn work<T>(
     name: &'static str,
     waiting: &Receiver<(u64, T)>,
-    heard: &AtomicU64,
+    (heard, tried): &(Arc<AtomicU64>, Arc<AtomicU64>),
     mut tell: impl FnMut(T) -> Told,
     look: fn() -> bool,
 ) {
@@ -88,6 +95,7 @@ fn work<T>(
             }
             (Err(why), Some(_)) => log::debug!("{why}"),
         }
+        tried.store(number, Ordering::Relaxed);
     }
 }
 
