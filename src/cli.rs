@@ -114,7 +114,7 @@ const COMMANDS: [Command; 6] = [
         "renew",
         &[],
         "ask PIA for another port, in place of one that is blocked or abused",
-        "The service does it if it runs. The port of now is given up when another one is bound, and not before.\n\
+        "The service does it if it runs. The current port is kept until the new one is bound.\n\
          Exit codes: 0 there is another port, 1 there is none, 78 the settings are wrong.\n",
     ),
     command(

@@ -71,7 +71,7 @@ impl Content<'_> {
     }
 }
 
-/// One request. `path` is what logs may show; everything else may hold secrets.
+/// One request. `path` is what logs may show, unless it is hidden; everything else may hold secrets.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The path, starting with `/`, without the query.
@@ -91,7 +91,12 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// A GET without anything.
     pub fn get(path: &'a str) -> Self {
-        Self { path, content: Content::Query(&[]), headers: &[], secrets: &[], completes: false, hides_path: false }
+        Self::new(path, Content::Query(&[]))
+    }
+
+    /// Nothing but what is asked, and where.
+    pub fn new(path: &'a str, content: Content<'a>) -> Self {
+        Self { path, content, headers: &[], secrets: &[], completes: false, hides_path: false }
     }
 }
 

@@ -416,12 +416,11 @@ mod tests {
     fn requests_are_one_piece_with_an_exact_length() {
         let mut sent = Vec::new();
         let secret = Secret::new("ü&");
+        let fields = [("password", secret.expose())];
         let request = Request {
-            path: "/api/v2/auth/login",
-            content: Content::Form(&[("password", secret.expose())]),
             headers: &[("Cookie", "SID=x")],
             secrets: &[&secret],
-            ..Request::get("")
+            ..Request::new("/api/v2/auth/login", Content::Form(&fields))
         };
         write_request(&mut sent, "localhost", &request).unwrap();
         let sent = String::from_utf8(sent).unwrap();

@@ -155,8 +155,8 @@ impl Client {
             inspect_at: None,
             confirm_at: None,
             listen_by: None,
-            // Since whenever this client opened its socket, the tunnel may have been recreated. Where that has to be feared of a
-            // client, it tells whether it listens.
+            // Since whenever this client opened its socket, the tunnel may have been recreated. The one that does not tell whether
+            // it listens (Transmission) is bound to no device, and keeps no dead socket.
             socket: if hands_off || !setup.habits.tells { Socket::Fresh } else { Socket::Doubtful },
             bounced: None,
             set_at: None,

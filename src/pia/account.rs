@@ -181,8 +181,7 @@ fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials, network: &
 
 fn ask_for_token(mut peer: Peer, path: &str, content: Content, credentials: &Credentials) -> Result<Secret, Error> {
     let username = Secret::new(credentials.username.clone());
-    let request =
-        Request { path, content, headers: &[], secrets: &[&username, &credentials.password], ..Request::get("") };
+    let request = Request { headers: &[], secrets: &[&username, &credentials.password], ..Request::new(path, content) };
     peer.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(LOGIN, cause))
 }
 

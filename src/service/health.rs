@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::error::plain;
-use crate::keeper::step::{Connectivity, Listener};
+use crate::keeper::step::Listener;
 use crate::keeper::tunnel::Way;
 use crate::kernel::{self, Network};
 use crate::pia::discover;
@@ -41,6 +41,5 @@ fn listener(status: &Status, network: &Network, way: Option<&Way>) -> Option<Lis
     let port = status.port.filter(|_| status.listener_seen)?;
     let witness = kernel::inspect(network, port, way, false).ok()?;
     // Where only the kernel tells, a UDP socket on a port that was left is no answer.
-    let silent = status.connection_status == Some(Connectivity::Unknown.to_string());
-    Some(if silent { witness.tcp } else { witness.listener().clone() })
+    Some(if status.is_silent() { witness.tcp } else { witness.listener().clone() })
 }

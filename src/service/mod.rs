@@ -5,6 +5,7 @@ mod log;
 mod peers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
@@ -240,8 +241,7 @@ impl Service {
 
     /// Writes what `once` has found, and waits until everybody has heard of it.
     pub fn leave(mut self) {
-        self.ready = true;
-        self.beat();
+        self.beat(&self.status(time::now()));
         self.write_status(Some(time::now()));
         if let Some(views) = self.views {
             views.finish();
@@ -263,10 +263,12 @@ impl Service {
         if std::mem::take(&mut self.fresh) {
             self.write_status(None);
         }
-        self.tell_manager();
-        self.beat();
+        let now = time::now();
+        let status = self.status(now);
+        self.tell_manager(now, &status);
         // Where a pass waits in its middle, nothing is certain yet.
         if self.ready {
+            self.beat(&status);
             self.end_renewal();
         }
         ::log::trace!("waiting {} s", wait.as_secs());
@@ -300,10 +302,20 @@ impl Service {
 
     /// Whether somebody asks for another port.
     fn hears_request(&mut self) -> bool {
-        let Some(Ok((asker, _))) = self.requests.as_ref().map(UnixListener::accept) else { return false };
-        self.renew();
-        self.renewal.get_or_insert_default().askers.push(asker);
-        true
+        match self.requests.as_ref().map(UnixListener::accept) {
+            Some(Ok((asker, _))) => {
+                self.renew();
+                self.renewal.get_or_insert_default().askers.push(asker);
+                return true;
+            }
+            // Who waits there would wake us again and again.
+            Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                ::log::warn!("requests for another port are not heard any more: {}", plain(&error));
+                self.requests = None;
+            }
+            _ => {}
+        }
+        false
     }
 
     /// Another port is wanted than the one that there is.
@@ -384,12 +396,11 @@ impl Service {
     }
 
     /// What the state is; and at the end of a pass that we are ready, whether it went well or is being tried again.
-    fn tell_manager(&mut self) {
-        let now = time::now();
+    fn tell_manager(&mut self, now: Now, status: &Status) {
         // Where a client takes its time to show that it listens, a pass waits in its middle.
         let over = self.keeper.is_content(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
         let ready = if over && !std::mem::replace(&mut self.ready, over) { "READY=1\n" } else { "" };
-        self.notifier.tell(&format!("{ready}STATUS={}", self.status(now).one_line()));
+        self.notifier.tell(&format!("{ready}STATUS={}", status.one_line()));
     }
 
     fn carry_out(&mut self, step: &Step, ear: &mut dyn Ear) {
@@ -437,13 +448,9 @@ impl Service {
         ear.verdict(verdict);
     }
 
-    fn beat(&mut self) {
-        let status = self.status(time::now());
-        let port = self.keeper.port_to_listen_on();
-        if self.ready
-            && let Some(views) = &mut self.views
-        {
-            views.beat(&status, port);
+    fn beat(&mut self, status: &Status) {
+        if let Some(views) = &mut self.views {
+            views.beat(status, self.keeper.port_to_listen_on());
         }
     }
 

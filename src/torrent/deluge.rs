@@ -95,8 +95,7 @@ impl Deluge {
         let headers: Vec<_> = self.session.iter().map(|session| ("Cookie", session.expose())).collect();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
         let content = Content::Json(&json);
-        let request =
-            Request { path: &self.path, content, headers: &headers, secrets: &secrets, completes, ..Request::get("") };
+        let request = Request { headers: &headers, secrets: &secrets, completes, ..Request::new(&self.path, content) };
         let response = self.peer.send(&request)?;
         if response.status == 200 { Ok(response) } else { Err(response.unexpected()) }
     }
@@ -106,10 +105,10 @@ impl Deluge {
         if self.session.is_none() {
             return self.log_in(completes);
         }
+        let new_session = std::mem::replace(&mut self.new_session, false);
         let response = self.send(method, params, completes).map_err(|cause| failed(step, cause))?;
         let reply = json::parse::<Reply>(&response.text());
         let reply = reply.ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))?;
-        let new_session = std::mem::replace(&mut self.new_session, false);
         match reply.error.map(|error| error.code.unwrap_or_default()) {
             None => Ok(Progress::Done(reply.result.unwrap_or(Value::Null))),
             Some(NOT_AUTHENTICATED) if !new_session => {

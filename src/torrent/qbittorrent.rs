@@ -148,8 +148,7 @@ impl QBittorrent {
         let values: Vec<_> = self.cookies.iter().map(cookie_value).collect();
         hidden.extend(&values);
         let path = format!("{}/api/v2/{call}", self.prefix);
-        let request =
-            Request { path: &path, content, headers: &headers, secrets: &hidden, completes, ..Request::get("") };
+        let request = Request { headers: &headers, secrets: &hidden, completes, ..Request::new(&path, content) };
         let response = self.peer.send(&request)?;
         // Also outside a login: with authentication bypassed every request without a cookie makes a new session.
         for pair in response.header("set-cookie").filter_map(cookie_pair) {

@@ -123,12 +123,10 @@ impl Transmission {
         let secrets: Vec<_> = basic.iter().chain(password).chain(&self.session).collect();
         let content = Content::Json(json);
         self.peer.send(&Request {
-            path: &self.path,
-            content,
             headers: &headers,
             secrets: &secrets,
             completes,
-            ..Request::get("")
+            ..Request::new(&self.path, content)
         })
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::outbox::Outbox;
-use super::target::Target;
+use super::webhook::Webhook;
 use crate::http::percent_encoded;
 use crate::secret::Secret;
 
@@ -30,8 +30,8 @@ pub struct Heartbeat {
 
 impl Heartbeat {
     /// Nothing is told yet.
-    pub fn new(target: Target, every: Duration) -> Self {
-        let tell = move |beat: Beat| target.get(&path(target.template(), &beat));
+    pub fn new(webhook: Webhook, every: Duration) -> Self {
+        let tell = move |beat: Beat| webhook.get(&path(webhook.template(), &beat));
         Self { outbox: Outbox::new(NAME, tell), every, last: None }
     }
 

@@ -9,7 +9,7 @@ mod outbox;
 pub mod page;
 mod port_file;
 pub mod status;
-mod target;
+mod webhook;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ use outbox::Outbox;
 use page::{Look, Page, Shown};
 use port_file::PortFile;
 use status::{Health, Status};
-use target::Target;
+use webhook::Webhook;
 
 /// A URL that is asked for with each new port.
 const PORT_CHANGE_URL: &str = "PORT_CHANGE_URL";
@@ -36,8 +36,8 @@ const PORT_CHANGE_URL: &str = "PORT_CHANGE_URL";
 pub struct Settings {
     port_file: Option<PathBuf>,
     command: Option<Vec<String>>,
-    url: Option<Target>,
-    heartbeat: Option<Target>,
+    url: Option<Webhook>,
+    heartbeat: Option<Webhook>,
     metrics_file: Option<PathBuf>,
     address: Option<SocketAddr>,
 }
@@ -50,8 +50,8 @@ impl Settings {
         Self {
             port_file: reader.get("PORT_FILE").map(PathBuf::from),
             command: command::read(reader),
-            url: Target::read(reader, PORT_CHANGE_URL, roots.as_ref()),
-            heartbeat: Target::read(reader, heartbeat::NAME, roots.as_ref()),
+            url: Webhook::read(reader, PORT_CHANGE_URL, roots.as_ref()),
+            heartbeat: Webhook::read(reader, heartbeat::NAME, roots.as_ref()),
             metrics_file: reader.get("METRICS_FILE").map(PathBuf::from),
             address: reader.optional(page::NAME, right, |text| {
                 text.parse::<SocketAddr>().map_err(|_| "is no address with a port".to_owned())
@@ -93,14 +93,14 @@ impl PortChange {
 }
 
 /// Somebody who is told each new port, once.
-struct Teller {
+struct Subscriber {
     outbox: Outbox<PortChange>,
     last: Option<(u16, Instant)>,
     /// The last port that was heard of; zero before that.
     heard: u16,
 }
 
-impl Teller {
+impl Subscriber {
     fn new(outbox: Outbox<PortChange>) -> Self {
         Self { outbox, last: None, heard: 0 }
     }
@@ -127,8 +127,8 @@ pub struct Views {
     interval: Duration,
     look: Look,
     port_file: Option<PortFile>,
-    command: Option<Teller>,
-    url: Option<Teller>,
+    command: Option<Subscriber>,
+    url: Option<Subscriber>,
     heartbeat: Option<Heartbeat>,
     metrics_file: Option<MetricsFile>,
     page: Option<Page>,
@@ -140,12 +140,12 @@ impl Views {
     pub fn new(settings: Settings, interval: Duration, look: Look, stays: bool) -> Self {
         let command = settings.command.map(|words| {
             let run = move |change| command::run(&words, &change);
-            Teller::new(Outbox::looking_after(command::NAME, run, command::reap))
+            Subscriber::new(Outbox::looking_after(command::NAME, run, command::reap))
         });
-        let url = settings.url.map(|target| {
+        let url = settings.url.map(|webhook| {
             let get =
-                move |change: PortChange| target.get(&Secret::new(change.fill(target.template(), percent_encoded)));
-            Teller::new(Outbox::new(PORT_CHANGE_URL, get))
+                move |change: PortChange| webhook.get(&Secret::new(change.fill(webhook.template(), percent_encoded)));
+            Subscriber::new(Outbox::new(PORT_CHANGE_URL, get))
         });
         Self {
             interval,
@@ -153,7 +153,7 @@ impl Views {
             port_file: settings.port_file.map(PortFile::new),
             command,
             url,
-            heartbeat: settings.heartbeat.map(|target| Heartbeat::new(target, interval)),
+            heartbeat: settings.heartbeat.map(|webhook| Heartbeat::new(webhook, interval)),
             metrics_file: settings.metrics_file.map(MetricsFile::new),
             page: settings.address.filter(|_| stays).map(|address| Page::new(address, look)),
             counts: Counts::default(),

@@ -9,7 +9,7 @@ use miniserde::json;
 
 use crate::error::plain;
 use crate::files::{self, Durability};
-use crate::keeper::step::Listener;
+use crate::keeper::step::{Connectivity, Listener};
 use crate::keeper::tunnel::Way;
 use crate::keeper::{Peer, Snapshot};
 use crate::state::Presence;
@@ -262,7 +262,12 @@ impl Status {
 
     /// The client has the port in its settings and does not say whether it listens, and the kernel does not show it.
     fn is_only_told(&self) -> bool {
-        self.connection_status.as_deref() == Some("unknown") && !self.listener_seen
+        self.is_silent() && !self.listener_seen
+    }
+
+    /// The client does not say whether it listens.
+    pub fn is_silent(&self) -> bool {
+        self.connection_status == Some(Connectivity::Unknown.to_string())
     }
 
     /// Whether the way that the last bind took is still there. A container whose VPN container was restarted is left in a

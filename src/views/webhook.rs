@@ -11,7 +11,7 @@ use crate::http::{Peer, Request};
 use crate::secret::Secret;
 
 /// A URL, with placeholders in it.
-pub struct Target {
+pub struct Webhook {
     name: &'static str,
     url: Url,
     tls: Option<Tls>,
@@ -19,7 +19,7 @@ pub struct Target {
     template: Secret,
 }
 
-impl Target {
+impl Webhook {
     /// The one that the variable `name` holds, if it is set.
     pub fn read(reader: &mut Reader, name: &'static str, roots: Option<&RootCertStore>) -> Option<Self> {
         let text = reader.secret(name)?;
@@ -38,7 +38,7 @@ impl Target {
     /// Asks for `path`, with its query; the error is a line for the log.
     pub fn get(&self, path: &Secret) -> Told {
         let mut peer = Peer::new(self.url.host.clone(), self.url.port, self.url.host_header(), self.tls.clone());
-        let request = Request { path: path.expose(), hides_path: true, ..Request::get("") };
+        let request = Request { hides_path: true, ..Request::get(path.expose()) };
         let error = match peer.send(&request) {
             Ok(response) if response.is_success() => return Ok(()),
             // Of what it says nothing is shown: it may say what it was asked for.
@@ -78,10 +78,10 @@ mod tests {
     use super::*;
     use crate::config::Variables;
 
-    fn target(url: &str) -> Option<Target> {
+    fn webhook(url: &str) -> Option<Webhook> {
         let values = [("HEARTBEAT_URL".to_owned(), url.to_owned())].into();
         let all = Variables { values, ..Variables::default() };
-        Target::read(&mut Reader::new(&all), "HEARTBEAT_URL", None)
+        Webhook::read(&mut Reader::new(&all), "HEARTBEAT_URL", None)
     }
 
     #[test]
@@ -92,11 +92,11 @@ mod tests {
             ("http://h?p={port}", "http://h", "/?p={port}"),
             ("h:8080", "http://h:8080", "/"),
         ] {
-            let target = target(url).unwrap();
-            assert_eq!((target.url.to_string().as_str(), target.template()), (address, path));
+            let webhook = webhook(url).unwrap();
+            assert_eq!((webhook.url.to_string().as_str(), webhook.template()), (address, path));
         }
         for bad in ["ftp://x/", "http://user:pass@x/", "http://x/ü", "http://x/a b", "http://x/#a", "http:///x"] {
-            assert!(target(bad).is_none(), "{bad}");
+            assert!(webhook(bad).is_none(), "{bad}");
         }
     }
 }
