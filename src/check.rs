@@ -470,7 +470,7 @@ impl Narrator<'_> {
     fn listens(&mut self, connectivity: Connectivity, sight: Sight) {
         match sight {
             Sight::Clear => self.ok("listener", "yes"),
-            Sight::TcpOnly => self.note("listener", "by TCP alone: another program may have its UDP port"),
+            Sight::TcpOnly => self.note("listener", "by TCP alone: nobody listens on its port by UDP"),
             Sight::Unseen => {
                 let text = "it says so, but no program here listens on the port: in a container it must share the VPN's \
                             network (network_mode), not map its ports";

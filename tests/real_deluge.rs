@@ -326,7 +326,8 @@ fn port_taken(suite: &str) {
     end(daemon, &pia, PASSWORD);
 }
 
-/// Another program has the leased port by UDP alone: it is reached, by TCP, and nothing is done about it again and again.
+/// Another program has the leased port by UDP alone. Whose socket that is the kernel does not say: it is reached by TCP, and nothing is
+/// done about it again and again.
 fn udp_taken(suite: &str) {
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let _other_program = std::net::UdpSocket::bind(("127.0.0.1", LEASED)).expect("the port is free");

@@ -114,7 +114,7 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         News::Listens { port, connectivity, sight } => {
             let sight = match sight {
                 Sight::Clear => "",
-                Sight::TcpOnly => " by TCP alone, its UDP port may be another program's",
+                Sight::TcpOnly => " by TCP alone, nobody does by UDP",
                 Sight::Unseen => ", by its own word alone",
                 Sight::Unknown => {
                     return format!("{client} has port {port}; whether it listens is not known, it does not say");
