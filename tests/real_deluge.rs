@@ -3,21 +3,19 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::time::Duration;
 
 use ring::digest;
-use support::daemon::{LATER, SOON, Setup};
-use support::drive::{self, drive, link_or_skip, tell_version};
-use support::link::Quality;
+use support::daemon::{Daemon, LATER, SOON, Setup};
+use support::drive::{self, drive, tell_version};
 use support::pia::Pia;
 use support::real_client::{
-    FIRST, LEASED, OTHER, RealClient, Tracker, beyond, change_port, end, ends, reaches, see_binds, see_port,
-    see_verified,
+    FIRST, LEASED, OTHER, RealClient, Tracker, change_port, end, follow_a_new_tunnel, output_of, see_binds, see_port,
+    see_verified, spawn, stop, wait_for,
 };
-use support::{Signal, TempDir, netns, send, wait_until};
+use support::{TempDir, netns, wait_until};
 
 /// Of the web interface, and of the daemon behind it.
 const WEB_PORT: u16 = 8112;
@@ -67,9 +65,9 @@ impl Deluge {
         let profile = TempDir::new();
         configure(&profile, options);
         let daemon = spawn_daemon(suite, &profile);
-        wait_for(daemon.id(), DAEMON_PORT, &profile);
-        let web = spawn(suite, &profile, "deluge-web", &["--do-not-daemonize"]);
-        wait_for(web.id(), WEB_PORT, &profile);
+        wait_for(&daemon, DAEMON_PORT, &profile);
+        let web = spawn_web(suite, &profile);
+        wait_for(&web, WEB_PORT, &profile);
         Self { suite: suite.to_owned(), profile, daemon, web }
     }
 
@@ -79,13 +77,13 @@ impl Deluge {
 
     fn start_daemon(&mut self) {
         self.daemon = spawn_daemon(&self.suite, &self.profile);
-        wait_for(self.daemon.id(), DAEMON_PORT, &self.profile);
+        wait_for(&self.daemon, DAEMON_PORT, &self.profile);
     }
 
     fn restart_web(&mut self) {
         stop(&mut self.web);
-        self.web = spawn(&self.suite, &self.profile, "deluge-web", &["--do-not-daemonize"]);
-        wait_for(self.web.id(), WEB_PORT, &self.profile);
+        self.web = spawn_web(&self.suite, &self.profile);
+        wait_for(&self.web, WEB_PORT, &self.profile);
     }
 
     /// A call as its own pages make it, in a session of the test's.
@@ -131,7 +129,7 @@ impl RealClient for Deluge {
     }
 
     fn output(&self) -> String {
-        output(&self.profile)
+        output_of(&self.profile)
     }
 }
 
@@ -167,47 +165,18 @@ fn configure(profile: &TempDir, options: &Options) {
     profile.write("auth", format!("localclient:{LOCAL}:10\n"));
 }
 
-fn output(profile: &TempDir) -> String {
-    fs::read_to_string(profile.path().join("output")).unwrap_or_default()
-}
-
 fn spawn_daemon(suite: &str, profile: &TempDir) -> Child {
     let port = DAEMON_PORT.to_string();
-    spawn(suite, profile, "deluged", &["--do-not-daemonize", "--ui-interface", "127.0.0.1", "--port", &port])
+    start_program(suite, profile, "deluged", &["--ui-interface", "127.0.0.1", "--port", &port])
 }
 
-fn spawn(suite: &str, profile: &TempDir, program: &str, arguments: &[&str]) -> Child {
+fn spawn_web(suite: &str, profile: &TempDir) -> Child {
+    start_program(suite, profile, "deluge-web", &[])
+}
+
+fn start_program(suite: &str, profile: &TempDir, program: &str, more: &[&str]) -> Child {
     let program = drive::program("deluge", suite, program).expect("a suite that is there");
-    let output = File::options().create(true).append(true).open(profile.path().join("output")).expect("a file");
-    Command::new(program)
-        .args(arguments)
-        .args(["--loglevel", "info", "--config"])
-        .arg(profile.path())
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C.UTF-8")
-        .env("HOME", profile.path())
-        .env("TMPDIR", profile.path())
-        .env("XDG_CONFIG_HOME", profile.path())
-        .stdin(Stdio::null())
-        .stdout(output.try_clone().expect("a file"))
-        .stderr(output)
-        .spawn()
-        .expect("Deluge")
-}
-
-fn wait_for(pid: u32, port: u16, profile: &TempDir) {
-    let answers = wait_until(Duration::from_secs(60), || netns::ports_of(pid).contains(&port));
-    assert!(answers, "Deluge did not start: {}", output(profile));
-}
-
-/// Ends it in an orderly way.
-fn stop(child: &mut Child) {
-    send(child.id(), Signal::TERM).expect("Deluge is there");
-    if !wait_until(Duration::from_secs(20), || matches!(child.try_wait(), Ok(Some(_)))) {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+    spawn(&program, &[more, &["--do-not-daemonize", "--loglevel", "info", "--config"]].concat(), profile)
 }
 
 fn setup(pia: &Pia) -> Setup {
@@ -344,25 +313,13 @@ fn udp_taken(suite: &str) {
 /// The tunnel is made anew with the same address: whoever is at its far end reaches Deluge again. libtorrent 2.0.8 keeps a dead
 /// socket and shows its port all the same; the others open theirs again.
 fn tunnel_anew(suite: &str) {
-    let (_peers, own, gateway) = ends();
-    let raise = || link_or_skip("tunnel_anew", own, gateway, Quality::default());
-    let Some(link) = raise() else { return };
-    let client = Deluge::start(suite, &Options { interface: "pialink", ..Options::default() });
-    let (pia, setup) = beyond(gateway, setup);
-    let mut daemon = setup.run();
-    assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
-    see_verified(&mut daemon, LEASED);
-    drop(link);
-    let _link = raise();
-    let began = Instant::now();
-    assert!(wait_until(SOON, || reaches(gateway, own)), "not through the new tunnel\n{}", daemon.log());
-    println!("reached after {:.1?}", began.elapsed());
-    daemon.wait_for_line("the tunnel has changed", SOON);
-    see_verified(&mut daemon, LEASED);
-    if suite == "bookworm" {
-        daemon.wait_for_line("reopened its socket on port 47047", SOON);
-    }
-    end(daemon, &pia, PASSWORD);
+    let start = || Deluge::start(suite, &Options { interface: "pialink", ..Options::default() });
+    let last = |daemon: &mut Daemon| {
+        if suite == "bookworm" {
+            daemon.wait_for_line("reopened its socket on port 47047", SOON);
+        }
+    };
+    follow_a_new_tunnel(start, setup, last, PASSWORD);
 }
 
 /// A tracker hears the leased port within seconds of the change.

@@ -3,24 +3,26 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::time::Duration;
 
-use support::daemon::{LATER, SOON, Setup};
+use support::daemon::{Daemon, LATER, SOON, Setup};
 use support::drive::{self, drive, link_or_skip, tell_version};
 use support::link::Quality;
 use support::pia::Pia;
 use support::real_client::{
-    FIRST, LEASED, OTHER, RealClient, Tracker, beyond, change_port, end, ends, reaches, see_binds, see_port,
-    see_verified,
+    FIRST, LEASED, OTHER, RealClient, Tracker, beyond, change_port, end, ends, follow_a_new_tunnel, output_of, reaches,
+    see_binds, see_port, see_verified, spawn, stop, wait_for,
 };
-use support::{Signal, TempDir, netns, send, wait_until};
+use support::{TempDir, netns, wait_until};
 
 /// Of its RPC.
 const RPC_PORT: u16 = 9091;
+/// Before its profile.
+const ARGUMENTS: [&str; 2] = ["--foreground", "--config-dir"];
 const USERNAME: &str = "tester";
 const PASSWORD: &str = "p:ss=%+ wörd\"\\";
 
@@ -82,38 +84,27 @@ impl Transmission {
             downloads = text(&profile.path().display().to_string()),
         );
         fs::write(profile.path().join("settings.json"), settings).expect("settings");
-        let child = spawn(&program, &profile);
-        let mut transmission = Self { program, profile, child, password: options.password };
-        transmission.wait_for_rpc();
-        transmission
+        let child = spawn(&program, &ARGUMENTS, &profile);
+        wait_for(&child, RPC_PORT, &profile);
+        Self { program, profile, child, password: options.password }
     }
 
     fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Ends it in an orderly way.
     fn stop(&mut self) {
-        send(self.pid(), Signal::TERM).expect("Transmission is there");
-        if !wait_until(Duration::from_secs(20), || matches!(self.child.try_wait(), Ok(Some(_)))) {
-            self.kill();
-        }
+        stop(&mut self.child);
     }
 
     fn start_again(&mut self) {
-        self.child = spawn(&self.program, &self.profile);
-        self.wait_for_rpc();
+        self.child = spawn(&self.program, &ARGUMENTS, &self.profile);
+        wait_for(&self.child, RPC_PORT, &self.profile);
     }
 
     fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-
-    fn wait_for_rpc(&mut self) {
-        let pid = self.pid();
-        let answers = wait_until(Duration::from_secs(60), || netns::ports_of(pid).contains(&RPC_PORT));
-        assert!(answers, "Transmission did not start: {}", self.output());
     }
 
     /// A call in the old dialect, as other programs make it; its arguments.
@@ -151,7 +142,7 @@ impl RealClient for Transmission {
     }
 
     fn output(&self) -> String {
-        fs::read_to_string(self.profile.path().join("output")).unwrap_or_default()
+        output_of(&self.profile)
     }
 }
 
@@ -159,23 +150,6 @@ impl Drop for Transmission {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn spawn(program: &PathBuf, profile: &TempDir) -> Child {
-    let output = File::options().create(true).append(true).open(profile.path().join("output")).expect("a file");
-    Command::new(program)
-        .args(["--foreground", "--config-dir"])
-        .arg(profile.path())
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C.UTF-8")
-        .env("HOME", profile.path())
-        .env("TMPDIR", profile.path())
-        .stdin(Stdio::null())
-        .stdout(output.try_clone().expect("a file"))
-        .stderr(output)
-        .spawn()
-        .expect("transmission-daemon")
 }
 
 fn anonymous(pia: &Pia) -> Setup {
@@ -344,23 +318,9 @@ fn address_late(suite: &str) {
 
 /// The tunnel is made anew with the same address: it is bound to no device, so nothing has to be opened again.
 fn tunnel_anew(suite: &str) {
-    let (_peers, own, gateway) = ends();
-    let raise = || link_or_skip("tunnel_anew", own, gateway, Quality::default());
-    let Some(link) = raise() else { return };
-    let client = Transmission::start(suite, &Options { address: "10.10.229.5", ..Options::default() });
-    let (pia, setup) = beyond(gateway, setup);
-    let mut daemon = setup.run();
-    assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
-    see_verified(&mut daemon, LEASED);
-    drop(link);
-    let _link = raise();
-    let began = Instant::now();
-    assert!(wait_until(SOON, || reaches(gateway, own)), "not through the new tunnel\n{}", daemon.log());
-    println!("reached after {:.1?}", began.elapsed());
-    daemon.wait_for_line("the tunnel has changed", SOON);
-    see_verified(&mut daemon, LEASED);
-    assert_eq!(daemon.count_lines("reopened its socket"), 0, "{}", daemon.log());
-    end(daemon, &pia, PASSWORD);
+    let start = || Transmission::start(suite, &Options { address: "10.10.229.5", ..Options::default() });
+    let last = |daemon: &mut Daemon| assert_eq!(daemon.count_lines("reopened its socket"), 0, "{}", daemon.log());
+    follow_a_new_tunnel(start, setup, last, PASSWORD);
 }
 
 /// A tracker hears of another port within seconds, unless it was asked a moment ago: 4.1 drops what comes within the least interval

@@ -1,16 +1,18 @@
 //! What the tests of real torrent clients share, beside how they are driven: what is seen from outside, a tunnel, a tracker.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::daemon::{Daemon, Setup};
-use super::link::End;
+use super::daemon::{Daemon, SOON, Setup};
+use super::drive::link_or_skip;
+use super::link::{End, Quality};
 use super::pia::{self, Pia};
-use super::{Reply, Server, TempDir, lock, netns, wait_until};
+use super::{Reply, Server, Signal, TempDir, lock, netns, send, wait_until};
 
 /// Port of the first lease that the simulator hands out.
 pub const LEASED: u16 = 47_047;
@@ -25,6 +27,46 @@ pub trait RealClient {
     fn ports(&self) -> [BTreeSet<u16>; 2];
     /// What it has said.
     fn output(&self) -> String;
+}
+
+/// Starts a program of a client with a profile of its own, where its output goes as well.
+pub fn spawn(program: &Path, arguments: &[&str], profile: &TempDir) -> Child {
+    let output = File::options().create(true).append(true).open(profile.path().join("output")).expect("a file");
+    Command::new(program)
+        .args(arguments)
+        .arg(profile.path())
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .env("HOME", profile.path())
+        .env("TMPDIR", profile.path())
+        .env("XDG_CONFIG_HOME", profile.path())
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("a file"))
+        .stderr(output)
+        .spawn()
+        .expect("a client that starts")
+}
+
+/// What the programs of a profile have said.
+pub fn output_of(profile: &TempDir) -> String {
+    fs::read_to_string(profile.path().join("output")).unwrap_or_default()
+}
+
+/// Waits until it listens there.
+#[track_caller]
+pub fn wait_for(child: &Child, port: u16, profile: &TempDir) {
+    let answers = wait_until(Duration::from_secs(60), || netns::ports_of(child.id()).contains(&port));
+    assert!(answers, "it did not start: {}", output_of(profile));
+}
+
+/// Ends it in an orderly way.
+pub fn stop(child: &mut Child) {
+    send(child.id(), Signal::TERM).expect("a client that runs");
+    if !wait_until(Duration::from_secs(20), || matches!(child.try_wait(), Ok(Some(_)))) {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
 }
 
 /// Waits until it listens on this port and on no other, by TCP and by UDP.
@@ -99,6 +141,33 @@ pub fn beyond(gateway: End, setup: fn(&Pia) -> Setup) -> (Pia, Setup) {
 pub fn reaches(from: End, to: End) -> bool {
     let limit = Duration::from_millis(500);
     netns::within(Some(from.pid), || TcpStream::connect_timeout(&(to.address, LEASED).into(), limit)).is_ok()
+}
+
+/// The tunnel is made anew with the same address, and whoever is at its far end reaches the client again; `last` has a look then.
+#[track_caller]
+pub fn follow_a_new_tunnel<C: RealClient>(
+    start: impl FnOnce() -> C,
+    setup: fn(&Pia) -> Setup,
+    last: impl FnOnce(&mut Daemon),
+    password: &str,
+) {
+    let (_peers, own, gateway) = ends();
+    let raise = || link_or_skip("tunnel_anew", own, gateway, Quality::default());
+    let Some(link) = raise() else { return };
+    let client = start();
+    let (pia, setup) = beyond(gateway, setup);
+    let mut daemon = setup.run();
+    assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
+    see_verified(&mut daemon, LEASED);
+    drop(link);
+    let _link = raise();
+    let began = Instant::now();
+    assert!(wait_until(SOON, || reaches(gateway, own)), "not through the new tunnel\n{}", daemon.log());
+    println!("reached after {:.1?}", began.elapsed());
+    daemon.wait_for_line("the tunnel has changed", SOON);
+    see_verified(&mut daemon, LEASED);
+    last(&mut daemon);
+    end(daemon, &pia, password);
 }
 
 /// A tracker that wants nothing but to know the port, once a second at most.
