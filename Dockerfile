@@ -35,7 +35,7 @@ FROM scratch
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="pia-qbittorrent-sync" \
-      org.opencontainers.image.description="Keeps PIA's forwarded port bound and qBittorrent listening on it" \
+      org.opencontainers.image.description="Keeps PIA's forwarded port bound and the torrent client listening on it" \
       org.opencontainers.image.source="https://github.com/pia-qbittorrent-sync/pia-qbittorrent-sync" \
       org.opencontainers.image.documentation="https://github.com/pia-qbittorrent-sync/pia-qbittorrent-sync#readme" \
       org.opencontainers.image.licenses="MIT" \
