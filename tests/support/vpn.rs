@@ -28,6 +28,7 @@ const PROBE_LIMIT: Duration = Duration::from_millis(250);
 const UP_LIMIT: Duration = Duration::from_secs(20);
 /// Longer than `OpenVPN` takes to say goodbye to its server: a second SIGTERM would cut that short.
 const GOODBYE: Duration = Duration::from_secs(3);
+/// How often it is asked to end.
 const ASK_TO_END: usize = 6;
 /// A port of the gateway that answers: the one for its tokens.
 const ECHO: u16 = 443;
