@@ -36,8 +36,9 @@ const ROWS: [&str; 12] = [
 const ROWS_FOLLOWING: [&str; 7] = ["settings", "tunnel", "source", "client", "port", "listener", "inbound"];
 /// What to do where there is no tunnel.
 const START: &str = "start the VPN, then check again";
-/// A step that takes longer than this is told at once.
-const LONG: Duration = Duration::from_secs(1);
+/// A step that takes longer than this is told at once. Less than the second after which the search for a gateway ends, or it
+/// would be told when it is over.
+const LONG: Duration = Duration::from_millis(750);
 
 /// Runs the check; true if all is well. `colours` is for a terminal.
 pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
