@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Arguments;
 use support::daemon::SOON;
+use support::load::is_prompt;
 use support::rows::{MEASURED, Row};
 use support::wait_until;
 use support::world::{RECOVERY, Running, World};
@@ -128,7 +129,7 @@ impl Fault {
         assert!(well, "not well within {RECOVERY:?}; {:?}\n{}", world.setup.status(), daemon.log());
         let allowed = ended.saturating_duration_since(self.began) + RECOVERY;
         let gap = world.pia.longest_gap(self.began);
-        assert!(gap < allowed, "a gap of {gap:?} where {allowed:?} is allowed\n{}", daemon.log());
+        assert!(is_prompt(gap, allowed), "a gap of {gap:?} where {allowed:?} is allowed\n{}", daemon.log());
         assert!(world.pia.leases() <= self.signatures, "{:?}\n{}", world.pia.counts(), daemon.log());
         let memory = daemon.memory(true);
         assert!(memory < MEMORY, "{memory} KiB");

@@ -5,7 +5,7 @@ mod support;
 use std::env;
 use std::process::{Command, Output};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 use support::netns;
 use support::rows::{Row, missing};
 
@@ -31,12 +31,19 @@ fn main() {
         rows().into_iter().map(Row::into_trial).collect()
     } else {
         vec![
-            Trial::test("what is missing counts as ignored, and says why", ignored_with_reason),
-            Trial::test("what is missing fails if it is required", required),
-            Trial::test("a failure inside a namespace counts as one outside", failure_inside),
+            test("what is missing counts as ignored, with its reason", ignored_with_reason),
+            test("what is missing fails if it is required", required),
+            test("a failure inside a namespace counts as one outside", failure_inside),
         ]
     };
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn test(name: &str, body: fn()) -> Trial {
+    Trial::test(name, move || {
+        body();
+        Ok(())
+    })
 }
 
 fn run_rows(filter: &str, required: &str) -> (Output, String) {
@@ -51,25 +58,22 @@ fn has_namespaces() -> bool {
     netns::isolated_with_mounts("true").is_some_and(|mut command| command.status().is_ok_and(|s| s.success()))
 }
 
-fn ignored_with_reason() -> Result<(), Failed> {
+fn ignored_with_reason() {
     let (output, text) = run_rows("ignored", "");
     assert!(output.status.success(), "{text}");
     assert!(text.contains("0 passed; 0 failed; 2 ignored"), "{text}");
     assert!(text.contains("a thing") && (!has_namespaces() || text.contains("another thing")), "{text}");
-    Ok(())
 }
 
-fn required() -> Result<(), Failed> {
+fn required() {
     let (output, text) = run_rows("ignored", "1");
     assert!(!output.status.success() && text.contains("0 passed; 2 failed; 0 ignored"), "{text}");
     assert!(text.contains("REQUIRE_ROWS=1, but: a thing"), "{text}");
-    Ok(())
 }
 
-fn failure_inside() -> Result<(), Failed> {
+fn failure_inside() {
     let (output, text) = run_rows("isolated", "");
     let counts = if has_namespaces() { "1 passed; 1 failed; 1 ignored" } else { "0 passed; 0 failed; 3 ignored" };
     assert!(text.contains(counts), "{text}");
     assert!(!has_namespaces() || (!output.status.success() && text.contains("a reason")), "{text}");
-    Ok(())
 }

@@ -21,6 +21,7 @@ pub mod daemon;
 pub mod drive;
 pub mod gluetun;
 pub mod link;
+pub mod load;
 pub mod netns;
 pub mod pia;
 pub mod qbt;
@@ -58,14 +59,16 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condition` holds; `false` after `limit`.
+/// Waits until `condition` holds; `false` after `limit`, which load stretches.
 pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + limit;
+    let begin = Instant::now();
+    let mut stretched = None;
     loop {
         if condition() {
             return true;
         }
-        if Instant::now() >= end {
+        let took = begin.elapsed();
+        if took >= limit && took >= *stretched.get_or_insert_with(|| limit.mul_f64(load::slowdown())) {
             return false;
         }
         thread::sleep(Duration::from_millis(2));
