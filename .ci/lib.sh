@@ -3,14 +3,14 @@
 #
 # A test is a line of `check`s that ends with `summary`. The first thing that does not hold ends it: what comes after
 # would not mean much. Nothing is ever skipped: what a test needs and cannot have is a failure.
-# What is kept below $CACHE only makes the next run faster; every reader must be able to make it anew.
+# What is kept below $CACHE only makes the next run faster; every reader must be able to make it again.
 
 export DEBIAN_FRONTEND=noninteractive
-CACHE=${PIA_SYNC_CACHE:-/var/tmp/pia-qbittorrent-sync}
-mkdir -p "$CACHE"
+CACHE=${PIA_SYNC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pia-qbittorrent-sync}
 
 passed=0
-told=
+# Set once the count is printed.
+counted=
 cleanups=()
 
 info() { printf '# %s\n' "$*"; }
@@ -19,6 +19,27 @@ warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 fatal() {
   warn "$*"
   exit 1
+}
+
+# own_folder DIR: creates it if it is missing. Root runs programs from it, so it must belong to the user who runs this, and no
+# other user may be able to write to it or to replace it.
+own_folder() {
+  local dir=$1 owner mode
+  mkdir -p "$(dirname "$dir")"
+  mkdir -m 700 "$dir" 2>/dev/null || [ -d "$dir" ] || fatal "cannot create $dir"
+  [ ! -L "$dir" ] || fatal "$dir is a symbolic link; remove it, or set PIA_SYNC_CACHE to a folder of your own"
+  read -r owner mode < <(stat -c '%u %a' "$dir")
+  [ "$owner" -eq "$(id -u)" ] || fatal "$dir belongs to user $owner; set PIA_SYNC_CACHE to a folder of your own"
+  while :; do
+    # A sticky folder may be writable by all: only its owner can replace what lies in it.
+    if ((8#$mode & 8#022)) && { [ "$dir" = "$1" ] || ! ((8#$mode & 8#1000)); }; then
+      fatal "$dir is writable by other users (mode $mode); run: chmod go-w $dir"
+    fi
+    [ "$dir" != / ] || break
+    dir=$(dirname "$(realpath "$dir")")
+    read -r owner mode < <(stat -c '%u %a' "$dir")
+    [ "$owner" -eq 0 ] || [ "$owner" -eq "$(id -u)" ] || fatal "$dir, above the cache, belongs to user $owner; set PIA_SYNC_CACHE"
+  done
 }
 
 ok() {
@@ -63,7 +84,7 @@ has() {
 
 # The last line of a test.
 summary() {
-  told=1
+  counted=1
   printf '%d passed, 0 failed\n' "$passed"
 }
 
@@ -77,7 +98,7 @@ finish() {
   trap - EXIT
   set +e
   for cleanup in "${cleanups[@]}"; do eval "$cleanup"; done
-  if [ "$status" -ne 0 ] && [ -z "$told" ]; then printf '%d passed, 1 failed\n' "$passed"; fi
+  if [ "$status" -ne 0 ] && [ -z "$counted" ]; then printf '%d passed, 1 failed\n' "$passed"; fi
   exit "$status"
 }
 trap finish EXIT
@@ -144,6 +165,21 @@ install_packages() {
   }
 }
 
+# install_wheel DIR NAME VERSION HASH...: a program that comes as a wheel of pip, pinned by the SHA-256 of the wheel for each
+# architecture, into a virtual environment of its own: DIR/bin/PROGRAM.
+install_wheel() {
+  local dir=$1 name=$2 version=$3
+  shift 3
+  [ ! -x "$dir/bin/python" ] || ! "$dir/bin/python" -m pip show --quiet "$name" 2>/dev/null || return 0
+  # Not a python3 that comes first on the PATH, such as pyenv's: the environment would break with it.
+  /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
+  rm -rf "$dir"
+  /usr/bin/python3 -m venv "$dir"
+  printf '%s==%s%s\n' "$name" "$version" "$(printf ' --hash=sha256:%s' "$@")" >"$dir/requirements.txt"
+  "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes \
+    --requirement "$dir/requirements.txt"
+}
+
 # mirror [security]: the archive that this machine's own apt uses, in either format of its sources.
 # shellcheck disable=SC2120 # called with an argument elsewhere
 mirror() {
@@ -154,6 +190,8 @@ mirror() {
       -e 's/^deb[[:space:]]+(\[[^]]*\][[:space:]]+)?([^[:space:]]+).*/\2/p' "$file"
   done | grep -m 1 -E "$pattern" || fatal "no Debian mirror in this machine's apt sources"
 }
+
+own_folder "$CACHE"
 
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
