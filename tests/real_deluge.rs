@@ -21,6 +21,8 @@ use support::{TempDir, netns, wait_until};
 const WEB_PORT: u16 = 8112;
 const DAEMON_PORT: u16 = 58_846;
 const PASSWORD: &str = "p&ss=%+ wörd\"\\";
+/// In the reply to a call that succeeded.
+const NO_ERROR: &str = r#""error": null"#;
 /// The daemon's id in the web interface.
 const HOST: &str = "00000000000000000000000000000001";
 /// The web interface's user at the daemon, who is made up here.
@@ -68,7 +70,18 @@ impl Deluge {
         wait_for(&daemon, DAEMON_PORT, &profile);
         let web = spawn_web(suite, &profile);
         wait_for(&web, WEB_PORT, &profile);
-        Self { suite: suite.to_owned(), profile, daemon, web }
+        let client = Self { suite: suite.to_owned(), profile, daemon, web };
+        if options.connects {
+            client.wait_for_connection();
+        }
+        client
+    }
+
+    /// Until the web interface has connected to the daemon, and asked it for its methods, a core call is an 'Unknown method'.
+    #[track_caller]
+    fn wait_for_connection(&self) {
+        let answers = || self.reply("core.get_listen_port", "[]").contains(NO_ERROR);
+        assert!(wait_until(SOON, answers), "{}", self.output());
     }
 
     fn stop_daemon(&mut self) {
@@ -87,7 +100,14 @@ impl Deluge {
     }
 
     /// A call as its own pages make it, in a session of the test's.
+    #[track_caller]
     fn call(&self, method: &str, params: &str) -> String {
+        let reply = self.reply(method, params);
+        assert!(reply.contains(NO_ERROR), "{reply}");
+        reply
+    }
+
+    fn reply(&self, method: &str, params: &str) -> String {
         let jar = self.profile.path().join("cookies");
         let ask = |method: &str, params: &str| {
             let body = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
@@ -107,9 +127,7 @@ impl Deluge {
             let login = ask("auth.login", &miniserde::json::to_string(&[PASSWORD][..]));
             assert!(login.contains("true"), "{login}");
         }
-        let reply = ask(method, params);
-        assert!(reply.contains(r#""error": null"#), "{reply}");
-        reply
+        ask(method, params)
     }
 }
 
@@ -233,7 +251,7 @@ fn restarted(suite: &str) {
     see_port(&mut daemon, &client, LEASED, SOON);
     see_verified(&mut daemon, LEASED);
     client.restart_web();
-    assert!(wait_until(SOON, || client.call("web.connected", "[]").contains("true")), "{}", client.output());
+    client.wait_for_connection();
     client.call("core.set_config", &format!(r#"[{{"listen_ports":[{OTHER},{OTHER}]}}]"#));
     see_port(&mut daemon, &client, LEASED, LATER);
     see_verified(&mut daemon, LEASED);
