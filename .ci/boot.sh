@@ -6,7 +6,7 @@
 #   add_programs DIR BINARY                        the daemon, and the simulator with the settings for it in DIR/sim
 #   boot DIR COMMAND...                            --boot, or the program that is to be PID 1
 #   inside COMMAND...                              as root in it
-#   tell_simulator COMMAND, counted NAME VALUE     what it is to do, and was asked for
+#   command_simulator COMMAND, counted NAME VALUE  its next action, and how often it received a request
 #   halted                                         that it has ended
 
 nspawn_pid=
@@ -121,9 +121,9 @@ QBITTORRENT_HOST=http://127.0.0.1:8080
 SETTINGS
 }
 
-tell_simulator() { printf '%s\n' "$*" >>"$simulator_dir/commands"; }
+command_simulator() { printf '%s\n' "$*" >>"$simulator_dir/commands"; }
 
-# What the simulator was asked for so far, by the names in its help. It tells every 20 ms.
+# What the simulator was asked for so far, by the names in its help. It writes them every 20 ms.
 count_of() {
   sleep 0.2
   sed -n "s/^$1=//p" "$simulator_dir/counts"
@@ -160,9 +160,13 @@ boot() {
   init_pid=$(pgrep -P "$nspawn_pid" | head -n 1)
 }
 
-inside() {
-  nsenter --target "$init_pid" --mount --uts --ipc --net --pid --cgroup --wd=/ \
-    env -i PATH="${inside_path:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}" HOME=/root "$@"
+inside() { inside_of "$init_pid" "$@"; }
+# inside_of PID COMMAND...: in the container with this PID 1.
+inside_of() {
+  local pid=$1
+  shift
+  nsenter --target "$pid" --mount --uts --ipc --net --pid --cgroup --wd=/ \
+    env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"
 }
 
 halted() { gone "$nspawn_pid"; }
@@ -181,7 +185,7 @@ clean_container() {
   rm -rf "/run/systemd/nspawn/propagate/$name"
 }
 
-# Lines as people write them into the settings, and whether they work: on systemd and on OpenRC, whose shell reads them, too.
+# Lines as users write them into the settings, and whether they work: on systemd and on OpenRC, whose shell reads them.
 odd_settings=(
   'yes yes export CHECK_INTERVAL=60'
   'yes yes   CHECK_INTERVAL=60'
@@ -205,21 +209,22 @@ odd_settings=(
   'no no PIA_GATEWAY=https://10.7.0.1'
 )
 
-# check_odd_settings PLACE WRITE CHECK START: WRITE puts a line into the settings, CHECK and START say what they mean to `check`
-# typed by hand and to the service. PLACE is the word of a line that counts here, 1 or 2.
+# check_odd_settings SCENARIO PLACE MACHINE WRITE CHECK START: `WRITE MACHINE LINE` puts a line into the settings, CHECK runs
+# the program's own check on them and START the service. PLACE is the word of a line that counts here, 1 or 2.
 check_odd_settings() {
-  local place=$1 write=$2 check=$3 start=$4 odd words line wanted by_hand served said
+  local scenario=$1 place=$2 machine=$3 write=$4 check=$5 start=$6 odd words line wanted checked started output
   for odd in "${odd_settings[@]}"; do
     read -r -a words <<<"${odd%%$'\r'}"
     wanted=${words[place - 1]}
     line=${odd#* }
     line=${line#* }
-    "$write" "$line"
-    by_hand=yes
-    said=$("$check" 2>&1) || by_hand=no
-    served=yes
-    "$start" >/dev/null 2>&1 || served=no
-    info "${line%$'\r'}: ${said//$'\n'/ | }"
-    check "check and the service agree on: ${line%$'\r'}" eq "$by_hand $served" "$wanted $wanted"
+    "$write" "$machine" "$line"
+    checked=yes
+    output=$("$check" 2>&1) || checked=no
+    started=yes
+    "$start" >/dev/null 2>&1 || started=no
+    info "${line%$'\r'}: ${output//$'\n'/ | }"
+    check "$scenario: the check command and the service agree on the line: ${line%$'\r'}" \
+      eq "$checked $started" "$wanted $wanted"
   done
 }
