@@ -8,14 +8,14 @@ use std::time::Duration;
 use crate::error::{Cause, Error, Phase};
 use crate::keeper::client::{PORT, SOCKET};
 use crate::keeper::step::{Connectivity, Done, Exchange, Progress, Step};
-use crate::keeper::{News, Peer, Sight, Verdict};
+use crate::keeper::{News, Remote, Sight, Verdict};
 use crate::pia::gateway::NO_TUNNEL;
 use crate::pia::trust;
-use crate::service::{Ear, Peers, Service, details, inbound, with_advice, within};
-use crate::settings::{PortPeer, Settings};
+use crate::service::{Ear, Remotes, Service, details, inbound, with_advice, within};
+use crate::settings::{PortProvider, Settings};
 use crate::state::State;
 use crate::text::one_line;
-use crate::time::{self, shown};
+use crate::time::{self, rfc3339};
 
 /// What is told where PIA is spoken to, in the order in which the loop works.
 const ROWS: [&str; 12] = [
@@ -42,7 +42,7 @@ const LONG: Duration = Duration::from_millis(750);
 
 /// Runs the check; true if all is well. `colours` is for a terminal.
 pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
-    let follows = matches!(settings.port, PortPeer::Source(_));
+    let follows = matches!(settings.port, PortProvider::Source(_));
     let rows = if follows { &ROWS_FOLLOWING[..] } else { &ROWS[..] };
     let slow = tell_what_is_slow();
     let mut narrator = Narrator {
@@ -71,12 +71,12 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     narrator.tunnel(&service);
     let snapshot = service.keeper().snapshot();
     let stored =
-        snapshot.port.zip(snapshot.expires_at).map(|(port, end)| format!("port {port} until {}, stored", shown(end)));
+        snapshot.port.zip(snapshot.expires_at).map(|(port, end)| format!("port {port} until {}, stored", rfc3339(end)));
     narrator.stored = stored.is_some();
     let done = service.run_once(&mut narrator);
-    for (peer, trouble) in service.keeper().snapshot().troubles {
+    for (remote, trouble) in service.keeper().snapshot().troubles {
         // What an earlier run left is of no step of this one.
-        let row = row_of(peer, &trouble.error);
+        let row = row_of(remote, &trouble.error);
         if matches!(trouble.error.cause, Cause::CredentialsRejected { before: true, .. })
             && !narrator.said.contains(&row)
         {
@@ -222,8 +222,8 @@ impl Narrator<'_> {
     }
 
     /// What an exchange with the gateway has shown of it: whether it is there, and whether it is who it should be.
-    fn gateway(&mut self, peers: &Peers, error: Option<&Error>) {
-        let PortPeer::Pia(pia) = &peers.port else { return };
+    fn gateway(&mut self, remotes: &Remotes, error: Option<&Error>) {
+        let PortProvider::Pia(pia) = &remotes.port else { return };
         let gateway = &pia.gateway;
         let reached = error.is_none_or(|error| error.step != trust::STEP && is_beyond_connect(&error.cause));
         if !reached || self.said.contains(&"certificate") {
@@ -246,22 +246,22 @@ impl Narrator<'_> {
         }
     }
 
-    fn done(&mut self, done: &Done, peers: &Peers) {
+    fn done(&mut self, done: &Done, remotes: &Remotes) {
         match done {
             Done::Token { logged_in: true, .. } => self.ok("account", "logged in to PIA"),
             Done::Token { .. } => {
-                if let PortPeer::Pia(pia) = &peers.port {
+                if let PortProvider::Pia(pia) = &remotes.port {
                     self.ok("account", &format!("there is a token in {}", pia.account.token_file().display()));
                 }
             }
-            Done::Source(Some(port)) => self.ok("source", &format!("{} has port {port}", peers.source_name())),
+            Done::Source(Some(port)) => self.ok("source", &format!("{} has port {port}", remotes.source_name())),
             Done::Source(None) => {
                 let fix = "turn port forwarding on there, in a region that has it";
-                let text = format!("{} has no port now; {fix}", peers.source_name());
+                let text = format!("{} has no port now; {fix}", remotes.source_name());
                 self.fail_with("source", &text, fix.to_owned());
             }
             Done::Port(_) => {
-                let client = peers.client.as_ref();
+                let client = remotes.client.as_ref();
                 self.ok("client", &format!("{} answers at {} and lets us in", client.name(), client.address()));
             }
             Done::Inspected(Some(witness)) => self.peer_seen |= witness.peer,
@@ -277,8 +277,8 @@ impl Narrator<'_> {
     }
 
     /// `goes_on` says that there is another way, which is taken at once.
-    fn failed(&mut self, peer: Peer, error: &Error, goes_on: bool) {
-        let row = row_of(peer, error);
+    fn failed(&mut self, remote: Remote, error: &Error, goes_on: bool) {
+        let row = row_of(remote, error);
         match row {
             // Whoever checks before the first start has done nothing wrong.
             "port" if !self.beside => {
@@ -336,21 +336,21 @@ fn fix(row: &str, error: &Error) -> String {
 }
 
 /// The row of an error.
-fn row_of(peer: Peer, error: &Error) -> &'static str {
+fn row_of(remote: Remote, error: &Error) -> &'static str {
     let cause = error.cause.telling();
-    match (peer, error.step) {
+    match (remote, error.step) {
         (_, "tunnel") => "tunnel",
         (_, trust::STEP) => "CA",
-        (Peer::Account, _) => "account",
-        (Peer::Gateway, "port source") => "source",
-        (Peer::Gateway, _) if is_of_certificate(cause) => "certificate",
-        (Peer::Gateway, "getSignature" | "bindPort") if !is_beyond_connect(cause) => "gateway",
-        (Peer::Gateway, "getSignature") => "lease",
-        (Peer::Gateway, "bindPort") => "bind",
-        (Peer::Gateway, _) => "gateway",
-        (Peer::Client, PORT) => "port",
-        (Peer::Client, SOCKET) => "listener",
-        (Peer::Client, _) => "client",
+        (Remote::Account, _) => "account",
+        (Remote::Gateway, "port source") => "source",
+        (Remote::Gateway, _) if is_of_certificate(cause) => "certificate",
+        (Remote::Gateway, "getSignature" | "bindPort") if !is_beyond_connect(cause) => "gateway",
+        (Remote::Gateway, "getSignature") => "lease",
+        (Remote::Gateway, "bindPort") => "bind",
+        (Remote::Gateway, _) => "gateway",
+        (Remote::Client, PORT) => "port",
+        (Remote::Client, SOCKET) => "listener",
+        (Remote::Client, _) => "client",
     }
 }
 
@@ -417,26 +417,26 @@ impl Ear for Narrator<'_> {
         let _ = self.slow.send(waits_for(step));
     }
 
-    fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers) {
+    fn step(&mut self, step: &Step, result: &Exchange<Done>, remotes: &Remotes) {
         let _ = self.slow.send(None);
         if let Step::GetSignature { .. } | Step::Bind(_) = step {
             match result {
-                Ok(Progress::Done(_)) => self.gateway(peers, None),
-                Err(error) => self.gateway(peers, Some(error)),
+                Ok(Progress::Done(_)) => self.gateway(remotes, None),
+                Err(error) => self.gateway(remotes, Some(error)),
                 Ok(Progress::More) => {}
             }
         }
         if let (Step::Bind(lease), true, false) =
             (step, self.said.contains(&"certificate"), self.said.contains(&"lease"))
         {
-            self.ok("lease", &format!("port {} until {}, stored", lease.port, shown(lease.expires_at)));
+            self.ok("lease", &format!("port {} until {}, stored", lease.port, rfc3339(lease.expires_at)));
         }
         let Ok(Progress::Done(done)) = result else { return };
         // The socket is looked at when the port is right.
         if let (Step::Inspect { port, .. }, false) = (step, self.said.contains(&"port")) {
             self.ok("port", &format!("is {port}"));
         }
-        self.done(done, peers);
+        self.done(done, remotes);
     }
 
     fn verdict(&mut self, verdict: &Verdict) {
@@ -444,7 +444,7 @@ impl Ear for Narrator<'_> {
         match news {
             News::TokenRefused(error) => self.note("account", &format!("{error}; getting another token")),
             News::Leased { lease, .. } => {
-                self.ok("lease", &format!("port {} until {}", lease.port, shown(lease.expires_at)));
+                self.ok("lease", &format!("port {} until {}", lease.port, rfc3339(lease.expires_at)));
             }
             News::NotStored { lease, error } => {
                 let text =
@@ -454,14 +454,14 @@ impl Ear for Narrator<'_> {
             News::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
             News::Listens { connectivity, sight, .. } => self.listens(*connectivity, *sight),
             News::Clock(_) | News::ClockJumped(_) => {
-                let now = shown(time::now().wall);
+                let now = rfc3339(time::now().wall);
                 self.line(
                     Mark::Note,
                     "clock",
                     &format!("this system's clock ({now}) differs from the gateway's: set it"),
                 );
             }
-            News::Failed { error, next, .. } => self.failed(verdict.peer, error, next.is_zero()),
+            News::Failed { error, next, .. } => self.failed(verdict.remote, error, next.is_zero()),
             _ => {}
         }
     }

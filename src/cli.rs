@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use crate::config::ConfigError;
 use crate::error::plain;
 use crate::keeper::step::Progress;
-use crate::service::{End, Service, health, in_full};
-use crate::settings::{self, PortPeer, Settings, VARIABLES};
+use crate::service::{Exit, Service, health, in_full};
+use crate::settings::{self, PortProvider, Settings, VARIABLES};
 use crate::signals::Signals;
 use crate::state::{self, Presence, State};
 use crate::text::one_line;
@@ -247,8 +247,8 @@ fn daemon(file: Option<&Path>) -> Result<(), Failure> {
         .map_err(|error| Failure::new(EXIT_FAILED, format!("cannot install signal handlers: {error}")))?;
     let (mut service, mut ear) = Service::new(settings, state, true);
     match service.run(&signals, ear.as_mut()) {
-        End::Stopped => Ok(()),
-        End::Isolated => {
+        Exit::Stopped => Ok(()),
+        Exit::Isolated => {
             let line =
                 "no network device but lo is left: ending, so that a restart joins the VPN container's new namespace";
             log::error!("{line}");
@@ -300,7 +300,7 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
         }
     } else {
         let (settings, state) = occupy(file, "renew")?;
-        if let PortPeer::Source(_) = settings.port {
+        if let PortProvider::Source(_) = settings.port {
             return Err(Failure::new(EXIT_FAILED, LEASED_ELSEWHERE.to_owned()));
         }
         let (mut service, mut ear) = Service::new(settings, state, false);
@@ -339,7 +339,7 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
         });
     };
     let now = Timestamp::now();
-    let health = health::look(&status, &presence);
+    let health = health::check(&status, &presence);
     match show {
         Show::Words => say(&status.describe(&presence, &health, now)),
         Show::Json => say(&format!("{}\n", miniserde::json::to_string(&status))),

@@ -1,6 +1,6 @@
-//! The errors of everything that can fail after the settings were accepted, with the advice that does for any peer.
+//! The errors of everything that can fail after the settings were accepted, with the advice that does for any remote.
 //!
-//! An error names the step, the cause, what it means for the next try and what to do. Whoever makes it knows its peer and may
+//! An error names the step, the cause, what it means for the next try and what to do. Whoever makes it knows its remote and may
 //! know better than the general rows in here, which name none. Nothing in here holds a secret: causes carry figures, names
 //! that a certificate shows to everybody, and excerpts of replies that were redacted when they were read.
 
@@ -73,7 +73,7 @@ pub enum Cause {
         /// The whole deadline.
         after: Duration,
     },
-    /// The peer ended the connection too early.
+    /// The remote ended the connection too early.
     Closed {
         /// What was going on.
         phase: Phase,
@@ -87,7 +87,7 @@ pub enum Cause {
     },
     /// We were asked to end.
     Stopping,
-    /// It was given up, because the way to the peer is another one now.
+    /// It was given up, because the way to the remote is another one now.
     GivenUp,
     /// Any other failure of the connection.
     Broken {
@@ -118,11 +118,11 @@ pub enum Cause {
         /// What it should have.
         wanted: String,
     },
-    /// The peer does not speak TLS.
+    /// The remote does not speak TLS.
     NotTls,
     /// Any other TLS failure, in rustls' words.
     Tls(String),
-    /// The peer does not speak HTTP.
+    /// The remote does not speak HTTP.
     NotHttp,
     /// A reply beyond our limits.
     TooLarge {
@@ -158,7 +158,7 @@ pub enum Cause {
     NoCredentials,
     /// Too many logins.
     LockedOut {
-        /// How long to wait, when the peer said so.
+        /// How long to wait, when the remote said so.
         retry_after: Option<Duration>,
     },
     /// A file cannot be read or written.
@@ -168,7 +168,7 @@ pub enum Cause {
         /// The system's error.
         error: io::Error,
     },
-    /// What only this peer can do wrong, in words that stay the same while it repeats.
+    /// What only this remote can do wrong, in words that stay the same while it repeats.
     Other(String),
 }
 
@@ -186,11 +186,11 @@ pub struct Attempt {
 pub enum Meaning {
     /// Try again after the backoff.
     Passing,
-    /// The peer said when to come back.
+    /// The remote said when to come back.
     RetryAfter(Duration),
     /// Locked out after too many logins.
     LockedOut {
-        /// For how long, if the peer said so.
+        /// For how long, if the remote said so.
         retry_after: Option<Duration>,
     },
     /// User name, password or key are wrong, or we are banned: trying again makes it worse.
@@ -199,7 +199,7 @@ pub enum Meaning {
     TokenRefused,
     /// The lease is not accepted, so that only another one helps.
     LeaseRefused,
-    /// The peer refused for a reason of its own.
+    /// The remote refused for a reason of its own.
     Refused,
 }
 
@@ -298,10 +298,14 @@ impl fmt::Display for Cause {
             }
             Self::UnknownIssuer => f.write_str("the certificate is not signed by the CA that it should be"),
             Self::CertificateExpired => {
-                write!(f, "the certificate has expired by this system's clock ({})", time::shown(time::now().wall))
+                write!(f, "the certificate has expired by this system's clock ({})", time::rfc3339(time::now().wall))
             }
             Self::CertificateNotYetValid => {
-                write!(f, "the certificate is not valid yet by this system's clock ({})", time::shown(time::now().wall))
+                write!(
+                    f,
+                    "the certificate is not valid yet by this system's clock ({})",
+                    time::rfc3339(time::now().wall)
+                )
             }
             Self::AllFailed(attempts) => {
                 write!(f, "{} were tried in vain", attempts.len())?;

@@ -119,7 +119,7 @@ pub fn is_absent(error: &io::Error) -> bool {
 }
 
 /// A path for people. A relative one is not shown: it may be a secret that was put in the place of its file's name.
-pub fn shown(path: &Path) -> String {
+pub fn display_path(path: &Path) -> String {
     if path.is_absolute() { path.display().to_string() } else { "(a relative path)".to_owned() }
 }
 

@@ -1,4 +1,4 @@
-//! JSON that a peer has made: what takes many times its length when it is parsed is not parsed.
+//! JSON that a server has made: what takes many times its length when it is parsed is not parsed.
 
 use miniserde::Deserialize;
 use miniserde::json::{self, Object, Value};

@@ -42,7 +42,7 @@ impl Secret {
 }
 
 /// The first `limit` characters of `text`, none where they might give one of `secrets` away, or something that looks like a
-/// secret: a peer may say one that we do not know yet.
+/// secret: a server may say one that we do not know yet.
 ///
 /// Nothing is cut out and nothing is decoded, because for both every way to write a character would have to be known. Instead
 /// any piece of a secret, in plain text or in base64, and any character with which an escape begins hide it all. As much
@@ -73,7 +73,7 @@ fn echoes(text: &str, secrets: &[Secret]) -> bool {
         if length < SHORTEST {
             return true;
         }
-        // Looked up instead of searched for: a hostile peer can make secrets long.
+        // Looked up instead of searched for: a hostile server can make secrets long.
         let pieces: HashSet<&[u8]> = text.windows(length).collect();
         form.windows(length).any(|piece| pieces.contains(piece))
     })

@@ -1,4 +1,4 @@
-//! The settings: the one table of variables, and the settings of each peer put together.
+//! The settings: the one table of variables, and the settings of each remote put together.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -102,7 +102,7 @@ pub fn variables(path: Option<&Path>) -> Result<Variables, ConfigError> {
 /// The validated settings.
 pub struct Settings {
     /// Who knows the port.
-    pub port: PortPeer,
+    pub port: PortProvider,
     /// The torrent client.
     pub client: Box<dyn TorrentClient>,
     /// Between two binds; 1 to 840 s.
@@ -124,7 +124,7 @@ pub struct Settings {
 }
 
 /// Whoever knows the port.
-pub enum PortPeer {
+pub enum PortProvider {
     /// PIA: we lease and bind it.
     Pia(Box<Pia>),
     /// Somebody else leases it, and we follow.
@@ -165,8 +165,8 @@ impl Settings {
     fn read(reader: &mut Reader) -> Option<Self> {
         let state_dir = state_dir_of(reader);
         let port = match reader.get("PORT_SOURCE").unwrap_or("pia") {
-            "pia" => Pia::read(reader, &state_dir).map(|pia| PortPeer::Pia(Box::new(pia))),
-            other => Source::read(reader, other).map(PortPeer::Source),
+            "pia" => Pia::read(reader, &state_dir).map(|pia| PortProvider::Pia(Box::new(pia))),
+            other => Source::read(reader, other).map(PortProvider::Source),
         };
         let client = torrent::read(reader);
         let interval = interval(reader);
@@ -299,7 +299,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::home::ServiceUser;
+    use crate::config::paths::ServiceUser;
     use crate::testing::{Ca, TempDir};
 
     struct Vars {
@@ -341,10 +341,10 @@ mod tests {
         /// User name and password of the account.
         fn account(&self) -> String {
             match self.config().unwrap_or_else(|e| panic!("{e:?}")).port {
-                PortPeer::Pia(pia) => {
+                PortProvider::Pia(pia) => {
                     pia.account.credentials().map_or(String::new(), |secret| secret.expose().to_owned())
                 }
-                PortPeer::Source(source) => panic!("follows {}", source.name()),
+                PortProvider::Source(source) => panic!("follows {}", source.name()),
             }
         }
 
@@ -434,8 +434,8 @@ mod tests {
             Vars { dir: TempDir::new(), vars }
         };
         let name = |vars: &Vars| match vars.config().unwrap_or_else(|e| panic!("{e:?}")).port {
-            PortPeer::Source(source) => source.name(),
-            PortPeer::Pia(_) => "PIA".to_owned(),
+            PortProvider::Source(source) => source.name(),
+            PortProvider::Pia(_) => "PIA".to_owned(),
         };
         assert_eq!(name(&follows(&[("PORT_SOURCE", "gluetun")])), "gluetun at 127.0.0.1:8000");
         assert_eq!(name(&follows(&[("PORT_SOURCE", "file:/tmp/port")])), "/tmp/port");

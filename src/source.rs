@@ -10,7 +10,7 @@ use crate::config::Reader;
 use crate::error::{Cause, Error, Meaning, Proof};
 use crate::files;
 use crate::http::url::Url;
-use crate::http::{Peer, Request};
+use crate::http::{Connection, Request};
 use crate::json;
 use crate::keeper::step::{Exchange, Progress};
 use crate::secret::Secret;
@@ -29,7 +29,7 @@ pub enum Source {
     /// gluetun's control server.
     Gluetun {
         /// The server.
-        peer: Box<Peer>,
+        connection: Box<Connection>,
         /// Sent as `X-API-Key`.
         api_key: Option<Secret>,
         /// Path in front of the routes.
@@ -53,8 +53,8 @@ impl Source {
             let api_key = reader.key("GLUETUN_API_KEY");
             let url = url?;
             let base = url.path.trim_end_matches('/').to_owned();
-            let peer = Box::new(Peer::new(url.host.clone(), url.port, url.host_header(), None));
-            return Some(Self::Gluetun { peer, api_key, base, route: 0 });
+            let connection = Box::new(Connection::new(url.host.clone(), url.port, url.host_header(), None));
+            return Some(Self::Gluetun { connection, api_key, base, route: 0 });
         }
         if let Some(path) = value.strip_prefix("file:").filter(|path| path.starts_with('/')) {
             return Some(Self::File(path.into()));
@@ -67,7 +67,7 @@ impl Source {
     /// For people.
     pub fn name(&self) -> String {
         match self {
-            Self::Gluetun { peer, .. } => format!("gluetun at {}", peer.address()),
+            Self::Gluetun { connection, .. } => format!("gluetun at {}", connection.address()),
             Self::File(path) => path.display().to_string(),
         }
     }
@@ -83,12 +83,12 @@ impl Source {
     /// The port; none while there is none.
     pub fn port(&mut self) -> Exchange<Option<u16>> {
         let port = match self {
-            Self::Gluetun { peer, api_key, base, route } => {
+            Self::Gluetun { connection, api_key, base, route } => {
                 let headers: Vec<_> = api_key.iter().map(|key| ("X-API-Key", key.expose())).collect();
                 let secrets: Vec<_> = api_key.iter().collect();
                 let path = format!("{base}{}", ROUTES[*route]);
                 let request = Request { headers: &headers, secrets: &secrets, ..Request::get(&path) };
-                let response = peer.send(&request).map_err(failed)?;
+                let response = connection.send(&request).map_err(failed)?;
                 match response.status {
                     200 => forwarded(&response.text()),
                     404 if *route == 0 => {
@@ -116,8 +116,8 @@ impl Source {
 
     /// Closes the connection.
     pub fn hang_up(&mut self) {
-        if let Self::Gluetun { peer, .. } = self {
-            peer.hang_up();
+        if let Self::Gluetun { connection, .. } = self {
+            connection.hang_up();
         }
     }
 }

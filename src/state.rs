@@ -109,20 +109,20 @@ impl State {
         json::from_str(&text).unwrap_or_default()
     }
 
-    /// How long ago these credentials were rejected by `peer`, if they were.
-    pub fn rejected_ago(&self, peer: &str, credentials: &Secret, now: Timestamp) -> Option<Duration> {
-        let rejection = self.rejections().into_iter().find(|rejection| rejection.by == peer)?;
+    /// How long ago these credentials were rejected by `remote`, if they were.
+    pub fn rejected_ago(&self, remote: &str, credentials: &Secret, now: Timestamp) -> Option<Duration> {
+        let rejection = self.rejections().into_iter().find(|rejection| rejection.by == remote)?;
         let at: Timestamp = rejection.at.parse().ok()?;
         let same = rejection.hash == hash(&rejection.salt, credentials);
         // A time in the future is of another clock.
         Duration::try_from(now.duration_since(at)).ok().filter(|_| same)
     }
 
-    /// Remembers that `peer` rejected these credentials now, or with none that it accepts what there is.
-    pub fn remember_rejection(&self, peer: &str, rejected: Option<&Secret>, now: Timestamp) {
+    /// Remembers that `remote` rejected these credentials now, or with none that it accepts what there is.
+    pub fn remember_rejection(&self, remote: &str, rejected: Option<&Secret>, now: Timestamp) {
         let mut all = self.rejections();
         let before = all.len();
-        all.retain(|rejection| rejection.by != peer);
+        all.retain(|rejection| rejection.by != remote);
         if self.guest || (rejected.is_none() && all.len() == before) {
             return;
         }
@@ -133,7 +133,7 @@ impl State {
             }
             let salt = BASE64_STANDARD_NO_PAD.encode(salt);
             let hash = hash(&salt, credentials);
-            all.push(Rejection { by: peer.to_owned(), at: now.to_string(), salt, hash });
+            all.push(Rejection { by: remote.to_owned(), at: now.to_string(), salt, hash });
         }
         let path = self.rejections_path();
         if let Err(error) = files::write(&path, json::to_string(&all).as_bytes(), Durability::Volatile) {
@@ -177,7 +177,7 @@ const MAX_REPLY: u64 = 4096;
 /// In the folder; it holds a line for people.
 const LOCK: &str = "lock";
 
-/// Credentials that a peer rejected: enough to know them again, and not to know them.
+/// Credentials that a server rejected: enough to know them again, and not to know them.
 #[derive(Serialize, Deserialize)]
 struct Rejection {
     by: String,

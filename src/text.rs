@@ -1,4 +1,4 @@
-//! Text of peers and users on its way to a log or a terminal.
+//! Text of servers and users on its way to a log or a terminal.
 
 /// `text` with `?` for whatever could end a line, move a cursor, or show something else than what stands there: control
 /// characters, line and paragraph separators, invisible characters, and those that turn the direction of writing.

@@ -1,4 +1,4 @@
-//! What time it is. Time enters at one seam, [`Now`]; the wall clock is the system's, unless a peer shows that it is evidently
+//! What time it is. Time enters at one seam, [`Now`]; the wall clock is the system's, unless a server shows that it is evidently
 //! wrong: routers boot in 1970.
 
 use std::time::{Duration, Instant, SystemTime};
@@ -27,7 +27,7 @@ pub fn now() -> Now {
 }
 
 /// A time as the log and the status show it: RFC 3339, UTC, to the second.
-pub fn shown(time: Timestamp) -> String {
+pub fn rfc3339(time: Timestamp) -> String {
     format!("{time:.0}")
 }
 
@@ -40,8 +40,8 @@ pub fn span(duration: Duration) -> String {
         3600..86400 => ((seconds / 3600, "h"), (seconds % 3600 / 60, "min")),
         _ => ((seconds / 86400, "d"), (seconds % 86400 / 3600, "h")),
     };
-    let shown = |(count, unit): (u64, &str)| format!("{count} {unit}");
-    if second.0 == 0 { shown(first) } else { format!("{} {}", shown(first), shown(second)) }
+    let part = |(count, unit): (u64, &str)| format!("{count} {unit}");
+    if second.0 == 0 { part(first) } else { format!("{} {}", part(first), part(second)) }
 }
 
 /// What is known of the error of the system's clock.
@@ -51,7 +51,7 @@ pub struct Clock {
     lacks: SignedDuration,
 }
 
-/// The system's clock differs from a peer's, or does so no more.
+/// The system's clock differs from a server's, or does so no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockNews {
     /// It begins to differ by this much, or differs by another amount after it was set.
@@ -69,7 +69,7 @@ impl Clock {
         Now { wall: now.wall.saturating_add(self.lacks).unwrap_or(Timestamp::MAX), ..now }
     }
 
-    /// Compares the system's clock with `date`, what a peer that has proved itself just said. Leases end by that peer's
+    /// Compares the system's clock with `date`, what a server that has proved itself just said. Leases end by that server's
     /// clock, so where the two differ it is the one to go by; tells when they begin and end to differ.
     pub fn compare(&mut self, date: SystemTime, now: Now) -> Option<ClockNews> {
         let date = Timestamp::try_from(date).ok().filter(|date| (TOO_EARLY..TOO_LATE).contains(&date.as_second()))?;

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 
-use super::{Problem, Variables, home};
+use super::{SettingProblem, Variables, paths};
 use crate::files;
 
 /// Why there are no variables from the file.
@@ -14,7 +14,7 @@ pub enum Unreadable {
     /// The file cannot be read.
     File(io::Error),
     /// Lines of it make no sense.
-    Lines(Vec<Problem>),
+    Lines(Vec<SettingProblem>),
 }
 
 /// Reads the file at `path`; a variable that `is_secret` in a file that everybody may read is a warning.
@@ -22,7 +22,7 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
     let text = files::read(path).map_err(Unreadable::File)?;
     let mut all = Variables::default();
     let mut problems = Vec::new();
-    let shell = home::is_read_by_shell(path);
+    let shell = paths::is_read_by_shell(path);
     for (index, line) in text.lines().enumerate() {
         match parse_line(line, shell) {
             Ok(None) => {}
@@ -30,7 +30,7 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
                 all.in_file.push(name.to_owned());
                 all.values.insert(name.to_owned(), value);
             }
-            Err(wrong) => problems.push(Problem::line(path, index + 1, wrong)),
+            Err(wrong) => problems.push(SettingProblem::line(path, index + 1, wrong)),
         }
     }
     if !problems.is_empty() {

@@ -4,7 +4,7 @@
 //! Nothing is sent from here, and nothing but the configuration file and the files that variables name is read.
 
 pub mod file;
-pub mod home;
+pub mod paths;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,14 +17,14 @@ use crate::files;
 use crate::secret::Secret;
 use crate::text::one_line;
 pub use file::words;
-use home::ServiceUser;
+use paths::ServiceUser;
 
 /// Where container engines put secrets: whose mode they have is theirs to say.
 const CONTAINER_SECRETS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
 /// One thing that is wrong with the configuration.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct SettingProblem {
     variable: String,
     /// Never a secret's.
     value: Option<String>,
@@ -32,12 +32,12 @@ pub struct Problem {
     right: String,
 }
 
-impl Problem {
+impl SettingProblem {
     /// A problem with a line of the configuration file.
     fn line(path: &Path, number: usize, wrong: &str) -> Self {
         let right = "NAME=value is right, with 'single quotes' around special characters";
         Self {
-            variable: format!("{} line {number}", home::known_as(path).display()),
+            variable: format!("{} line {number}", paths::known_as(path).display()),
             value: None,
             wrong: wrong.to_owned(),
             right: right.to_owned(),
@@ -46,7 +46,7 @@ impl Problem {
 
     fn unreadable(path: &Path, error: &io::Error) -> Self {
         let (wrong, right) = unusable(path, error);
-        Self { variable: home::known_as(path).display().to_string(), value: None, wrong, right }
+        Self { variable: paths::known_as(path).display().to_string(), value: None, wrong, right }
     }
 }
 
@@ -64,7 +64,7 @@ fn unusable(path: &Path, error: &io::Error) -> (String, String) {
             if CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
                 format!("type on the host: sudo chown {us} FILE, of the file that it comes from")
             } else {
-                format!("run as root, or type: sudo chown {us} {}", files::shown(path))
+                format!("run as root, or type: sudo chown {us} {}", files::display_path(path))
             }
         }
         _ => "it must be UTF-8 text of at most 64 KiB".to_owned(),
@@ -72,7 +72,7 @@ fn unusable(path: &Path, error: &io::Error) -> (String, String) {
     (wrong, right)
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for SettingProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.value.as_ref().map_or(String::new(), |value| format!("={value}"));
         f.write_str(&one_line(&format!("{}{value}: {}; {}", self.variable, self.wrong, self.right)))
@@ -83,13 +83,13 @@ impl fmt::Display for Problem {
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// What is wrong.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<SettingProblem>,
     /// The names that mean nothing, in words.
     pub unknown: Vec<String>,
 }
 
-impl From<Problem> for ConfigError {
-    fn from(problem: Problem) -> Self {
+impl From<SettingProblem> for ConfigError {
+    fn from(problem: SettingProblem) -> Self {
         Self { problems: vec![problem], unknown: Vec::new() }
     }
 }
@@ -110,7 +110,7 @@ pub struct Variables {
     /// For the log.
     pub warnings: Vec<String>,
     /// Shown with other problems: it may explain them.
-    pub hint: Option<Problem>,
+    pub hint: Option<SettingProblem>,
 }
 
 /// All variables: those of this process, and below them those of the configuration file, which is `path` or, when it
@@ -118,7 +118,7 @@ pub struct Variables {
 /// nobody else should be able to read.
 pub fn variables(path: Option<&Path>, is_secret: fn(&str) -> bool) -> Result<Variables, ConfigError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let usual = if path.is_none() { home::settings_file(credentials.as_deref()) } else { None };
+    let usual = if path.is_none() { paths::settings_file(credentials.as_deref()) } else { None };
     let mut all = match (path, &usual) {
         (Some(path), _) => in_file(path, is_secret, false)?,
         (None, Some(usual)) => in_file(usual, is_secret, true)?,
@@ -130,7 +130,7 @@ pub fn variables(path: Option<&Path>, is_secret: fn(&str) -> bool) -> Result<Var
         all.values.insert(name, value.to_string_lossy().into_owned());
     }
     if let Some(file) = path.or(usual.as_deref()) {
-        all.file = Some(home::known_as(file).to_owned());
+        all.file = Some(paths::known_as(file).to_owned());
         // Whoever has the service's credentials is the service.
         all.service_user = ServiceUser::of(file).filter(|_| credentials.is_none() && our_uid() == Some(0));
     }
@@ -148,14 +148,14 @@ fn in_file(path: &Path, is_secret: fn(&str) -> bool, usual: bool) -> Result<Vari
         Err(file::Unreadable::Lines(problems)) => Err(ConfigError { problems, unknown: Vec::new() }),
         // By hand, root is needed to see what the service sees; whoever has it all in the environment does without.
         Err(file::Unreadable::File(error)) if usual && error.kind() == ErrorKind::PermissionDenied => {
-            let mut hint = Problem::unreadable(path, &error);
+            let mut hint = SettingProblem::unreadable(path, &error);
             if std::env::var_os("INVOCATION_ID").is_some() {
                 "this systemd is older than 247 and hands over no credentials: run install.sh again, which mends that"
                     .clone_into(&mut hint.right);
             }
             Ok(Variables { hint: Some(hint), ..Variables::default() })
         }
-        Err(file::Unreadable::File(error)) => Err(Problem::unreadable(path, &error).into()),
+        Err(file::Unreadable::File(error)) => Err(SettingProblem::unreadable(path, &error).into()),
     }
 }
 
@@ -183,7 +183,7 @@ impl<T: Into<String>> From<T> for Wrong {
 /// such.
 pub struct Reader<'a> {
     all: &'a Variables,
-    problems: Vec<Problem>,
+    problems: Vec<SettingProblem>,
     /// Things that are odd but not wrong, for the log.
     pub warnings: Vec<String>,
     /// The names that mean nothing, in words: one may be the reason of a problem.
@@ -197,7 +197,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `value`, unless there were problems; all of them then, and `hint` behind them.
-    pub fn finish<T>(self, value: Option<T>, hint: Option<Problem>) -> Result<(T, Vec<String>), ConfigError> {
+    pub fn finish<T>(self, value: Option<T>, hint: Option<SettingProblem>) -> Result<(T, Vec<String>), ConfigError> {
         match value {
             Some(value) if self.problems.is_empty() => Ok((value, [self.unknown, self.warnings].concat())),
             _ => Err(ConfigError { problems: self.problems.into_iter().chain(hint).collect(), unknown: self.unknown }),
@@ -222,7 +222,12 @@ impl<'a> Reader<'a> {
     /// Takes a problem down. A value is shown unless it may hold a password, as a URL with a user in it does.
     pub fn problem(&mut self, name: &str, value: Option<&str>, wrong: impl Into<String>, right: impl Into<String>) {
         let value = value.filter(|value| !value.contains('@')).map(|value| value.chars().take(80).collect());
-        self.problems.push(Problem { variable: name.to_owned(), value, wrong: wrong.into(), right: right.into() });
+        self.problems.push(SettingProblem {
+            variable: name.to_owned(),
+            value,
+            wrong: wrong.into(),
+            right: right.into(),
+        });
     }
 
     /// The value or the default as `parse` reads it; the error of `parse` says what is wrong, `right` what would be right where
@@ -269,7 +274,7 @@ impl<'a> Reader<'a> {
         let value = self.get(name).map(str::to_owned);
         let file = self.get(&file_name).map(str::to_owned);
         if value.is_none() && file.is_none() {
-            let credential = Path::new(self.get("CREDENTIALS_DIRECTORY").unwrap_or(home::CREDENTIALS)).join(name);
+            let credential = Path::new(self.get("CREDENTIALS_DIRECTORY").unwrap_or(paths::CREDENTIALS)).join(name);
             let text = match files::read(&credential) {
                 Ok(text) => {
                     self.warn_if_exposed(&credential);
@@ -278,7 +283,7 @@ impl<'a> Reader<'a> {
                 // By hand, only root sees the files that systemd makes credentials of.
                 Err(error) if files::is_absent(&error) || error.kind() == ErrorKind::PermissionDenied => return None,
                 Err(error) => {
-                    self.problems.push(Problem::unreadable(&credential, &error));
+                    self.problems.push(SettingProblem::unreadable(&credential, &error));
                     return None;
                 }
             };
@@ -311,12 +316,12 @@ impl<'a> Reader<'a> {
             let reached = self.all.service_user.as_ref().map_or(Ok(()), |user| user.may_read(path));
             reached.map(|()| text).map_err(|unreachable| unreachable.words(path))
         });
-        read.map_err(|(wrong, right)| self.problem(name, Some(&files::shown(path)), wrong, right)).ok()
+        read.map_err(|(wrong, right)| self.problem(name, Some(&files::display_path(path)), wrong, right)).ok()
     }
 
     fn warn_if_exposed(&mut self, path: &Path) {
         if files::is_exposed(path) && !CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
-            let path = one_line(&files::shown(path));
+            let path = one_line(&files::display_path(path));
             self.warnings.push(format!("everybody on this machine may read {path}: chmod o-r it"));
         }
     }

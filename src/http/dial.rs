@@ -59,7 +59,7 @@ pub struct Tcp {
 
 impl Tcp {
     /// The address at the other end.
-    pub fn peer(&self) -> Option<SocketAddr> {
+    pub fn remote_address(&self) -> Option<SocketAddr> {
         self.stream.peer_addr().ok()
     }
 
@@ -116,7 +116,7 @@ fn wait_for_any(
 }
 
 /// What an I/O error during `phase` means.
-pub fn cause(error: io::Error, phase: Phase, deadline: Deadline) -> Cause {
+pub fn classify(error: io::Error, phase: Phase, deadline: Deadline) -> Cause {
     if is_interrupt(&error) {
         return Cause::GivenUp;
     }
@@ -134,8 +134,8 @@ pub fn join(host: &str, port: u16) -> String {
 
 /// Where to connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct End {
-    /// The peer.
+pub struct Endpoint {
+    /// The address to dial.
     pub address: SocketAddr,
     /// The address of ours to be bound to, where the way depends on it.
     pub source: Option<IpAddr>,
@@ -150,8 +150,8 @@ pub fn dial(
     deadline: Deadline,
 ) -> Result<Tcp, Cause> {
     let addresses = lookup(host, port, deadline)?;
-    let ends: Vec<_> = addresses.into_iter().map(|address| End { address, source }).collect();
-    match race(&ends, STAGGER, interrupt, deadline) {
+    let endpoints: Vec<_> = addresses.into_iter().map(|address| Endpoint { address, source }).collect();
+    match race(&endpoints, STAGGER, interrupt, deadline) {
         Ok((_, tcp)) => Ok(tcp),
         Err(mut errors) => match errors.pop() {
             Some(error) if is_interrupt(&error) => Err(Cause::GivenUp),
@@ -164,15 +164,15 @@ pub fn dial(
     }
 }
 
-/// Connects to whichever of `ends` answers first, which is told by its place among them. One is started every `stagger`, and at
+/// Connects to whichever of `endpoints` answers first, which is told by its place among them. One is started every `stagger`, and at
 /// once when another has failed. Otherwise the error of each.
 pub fn race(
-    ends: &[End],
+    endpoints: &[Endpoint],
     stagger: Duration,
     interrupt: Option<Rc<dyn Interrupt>>,
     deadline: Deadline,
 ) -> Result<(usize, Tcp), Vec<io::Error>> {
-    let mut race = Race::new(ends, stagger);
+    let mut race = Race::new(endpoints, stagger);
     while let (Some(next), Ok(left)) = (race.start_due(), deadline.left(Phase::Connect)) {
         let limit = next.saturating_duration_since(Instant::now()).min(left);
         match race.winner(limit, interrupt.as_deref()) {
@@ -182,14 +182,14 @@ pub fn race(
                 let _ = stream.set_nonblocking(false).and_then(|()| stream.set_nodelay(true));
                 return Ok((place, Tcp { stream, deadline, interrupt }));
             }
-            Err(_) => return Err(ends.iter().map(|_| io::Error::other(Interrupted)).collect()),
+            Err(_) => return Err(endpoints.iter().map(|_| io::Error::other(Interrupted)).collect()),
         }
     }
     Err(race.errors)
 }
 
 struct Race<'a> {
-    ends: &'a [End],
+    endpoints: &'a [Endpoint],
     /// When to begin with each, again and again; never where it has failed.
     starts: Vec<Option<Instant>>,
     errors: Vec<io::Error>,
@@ -198,20 +198,20 @@ struct Race<'a> {
 }
 
 impl<'a> Race<'a> {
-    fn new(ends: &'a [End], stagger: Duration) -> Self {
+    fn new(endpoints: &'a [Endpoint], stagger: Duration) -> Self {
         let begin = Instant::now();
-        let starts = (0..).zip(ends).map(|(place, _)| Some(begin + stagger * place)).collect();
-        let errors = ends.iter().map(|_| io::ErrorKind::TimedOut.into()).collect();
-        Self { ends, starts, errors, sockets: Vec::new() }
+        let starts = (0..).zip(endpoints).map(|(place, _)| Some(begin + stagger * place)).collect();
+        let errors = endpoints.iter().map(|_| io::ErrorKind::TimedOut.into()).collect();
+        Self { endpoints, starts, errors, sockets: Vec::new() }
     }
 
     /// Starts what is due; tells when the next is, or that all have failed.
     fn start_due(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        for place in 0..self.ends.len() {
+        for place in 0..self.endpoints.len() {
             if self.starts[place].is_some_and(|at| at <= now) {
                 self.starts[place] = Some(now + RESEND);
-                match start(&self.ends[place]) {
+                match start(&self.endpoints[place]) {
                     Ok(socket) => self.sockets.push((place, socket)),
                     Err(error) => self.give_up(place, error),
                 }
@@ -226,7 +226,7 @@ impl<'a> Race<'a> {
         self.sockets.retain(|(of, _)| *of != place);
         // Whoever has not been started yet need not wait for this one.
         let begun = |place: usize| self.sockets.iter().any(|(of, _)| *of == place);
-        if let Some(next) = (0..self.ends.len()).find(|&place| self.starts[place].is_some() && !begun(place)) {
+        if let Some(next) = (0..self.endpoints.len()).find(|&place| self.starts[place].is_some() && !begun(place)) {
             self.starts[next] = Some(Instant::now());
         }
     }
@@ -254,13 +254,13 @@ impl<'a> Race<'a> {
 }
 
 /// Begins to connect.
-fn start(end: &End) -> Result<OwnedFd, Errno> {
-    let family = if end.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+fn start(endpoint: &Endpoint) -> Result<OwnedFd, Errno> {
+    let family = if endpoint.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-    if let Some(source) = end.source {
+    if let Some(source) = endpoint.source {
         bind(&socket, &SocketAddr::new(source, 0))?;
     }
-    match connect(&socket, &end.address) {
+    match connect(&socket, &endpoint.address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error),
     }
@@ -317,7 +317,7 @@ mod tests {
             .unwrap_or_else(|e| panic!("{e}"));
         let error = tcp.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(matches!(cause(error, Phase::Body, soon()), Cause::Timeout { phase: Phase::Body, .. }));
+        assert!(matches!(classify(error, Phase::Body, soon()), Cause::Timeout { phase: Phase::Body, .. }));
     }
 
     #[test]
@@ -326,12 +326,13 @@ mod tests {
         let answers = listener.local_addr().unwrap();
         // Where nobody binds, so that no other test is given this port meanwhile.
         let closed = SocketAddr::from(([127, 99, 99, 99], answers.port()));
-        let end = |address| End { address, source: None };
-        let ends = [end(closed), end(answers)];
-        let won = |stagger| race(&ends, stagger, None, Deadline::after(Duration::from_secs(8))).map(|(place, _)| place);
+        let endpoint = |address| Endpoint { address, source: None };
+        let endpoints = [endpoint(closed), endpoint(answers)];
+        let won =
+            |stagger| race(&endpoints, stagger, None, Deadline::after(Duration::from_secs(8))).map(|(place, _)| place);
         assert_eq!(won(Duration::ZERO).ok(), Some(1));
         assert_eq!(won(Duration::from_secs(9)).ok(), Some(1), "the refusal ends the wait");
-        let errors = race(&ends[..1], STAGGER, None, soon()).err().unwrap();
+        let errors = race(&endpoints[..1], STAGGER, None, soon()).err().unwrap();
         assert_eq!(errors[0].kind(), io::ErrorKind::ConnectionRefused);
         assert!(race(&[], STAGGER, None, soon()).err().unwrap().is_empty());
     }

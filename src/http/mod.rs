@@ -1,4 +1,4 @@
-//! HTTP/1.1 for every peer: one request, one response, one deadline, one size limit, no redirects, one kept connection.
+//! HTTP/1.1 for every server: one request, one response, one deadline, one size limit, no redirects, one kept connection.
 //!
 //! `wire.rs` is the protocol on any stream, `dial.rs` dials TCP, `tls.rs` wraps it in TLS. What is asked of whom is not
 //! known here.
@@ -80,7 +80,7 @@ pub struct Request<'a> {
     pub content: Content<'a>,
     /// Further headers, values without line breaks.
     pub headers: &'a [(&'a str, &'a str)],
-    /// Values that must not come back to light when a peer echoes them in an error.
+    /// Values that must not come back to light when a server echoes them in an error.
     pub secrets: &'a [&'a Secret],
     /// Ends what must not be left half done: sent also after a stop was asked for.
     pub completes: bool,
@@ -166,7 +166,7 @@ impl Response {
         self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// When the peer sent it by its own clock; none when it does not say so intelligibly.
+    /// When the server sent it by its own clock; none when it does not say so intelligibly.
     pub fn date(&self) -> Option<SystemTime> {
         httpdate::parse_http_date(self.header("date").next()?.trim()).ok()
     }
@@ -176,7 +176,7 @@ impl Response {
         String::from_utf8_lossy(&self.body)
     }
 
-    /// `Retry-After`, in seconds or as a date by the peer's clock (RFC 9110 10.2.3); a date in the past is zero.
+    /// `Retry-After`, in seconds or as a date by the server's clock (RFC 9110 10.2.3); a date in the past is zero.
     pub fn retry_after(&self) -> Option<Duration> {
         let value = self.header("retry-after").next()?.trim();
         if let Ok(seconds) = value.parse() {
@@ -205,13 +205,13 @@ impl Response {
     }
 }
 
-/// A peer and the connection to it, if one is open.
-pub struct Peer {
+/// A server, and the stream to it if one is open.
+pub struct Connection {
     host: String,
     port: u16,
     host_header: String,
     tls: Option<tls::Tls>,
-    connection: Option<Stream>,
+    stream: Option<Stream>,
     /// Whether the open connection has carried an exchange already.
     used: bool,
     names: Option<Vec<String>>,
@@ -263,15 +263,15 @@ fn go_on() -> Result<(), Cause> {
     if signals::stopping() { Err(Cause::Stopping) } else { Ok(()) }
 }
 
-impl Peer {
-    /// A peer at `host:port`. `host_header` is sent as Host; with `tls` the connection is encrypted and verified.
+impl Connection {
+    /// A connection to `host:port`, not open yet. `host_header` is sent as Host; with `tls` the connection is encrypted and verified.
     pub fn new(host: impl Into<String>, port: u16, host_header: impl Into<String>, tls: Option<tls::Tls>) -> Self {
         Self {
             host: host.into(),
             port,
             host_header: host_header.into(),
             tls,
-            connection: None,
+            stream: None,
             used: false,
             names: None,
             address: None,
@@ -283,8 +283,8 @@ impl Peer {
     /// The same host at another port, proved in the same way.
     #[must_use]
     pub fn at_port(&self, port: u16) -> Self {
-        let peer = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
-        Self { source: self.source, interrupt: self.interrupt.clone(), ..peer }
+        let connection = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
+        Self { source: self.source, interrupt: self.interrupt.clone(), ..connection }
     }
 
     /// The address of ours that new connections are bound to; usually none.
@@ -308,7 +308,7 @@ impl Peer {
     }
 
     fn open(&mut self, deadline: Deadline) -> Result<(), Cause> {
-        if self.connection.is_some() {
+        if self.stream.is_some() {
             return Ok(());
         }
         let tcp = dial::dial(&self.host, self.port, self.source, self.interrupt.clone(), deadline)?;
@@ -320,10 +320,10 @@ impl Peer {
         self.interrupt = interrupt;
     }
 
-    /// Goes on with a connection that is open already; with TLS, the peer has to prove who it is.
+    /// Goes on with a connection that is open already; with TLS, the server has to prove who it is.
     pub fn take(&mut self, tcp: dial::Tcp) -> Result<(), Cause> {
-        self.address = tcp.peer();
-        self.connection = Some(match &self.tls {
+        self.address = tcp.remote_address();
+        self.stream = Some(match &self.tls {
             None => Stream::Plain(tcp),
             Some(tls) => {
                 let stream = tls.handshake(tcp)?;
@@ -344,7 +344,7 @@ impl Peer {
             go_on()?;
         }
         let deadline = Deadline::after(REQUEST_DEADLINE);
-        let reused = self.connection.is_some() && self.used;
+        let reused = self.stream.is_some() && self.used;
         let result = match self.exchange(request, deadline) {
             Err(Cause::Closed { phase: Phase::Head } | Cause::Broken { phase: Phase::Send | Phase::Head, .. })
                 if reused =>
@@ -363,24 +363,24 @@ impl Peer {
 
     fn exchange(&mut self, request: &Request, deadline: Deadline) -> Result<Response, Cause> {
         self.open(deadline)?;
-        let Some(mut stream) = self.connection.take() else {
+        let Some(mut stream) = self.stream.take() else {
             return Err(Cause::Closed { phase: Phase::Connect });
         };
         stream.set_deadline(deadline);
         wire::write_request(&mut stream, &self.host_header, request)
-            .map_err(|e| dial::cause(e, Phase::Send, deadline))?;
+            .map_err(|e| dial::classify(e, Phase::Send, deadline))?;
         let (mut response, reusable) = wire::read_response(&mut stream, deadline)?;
         response.hidden = request.secrets.iter().map(|&secret| secret.clone()).collect();
         if reusable {
-            self.connection = Some(stream);
+            self.stream = Some(stream);
             self.used = true;
         }
         Ok(response)
     }
 
-    /// Closes the connection, before a wait that the peer would not sit through.
+    /// Closes the connection, before a wait that the server would not sit through.
     pub fn hang_up(&mut self) {
-        self.connection = None;
+        self.stream = None;
     }
 }
 
@@ -423,7 +423,7 @@ mod tests {
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
         let wait = response(&[("retry-after", &soon)], "", &[]).retry_after().unwrap();
         assert!((57..=60).contains(&wait.as_secs()), "{wait:?}");
-        // Whose clock is wrong does not matter: the peer's date is judged by the peer's.
+        // Whose clock is wrong does not matter: the server's date is judged by the server's.
         let dated = [("Date", "Tue, 24 Nov 2026 12:00:00 GMT"), ("Retry-After", "Tue, 24 Nov 2026 12:01:30 GMT")];
         assert_eq!(response(&dated, "", &[]).retry_after(), Some(Duration::from_secs(90)));
         let past = "Sun, 06 Nov 1994 08:49:37 GMT";

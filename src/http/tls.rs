@@ -35,7 +35,7 @@ pub enum NamePolicy {
     Any,
 }
 
-/// How to prove that a peer is who it should be.
+/// How to prove that a server is who it should be.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -62,7 +62,7 @@ impl Tls {
         Self { config: Arc::new(config), policy }
     }
 
-    /// Does the handshake over `tcp`, so that nothing is sent before the peer has proved itself.
+    /// Does the handshake over `tcp`, so that nothing is sent before the server has proved itself.
     pub fn handshake(&self, mut tcp: Tcp) -> Result<Stream, Cause> {
         let name = match &self.policy {
             NamePolicy::Exactly(name) => name.clone(),
@@ -122,7 +122,7 @@ impl KeyProvider for NoKeys {
 fn io_cause(error: io::Error, deadline: Deadline) -> Cause {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(error) => tls_cause(error),
-        None => dial::cause(error, Phase::Handshake, deadline),
+        None => dial::classify(error, Phase::Handshake, deadline),
     }
 }
 
@@ -151,7 +151,7 @@ fn bare_name(name: &str) -> String {
     one_line(inner).chars().take(253).collect()
 }
 
-/// The names that the peer's certificate carries.
+/// The names that the server's certificate carries.
 pub fn names(stream: &Stream) -> Vec<String> {
     let Some([leaf, ..]) = stream.conn.peer_certificates() else { return Vec::new() };
     let Ok(leaf) = ParsedCertificate::try_from(leaf) else { return Vec::new() };

@@ -118,9 +118,9 @@ mod tests {
         {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
-        let shown = |text: &str| Url::parse(text).unwrap().to_string();
-        assert_eq!(shown("[::1]:8080/x/"), "http://[::1]:8080/x");
-        assert_eq!(shown("https://h:443"), "https://h");
+        let text_of = |text: &str| Url::parse(text).unwrap().to_string();
+        assert_eq!(text_of("[::1]:8080/x/"), "http://[::1]:8080/x");
+        assert_eq!(text_of("https://h:443"), "https://h");
         assert_eq!(Url::parse("[::1]:8080").unwrap().bare_host(), "[::1]");
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on any stream: how a request is written, how a response is read, and what no peer may make us do.
+//! HTTP/1.1 on any stream: how a request is written, how a response is read, and what no server may make us do.
 //!
 //! A response is never read to the end of the stream unless it has no length of any kind; heads and bodies are capped.
 
@@ -120,9 +120,9 @@ impl<R: Read> Reader<'_, R> {
         self.buffer.truncate(start + result.as_ref().map_or(0, |&read| read));
         match result {
             Ok(read) => Ok(read > 0),
-            // TLS peers often end without close_notify; what that means depends on what was still to come.
+            // TLS servers often end without close_notify; what that means depends on what was still to come.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(error) => Err(super::dial::cause(error, phase, self.deadline)),
+            Err(error) => Err(super::dial::classify(error, phase, self.deadline)),
         }
     }
 

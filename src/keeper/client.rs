@@ -12,9 +12,9 @@ use log::Level;
 
 use super::Setup;
 use super::gate::Gate;
+use super::outcome::{News, Remote, Sight, Verdict};
 use super::step::{Connectivity, Inbound, ListenPort, Listener, Step, Witness};
 use super::tunnel::Way;
-use super::verdict::{News, Peer, Sight, Verdict};
 use crate::error::{Cause, Error};
 use crate::time::Now;
 
@@ -290,7 +290,7 @@ impl Client {
             // Whose socket it is the kernel does not say: one that is there already is somebody else's.
             self.inspect_at = Some(now.mono);
         }
-        Ok(Verdict::quiet(Peer::Client))
+        Ok(Verdict::quiet(Remote::Client))
     }
 
     fn port_right(&mut self, now: Now, port: u16) -> Verdict {
@@ -300,7 +300,7 @@ impl Client {
             (Why::Wrong, Some(from)) => Some(News::Moved { from, to: port }),
             (Why::Stale, _) | (Why::Wrong, None) => Some(News::Reopened(port)),
         });
-        Verdict::of(Peer::Client, news.map(|news| (Level::Info, news)))
+        Verdict::of(Remote::Client, news.map(|news| (Level::Info, news)))
     }
 
     /// The kernel says this of its socket; nothing if it abstains.
@@ -312,7 +312,7 @@ impl Client {
                     let words = format!("another program listens on port {port}");
                     Err(finding(SOCKET, words, "end that program, or give it another port"))
                 }
-                _ => Ok(Verdict::quiet(Peer::Client)),
+                _ => Ok(Verdict::quiet(Remote::Client)),
             };
         }
         if now.mono >= self.look_for_peers_at {
@@ -336,7 +336,7 @@ impl Client {
         match listener {
             Some(Listener::Open) if lacks_udp && patient => {
                 self.inspect_at = Some(now.mono + GLANCE);
-                return Ok(Verdict::quiet(Peer::Client));
+                return Ok(Verdict::quiet(Remote::Client));
             }
             Some(Listener::Open)
                 if lacks_udp
@@ -347,7 +347,7 @@ impl Client {
             {
                 self.tcp_only = Some(port);
                 self.decide_to_bounce(now, Why::Deaf);
-                return Ok(Verdict::quiet(Peer::Client));
+                return Ok(Verdict::quiet(Remote::Client));
             }
             Some(Listener::Open) => {
                 self.socket = Socket::Fresh;
@@ -359,7 +359,7 @@ impl Client {
             }
             Some(_) if patient && (self.witnessed || !lagged) => {
                 self.inspect_at = Some(now.mono + GLANCE);
-                return Ok(Verdict::quiet(Peer::Client));
+                return Ok(Verdict::quiet(Remote::Client));
             }
             Some(Listener::Unseen) | None => {}
             Some(Listener::Elsewhere { on, tunnel }) => {
@@ -372,11 +372,11 @@ impl Client {
         }
         if self.change.is_none() && self.socket == Socket::Stale {
             self.decide_to_bounce(now, Why::Stale);
-            return Ok(Verdict::quiet(Peer::Client));
+            return Ok(Verdict::quiet(Remote::Client));
         }
         let current = self.set_at.map_or(now.mono, |at| at + self.habits.lag);
         self.confirm_at = Some(current.max(now.mono));
-        Ok(Verdict::quiet(Peer::Client))
+        Ok(Verdict::quiet(Remote::Client))
     }
 
     /// Its socket is one of a tunnel that is gone.
@@ -385,7 +385,7 @@ impl Client {
         // Before a tunnel carries anything the client has no device to open another one on: the next bind will tell.
         if self.socket == Socket::Doubtful {
             self.begin_round(now.mono + self.interval);
-            return Ok(Verdict::quiet(Peer::Client));
+            return Ok(Verdict::quiet(Remote::Client));
         }
         if self.hands_off || self.change.is_some() || self.bounced_lately(now) {
             let words = "it listens on a device or an address that is gone, and hears nobody".to_owned();
@@ -393,7 +393,7 @@ impl Client {
             return Err(finding(SOCKET, words, advice));
         }
         self.decide_to_bounce(now, Why::Stale);
-        Ok(Verdict::quiet(Peer::Client))
+        Ok(Verdict::quiet(Remote::Client))
     }
 
     /// Its port was set.
@@ -488,7 +488,7 @@ impl Client {
             Sight::Clear
         };
         let news = News::Listens { port, connectivity, sight };
-        Ok(Verdict { peer: Peer::Client, news: Some((level, news)), recovered })
+        Ok(Verdict { remote: Remote::Client, news: Some((level, news)), recovered })
     }
 
     fn not_listening(&mut self, now: Now, port: u16) -> Result<Verdict, Error> {
@@ -502,7 +502,7 @@ impl Client {
             } else {
                 (self.inspect_at, self.confirm_at) = (again, None);
             }
-            return Ok(Verdict::quiet(Peer::Client));
+            return Ok(Verdict::quiet(Remote::Client));
         }
         if bounced || self.bounced_lately(now) || self.hands_off {
             let words = format!("port {port} is set and nothing listens on it");
@@ -516,7 +516,7 @@ impl Client {
         let level = if self.gate.trouble().is_none() { Level::Warn } else { Level::Debug };
         self.begin_round(now.mono);
         self.decide_to_bounce(now, Why::Deaf);
-        Ok(Verdict::of(Peer::Client, Some((level, News::Deaf(port)))))
+        Ok(Verdict::of(Remote::Client, Some((level, News::Deaf(port)))))
     }
 
     /// A step failed.
@@ -525,7 +525,7 @@ impl Client {
         let next = self.gate.close(now, &error, jitter);
         let error = Rc::new(error);
         let (level, attempts) = self.gate.trouble_with(now, Rc::clone(&error));
-        Verdict::of(Peer::Client, Some((level, News::Failed { error, attempts, next })))
+        Verdict::of(Remote::Client, Some((level, News::Failed { error, attempts, next })))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A peer's gate: closed for a while after each failure, so that a dead client or a rejected password never keeps the gateway
+//! A remote's gate: closed for a while after each failure, so that a dead client or a rejected password never keeps the gateway
 //! from being asked to bind. While it fails it remembers the trouble.
 
 use std::rc::Rc;
@@ -20,7 +20,7 @@ pub(super) const CREDENTIALS_WAIT: Duration = Duration::from_secs(30 * 60);
 /// doubled while it lasts, up to [`CREDENTIALS_WAIT`], whatever it says.
 const LOCKOUT_FIRST: Duration = Duration::from_secs(60);
 
-/// What is failing with a peer.
+/// What is failing with a remote.
 #[derive(Debug)]
 pub struct Trouble {
     /// The last error.
@@ -40,7 +40,7 @@ pub struct Recovery {
     pub attempts: u32,
 }
 
-/// A peer's gate.
+/// A remote's gate.
 #[derive(Debug)]
 pub(super) struct Gate {
     /// Failures in a row.
@@ -73,7 +73,7 @@ impl Gate {
         self.trouble.as_ref()
     }
 
-    /// The peer did as asked.
+    /// The remote did as asked.
     pub fn open(&mut self, now: Now) -> Option<Recovery> {
         let trouble = self.trouble.take();
         *self = Self::new(self.retry_after_cap);
@@ -128,7 +128,7 @@ impl Gate {
         (if new { Level::Error } else { Level::Debug }, before + 1)
     }
 
-    /// Nobody needs the peer for now: a passing trouble is none any more. One that protects an account stays.
+    /// Nobody needs the remote for now: a passing trouble is none any more. One that protects an account stays.
     pub fn forget(&mut self) {
         if !self.held {
             *self = Self::new(self.retry_after_cap);

@@ -7,13 +7,13 @@
 pub mod client;
 mod gate;
 pub mod lease;
+mod outcome;
 #[cfg(test)]
 mod simulation;
 pub mod step;
 #[cfg(test)]
 mod tests;
 pub mod tunnel;
-mod verdict;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -29,9 +29,9 @@ use client::{Client, Habits};
 use gate::Gate;
 pub use gate::Trouble;
 use lease::{Held, Lease};
+pub use outcome::{Day, News, Remote, Sight, Verdict};
 use step::{Connectivity, Done, Exchange, Inbound, Progress, Step};
-use tunnel::{Look, Tunnel, Way};
-pub use verdict::{Day, News, Peer, Sight, Verdict};
+use tunnel::{RouteChange, Tunnel, Way};
 
 /// The longest `Retry-After` of an account that is believed.
 const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
@@ -163,7 +163,7 @@ pub struct Snapshot<'a> {
     /// When a peer from outside was last seen on it.
     pub peer_at: Option<Timestamp>,
     /// What is failing.
-    pub troubles: Vec<(Peer, &'a Trouble)>,
+    pub troubles: Vec<(Remote, &'a Trouble)>,
 }
 
 impl Keeper {
@@ -219,7 +219,7 @@ impl Keeper {
 
     /// What is to be done and when, from the most urgent to the least.
     fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 6] {
-        let end = self.tunnel.isolated.zip(self.isolation).map(|(since, limit)| (since + limit, Step::End));
+        let end = self.tunnel.isolated.zip(self.isolation).map(|(since, limit)| (since + limit, Step::Exit));
         // Whoever is in the middle of a bounce goes back to the old port when the new one is not bound.
         let client = self
             .port_to_listen_on()
@@ -307,16 +307,17 @@ impl Keeper {
         }
     }
 
-    fn troubles(&self) -> impl Iterator<Item = (Peer, &Trouble)> {
-        let gates = [(Peer::Account, &self.account), (Peer::Gateway, &self.gateway), (Peer::Client, &self.client.gate)];
-        gates.into_iter().filter_map(|(peer, gate)| Some((peer, gate.trouble()?)))
+    fn troubles(&self) -> impl Iterator<Item = (Remote, &Trouble)> {
+        let gates =
+            [(Remote::Account, &self.account), (Remote::Gateway, &self.gateway), (Remote::Client, &self.client.gate)];
+        gates.into_iter().filter_map(|(remote, gate)| Some((remote, gate.trouble()?)))
     }
 
     /// Takes down how `step` went.
     pub fn record(&mut self, now: Now, step: &Step, result: Exchange<Done>) -> Verdict {
-        let peer = step.peer();
+        let remote = step.remote();
         let verdict = match result {
-            Ok(Progress::More) => Verdict::quiet(peer),
+            Ok(Progress::More) => Verdict::quiet(remote),
             Ok(Progress::Done(done)) => {
                 self.done(now, step, done).unwrap_or_else(|error| self.failed(now, step, error))
             }
@@ -327,9 +328,9 @@ impl Keeper {
     }
 
     fn count(&mut self, verdict: &Verdict) {
-        match (&verdict.news, verdict.peer) {
+        match (&verdict.news, verdict.remote) {
             (Some((_, News::Bound(_))), _) => self.day.binds += 1,
-            (Some((_, News::Failed { attempts: 1, .. })), Peer::Gateway) => self.day.outages += 1,
+            (Some((_, News::Failed { attempts: 1, .. })), Remote::Gateway) => self.day.outages += 1,
             _ => {}
         }
     }
@@ -341,7 +342,7 @@ impl Keeper {
             (Some((Level::Debug, News::Listens { .. })), Some(port)) if due => {
                 self.day_ends = now.mono + DAY;
                 let day = Day { port, peer_at: self.client.peer_at, ..std::mem::take(&mut self.day) };
-                Verdict::of(verdict.peer, Some((Level::Info, News::Day(day))))
+                Verdict::of(verdict.remote, Some((Level::Info, News::Day(day))))
             }
             _ => verdict,
         }
@@ -349,7 +350,7 @@ impl Keeper {
 
     /// What was done is right, or not as it should be after all.
     fn done(&mut self, now: Now, step: &Step, done: Done) -> Result<Verdict, Error> {
-        let peer = step.peer();
+        let remote = step.remote();
         match done {
             Done::Token { token, logged_in } => {
                 self.token = Some(token);
@@ -359,7 +360,7 @@ impl Keeper {
                 }
                 let recovered = self.account.open(now);
                 let news = if logged_in { (Level::Info, News::LoggedIn) } else { (Level::Debug, News::TokenRead) };
-                Ok(Verdict { peer, news: Some(news), recovered })
+                Ok(Verdict { remote, news: Some(news), recovered })
             }
             Done::Leased(lease) => {
                 self.tokens_refused = 0;
@@ -373,7 +374,7 @@ impl Keeper {
                 // Until it is bound, the one that it is to replace is worth more after a kill.
                 held.store_at = held.store_at.filter(|_| self.spare.is_none());
                 self.lease = Some(held);
-                Ok(Verdict::quiet(peer))
+                Ok(Verdict::quiet(remote))
             }
             // Only now it survives a kill, and is worth a word.
             Done::Stored => {
@@ -384,32 +385,32 @@ impl Keeper {
                     let over = !held.left(corrected).is_positive();
                     (Level::Info, News::Leased { lease: Rc::clone(&held.lease), over })
                 });
-                Ok(Verdict::of(peer, news))
+                Ok(Verdict::of(remote, news))
             }
             Done::Bound { gateway, way } => Ok(self.bound(now, gateway, way)),
             Done::Source(port) => Ok(self.followed_port(now, port)),
             Done::Port(seen) => match self.port_to_listen_on() {
                 Some(port) => self.client.port_read(now, port, seen),
-                None => Ok(Verdict::quiet(peer)),
+                None => Ok(Verdict::quiet(remote)),
             },
             Done::Set => {
                 match step {
                     Step::Leave { port, .. } => self.client.port_left(*port),
                     _ => self.client.port_set(now),
                 }
-                Ok(Verdict::quiet(peer))
+                Ok(Verdict::quiet(remote))
             }
             Done::Inspected(witness) => match self.port_to_listen_on() {
                 Some(port) => self.client.inspected(now, port, witness),
-                None => Ok(Verdict::quiet(peer)),
+                None => Ok(Verdict::quiet(remote)),
             },
             Done::Inbound(inbound) => {
                 let port = self.port_to_listen_on().filter(|_| self.client.inbound(now, inbound));
-                Ok(Verdict::of(peer, port.map(|port| (Level::Warn, News::NoInbound(port)))))
+                Ok(Verdict::of(remote, port.map(|port| (Level::Warn, News::NoInbound(port)))))
             }
             Done::Announced => {
                 self.client.announced();
-                Ok(Verdict::of(peer, self.port_to_listen_on().map(|port| (Level::Info, News::Announced(port)))))
+                Ok(Verdict::of(remote, self.port_to_listen_on().map(|port| (Level::Info, News::Announced(port)))))
             }
             Done::Reachability(connectivity) => match self.port_to_listen_on() {
                 Some(port) => {
@@ -418,7 +419,7 @@ impl Keeper {
                     let next_round = next_bind.unwrap_or(now.mono + self.interval);
                     self.client.confirmed(now, port, connectivity, next_round)
                 }
-                None => Ok(Verdict::quiet(peer)),
+                None => Ok(Verdict::quiet(remote)),
             },
         }
     }
@@ -433,7 +434,7 @@ impl Keeper {
             self.tunnel.see(now, gateway, way);
             self.client.doubt_fresh_socket();
         }
-        let Some(held) = &mut self.lease else { return Verdict::quiet(Peer::Gateway) };
+        let Some(held) = &mut self.lease else { return Verdict::quiet(Remote::Gateway) };
         if self.spare.take().is_some() {
             held.store_at = Some(now.mono);
         }
@@ -458,12 +459,12 @@ impl Keeper {
         let recovered = self.gateway.open(now);
         let worth = std::mem::take(&mut self.tell_bind) || before != Some(port) || recovered.is_some();
         let level = if worth { Level::Info } else { Level::Debug };
-        Verdict { peer: Peer::Gateway, news: Some((level, News::Bound(port))), recovered }
+        Verdict { remote: Remote::Gateway, news: Some((level, News::Bound(port))), recovered }
     }
 
     fn followed_port(&mut self, now: Now, port: Option<u16>) -> Verdict {
         let recovered = self.gateway.open(now);
-        let Some(followed) = &mut self.followed else { return Verdict::quiet(Peer::Gateway) };
+        let Some(followed) = &mut self.followed else { return Verdict::quiet(Remote::Gateway) };
         followed.ask_at = now.mono + followed.every;
         let was_gone = std::mem::replace(&mut followed.gone, port.is_none());
         let news = match port {
@@ -479,13 +480,13 @@ impl Keeper {
         if followed.port.is_some() {
             self.client.tunnel_works(now);
         }
-        Verdict { peer: Peer::Gateway, news, recovered }
+        Verdict { remote: Remote::Gateway, news, recovered }
     }
 
     fn failed(&mut self, now: Now, step: &Step, error: Error) -> Verdict {
         if matches!(step, Step::GetToken { .. } | Step::GetSignature { .. }) && self.is_not_renewed(now, &error) {
             self.wants_other = false;
-            return Verdict::of(Peer::Gateway, Some((Level::Warn, News::NotRenewed(Rc::new(error)))));
+            return Verdict::of(Remote::Gateway, Some((Level::Warn, News::NotRenewed(Rc::new(error)))));
         }
         let random = &mut self.random;
         match step {
@@ -495,7 +496,7 @@ impl Keeper {
                 }
                 let level = if std::mem::replace(&mut self.store_failed, true) { Level::Debug } else { Level::Warn };
                 return Verdict::of(
-                    Peer::Gateway,
+                    Remote::Gateway,
                     Some((level, News::NotStored { lease: Rc::clone(lease), error: Rc::new(error) })),
                 );
             }
@@ -509,12 +510,12 @@ impl Keeper {
             // The port is right all the same, and the trackers are told at their own intervals.
             Step::Announce => {
                 self.client.announced();
-                return Verdict::of(Peer::Client, Some((Level::Warn, News::NotAnnounced(Rc::new(error)))));
+                return Verdict::of(Remote::Client, Some((Level::Warn, News::NotAnnounced(Rc::new(error)))));
             }
             // Asked in an hour again; what is failing with the client shows with the next round.
             Step::AskInbound => {
                 self.client.inbound(now, Inbound::Idle);
-                return Verdict::quiet(Peer::Client);
+                return Verdict::quiet(Remote::Client);
             }
             Step::ReadPort
             | Step::Place(_)
@@ -531,7 +532,7 @@ impl Keeper {
                 self.renewal_failed = true;
                 self.wants_other = false;
                 let next = self.account.close(now, &error, |wait| jittered(random, wait));
-                return trouble(&mut self.account, Peer::Account, now, error, next);
+                return trouble(&mut self.account, Remote::Account, now, error, next);
             }
             Step::GetSignature { token } => {
                 self.renewal_failed = true;
@@ -540,7 +541,7 @@ impl Keeper {
                     self.token_refused = Some(token.clone());
                     self.tokens_refused += 1;
                     if self.tokens_refused == 1 {
-                        return Verdict::of(Peer::Gateway, Some((Level::Warn, News::TokenRefused(Rc::new(error)))));
+                        return Verdict::of(Remote::Gateway, Some((Level::Warn, News::TokenRefused(Rc::new(error)))));
                     }
                 }
             }
@@ -549,15 +550,15 @@ impl Keeper {
                 let port = kept.as_ref().map_or(0, |held| held.lease.port);
                 self.lease = kept;
                 let news = News::KeptOld { port, refused: lease.port, error: Rc::new(error) };
-                return Verdict::of(Peer::Gateway, Some((Level::Warn, news)));
+                return Verdict::of(Remote::Gateway, Some((Level::Warn, news)));
             }
             Step::Bind(_) => {
                 self.binds_failed = self.binds_failed.saturating_add(1);
                 if self.lease_failed(now, &error) {
-                    return trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO);
+                    return trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO);
                 }
             }
-            Step::AskSource | Step::Wait(_) | Step::End => {}
+            Step::AskSource | Step::Wait(_) | Step::Exit => {}
         }
         let random = &mut self.random;
         // What a tunnel that has just come up does not carry yet it may carry at any moment.
@@ -567,7 +568,7 @@ impl Keeper {
         } else {
             self.gateway.close(now, &error, |wait| jittered(random, wait))
         };
-        trouble(&mut self.gateway, Peer::Gateway, now, error, next)
+        trouble(&mut self.gateway, Remote::Gateway, now, error, next)
     }
 
     /// A bind failed. True when it is the lease's fault for the first time: that leads to a new signature without a wait.
@@ -615,11 +616,11 @@ impl Keeper {
     }
 
     /// These credentials were rejected `ago`, by an earlier run: they are not tried before the wait after that is over.
-    pub fn remember_rejection(&mut self, now: Now, peer: Peer, error: Error, ago: Duration) {
-        let gate = match peer {
-            Peer::Account => &mut self.account,
-            Peer::Gateway => &mut self.gateway,
-            Peer::Client => &mut self.client.gate,
+    pub fn remember_rejection(&mut self, now: Now, remote: Remote, error: Error, ago: Duration) {
+        let gate = match remote {
+            Remote::Account => &mut self.account,
+            Remote::Gateway => &mut self.gateway,
+            Remote::Client => &mut self.client.gate,
         };
         let left = gate::CREDENTIALS_WAIT.saturating_sub(ago);
         if !left.is_zero() {
@@ -635,11 +636,11 @@ impl Keeper {
             Err(error) if self.tunnel.lose() => {
                 self.client.doubt_socket();
                 let verdict = if self.followed.is_none() {
-                    trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO)
+                    trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO)
                 } else {
                     // Who knows the port can be asked all the same, and answering does not mean that the tunnel is back.
                     let news = News::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
-                    Verdict::of(Peer::Gateway, Some((Level::Error, news)))
+                    Verdict::of(Remote::Gateway, Some((Level::Error, news)))
                 };
                 self.count(&verdict);
                 return Some(verdict);
@@ -647,15 +648,15 @@ impl Keeper {
             Err(_) => return None,
         };
         match self.tunnel.see(now, gateway, &to) {
-            Look::Unchanged => None,
-            Look::Elsewhere => {
+            RouteChange::Unchanged => None,
+            RouteChange::OtherGateway => {
                 self.client.doubt_fresh_socket();
                 None
             }
-            Look::Changed { from } => {
+            RouteChange::Changed { from } => {
                 self.client.doubt_socket();
                 self.hurry(now);
-                Some(Verdict::of(Peer::Gateway, Some((Level::Info, News::Tunnel { from, to }))))
+                Some(Verdict::of(Remote::Gateway, Some((Level::Info, News::Tunnel { from, to }))))
             }
         }
     }
@@ -676,14 +677,14 @@ impl Keeper {
             held.by_clock = false;
         }
         self.hurry(now);
-        Some(Verdict::of(Peer::Gateway, Some((Level::Info, News::ClockJumped(jump)))))
+        Some(Verdict::of(Remote::Gateway, Some((Level::Info, News::ClockJumped(jump)))))
     }
 
     /// What time it is by the gateway, which has proved itself.
     pub fn hear_time(&mut self, now: Now, date: SystemTime) -> Option<Verdict> {
         let news = self.clock.compare(date, now)?;
         let level = if news == ClockNews::Right { Level::Info } else { Level::Warn };
-        Some(Verdict::of(Peer::Gateway, Some((level, News::Clock(news)))))
+        Some(Verdict::of(Remote::Gateway, Some((level, News::Clock(news)))))
     }
 
     /// Somebody wants another port: a new lease is asked for at once, and this one is given up when that is bound. Nothing is wanted
@@ -714,15 +715,15 @@ impl Keeper {
 
 impl Step {
     /// Whose step it is.
-    pub fn peer(&self) -> Peer {
+    pub fn remote(&self) -> Remote {
         match self {
-            Self::GetToken { .. } => Peer::Account,
+            Self::GetToken { .. } => Remote::Account,
             Self::GetSignature { .. }
             | Self::StoreLease(_)
             | Self::Bind(_)
             | Self::AskSource
             | Self::Wait(_)
-            | Self::End => Peer::Gateway,
+            | Self::Exit => Remote::Gateway,
             Self::ReadPort
             | Self::Place(_)
             | Self::Leave { .. }
@@ -730,16 +731,16 @@ impl Step {
             | Self::Inspect { .. }
             | Self::Confirm(_)
             | Self::Announce
-            | Self::AskInbound => Peer::Client,
+            | Self::AskInbound => Remote::Client,
         }
     }
 }
 
-/// Takes down what is failing with a peer.
-fn trouble(gate: &mut Gate, peer: Peer, now: Now, error: Error, next: Duration) -> Verdict {
+/// Takes down what is failing with a remote.
+fn trouble(gate: &mut Gate, remote: Remote, now: Now, error: Error, next: Duration) -> Verdict {
     let error = Rc::new(error);
     let (level, attempts) = gate.trouble_with(now, Rc::clone(&error));
-    Verdict::of(peer, Some((level, News::Failed { error, attempts, next })))
+    Verdict::of(remote, Some((level, News::Failed { error, attempts, next })))
 }
 
 /// 80 to 100 % of `wait`: many daemons that lost one server do not come back in step.

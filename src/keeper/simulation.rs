@@ -196,7 +196,7 @@ fn carry_out(
     elapsed: Duration,
 ) -> (Result<Done, Error>, Duration) {
     let failed = |meaning| Err(Error::new("step", Cause::NotTls).means(meaning));
-    let of_client = step.peer() == Peer::Client;
+    let of_client = step.remote() == Remote::Client;
     let down = match step {
         Step::GetToken { .. } => sky.account_down,
         Step::GetSignature { .. } | Step::Bind(_) => sky.gateway_down,
@@ -277,7 +277,7 @@ fn carry_out(
             }
             Ok(Done::Reachability(Connectivity::Firewalled))
         }
-        Step::AskSource | Step::Wait(_) | Step::End => failed(Meaning::Passing),
+        Step::AskSource | Step::Wait(_) | Step::Exit => failed(Meaning::Passing),
     };
     (result, took)
 }

@@ -10,7 +10,7 @@ use super::tunnel::Way;
 use crate::error::Error;
 use crate::secret::Secret;
 
-/// The next thing to do: one exchange with one peer, with all that it takes.
+/// The next thing to do: one exchange with one remote, with all that it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Get a token: from the cache file, unless it holds the one that was refused, else by a login.
@@ -60,7 +60,7 @@ pub enum Step {
     /// Nothing to do for this long.
     Wait(Duration),
     /// End: this network namespace is dead, and the user wants to be started in the next one.
-    End,
+    Exit,
 }
 
 /// How far an exchange has led.

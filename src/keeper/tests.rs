@@ -37,7 +37,7 @@ fn kind(step: &Step) -> &'static str {
         Step::Announce => "announce",
         Step::AskInbound => "inbound",
         Step::Wait(_) => "wait",
-        Step::End => "end",
+        Step::Exit => "end",
     }
 }
 
@@ -434,7 +434,7 @@ fn credentials_that_an_earlier_run_had_rejected_wait_for_the_rest_of_it() {
     for (ago, left) in [(0, 300), (1700, 100), (1800, 0)] {
         let mut bench = Bench::new();
         let rejected = error(Meaning::CredentialsRejected);
-        bench.keeper.remember_rejection(bench.now, Peer::Account, rejected, Duration::from_secs(ago));
+        bench.keeper.remember_rejection(bench.now, Remote::Account, rejected, Duration::from_secs(ago));
         assert_eq!(bench.keeper.has_troubles(), left > 0);
         if left > 0 {
             assert_eq!(bench.waits(), left);

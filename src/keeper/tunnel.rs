@@ -25,7 +25,7 @@ pub struct Device {
 /// How long a tunnel may take to carry packets.
 const YOUTH: Duration = Duration::from_secs(15);
 
-/// The way to a peer. Two that are equal lead through the same tunnel.
+/// The way to a remote. Two that are equal lead through the same tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Way {
     /// Our address.
@@ -74,10 +74,10 @@ pub(super) struct Tunnel {
 
 /// What a look found.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum RouteChange {
     Unchanged,
     /// Another gateway is asked: what happened to the way meanwhile was not seen.
-    Elsewhere,
+    OtherGateway,
     /// There is a way, and it is another one than before, or one again.
     Changed {
         from: Option<Way>,
@@ -120,17 +120,17 @@ impl Tunnel {
     }
 
     /// There is a way to `target`.
-    pub fn see(&mut self, now: Now, target: Option<SocketAddr>, way: &Way) -> Look {
+    pub fn see(&mut self, now: Now, target: Option<SocketAddr>, way: &Way) -> RouteChange {
         let elsewhere = std::mem::replace(&mut self.target, target) != target;
         let was_lost = std::mem::take(&mut self.lost);
         let from = self.way.replace(way.clone()).filter(|_| !elsewhere);
         if was_lost || from.as_ref().is_some_and(|from| from != way) {
             self.changed = Some(now.mono);
-            Look::Changed { from }
+            RouteChange::Changed { from }
         } else if elsewhere {
-            Look::Elsewhere
+            RouteChange::OtherGateway
         } else {
-            Look::Unchanged
+            RouteChange::Unchanged
         }
     }
 }
@@ -165,24 +165,28 @@ mod tests {
     fn a_way_is_lost_and_found_once() {
         let mut tunnel = Tunnel::new(time::now());
         let see = |tunnel: &mut Tunnel, way: &Way| tunnel.see(time::now(), None, way);
-        assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged, "the first look has nothing to compare with");
+        assert_eq!(
+            see(&mut tunnel, &way("10.1.0.2")),
+            RouteChange::Unchanged,
+            "the first look has nothing to compare with"
+        );
         assert!(tunnel.lose() && !tunnel.lose() && tunnel.lost);
         let back = see(&mut tunnel, &way("10.1.0.2"));
-        assert_eq!(back, Look::Changed { from: Some(way("10.1.0.2")) }, "the same, recreated");
+        assert_eq!(back, RouteChange::Changed { from: Some(way("10.1.0.2")) }, "the same, recreated");
         assert!(!tunnel.lost);
-        assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged);
-        assert!(matches!(see(&mut tunnel, &way("10.2.0.2")), Look::Changed { .. }));
+        assert_eq!(see(&mut tunnel, &way("10.1.0.2")), RouteChange::Unchanged);
+        assert!(matches!(see(&mut tunnel, &way("10.2.0.2")), RouteChange::Changed { .. }));
         let device = Device { index: 8, name: "tun0".to_owned(), tunnel: true };
         let again = Way { device: Some(device), ..way("10.2.0.2") };
-        assert!(matches!(see(&mut tunnel, &again), Look::Changed { .. }), "the same address, another device");
+        assert!(matches!(see(&mut tunnel, &again), RouteChange::Changed { .. }), "the same address, another device");
     }
 
     #[test]
     fn another_gateway_is_a_new_beginning() {
         let mut tunnel = Tunnel::new(time::now());
         let found = Some("10.1.0.1:19999".parse().unwrap());
-        assert_eq!(tunnel.see(time::now(), None, &way("10.1.0.2")), Look::Unchanged);
-        assert_eq!(tunnel.see(time::now(), found, &way("10.9.0.2")), Look::Elsewhere);
-        assert!(matches!(tunnel.see(time::now(), found, &way("10.1.0.2")), Look::Changed { .. }));
+        assert_eq!(tunnel.see(time::now(), None, &way("10.1.0.2")), RouteChange::Unchanged);
+        assert_eq!(tunnel.see(time::now(), found, &way("10.9.0.2")), RouteChange::OtherGateway);
+        assert!(matches!(tunnel.see(time::now(), found, &way("10.1.0.2")), RouteChange::Changed { .. }));
     }
 }

@@ -63,7 +63,7 @@ impl Events {
     }
 }
 
-/// Ends an exchange when the way to its peer becomes another one.
+/// Ends an exchange when the way to its remote becomes another one.
 pub struct WayWatch {
     events: Rc<Events>,
     to: SocketAddr,
@@ -79,14 +79,14 @@ impl WayWatch {
 
 impl Interrupt for WayWatch {
     fn source(&self) -> BorrowedFd<'_> {
-        // Of the clock a peer knows nothing.
+        // Of the clock a remote knows nothing.
         self.events.sources()[0]
     }
 
     fn is_due(&self) -> bool {
         let changed = self.events.network.as_ref().is_ok_and(drain);
         self.events.pending.set(self.events.pending.get() | changed);
-        changed && Network::look().way(self.to).ok().as_ref() != Some(&self.way)
+        changed && Network::snapshot().way(self.to).ok().as_ref() != Some(&self.way)
     }
 }
 

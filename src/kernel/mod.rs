@@ -1,5 +1,5 @@
 //! The kernel as a witness, asked over netlink without a packet being sent and without privileges: devices and addresses, the way
-//! to a peer, who listens on a port, and that any of this has changed.
+//! to a remote, who listens on a port, and that any of this has changed.
 
 pub mod events;
 pub mod netlink;
@@ -41,7 +41,7 @@ pub struct Beyond {
 
 impl Network {
     /// As it is now.
-    pub fn look() -> Self {
+    pub fn snapshot() -> Self {
         let links = Question::links().ask(Link::parse);
         match links.and_then(|links| Ok((links, Question::addresses().ask(Address::parse)?))) {
             Ok((links, addresses)) => Self { links, addresses, ..Self::default() },
@@ -51,7 +51,7 @@ impl Network {
 
     /// As it is now, with what tells when it is another one.
     pub fn watched(events: Option<&Rc<Events>>) -> Self {
-        Self { events: events.cloned(), ..Self::look() }
+        Self { events: events.cloned(), ..Self::snapshot() }
     }
 
     /// What ends an exchange with `to`, to whom there is this `way` now, when that becomes another one.
@@ -144,13 +144,13 @@ impl Network {
     }
 }
 
-/// The address from which this host would speak to `peer`; the error is the system's, e.g. that there is no route.
+/// The address from which this host would speak to `remote`; the error is the system's, e.g. that there is no route.
 ///
 /// Connecting a UDP socket asks the routing tables, all of them, and sends nothing.
-fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+fn local_address_towards(remote: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(peer)?;
+    socket.connect(remote)?;
     Ok(socket.local_addr()?.ip())
 }
 
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn loopback_speaks_to_loopback_from_loopback() {
-        let network = Network::look();
+        let network = Network::snapshot();
         assert!(network.refused.is_none());
         let way = network.way("127.0.0.1:19999".parse().unwrap()).unwrap();
         assert_eq!((way.local.to_string().as_str(), way.hop, way.by_source), ("127.0.0.1", None, false));

@@ -237,7 +237,7 @@ pub struct Socket {
     /// Where it is bound. An IPv4 address in an IPv6 one is shown as the IPv4 address that it is.
     pub local: SocketAddr,
     /// The other end.
-    pub peer: SocketAddr,
+    pub remote: SocketAddr,
     /// Index of the device that it is bound to; zero for any.
     pub device: u32,
 }
@@ -252,7 +252,7 @@ impl Socket {
         Some(Self {
             state: body.u8(1)?,
             local: end(body.address(family, 8)?, port(4)?),
-            peer: end(body.address(family, 24)?, port(6)?),
+            remote: end(body.address(family, 24)?, port(6)?),
             device: body.u32(40)?,
         })
     }

@@ -83,7 +83,7 @@ fn device_of<'a>(network: &'a Network, socket: &Socket) -> Option<&'a Link> {
 /// Whether this is a connection of somebody outside who came in through the tunnel.
 fn came_in(network: &Network, socket: &Socket, way: Option<&Way>) -> bool {
     let Some(tunnel) = way.and_then(|way| way.device.as_ref()).filter(|device| device.tunnel) else { return false };
-    is_public(socket.peer.ip()) && device_of(network, socket).is_some_and(|on| on.index == tunnel.index)
+    is_public(socket.remote.ip()) && device_of(network, socket).is_some_and(|on| on.index == tunnel.index)
 }
 
 fn is_public(address: IpAddr) -> bool {
@@ -122,10 +122,10 @@ mod tests {
         Way { local: "10.7.112.9".parse().unwrap(), hop: None, device: Some(device), by_source: false }
     }
 
-    fn socket(local: &str, device: u32, peer: &str) -> Socket {
-        let state = if peer.is_empty() { LISTENING } else { CONNECTED[0] };
-        let peer = if peer.is_empty() { "0.0.0.0:0" } else { peer };
-        Socket { state, local: local.parse().unwrap(), peer: peer.parse().unwrap(), device }
+    fn socket(local: &str, device: u32, remote: &str) -> Socket {
+        let state = if remote.is_empty() { LISTENING } else { CONNECTED[0] };
+        let remote = if remote.is_empty() { "0.0.0.0:0" } else { remote };
+        Socket { state, local: local.parse().unwrap(), remote: remote.parse().unwrap(), device }
     }
 
     #[test]
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn sockets_of_this_host_are_seen() {
-        let network = Network::look();
+        let network = Network::snapshot();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
         let seen = |port| inspect(&network, port, None, true).unwrap();

@@ -12,7 +12,7 @@ use crate::error::{Attempt, Cause, Error, Meaning, Proof, plain};
 use crate::files::{self, Durability};
 use crate::http::tls::tls_to;
 use crate::http::url::Url;
-use crate::http::{Content, Peer, Request, Response, encode_json};
+use crate::http::{Connection, Content, Request, Response, encode_json};
 use crate::json;
 use crate::keeper::step::{Done, Exchange, Progress};
 use crate::kernel::Network;
@@ -97,7 +97,7 @@ impl Account {
         {
             log::warn!(
                 "PIA_TOKEN_FILE {}: {}; the token is kept in memory, and every start will log in",
-                files::shown(&self.token_file),
+                files::display_path(&self.token_file),
                 plain(&error)
             );
         }
@@ -127,7 +127,7 @@ impl Account {
                 if let Some(problem) = problem
                     && !std::mem::replace(&mut self.warned, true)
                 {
-                    log::warn!("PIA_TOKEN_FILE {} {problem}; it is not used", files::shown(&self.token_file));
+                    log::warn!("PIA_TOKEN_FILE {} {problem}; it is not used", files::display_path(&self.token_file));
                 }
                 None
             }
@@ -166,23 +166,28 @@ impl Account {
 
     fn log_in_at(&self, endpoint: &Url, credentials: &Credentials) -> Result<Secret, Error> {
         let tls = tls_to(&endpoint.host, self.roots.as_ref()).map_err(|cause| failed(LOGIN, cause))?;
-        let peer = Peer::new(endpoint.host.clone(), endpoint.port, endpoint.host_header(), Some(tls));
+        let connection = Connection::new(endpoint.host.clone(), endpoint.port, endpoint.host_header(), Some(tls));
         let fields = credentials.fields();
-        ask_for_token(peer, &endpoint.path, Content::Form(&fields), credentials)
+        ask_for_token(connection, &endpoint.path, Content::Form(&fields), credentials)
     }
 }
 
 /// As PIA's desktop client does where the website is blocked (`10.0.0.1:443/apiv2/token`); JSON.
 fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials, network: &Network) -> Exchange<Secret> {
-    let Progress::Done(peer) = gateway.login_peer(LOGIN, network)? else { return Ok(Progress::More) };
+    let Progress::Done(connection) = gateway.login_connection(LOGIN, network)? else { return Ok(Progress::More) };
     let json = encode_json(&credentials.fields());
-    ask_for_token(peer, "/apiv2/token", Content::Json(&json), credentials).map(Progress::Done)
+    ask_for_token(connection, "/apiv2/token", Content::Json(&json), credentials).map(Progress::Done)
 }
 
-fn ask_for_token(mut peer: Peer, path: &str, content: Content, credentials: &Credentials) -> Result<Secret, Error> {
+fn ask_for_token(
+    mut connection: Connection,
+    path: &str,
+    content: Content,
+    credentials: &Credentials,
+) -> Result<Secret, Error> {
     let username = Secret::new(credentials.username.clone());
     let request = Request { headers: &[], secrets: &[&username, &credentials.password], ..Request::new(path, content) };
-    peer.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(LOGIN, cause))
+    connection.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(LOGIN, cause))
 }
 
 /// The error of a step at the account.

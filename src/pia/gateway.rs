@@ -16,10 +16,10 @@ use super::lease;
 use super::trust::Authority;
 use crate::config::{Reader, Wrong};
 use crate::error::{Attempt, Cause, Error, Meaning, Phase};
-use crate::http::dial::End;
+use crate::http::dial::Endpoint;
 use crate::http::tls::{NamePolicy, Tls};
 use crate::http::url::{self, parse_address};
-use crate::http::{Content, Deadline, Peer, Request, Response, dial};
+use crate::http::{Connection, Content, Deadline, Request, Response, dial};
 use crate::json;
 use crate::keeper::lease::Lease;
 use crate::keeper::step::{Done, Exchange, Progress};
@@ -83,7 +83,7 @@ pub struct Gateway {
     policy: NamePolicy,
     authority: Authority,
     /// The one that is asked; none before the first search and after one that was found has failed.
-    peer: Option<Peer>,
+    connection: Option<Connection>,
     /// A found one that has failed, and how it was found: it is tried again, too.
     failed: Option<(Ipv4Addr, String)>,
     /// How the one that is asked was found.
@@ -113,7 +113,7 @@ impl Gateway {
             hostname,
             policy,
             authority,
-            peer: None,
+            connection: None,
             failed: None,
             how: None,
             search: None,
@@ -130,8 +130,8 @@ impl Gateway {
 
     /// `host:port` for people.
     pub fn address(&self) -> String {
-        match (&self.peer, &self.address) {
-            (Some(peer), _) => peer.address(),
+        match (&self.connection, &self.address) {
+            (Some(connection), _) => connection.address(),
             (None, GatewayAddress::At { host, port }) => dial::join(host, *port),
             (None, GatewayAddress::Find { .. }) => "to be found".to_owned(),
         }
@@ -167,7 +167,7 @@ impl Gateway {
 
     /// The names that the gateway's certificate carries; none before it has proved itself.
     pub fn certificate_names(&self) -> Option<&[String]> {
-        self.peer.as_ref().and_then(Peer::certificate_names)
+        self.connection.as_ref().and_then(Connection::certificate_names)
     }
 
     /// What time it was by its clock when it last replied, once.
@@ -178,8 +178,8 @@ impl Gateway {
     /// Its address, once it is known. A found one that has failed is still the one whose way is watched: were it forgotten,
     /// a tunnel that was recreated while a bind hung in the old one would go unnoticed.
     pub fn dialled(&self) -> Option<SocketAddr> {
-        match (&self.peer, &self.address) {
-            (Some(peer), _) if peer.dialled().is_some() => peer.dialled(),
+        match (&self.connection, &self.address) {
+            (Some(connection), _) if connection.dialled().is_some() => connection.dialled(),
             (_, GatewayAddress::At { host, port }) => host.parse().ok().map(|ip| SocketAddr::new(ip, *port)),
             (_, GatewayAddress::Find { port }) => self.failed.as_ref().map(|(address, _)| (*address, *port).into()),
         }
@@ -210,17 +210,17 @@ impl Gateway {
         self.hang_up();
         (self.search, self.served) = (None, false);
         if let GatewayAddress::Find { .. } = self.address {
-            (self.peer, self.failed) = (None, None);
+            (self.connection, self.failed) = (None, None);
         }
     }
 
     /// Whom to ask, found if need be.
-    fn peer(&mut self, step: &'static str, network: &Network) -> Exchange<&mut Peer> {
-        if self.peer.is_none() {
+    fn connection(&mut self, step: &'static str, network: &Network) -> Exchange<&mut Connection> {
+        if self.connection.is_none() {
             let Progress::Done(roots) = self.authority.roots()? else { return Ok(Progress::More) };
             let tls = Tls::new(roots, self.policy.clone());
             match &self.address {
-                GatewayAddress::At { host, port } => self.peer = Some(self.at(host, *port, tls)),
+                GatewayAddress::At { host, port } => self.connection = Some(self.at(host, *port, tls)),
                 &GatewayAddress::Find { port } => {
                     self.find(step, port, tls, network)?;
                     return Ok(Progress::More);
@@ -228,14 +228,14 @@ impl Gateway {
             }
         }
         let way = self.dialled().and_then(|address| Some((address, network.way(address).ok()?)));
-        let Some(peer) = &mut self.peer else { return Ok(Progress::More) };
-        peer.bind_to(way.as_ref().and_then(|(_, way)| source_of(way)));
-        peer.interrupt_by(way.and_then(|(address, way)| network.watch(address, way)));
-        Ok(Progress::Done(peer))
+        let Some(connection) = &mut self.connection else { return Ok(Progress::More) };
+        connection.bind_to(way.as_ref().and_then(|(_, way)| source_of(way)));
+        connection.interrupt_by(way.and_then(|(address, way)| network.watch(address, way)));
+        Ok(Progress::Done(connection))
     }
 
-    fn at(&self, host: &str, port: u16, tls: Tls) -> Peer {
-        Peer::new(host, port, self.hostname.as_deref().unwrap_or(host), Some(tls))
+    fn at(&self, host: &str, port: u16, tls: Tls) -> Connection {
+        Connection::new(host, port, self.hostname.as_deref().unwrap_or(host), Some(tls))
     }
 
     /// Dials all candidates; the first one that answers and proves itself is the gateway.
@@ -255,22 +255,22 @@ impl Gateway {
             let advice = "start the VPN; if it runs, set PIA_GATEWAY to the gateway inside the tunnel";
             return Err(Error::new(step, cause).advise(Some(advice)));
         }
-        let ends: Vec<_> = search
+        let endpoints: Vec<_> = search
             .left
             .iter()
-            .map(|candidate| End { address: (candidate.address, port).into(), source: source_of(&candidate.way) })
+            .map(|candidate| Endpoint { address: (candidate.address, port).into(), source: source_of(&candidate.way) })
             .collect();
         let deadline = Deadline::after(ANSWER_DEADLINE);
-        let (candidate, cause) = match dial::race(&ends, Duration::ZERO, None, deadline) {
+        let (candidate, cause) = match dial::race(&endpoints, Duration::ZERO, None, deadline) {
             Ok((place, mut tcp)) => {
                 let candidate = search.left.remove(place);
-                let mut peer = self.at(&candidate.address.to_string(), port, tls);
+                let mut connection = self.at(&candidate.address.to_string(), port, tls);
                 tcp.deadline = Deadline::after(PROOF_DEADLINE);
-                match peer.take(tcp) {
+                match connection.take(tcp) {
                     Ok(()) => {
-                        log::info!("gateway {} found: {}", peer.address(), candidate.how);
+                        log::info!("gateway {} found: {}", connection.address(), candidate.how);
                         self.how = Some(candidate.how);
-                        self.peer = Some(peer);
+                        self.connection = Some(connection);
                         self.warn_if_unnamed();
                         return Ok(());
                     }
@@ -314,8 +314,8 @@ impl Gateway {
         );
         if unreachable
             && let GatewayAddress::Find { .. } = self.address
-            && let (Some(peer), Some(how)) = (self.peer.take(), &self.how)
-            && let Some(SocketAddr::V4(address)) = peer.dialled()
+            && let (Some(connection), Some(how)) = (self.connection.take(), &self.how)
+            && let Some(SocketAddr::V4(address)) = connection.dialled()
         {
             self.failed = Some((*address.ip(), how.clone()));
         }
@@ -333,8 +333,8 @@ impl Gateway {
     }
 
     /// The API that gives tokens, at the same address; it must prove itself in the same way.
-    pub fn login_peer(&mut self, step: &'static str, network: &Network) -> Exchange<Peer> {
-        Ok(self.peer(step, network)?.map(|peer| peer.at_port(LOGIN_PORT)))
+    pub fn login_connection(&mut self, step: &'static str, network: &Network) -> Exchange<Connection> {
+        Ok(self.connection(step, network)?.map(|connection| connection.at_port(LOGIN_PORT)))
     }
 
     /// `getSignature`: a new lease.
@@ -367,11 +367,11 @@ impl Gateway {
         secrets: &[&Secret],
         network: &Network,
     ) -> Exchange<Object> {
-        let peer = match self.peer(step, network)? {
-            Progress::Done(peer) => peer,
+        let connection = match self.connection(step, network)? {
+            Progress::Done(connection) => connection,
             Progress::More => return Ok(Progress::More),
         };
-        let response = peer.send(&Request { content: Content::Query(fields), secrets, ..Request::get(path) });
+        let response = connection.send(&Request { content: Content::Query(fields), secrets, ..Request::get(path) });
         self.look_at(response.as_ref());
         let response = response.map_err(|cause| {
             let refused =
@@ -395,8 +395,8 @@ impl Gateway {
 
     /// Closes the connection.
     pub fn hang_up(&mut self) {
-        if let Some(peer) = &mut self.peer {
-            peer.hang_up();
+        if let Some(connection) = &mut self.connection {
+            connection.hang_up();
         }
     }
 }

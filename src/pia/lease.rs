@@ -76,7 +76,7 @@ fn time(fields: &Object, name: &'static str) -> Result<Option<Timestamp>, Cause>
     }
 }
 
-/// A short text of a peer's, safe for a log line.
+/// A short text of a server's, safe for a log line.
 fn printable(text: &str) -> String {
     one_line(text).chars().take(40).collect()
 }

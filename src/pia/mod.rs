@@ -93,7 +93,7 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
         && let Err(problem) = account::read_token(token_file)
     {
         let problem = problem.unwrap_or_else(|| "holds no token".to_owned());
-        let wrong = format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::shown(token_file));
+        let wrong = format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::display_path(token_file));
         let right = "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)";
         reader.problem("PIA_USERNAME", None, wrong, right);
     }

@@ -19,7 +19,7 @@ use crate::error::{Attempt, Cause, Error, Meaning, plain};
 use crate::files::{self, Durability};
 use crate::http::tls::{NamePolicy, tls_to};
 use crate::http::url::Url;
-use crate::http::{Peer, Request};
+use crate::http::{Connection, Request};
 use crate::keeper::step::{Exchange, Progress};
 
 /// Fetching the CA that signs the gateways' certificates.
@@ -186,8 +186,8 @@ impl Published {
 
     fn fetch_from(&self, url: &Url) -> Result<CertificateDer<'static>, Error> {
         let tls = if url.https { Some(tls_to(&url.host, None).map_err(failed)?) } else { None };
-        let mut peer = Peer::new(url.host.clone(), url.port, url.host_header(), tls);
-        let response = peer.send(&Request::get(&url.path)).map_err(failed)?;
+        let mut connection = Connection::new(url.host.clone(), url.port, url.host_header(), tls);
+        let response = connection.send(&Request::get(&url.path)).map_err(failed)?;
         if response.status != 200 {
             return Err(failed(response.unexpected()));
         }

@@ -11,16 +11,16 @@ use crate::state::Presence;
 use crate::views::status::{Health, Status};
 
 /// How whoever wrote `status` is doing, `presence` says whether they run.
-pub fn look(status: &Status, presence: &Presence) -> Health {
-    let network = Network::look();
+pub fn check(status: &Status, presence: &Presence) -> Health {
+    let network = Network::snapshot();
     let way = way(status, &network);
     let listener = listener(status, &network, way.as_ref().and_then(|way| way.as_ref().ok()));
     status.health(presence, way, listener.as_ref(), Timestamp::now())
 }
 
 /// The same of ourselves.
-pub fn look_at_us(status: &Status) -> Health {
-    look(status, &Presence::Running(String::new()))
+pub fn check_own(status: &Status) -> Health {
+    check(status, &Presence::Running(String::new()))
 }
 
 /// The way that the last bind took, as it is now; none where it was not known then.

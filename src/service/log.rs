@@ -4,8 +4,8 @@ use log::Level;
 
 use crate::error::Error;
 use crate::keeper::step::Connectivity;
-use crate::keeper::{News, Peer, Sight, Verdict};
-use crate::time::{self, ClockNews, shown, span};
+use crate::keeper::{News, Remote, Sight, Verdict};
+use crate::time::{self, ClockNews, rfc3339, span};
 use crate::views::status::word;
 
 /// Shorter waits than this are no news: the next try comes before anybody has read of this one.
@@ -30,11 +30,14 @@ pub fn tell(verdict: &Verdict, names: &Names) {
             }
         }
         if let News::Leased { over: true, .. } = news {
-            log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", shown(time::now().wall));
+            log::warn!(
+                "a fresh lease has expired by this system's clock ({}): set the clock",
+                rfc3339(time::now().wall)
+            );
         }
     }
     if let Some(recovery) = verdict.recovered {
-        let name = if verdict.peer == Peer::Client { names.client } else { word(verdict.peer) };
+        let name = if verdict.remote == Remote::Client { names.client } else { word(verdict.remote) };
         let attempts = if recovery.attempts == 1 { "attempt" } else { "attempts" };
         log::info!("{name}: recovered after {} ({} failed {attempts})", span(recovery.after), recovery.attempts);
     }
@@ -92,11 +95,11 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         News::LoggedIn => "logged in to PIA".to_owned(),
         News::TokenRead => "token taken from the cache file".to_owned(),
         News::TokenRefused(error) => format!("{error}; getting another token"),
-        News::Leased { lease, .. } => format!("lease: port {} until {}", lease.port, shown(lease.expires_at)),
+        News::Leased { lease, .. } => format!("lease: port {} until {}", lease.port, rfc3339(lease.expires_at)),
         News::NotStored { lease, error } => format!(
             "lease: port {} until {}; it cannot be stored, so a restart gets another port: {}",
             lease.port,
-            shown(lease.expires_at),
+            rfc3339(lease.expires_at),
             error.cause
         ),
         News::NotRenewed(error) => format!("there is no other port: {error}; this one is kept, try again later"),
@@ -124,7 +127,7 @@ fn words(level: Level, news: &News, names: &Names) -> String {
         }
         News::Day(day) => {
             let (binds, outages) = (count(day.binds, "bind"), count(day.outages, "outage"));
-            let peer = day.peer_at.map_or("none was seen".to_owned(), |at| format!("at {}", shown(at)));
+            let peer = day.peer_at.map_or("none was seen".to_owned(), |at| format!("at {}", rfc3339(at)));
             format!("the last day: port {}, {binds}, {outages}; last peer from outside: {peer}", day.port)
         }
         News::NoInbound(port) => format!(

@@ -2,7 +2,7 @@
 
 pub mod health;
 mod log;
-mod peers;
+mod remotes;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -15,10 +15,10 @@ use crate::error::{Cause, Error, plain};
 use crate::files;
 use crate::keeper::step::{Done, Exchange, Step};
 use crate::keeper::tunnel::Way;
-use crate::keeper::{Keeper, News, Peer, Verdict};
+use crate::keeper::{Keeper, News, Remote, Verdict};
 use crate::kernel::Network;
 use crate::kernel::events::Events;
-use crate::settings::{PortPeer, Settings};
+use crate::settings::{PortProvider, Settings};
 use crate::signals::{Event, Signals, stopping};
 use crate::state::{self, State};
 use crate::time::{self, Now};
@@ -27,7 +27,7 @@ use crate::views::notify::Notifier;
 use crate::views::status::Status;
 use log::Names;
 pub use log::{details, in_full, inbound, with_advice, within};
-pub use peers::Peers;
+pub use remotes::Remotes;
 
 /// Between two looks at the tunnel where the kernel does not tell of changes.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -41,15 +41,15 @@ pub trait Ear {
     /// A step is about to be carried out.
     fn begin(&mut self, step: &Step);
     /// A step was carried out, with this result; the keeper's verdict follows.
-    fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers);
+    fn step(&mut self, step: &Step, result: &Exchange<Done>, remotes: &Remotes);
     /// What it or a look has led to.
     fn verdict(&mut self, verdict: &Verdict);
 }
 
 impl Ear for Names {
-    // What is asked of whom is the peers' to log.
+    // What is asked of whom is the remotes' to log.
     fn begin(&mut self, _: &Step) {}
-    fn step(&mut self, _: &Step, _: &Exchange<Done>, _: &Peers) {}
+    fn step(&mut self, _: &Step, _: &Exchange<Done>, _: &Remotes) {}
 
     fn verdict(&mut self, verdict: &Verdict) {
         log::tell(verdict, self);
@@ -58,7 +58,7 @@ impl Ear for Names {
 
 /// Why the loop has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum Exit {
     /// A signal asked for it.
     Stopped,
     /// No device but loopback was left for as long as `EXIT_WHEN_ISOLATED` allows.
@@ -77,7 +77,7 @@ struct Renewal {
 /// The loop and what it needs.
 pub struct Service {
     keeper: Keeper,
-    peers: Peers,
+    remotes: Remotes,
     state: State,
     interval: Duration,
     /// What tells of changes; none while nobody looks for long.
@@ -116,7 +116,7 @@ impl Service {
             );
         }
         let interval = settings.interval;
-        let views = settings.views.take().map(|views| Views::new(views, interval, health::look_at_us, stays));
+        let views = settings.views.take().map(|views| Views::new(views, interval, health::check_own, stays));
         let mut service = Self { views, ..Self::quiet(settings, state, false) };
         if unwritable.is_some() {
             service.unwritable = true;
@@ -126,14 +126,14 @@ impl Service {
             "{} {} started: {}, {}, every {} s",
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
-            service.peers.whence(),
-            service.peers.client.address(),
+            service.remotes.whence(),
+            service.remotes.client.address(),
             service.interval.as_secs()
         );
         if let (Some(port), Some(end)) = (service.keeper.snapshot().port, service.keeper.snapshot().expires_at) {
-            ::log::info!("lease: port {port} until {} (stored)", time::shown(end));
+            ::log::info!("lease: port {port} until {} (stored)", time::rfc3339(end));
         }
-        let names = Names { client: service.peers.client.name(), source: service.peers.source_name() };
+        let names = Names { client: service.remotes.client.name(), source: service.remotes.source_name() };
         (service, Box::new(names))
     }
 
@@ -141,11 +141,11 @@ impl Service {
     pub fn quiet(settings: Settings, state: State, hands_off: bool) -> Self {
         let interval = settings.interval;
         let seed = RandomState::new().build_hasher().finish();
-        let (peers, keeper) = Peers::new(settings, &state, hands_off, seed, time::now());
+        let (remotes, keeper) = Remotes::new(settings, &state, hands_off, seed, time::now());
         let notifier = Notifier::default();
         Self {
             keeper,
-            peers,
+            remotes,
             state,
             interval,
             events: None,
@@ -168,24 +168,24 @@ impl Service {
 
     /// The way to the gateway, or into the tunnel, as it is now; none where the gateway is a name that was not looked up yet.
     pub fn way(&self) -> Option<Result<Way, Error>> {
-        self.peers.way(&Network::look()).map(|(_, way)| way)
+        self.remotes.way(&Network::snapshot()).map(|(_, way)| way)
     }
 
     /// The gateway is to be found.
     pub fn looks_for_gateway(&self) -> bool {
-        matches!(&self.peers.port, PortPeer::Pia(pia) if pia.gateway.is_looked_for())
+        matches!(&self.remotes.port, PortProvider::Pia(pia) if pia.gateway.is_looked_for())
     }
 
     /// The gateway is to be found, and there is no tunnel to find it in.
     pub fn has_no_tunnel(&self) -> bool {
-        match &self.peers.port {
-            PortPeer::Pia(pia) => !pia.gateway.has_candidates(&Network::look()),
-            PortPeer::Source(_) => false,
+        match &self.remotes.port {
+            PortProvider::Pia(pia) => !pia.gateway.has_candidates(&Network::snapshot()),
+            PortProvider::Source(_) => false,
         }
     }
 
     /// Runs until a signal says stop, or until there is nothing left to run in.
-    pub fn run(&mut self, signals: &Signals, ear: &mut dyn Ear) -> End {
+    pub fn run(&mut self, signals: &Signals, ear: &mut dyn Ear) -> Exit {
         self.notifier = Notifier::from_environment();
         // What the last run has left says nothing of this one.
         self.write_status(None);
@@ -199,13 +199,13 @@ impl Service {
             );
         }
         self.requests = self.state.hear_requests().inspect_err(|error| ::log::debug!("requests: {error}")).ok();
-        let mut end = End::Stopped;
+        let mut exit = Exit::Stopped;
         while !stopping() {
             self.look_if_changed(ear);
             match self.keeper.next(time::now()) {
                 Step::Wait(wait) => self.wait(wait, signals, ear),
-                Step::End => {
-                    end = End::Isolated;
+                Step::Exit => {
+                    exit = Exit::Isolated;
                     break;
                 }
                 step => self.carry_out(&step, ear),
@@ -218,12 +218,12 @@ impl Service {
             views.stop();
         }
         self.write_status(Some(time::now()));
-        end
+        exit
     }
 
     /// One full pass, as by hand: until everything is done (true) or something fails (false).
     pub fn run_once(&mut self, ear: &mut dyn Ear) -> bool {
-        self.peers.respect_rejections(&mut self.keeper, &self.state, time::now());
+        self.remotes.respect_rejections(&mut self.keeper, &self.state, time::now());
         let done = loop {
             self.look_around(ear);
             let now = time::now();
@@ -231,11 +231,11 @@ impl Service {
                 Step::Wait(_) if self.keeper.is_content(now) => break true,
                 Step::Wait(_) if self.keeper.has_troubles() || self.keeper.snapshot().port.is_none() => break false,
                 Step::Wait(wait) => std::thread::sleep(wait),
-                Step::End => break false,
+                Step::Exit => break false,
                 step => self.carry_out(&step, ear),
             }
         };
-        self.peers.client.log_out();
+        self.remotes.client.log_out();
         done
     }
 
@@ -253,13 +253,13 @@ impl Service {
         let snapshot = self.keeper.snapshot();
         let mut lines: Vec<_> = snapshot.troubles.iter().flat_map(|(_, trouble)| in_full(&trouble.error)).collect();
         if lines.is_empty() && snapshot.follows && snapshot.port.is_none() {
-            lines.push(format!("{} has no port now", self.peers.source_name()));
+            lines.push(format!("{} has no port now", self.remotes.source_name()));
         }
         lines
     }
 
     fn wait(&mut self, wait: Duration, signals: &Signals, ear: &mut dyn Ear) {
-        self.peers.hang_up();
+        self.remotes.hang_up();
         if std::mem::take(&mut self.fresh) {
             self.write_status(None);
         }
@@ -379,12 +379,12 @@ impl Service {
             ::log::warn!("no network device but lo is left: if this does not pass, the VPN container was restarted");
         }
         let mut verdicts: Vec<_> = self.keeper.see_clock(now).into_iter().collect();
-        if let Some((gateway, way)) = self.peers.way(&self.network) {
+        if let Some((gateway, way)) = self.remotes.way(&self.network) {
             verdicts.extend(self.keeper.see_way(now, gateway, way));
         }
         for verdict in &verdicts {
             if let Some((_, News::Tunnel { .. })) = verdict.news {
-                self.peers.forget_gateway();
+                self.remotes.forget_gateway();
             }
             self.hear(verdict, ear);
         }
@@ -405,7 +405,7 @@ impl Service {
 
     fn carry_out(&mut self, step: &Step, ear: &mut dyn Ear) {
         ear.begin(step);
-        let result = self.peers.carry_out(step, &self.network);
+        let result = self.remotes.carry_out(step, &self.network);
         self.notifier.alive();
         let now = time::now();
         // What was given up for a stop is no failure, nor what will be done in another tunnel.
@@ -414,9 +414,9 @@ impl Service {
         {
             return;
         }
-        self.peers.keep_rejection(step, &result, &self.state, now);
-        ear.step(step, &result, &self.peers);
-        if let PortPeer::Pia(pia) = &mut self.peers.port
+        self.remotes.keep_rejection(step, &result, &self.state, now);
+        ear.step(step, &result, &self.remotes);
+        if let PortProvider::Pia(pia) = &mut self.remotes.port
             && let Some(date) = pia.gateway.take_date()
             && let Some(verdict) = self.keeper.hear_time(now, date)
         {
@@ -440,7 +440,9 @@ impl Service {
         if let (Some(renewal), Some((_, news))) = (&mut self.renewal, &verdict.news) {
             match news {
                 News::KeptOld { error, .. } | News::NotRenewed(error) => renewal.why = Some(with_advice(error)),
-                News::Failed { error, .. } if verdict.peer != Peer::Client => renewal.why = Some(with_advice(error)),
+                News::Failed { error, .. } if verdict.remote != Remote::Client => {
+                    renewal.why = Some(with_advice(error))
+                }
                 _ => {}
             }
         }
@@ -458,7 +460,7 @@ impl Service {
     fn finish_bounce(&mut self, ear: &mut dyn Ear) {
         let end = Instant::now() + RETURN_LIMIT;
         while let Some(step) = self.keeper.unfinished_bounce() {
-            let result = self.peers.carry_out(&step, &self.network);
+            let result = self.remotes.carry_out(&step, &self.network);
             let over = result.is_err() || Instant::now() >= end;
             let verdict = self.keeper.record(time::now(), &step, result);
             self.hear(&verdict, ear);
@@ -469,12 +471,12 @@ impl Service {
     }
 
     fn status(&self, now: Now) -> Status {
-        Status::of(&self.keeper.snapshot(), self.peers.client.name(), self.interval, now.wall)
+        Status::of(&self.keeper.snapshot(), self.remotes.client.name(), self.interval, now.wall)
     }
 
     fn write_status(&mut self, stopped: Option<Now>) {
         let mut status = self.status(time::now());
-        status.stopped_at = stopped.map(|now| time::shown(now.wall));
+        status.stopped_at = stopped.map(|now| time::rfc3339(now.wall));
         if let Some(views) = &mut self.views {
             views.show(&status, self.keeper.port_to_listen_on());
         }

@@ -14,7 +14,7 @@ use super::{TorrentClient, cookie_pair, place};
 use crate::config::Reader;
 use crate::error::{Cause, Error, Phase, Proof};
 use crate::http::url::Url;
-use crate::http::{Content, Peer, Request, Response};
+use crate::http::{Connection, Content, Request, Response};
 use crate::json;
 use crate::keeper::client::Habits;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
@@ -45,7 +45,7 @@ enum Daemon {
 /// A Deluge and our session with its web interface.
 pub struct Deluge {
     url: Url,
-    peer: Peer,
+    connection: Connection,
     path: String,
     password: Secret,
     /// `name=value`.
@@ -70,10 +70,19 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
         let warning = "DELUGE_PASSWORD is Deluge's first one, which everybody knows: change it in its web interface";
         reader.warnings.push(warning.to_owned());
     }
-    let peer = Peer::new(url.host.clone(), url.port, url.host_header(), tls);
+    let connection = Connection::new(url.host.clone(), url.port, url.host_header(), tls);
     let path = format!("{}/json", url.path.trim_end_matches('/'));
     let (session, torrents) = (None, None);
-    Some(Box::new(Deluge { url, peer, path, password, session, new_session: false, daemon: Daemon::Unasked, torrents }))
+    Some(Box::new(Deluge {
+        url,
+        connection,
+        path,
+        password,
+        session,
+        new_session: false,
+        daemon: Daemon::Unasked,
+        torrents,
+    }))
 }
 
 /// A reply, always with HTTP 200.
@@ -96,7 +105,7 @@ impl Deluge {
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
         let content = Content::Json(&json);
         let request = Request { headers: &headers, secrets: &secrets, completes, ..Request::new(&self.path, content) };
-        let response = self.peer.send(&request)?;
+        let response = self.connection.send(&request)?;
         if response.status == 200 { Ok(response) } else { Err(response.unexpected()) }
     }
 
@@ -293,13 +302,13 @@ impl TorrentClient for Deluge {
     }
 
     fn dialled(&self) -> Option<SocketAddr> {
-        self.peer.dialled()
+        self.connection.dialled()
     }
 
     /// By the next time its daemon may be gone.
     fn hang_up(&mut self) {
         self.daemon = Daemon::Unasked;
-        self.peer.hang_up();
+        self.connection.hang_up();
     }
 
     fn log_out(&mut self) {

@@ -13,7 +13,7 @@ use super::{TorrentClient, cookie_pair, place};
 use crate::config::Reader;
 use crate::error::{Cause, Error, Meaning, Phase, Proof};
 use crate::http::url::Url;
-use crate::http::{Content, Peer, Request, Response};
+use crate::http::{Connection, Content, Request, Response};
 use crate::json;
 use crate::keeper::client::Habits;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
@@ -90,7 +90,7 @@ enum Session {
 /// A qBittorrent and our session with it.
 pub struct QBittorrent {
     url: Url,
-    peer: Peer,
+    connection: Connection,
     /// Path in front of `/api/v2`, without a slash at its end.
     prefix: String,
     auth: Auth,
@@ -123,11 +123,11 @@ impl QBittorrent {
         let ((url, tls), reannounce) = (place?, reannounce?);
         // qBittorrent compares a port in the Host header with its own, which a Docker port mapping makes another one; a
         // Host without a port always passes. Origin and Referer would be compared as well, so there are none.
-        let peer = Peer::new(url.host.clone(), url.port, url.bare_host(), tls);
+        let connection = Connection::new(url.host.clone(), url.port, url.bare_host(), tls);
         let prefix = url.path.trim_end_matches('/').to_owned();
         // With a password there is a session to be made first; asking before only shows that there is none.
         let session = if let Auth::Password { .. } = auth { Session::Missing } else { Session::Usual };
-        Some(Self { url, peer, prefix, auth, session, reannounce, active: None, cookies: Vec::new() })
+        Some(Self { url, connection, prefix, auth, session, reannounce, active: None, cookies: Vec::new() })
     }
 
     fn send(&mut self, call: &str, content: Content, secrets: &[&Secret], completes: bool) -> Result<Response, Cause> {
@@ -149,7 +149,7 @@ impl QBittorrent {
         hidden.extend(&values);
         let path = format!("{}/api/v2/{call}", self.prefix);
         let request = Request { headers: &headers, secrets: &hidden, completes, ..Request::new(&path, content) };
-        let response = self.peer.send(&request)?;
+        let response = self.connection.send(&request)?;
         // Also outside a login: with authentication bypassed every request without a cookie makes a new session.
         for pair in response.header("set-cookie").filter_map(cookie_pair) {
             self.keep_cookie(pair);
@@ -230,7 +230,7 @@ impl QBittorrent {
     /// because it gets 403 when the Host is fine, and does not count toward the ban.
     fn unauthorized(&mut self) -> Result<Cause, Error> {
         let path = format!("{}/api/v2/app/version", self.prefix);
-        let response = self.peer.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
+        let response = self.connection.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
         Ok(if response.status == 401 { Cause::Other(HOST_REJECTED.to_owned()) } else { self.auth.rejected(false) })
     }
 
@@ -433,11 +433,11 @@ impl TorrentClient for QBittorrent {
     }
 
     fn dialled(&self) -> Option<SocketAddr> {
-        self.peer.dialled()
+        self.connection.dialled()
     }
 
     fn hang_up(&mut self) {
-        self.peer.hang_up();
+        self.connection.hang_up();
     }
 
     fn log_out(&mut self) {

@@ -15,7 +15,7 @@ use super::{TorrentClient, place};
 use crate::config::Reader;
 use crate::error::{Cause, Error, Meaning, Phase, Proof};
 use crate::http::url::Url;
-use crate::http::{Content, Peer, Request, Response};
+use crate::http::{Connection, Content, Request, Response};
 use crate::json;
 use crate::keeper::client::Habits;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
@@ -56,7 +56,7 @@ impl Dialect {
 /// A Transmission and our session with it.
 pub struct Transmission {
     url: Url,
-    peer: Peer,
+    connection: Connection,
     path: String,
     /// User name and password.
     auth: Option<(String, Secret)>,
@@ -75,11 +75,11 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     let auth = reader.pair("TRANSMISSION_USERNAME", "TRANSMISSION_PASSWORD");
     let default = "http://localhost:9091";
     let (url, tls) = place(reader, "TRANSMISSION_HOST", default, "TRANSMISSION_CA_CERT", auth.is_some())?;
-    let peer = Peer::new(url.host.clone(), url.port, url.host_header(), tls);
+    let connection = Connection::new(url.host.clone(), url.port, url.host_header(), tls);
     let path = rpc_path(&url.path);
     Some(Box::new(Transmission {
         url,
-        peer,
+        connection,
         path,
         auth,
         dialect: Dialect::Old,
@@ -122,7 +122,7 @@ impl Transmission {
         let password = self.auth.as_ref().map(|(_, password)| password);
         let secrets: Vec<_> = basic.iter().chain(password).chain(&self.session).collect();
         let content = Content::Json(json);
-        self.peer.send(&Request {
+        self.connection.send(&Request {
             headers: &headers,
             secrets: &secrets,
             completes,
@@ -328,11 +328,11 @@ impl TorrentClient for Transmission {
     }
 
     fn dialled(&self) -> Option<SocketAddr> {
-        self.peer.dialled()
+        self.connection.dialled()
     }
 
     fn hang_up(&mut self) {
-        self.peer.hang_up();
+        self.connection.hang_up();
     }
 
     /// Its sessions are nobody's in particular.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::status::{Status, word};
 use crate::error::plain;
 use crate::files;
-use crate::keeper::{News, Peer, Verdict};
+use crate::keeper::{News, Remote, Verdict};
 
 /// What is counted since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,9 +74,9 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     }
     text.gauge("written_timestamp_seconds", "When this was written.", Some(now.as_second()));
     text.name("failing", "gauge", "Whether account, gateway or client fail.");
-    for peer in [Peer::Account, Peer::Gateway, Peer::Client].map(word) {
-        let failing = status.problems.iter().any(|problem| problem.peer == peer);
-        text.labelled("failing", &[("peer", peer)], u8::from(failing));
+    for remote in [Remote::Account, Remote::Gateway, Remote::Client].map(word) {
+        let failing = status.problems.iter().any(|problem| problem.remote == remote);
+        text.labelled("failing", &[("peer", remote)], u8::from(failing));
     }
     for (name, help, count) in [
         ("binds", "Binds that were granted since the start.", counts.binds),
@@ -133,7 +133,7 @@ impl MetricsFile {
         match files::publish(&self.path, text.as_bytes()) {
             Ok(()) => self.failed = false,
             Err(error) if !std::mem::replace(&mut self.failed, true) => {
-                let path = files::shown(&self.path);
+                let path = files::display_path(&self.path);
                 log::warn!(
                     "METRICS_FILE {path}: {}; name a file in a folder that the service may write to",
                     plain(&error)

@@ -6,9 +6,9 @@ mod heartbeat;
 pub mod metrics;
 pub mod notify;
 mod outbox;
-pub mod page;
 mod port_file;
 pub mod status;
+pub mod status_server;
 mod webhook;
 
 use std::net::SocketAddr;
@@ -24,9 +24,9 @@ use crate::time;
 use heartbeat::{Beat, Heartbeat};
 use metrics::{Counts, MetricsFile};
 use outbox::Outbox;
-use page::{Look, Page, Shown};
 use port_file::PortFile;
 use status::{Health, Status};
+use status_server::{HealthCheck, PageData, StatusServer};
 use webhook::Webhook;
 
 /// A URL that is asked for with each new port.
@@ -53,7 +53,7 @@ impl Settings {
             url: Webhook::read(reader, PORT_CHANGE_URL, roots.as_ref()),
             heartbeat: Webhook::read(reader, heartbeat::NAME, roots.as_ref()),
             metrics_file: reader.get("METRICS_FILE").map(PathBuf::from),
-            address: reader.optional(page::NAME, right, |text| {
+            address: reader.optional(status_server::NAME, right, |text| {
                 text.parse::<SocketAddr>().map_err(|_| "is no address with a port".to_owned())
             }),
         }
@@ -125,19 +125,19 @@ impl Subscriber {
 /// The views that the user wants, but for the status document and the service manager.
 pub struct Views {
     interval: Duration,
-    look: Look,
+    check_health: HealthCheck,
     port_file: Option<PortFile>,
     command: Option<Subscriber>,
     url: Option<Subscriber>,
     heartbeat: Option<Heartbeat>,
     metrics_file: Option<MetricsFile>,
-    page: Option<Page>,
+    status_server: Option<StatusServer>,
     counts: Counts,
 }
 
 impl Views {
     /// As `settings` say; `interval` is the one between two binds. `stays` says that those who ask can be answered.
-    pub fn new(settings: Settings, interval: Duration, look: Look, stays: bool) -> Self {
+    pub fn new(settings: Settings, interval: Duration, check_health: HealthCheck, stays: bool) -> Self {
         let command = settings.command.map(|words| {
             let run = move |change| command::run(&words, &change);
             Subscriber::new(Outbox::looking_after(command::NAME, run, command::reap))
@@ -149,13 +149,13 @@ impl Views {
         });
         Self {
             interval,
-            look,
+            check_health,
             port_file: settings.port_file.map(PortFile::new),
             command,
             url,
             heartbeat: settings.heartbeat.map(|webhook| Heartbeat::new(webhook, interval)),
             metrics_file: settings.metrics_file.map(MetricsFile::new),
-            page: settings.address.filter(|_| stays).map(|address| Page::new(address, look)),
+            status_server: settings.address.filter(|_| stays).map(|address| StatusServer::new(address, check_health)),
             counts: Counts::default(),
         }
     }
@@ -180,18 +180,18 @@ impl Views {
     /// Something has happened, or a pass is over.
     pub fn show(&mut self, status: &Status, port: Option<u16>) {
         if let Some(file) = &mut self.metrics_file {
-            let well = status.stopped_at.is_none() && matches!((self.look)(status), Health::Well(_));
+            let well = status.stopped_at.is_none() && matches!((self.check_health)(status), Health::Well(_));
             file.write(&metrics::text(status, well, &self.counts, time::now().wall));
         }
-        if let Some(page) = &self.page {
-            page.show(Shown { status: status.clone(), counts: self.counts, port });
+        if let Some(status_server) = &self.status_server {
+            status_server.show(PageData { status: status.clone(), counts: self.counts, port });
         }
     }
 
     /// A pass is over: this is how it is for a while.
     pub fn beat(&mut self, status: &Status, port: Option<u16>) {
         if let Some(heartbeat) = &mut self.heartbeat {
-            let health = (self.look)(status);
+            let health = (self.check_health)(status);
             let (well, words) = (matches!(health, Health::Well(_)), health.words().to_owned());
             heartbeat.tell(Instant::now(), Beat { well, words, port: port.unwrap_or(0) });
         }

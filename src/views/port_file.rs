@@ -30,7 +30,7 @@ impl PortFile {
         match files::overwrite(&self.path, text.as_bytes()) {
             Ok(()) => (self.written, self.failed) = (Some(text), false),
             Err(error) if !std::mem::replace(&mut self.failed, true) => {
-                let path = files::shown(&self.path);
+                let path = files::display_path(&self.path);
                 log::warn!("PORT_FILE {path}: {}; name a file that the service may write", plain(&error));
             }
             Err(_) => {}

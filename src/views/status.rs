@@ -11,10 +11,10 @@ use crate::error::plain;
 use crate::files::{self, Durability};
 use crate::keeper::step::{Connectivity, Listener};
 use crate::keeper::tunnel::Way;
-use crate::keeper::{Peer, Snapshot};
+use crate::keeper::{Remote, Snapshot};
 use crate::state::Presence;
 use crate::text::one_line;
-use crate::time::{shown, span};
+use crate::time::{rfc3339, span};
 
 /// A followed source that has not answered for this long has lost the port.
 const FOLLOWED_LIFE: Duration = Duration::from_secs(60);
@@ -72,12 +72,12 @@ pub struct Status {
     pub updated_at: String,
 }
 
-/// One peer that is failing.
+/// One remote that is failing.
 #[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Problem {
     /// `account`, `gateway` or `client`.
     #[serde(rename = "with")]
-    pub peer: String,
+    pub remote: String,
     /// Since when.
     pub since: String,
     /// Failed attempts since then.
@@ -88,12 +88,12 @@ pub struct Problem {
     pub remedy: String,
 }
 
-/// The peer in the words of the log and of the document.
-pub fn word(peer: Peer) -> &'static str {
-    match peer {
-        Peer::Account => "account",
-        Peer::Gateway => "gateway",
-        Peer::Client => "client",
+/// The remote in the words of the log and of the document.
+pub fn word(remote: Remote) -> &'static str {
+    match remote {
+        Remote::Account => "account",
+        Remote::Gateway => "gateway",
+        Remote::Client => "client",
     }
 }
 
@@ -124,9 +124,9 @@ impl Status {
         let followed = snapshot.way.filter(|_| snapshot.follows);
         let way = bind.and_then(|bind| bind.way.as_ref()).or(followed);
         let device = way.and_then(|way| way.device.as_ref());
-        let problem = |(peer, trouble): &(Peer, &crate::keeper::Trouble)| Problem {
-            peer: word(*peer).to_owned(),
-            since: shown(trouble.since.wall),
+        let problem = |(remote, trouble): &(Remote, &crate::keeper::Trouble)| Problem {
+            remote: word(*remote).to_owned(),
+            since: rfc3339(trouble.since.wall),
             failures: trouble.attempts,
             error: trouble.error.to_string(),
             remedy: trouble.error.advice.to_owned(),
@@ -136,8 +136,8 @@ impl Status {
             interval_s: interval.as_secs(),
             follows: snapshot.follows,
             port: snapshot.port,
-            expires_at: snapshot.expires_at.map(shown),
-            bound_at: bind.map(|bind| shown(bind.at)),
+            expires_at: snapshot.expires_at.map(rfc3339),
+            bound_at: bind.map(|bind| rfc3339(bind.at)),
             binds_failed: snapshot.binds_failed,
             gateway: bind.and_then(|bind| bind.gateway).map(|gateway| gateway.to_string()),
             local_address: way.map(|way| way.local.to_string()),
@@ -145,14 +145,14 @@ impl Status {
             device_index: device.map(|device| device.index),
             client: client.to_owned(),
             client_port: snapshot.client_port,
-            client_verified_at: snapshot.listened.map(|(at, _)| shown(at)),
+            client_verified_at: snapshot.listened.map(|(at, _)| rfc3339(at)),
             connection_status: snapshot.said.map(|said| said.to_string()),
             listener_seen: snapshot.witnessed,
-            port_since: snapshot.port_since.map(shown),
-            peer_seen_at: snapshot.peer_at.map(shown),
+            port_since: snapshot.port_since.map(rfc3339),
+            peer_seen_at: snapshot.peer_at.map(rfc3339),
             problems: snapshot.troubles.iter().map(problem).collect(),
             stopped_at: None,
-            updated_at: shown(now),
+            updated_at: rfc3339(now),
         }
     }
 
@@ -235,7 +235,7 @@ impl Status {
             .ok_or_else(|| ill(format!("{} was not seen listening on port {port} yet in this tunnel", self.client)));
         let fresh = |age: Duration| age <= Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60));
         if self.follows {
-            let lost = self.problems.iter().find(|problem| problem.peer == word(Peer::Gateway));
+            let lost = self.problems.iter().find(|problem| problem.remote == word(Remote::Gateway));
             if let Some(since) =
                 lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= FOLLOWED_LIFE)
             {
@@ -415,9 +415,9 @@ mod tests {
         assert!(matches!(health, Health::Ill(_)) && health.words().contains(words), "{health:?}");
     }
 
-    fn problem(peer: &str, since: &str) -> Problem {
+    fn problem(remote: &str, since: &str) -> Problem {
         let text = |text: &str| text.to_owned();
-        Problem { peer: text(peer), since: text(since), failures: 2, error: text("x: y"), remedy: text("do z") }
+        Problem { remote: text(remote), since: text(since), failures: 2, error: text("x: y"), remedy: text("do z") }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::config::Reader;
 use crate::error::{Cause, Error};
 use crate::http::tls::{Tls, tls_to};
 use crate::http::url::Url;
-use crate::http::{Peer, Request};
+use crate::http::{Connection, Request};
 use crate::secret::Secret;
 
 /// A URL, with placeholders in it.
@@ -37,9 +37,10 @@ impl Webhook {
 
     /// Asks for `path`, with its query; the error is a line for the log.
     pub fn get(&self, path: &Secret) -> Told {
-        let mut peer = Peer::new(self.url.host.clone(), self.url.port, self.url.host_header(), self.tls.clone());
+        let mut connection =
+            Connection::new(self.url.host.clone(), self.url.port, self.url.host_header(), self.tls.clone());
         let request = Request { hides_path: true, ..Request::get(path.expose()) };
-        let error = match peer.send(&request) {
+        let error = match connection.send(&request) {
             Ok(response) if response.is_success() => return Ok(()),
             // Of what it says nothing is shown: it may say what it was asked for.
             Ok(response) => self.failed(Cause::Other(format!("HTTP {}", response.status))),

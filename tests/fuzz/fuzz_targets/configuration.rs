@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use pia_qbittorrent_sync_fuzz::config::file::{self, Unreadable};
 use pia_qbittorrent_sync_fuzz::http::dial::join;
 use pia_qbittorrent_sync_fuzz::http::url::{Url, parse_address};
-use pia_qbittorrent_sync_fuzz::settings::{PortPeer, Settings, VARIABLES};
+use pia_qbittorrent_sync_fuzz::settings::{PortProvider, Settings, VARIABLES};
 use pia_qbittorrent_sync_fuzz::{assert_one_line, folder, put};
 
 /// A secret that stands in no text of ours.
@@ -106,7 +106,7 @@ fuzz_target!(|input: &[u8]| {
             assert!((1..=840).contains(&settings.interval.as_secs()));
             settings.warnings.iter().for_each(|warning| check_line(warning, open));
             assert_one_line(&settings.client.address());
-            if let PortPeer::Pia(pia) = settings.port {
+            if let PortProvider::Pia(pia) = settings.port {
                 assert_one_line(&pia.gateway.address());
                 assert!(gateway.is_none_or(|it| parse_address(&it).is_ok_and(|(_, port)| port != Some(0))));
                 assert!(login.is_none_or(|it| Url::parse(&it).is_ok_and(|url| url.https)));

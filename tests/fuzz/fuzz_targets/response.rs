@@ -1,4 +1,4 @@
-//! A peer's reply: whatever arrives in whatever pieces is one response or one error, always the same, never without limits.
+//! A server's reply: whatever arrives in whatever pieces is one response or one error, always the same, never without limits.
 #![no_main]
 
 use std::io::{self, Read};

@@ -13,9 +13,9 @@ use super::tunnel::Way;
 use crate::error::Error;
 use crate::time::ClockNews;
 
-/// The three peers whose troubles are kept apart.
+/// The three remotes whose troubles are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub enum Remote {
     /// PIA's account API.
     Account,
     /// PIA's gateway, or whoever else leases the port.
@@ -28,10 +28,10 @@ pub enum Peer {
 #[derive(Debug)]
 pub struct Verdict {
     /// Whose it is.
-    pub peer: Peer,
+    pub remote: Remote,
     /// What happened and at which level it is logged; none in the middle of something.
     pub news: Option<(Level, News)>,
-    /// The peer does as asked again.
+    /// The remote does as asked again.
     pub recovered: Option<Recovery>,
 }
 
@@ -153,11 +153,11 @@ pub struct Day {
 
 impl Verdict {
     /// Nothing to tell.
-    pub(super) fn quiet(peer: Peer) -> Self {
-        Self::of(peer, None)
+    pub(super) fn quiet(remote: Remote) -> Self {
+        Self::of(remote, None)
     }
 
-    pub(super) fn of(peer: Peer, news: Option<(Level, News)>) -> Self {
-        Self { peer, news, recovered: None }
+    pub(super) fn of(remote: Remote, news: Option<(Level, News)>) -> Self {
+        Self { remote, news, recovered: None }
     }
 }

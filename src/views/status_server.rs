@@ -29,7 +29,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 
 /// What is shown.
 #[derive(Clone, Default)]
-pub struct Shown {
+pub struct PageData {
     /// The status document.
     pub status: Status,
     /// What was counted.
@@ -39,29 +39,29 @@ pub struct Shown {
 }
 
 /// The health of this moment.
-pub type Look = fn(&Status) -> Health;
+pub type HealthCheck = fn(&Status) -> Health;
 
 /// Who listens, and what is shown there.
-pub struct Page(Arc<Mutex<Shown>>);
+pub struct StatusServer(Arc<Mutex<PageData>>);
 
-impl Page {
+impl StatusServer {
     /// Listens at `address`, now or when that is possible.
-    pub fn new(address: SocketAddr, look: Look) -> Self {
-        let shown = Arc::new(Mutex::new(Shown::default()));
-        let page = Arc::clone(&shown);
-        if let Err(error) = Builder::new().stack_size(STACK).spawn(move || listen(address, &page, look)) {
+    pub fn new(address: SocketAddr, check_health: HealthCheck) -> Self {
+        let data = Arc::new(Mutex::new(PageData::default()));
+        let server = Arc::clone(&data);
+        if let Err(error) = Builder::new().stack_size(STACK).spawn(move || listen(address, &server, check_health)) {
             log::warn!("{NAME}: no thread for it: {error}");
         }
-        Self(shown)
+        Self(data)
     }
 
     /// Shows this from now on.
-    pub fn show(&self, shown: Shown) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    pub fn show(&self, data: PageData) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = data;
     }
 }
 
-fn listen(address: SocketAddr, shown: &Arc<Mutex<Shown>>, look: Look) {
+fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: HealthCheck) {
     let mut said = false;
     let listener = loop {
         match TcpListener::bind(address) {
@@ -86,9 +86,9 @@ fn listen(address: SocketAddr, shown: &Arc<Mutex<Shown>>, look: Look) {
             clients.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let (shown, counter) = (Arc::clone(shown), Arc::clone(&clients));
+        let (data, counter) = (Arc::clone(data), Arc::clone(&clients));
         let serve = move || {
-            let _ = serve(client, &shown, look);
+            let _ = serve(client, &data, check_health);
             counter.fetch_sub(1, Ordering::Relaxed);
         };
         if Builder::new().stack_size(STACK).spawn(serve).is_err() {
@@ -97,7 +97,7 @@ fn listen(address: SocketAddr, shown: &Arc<Mutex<Shown>>, look: Look) {
     }
 }
 
-fn serve(mut client: TcpStream, shown: &Mutex<Shown>, look: Look) -> io::Result<()> {
+fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthCheck) -> io::Result<()> {
     let end = Instant::now() + LIMIT;
     let request = read_request(&mut client, end)?;
     let mut headers = [httparse::EMPTY_HEADER; 64];
@@ -105,8 +105,8 @@ fn serve(mut client: TcpStream, shown: &Mutex<Shown>, look: Look) -> io::Result<
     let complete = parsed.parse(&request).is_ok_and(|state| state.is_complete());
     let reply = match (parsed.method, parsed.path) {
         (Some("GET" | "HEAD"), Some(path)) if complete => {
-            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            reply_to(path, &shown, look)
+            let data = data.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            reply_to(path, &data, check_health)
         }
         (Some(_), Some(_)) if complete => Reply::text("405 Method Not Allowed", "only GET and HEAD\n".to_owned()),
         _ => Reply::text("400 Bad Request", "not understood\n".to_owned()),
@@ -169,22 +169,22 @@ impl Reply {
     }
 }
 
-fn reply_to(path: &str, shown: &Shown, look: Look) -> Reply {
+fn reply_to(path: &str, data: &PageData, check_health: HealthCheck) -> Reply {
     let path = path.split('?').next().unwrap_or(path);
     match path {
         "/metrics" => {
-            let well = matches!(look(&shown.status), Health::Well(_));
-            let body = metrics::text(&shown.status, well, &shown.counts, Timestamp::now());
+            let well = matches!(check_health(&data.status), Health::Well(_));
+            let body = metrics::text(&data.status, well, &data.counts, Timestamp::now());
             Reply { status: "200 OK", kind: "text/plain; version=0.0.4; charset=utf-8", body }
         }
         "/healthz" => {
-            let health = look(&shown.status);
+            let health = check_health(&data.status);
             let status = if matches!(health, Health::Well(_)) { "200 OK" } else { "503 Service Unavailable" };
             Reply::text(status, format!("{}\n", health.words()))
         }
-        "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&shown.status))),
+        "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&data.status))),
         // As gluetun's control server has it: the route of now and the one of before.
-        "/v1/portforward" | "/v1/openvpn/portforwarded" => Reply::json(match shown.port {
+        "/v1/portforward" | "/v1/openvpn/portforwarded" => Reply::json(match data.port {
             Some(port) => format!("{{\"port\":{port},\"ports\":[{port}]}}\n"),
             None => "{\"port\":0,\"ports\":[]}\n".to_owned(),
         }),
@@ -201,11 +201,11 @@ mod tests {
     }
 
     /// A page on a port of the kernel's choice.
-    fn page() -> (Page, SocketAddr) {
+    fn server() -> (StatusServer, SocketAddr) {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let page = Page::new(address, well);
-        page.show(Shown { port: Some(4711), ..Shown::default() });
-        (page, address)
+        let server = StatusServer::new(address, well);
+        server.show(PageData { port: Some(4711), ..PageData::default() });
+        (server, address)
     }
 
     fn connect(address: SocketAddr) -> TcpStream {
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_is_known_is_told_to_those_who_ask() {
-        let (_page, address) = page();
+        let (_server, address) = server();
         let get = |path: &str| ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert!(get("/metrics").contains("\npia_sync_healthy 1\n"));
         assert!(get("/healthz?x").starts_with("HTTP/1.1 200 OK") && get("/healthz").ends_with("\r\n\r\nok: all\n"));
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn whoever_says_nothing_is_left_and_keeps_nobody_waiting() {
-        let (_page, address) = page();
+        let (_server, address) = server();
         let silent: Vec<_> = (1..CLIENTS).map(|_| connect(address)).collect();
         let began = Instant::now();
         assert!(ask(address, "GET /healthz HTTP/1.1\r\n\r\n").contains("200 OK"));

@@ -1,34 +1,34 @@
-//! A step to its peer: what the keeper asks for is done here, one exchange at a time.
+//! A step to its remote: what the keeper asks for is done here, one exchange at a time.
 
 use std::net::SocketAddr;
 
 use crate::error::{Cause, Error, Meaning};
 use crate::keeper::step::{Done, Exchange, Progress, Step};
 use crate::keeper::tunnel::Way;
-use crate::keeper::{self, Keeper, Peer, Setup};
+use crate::keeper::{self, Keeper, Remote, Setup};
 use crate::kernel::{self, Network};
 use crate::pia::{Pia, account, discover};
 use crate::secret::Secret;
-use crate::settings::{PortPeer, Settings};
+use crate::settings::{PortProvider, Settings};
 use crate::state::State;
 use crate::time::Now;
 use crate::torrent::TorrentClient;
 use crate::views::status::word;
 
-/// The peers, built from settings; nothing is sent by building them.
-pub struct Peers {
+/// The remotes, built from settings; nothing is sent by building them.
+pub struct Remotes {
     /// Who knows the port.
-    pub port: PortPeer,
+    pub port: PortProvider,
     /// The torrent client.
     pub client: Box<dyn TorrentClient>,
 }
 
-impl Peers {
-    /// Builds the peers, and a keeper that knows what earlier runs left in `state`.
+impl Remotes {
+    /// Builds the remotes, and a keeper that knows what earlier runs left in `state`.
     pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
         let Settings { mut port, client, interval, isolation, .. } = settings;
         let origin = match &mut port {
-            PortPeer::Pia(pia) => {
+            PortProvider::Pia(pia) => {
                 if state.is_guest() {
                     pia.keep_nothing();
                 }
@@ -37,43 +37,43 @@ impl Peers {
                     None
                 }))
             }
-            PortPeer::Source(source) => keeper::Origin::Source { every: source.every() },
+            PortProvider::Source(source) => keeper::Origin::Source { every: source.every() },
         };
         let setup = Setup { interval, origin, habits: client.habits(), hands_off, isolation, seed };
         (Self { port, client }, Keeper::new(setup, now))
     }
 
-    /// What proves us to a peer, and the error where it was rejected a while ago.
-    fn credentials(&self, peer: Peer) -> Option<(Secret, Error)> {
-        match (peer, &self.port) {
-            (Peer::Account, PortPeer::Pia(pia)) => Some((pia.account.credentials()?, account::rejected_before())),
-            (Peer::Client, _) => Some((self.client.credentials()?, self.client.rejected_before())),
+    /// What proves us to a remote, and the error where it was rejected a while ago.
+    fn credentials(&self, remote: Remote) -> Option<(Secret, Error)> {
+        match (remote, &self.port) {
+            (Remote::Account, PortProvider::Pia(pia)) => Some((pia.account.credentials()?, account::rejected_before())),
+            (Remote::Client, _) => Some((self.client.credentials()?, self.client.rejected_before())),
             _ => None,
         }
     }
 
     /// Has the keeper respect what an earlier run was told: a few rejected logins in a row ban the user's address.
     pub fn respect_rejections(&self, keeper: &mut Keeper, state: &State, now: Now) {
-        for peer in [Peer::Account, Peer::Client] {
-            if let Some((credentials, error)) = self.credentials(peer)
-                && let Some(ago) = state.rejected_ago(word(peer), &credentials, now.wall)
+        for remote in [Remote::Account, Remote::Client] {
+            if let Some((credentials, error)) = self.credentials(remote)
+                && let Some(ago) = state.rejected_ago(word(remote), &credentials, now.wall)
             {
-                keeper.remember_rejection(now, peer, error, ago);
+                keeper.remember_rejection(now, remote, error, ago);
             }
         }
     }
 
     /// Keeps what a step has shown of the credentials for the next run.
     pub fn keep_rejection(&self, step: &Step, result: &Exchange<Done>, state: &State, now: Now) {
-        let peer = step.peer();
+        let remote = step.remote();
         let rejected = match result {
             Err(error) if error.meaning == Meaning::CredentialsRejected => true,
             // A call that was answered shows that we are let in.
             Ok(Progress::Done(_)) if matches!(step, Step::GetToken { .. } | Step::ReadPort) => false,
             _ => return,
         };
-        if let Some((credentials, _)) = self.credentials(peer) {
-            state.remember_rejection(word(peer), rejected.then_some(&credentials), now.wall);
+        if let Some((credentials, _)) = self.credentials(remote) {
+            state.remember_rejection(word(remote), rejected.then_some(&credentials), now.wall);
         }
     }
 
@@ -100,17 +100,17 @@ impl Peers {
             Step::StoreLease(lease) => self.pia()?.store(lease),
             Step::Bind(lease) => self.pia()?.gateway.bind(lease, network),
             Step::AskSource => match &mut self.port {
-                PortPeer::Source(source) => Ok(source.port()?.map(Done::Source)),
-                PortPeer::Pia(_) => Err(foreign()),
+                PortProvider::Source(source) => Ok(source.port()?.map(Done::Source)),
+                PortProvider::Pia(_) => Err(foreign()),
             },
-            Step::Wait(_) | Step::End => Ok(Progress::More),
+            Step::Wait(_) | Step::Exit => Ok(Progress::More),
         }
     }
 
     fn pia(&mut self) -> Result<&mut Pia, Error> {
         match &mut self.port {
-            PortPeer::Pia(pia) => Ok(pia),
-            PortPeer::Source(_) => Err(foreign()),
+            PortProvider::Pia(pia) => Ok(pia),
+            PortProvider::Source(_) => Err(foreign()),
         }
     }
 
@@ -118,9 +118,9 @@ impl Peers {
     /// name that was not looked up yet.
     pub fn way(&self, network: &Network) -> Option<(Option<SocketAddr>, Result<Way, Error>)> {
         let (gateway, way) = match &self.port {
-            PortPeer::Pia(pia) => (pia.gateway.dialled(), pia.gateway.way(network)?),
+            PortProvider::Pia(pia) => (pia.gateway.dialled(), pia.gateway.way(network)?),
             // Whoever binds the port does so through the same tunnel.
-            PortPeer::Source(_) => (None, discover::way(network)),
+            PortProvider::Source(_) => (None, discover::way(network)),
         };
         let to = || gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
         let advice = "check that the VPN is up: it goes on as soon as there is a route again";
@@ -130,16 +130,16 @@ impl Peers {
 
     /// The tunnel is another one.
     pub fn forget_gateway(&mut self) {
-        if let PortPeer::Pia(pia) = &mut self.port {
+        if let PortProvider::Pia(pia) = &mut self.port {
             pia.gateway.forget();
         }
     }
 
-    /// Closes the connections, before a wait that the peers would not sit through.
+    /// Closes the connections, before a wait that the remotes would not sit through.
     pub fn hang_up(&mut self) {
         match &mut self.port {
-            PortPeer::Pia(pia) => pia.gateway.hang_up(),
-            PortPeer::Source(source) => source.hang_up(),
+            PortProvider::Pia(pia) => pia.gateway.hang_up(),
+            PortProvider::Source(source) => source.hang_up(),
         }
         self.client.hang_up();
     }
@@ -147,16 +147,16 @@ impl Peers {
     /// Who knows the port, for the log.
     pub fn whence(&self) -> String {
         match &self.port {
-            PortPeer::Pia(pia) => format!("gateway {}", pia.gateway.address()),
-            PortPeer::Source(source) => format!("port from {}", source.name()),
+            PortProvider::Pia(pia) => format!("gateway {}", pia.gateway.address()),
+            PortProvider::Source(source) => format!("port from {}", source.name()),
         }
     }
 
     /// The name of whoever else leases the port.
     pub fn source_name(&self) -> String {
         match &self.port {
-            PortPeer::Source(source) => source.name(),
-            PortPeer::Pia(_) => "PIA".to_owned(),
+            PortProvider::Source(source) => source.name(),
+            PortProvider::Pia(_) => "PIA".to_owned(),
         }
     }
 }
