@@ -8,9 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::ConfigError;
-use crate::error::plain;
+use crate::error::io_message;
 use crate::keeper::step::Progress;
-use crate::service::{Exit, Service, health, in_full};
+use crate::service::{Exit, Service, error_lines, health};
 use crate::settings::{self, PortProvider, Settings, VARIABLES};
 use crate::signals::Signals;
 use crate::state::{self, Presence, State};
@@ -27,7 +27,7 @@ const EXIT_USAGE: u8 = 64;
 /// `EX_UNAVAILABLE` of sysexits: the network namespace is dead.
 const EXIT_ISOLATED: u8 = 69;
 /// `EX_TEMPFAIL` of sysexits: another one runs.
-const EXIT_OCCUPIED: u8 = 75;
+const EXIT_LOCKED: u8 = 75;
 /// `EX_CONFIG` of sysexits: the services do not restart us after it.
 const EXIT_CONFIG: u8 = 78;
 
@@ -137,22 +137,22 @@ struct Arguments<'a> {
 
 impl<'a> Arguments<'a> {
     fn parse(args: &'a [String]) -> Result<Self, Failure> {
-        let mut asked = Self { file: None, command: None, option: None, path: None, help: false };
+        let mut arguments = Self { file: None, command: None, option: None, path: None, help: false };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
             let takes =
-                COMMANDS.iter().find(|command| Some(command.name) == asked.command).map_or(&[][..], |c| c.takes);
+                COMMANDS.iter().find(|command| Some(command.name) == arguments.command).map_or(&[][..], |c| c.takes);
             match arg {
                 "--config" => match args.next() {
-                    Some(path) => asked.file = Some(Path::new(path)),
-                    None => return Err(misused("--config needs the path of a file")),
+                    Some(path) => arguments.file = Some(Path::new(path)),
+                    None => return Err(usage_error("--config needs the path of a file")),
                 },
-                "--help" | "-h" => asked.help = true,
-                "--version" | "-V" if asked.command.is_none() => asked.command = Some("--version"),
-                "help" if asked.command.is_none() => asked.help = true,
-                _ if takes.contains(&arg) => asked.option = Some(arg),
+                "--help" | "-h" => arguments.help = true,
+                "--version" | "-V" if arguments.command.is_none() => arguments.command = Some("--version"),
+                "help" if arguments.command.is_none() => arguments.help = true,
+                _ if takes.contains(&arg) => arguments.option = Some(arg),
                 _ if arg.starts_with('-') => match arg.strip_prefix("--config=") {
-                    Some(path) => asked.file = Some(Path::new(path)),
+                    Some(path) => arguments.file = Some(Path::new(path)),
                     None => {
                         return Err(unknown(
                             "option",
@@ -161,20 +161,20 @@ impl<'a> Arguments<'a> {
                         ));
                     }
                 },
-                _ if asked.command.is_none() => {
+                _ if arguments.command.is_none() => {
                     let names = COMMANDS.iter().map(|command| command.name);
-                    asked.command =
+                    arguments.command =
                         Some(names.clone().find(|name| *name == arg).ok_or_else(|| unknown("command", arg, names))?);
                 }
-                _ if takes == ["[PATH]"] && asked.path.is_none() => asked.path = Some(arg),
-                _ => return Err(misused(&format!("{arg} is too much"))),
+                _ if takes == ["[PATH]"] && arguments.path.is_none() => arguments.path = Some(arg),
+                _ => return Err(usage_error(&format!("{arg} is too much"))),
             }
         }
-        Ok(asked)
+        Ok(arguments)
     }
 }
 
-fn misused(what: &str) -> Failure {
+fn usage_error(what: &str) -> Failure {
     Failure::new(EXIT_USAGE, format!("{what}; see --help"))
 }
 
@@ -191,20 +191,20 @@ pub fn run(args: &[String]) -> Result<(), Failure> {
     let Arguments { file, command, option, path, help } = Arguments::parse(args)?;
     if help {
         let command = COMMANDS.iter().find(|known| Some(known.name) == command);
-        say(&command.map_or_else(help_of_all, help_of));
+        print(&command.map_or_else(full_help, command_help));
         return Ok(());
     }
     match (command, option) {
         (Some("once"), _) => once(file),
         (Some("check"), None) => check(file),
         (Some("check"), Some(_)) => check_configuration(file),
-        (Some("status"), None) => status(file, Show::Words),
+        (Some("status"), None) => status(file, Show::Text),
         (Some("status"), Some(_)) => status(file, Show::Json),
         (Some("healthcheck"), _) => status(file, Show::Health),
         (Some("renew"), _) => renew(file),
         (Some("fetch-ca"), _) => fetch_ca(file, path),
         (Some(_), _) => {
-            say(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n"));
+            print(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(())
         }
         (None, _) => daemon(file),
@@ -212,7 +212,7 @@ pub fn run(args: &[String]) -> Result<(), Failure> {
 }
 
 /// To standard output; a reader that went away is not our failure.
-fn say(text: &str) {
+fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
@@ -224,29 +224,29 @@ fn configuration(file: Option<&Path>) -> Result<Settings, Failure> {
 fn check_configuration(file: Option<&Path>) -> Result<(), Failure> {
     let settings = configuration(file)?;
     for warning in &settings.warnings {
-        say(&format!("warning: {}\n", one_line(warning)));
+        print(&format!("warning: {}\n", one_line(warning)));
     }
-    say(&format!("the configuration is valid, {}\n", settings.origin));
+    print(&format!("the configuration is valid, {}\n", settings.origin));
     Ok(())
 }
 
 /// The settings and the folder, which nobody else uses.
-fn occupy(file: Option<&Path>, who: &str) -> Result<(Settings, State), Failure> {
+fn acquire(file: Option<&Path>, who: &str) -> Result<(Settings, State), Failure> {
     let settings = configuration(file)?;
     logging::init(settings.log_level, settings.log_file.as_deref());
-    let state = State::own(&settings.state_dir, who).map_err(|who| {
+    let state = State::acquire(&settings.state_dir, who).map_err(|who| {
         let line = format!("{who}, runs already with this STATE_DIR; stop it, or set another STATE_DIR");
-        Failure::new(EXIT_OCCUPIED, line)
+        Failure::new(EXIT_LOCKED, line)
     })?;
     Ok((settings, state))
 }
 
 fn daemon(file: Option<&Path>) -> Result<(), Failure> {
-    let (settings, state) = occupy(file, "the service")?;
+    let (settings, state) = acquire(file, "the service")?;
     let signals = Signals::install()
         .map_err(|error| Failure::new(EXIT_FAILED, format!("cannot install signal handlers: {error}")))?;
-    let (mut service, mut ear) = Service::new(settings, state, true);
-    match service.run(&signals, ear.as_mut()) {
+    let (mut service, mut observer) = Service::new(settings, state, true);
+    match service.run(&signals, observer.as_mut()) {
         Exit::Stopped => Ok(()),
         Exit::Isolated => {
             let line =
@@ -258,12 +258,12 @@ fn daemon(file: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn once(file: Option<&Path>) -> Result<(), Failure> {
-    let (settings, state) = occupy(file, "once")?;
-    let (mut service, mut ear) = Service::new(settings, state, false);
-    let done = service.run_once(ear.as_mut());
+    let (settings, state) = acquire(file, "once")?;
+    let (mut service, mut observer) = Service::new(settings, state, false);
+    let complete = service.run_once(observer.as_mut());
     let problems = service.problems();
-    service.leave();
-    if done { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: problems }) }
+    service.finish();
+    if complete { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: problems }) }
 }
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
@@ -273,8 +273,9 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
         logging::init(settings.log_level, None);
     }
     // https://no-color.org
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colours = io::stdout().is_terminal() && !plain && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours =
+        io::stdout().is_terminal() && !no_color && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
     if check::run(settings, &mut io::stdout(), colours) {
         Ok(())
     } else {
@@ -295,30 +296,30 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
         } else {
             state::request_renewal(&state_dir, RENEWAL_LIMIT).unwrap_or_else(|error| {
                 let advice = "type it as root or as the service's user, where the service runs; its log says more";
-                Err(format!("the service does not answer: {}; {advice}", plain(&error)))
+                Err(format!("the service does not answer: {}; {advice}", io_message(&error)))
             })
         }
     } else {
-        let (settings, state) = occupy(file, "renew")?;
+        let (settings, state) = acquire(file, "renew")?;
         if let PortProvider::Source(_) = settings.port {
             return Err(Failure::new(EXIT_FAILED, LEASED_ELSEWHERE.to_owned()));
         }
-        let (mut service, mut ear) = Service::new(settings, state, false);
+        let (mut service, mut observer) = Service::new(settings, state, false);
         service.renew();
-        service.run_once(ear.as_mut());
+        service.run_once(observer.as_mut());
         let result = service.end_renewal().unwrap_or_else(|| Ok(String::new()));
-        service.leave();
+        service.finish();
         result
     };
     let line = result.map_err(|line| Failure::new(EXIT_FAILED, line))?;
-    say(&format!("{line}\n"));
+    print(&format!("{line}\n"));
     Ok(())
 }
 
 /// What is shown of the state.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Show {
-    Words,
+    Text,
     Json,
     Health,
 }
@@ -331,7 +332,7 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
         let folder = state_dir.display();
         return Err(match presence {
             Presence::Running(who) => Failure::new(EXIT_FAILED, format!("{who} runs and has not done anything yet")),
-            Presence::Unknown(why) => Failure::new(EXIT_FAILED, format!("unknown: {why}")),
+            Presence::Unknown(reason) => Failure::new(EXIT_FAILED, format!("unknown: {reason}")),
             Presence::Stopped => {
                 let line = "not running: it has not run yet with STATE_DIR";
                 Failure::new(EXIT_STOPPED, format!("{line} {folder}; start it, or set its STATE_DIR"))
@@ -341,15 +342,15 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     let now = Timestamp::now();
     let health = health::check(&status, &presence);
     match show {
-        Show::Words => say(&status.describe(&presence, &health, now)),
-        Show::Json => say(&format!("{}\n", miniserde::json::to_string(&status))),
-        Show::Health if matches!(health, Health::Well(_)) => say(&format!("{}\n", health.words())),
+        Show::Text => print(&status.describe(&presence, &health, now)),
+        Show::Json => print(&format!("{}\n", miniserde::json::to_string(&status))),
+        Show::Health if matches!(health, Health::Healthy(_)) => print(&format!("{}\n", health.message())),
         Show::Health => {}
     }
-    let lines = if show == Show::Health { vec![health.words().to_owned()] } else { Vec::new() };
+    let lines = if show == Show::Health { vec![health.message().to_owned()] } else { Vec::new() };
     match health {
-        Health::Well(_) => Ok(()),
-        Health::Ill(_) => Err(Failure { code: EXIT_FAILED, lines }),
+        Health::Healthy(_) => Ok(()),
+        Health::Unhealthy(_) => Err(Failure { code: EXIT_FAILED, lines }),
         Health::Stopped(_) => Err(Failure { code: EXIT_STOPPED, lines }),
     }
 }
@@ -362,23 +363,23 @@ fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
     };
     let path = published.file().display().to_string();
     if matches!(published.stored(), Ok(Some(_))) {
-        say(&format!("PIA's CA is already in {path}\n"));
+        print(&format!("PIA's CA is already in {path}\n"));
         return Ok(());
     }
     let certificate = loop {
         match published.fetch() {
             Ok(Progress::Done(certificate)) => break certificate,
             Ok(Progress::More) => {}
-            Err(error) => return Err(Failure { code: EXIT_FAILED, lines: in_full(&error) }),
+            Err(error) => return Err(Failure { code: EXIT_FAILED, lines: error_lines(&error) }),
         }
     };
     let stored = published.store(&certificate);
-    stored.map_err(|error| Failure::new(EXIT_FAILED, format!("{path}: {}", plain(&error))))?;
-    say(&format!("PIA's CA is now in {path}\n"));
+    stored.map_err(|error| Failure::new(EXIT_FAILED, format!("{path}: {}", io_message(&error))))?;
+    print(&format!("PIA's CA is now in {path}\n"));
     Ok(())
 }
 
-fn help_of(command: &Command) -> String {
+fn command_help(command: &Command) -> String {
     let (usage, help, more) = (command.usage(), capitalized(command.help), command.more);
     format!("Usage: pia-qbittorrent-sync [--config PATH] {usage}\n\n{help}.\n{more}")
 }
@@ -388,7 +389,7 @@ fn capitalized(text: &str) -> String {
     format!("{}{rest}", first.to_ascii_uppercase())
 }
 
-fn help_of_all() -> String {
+fn full_help() -> String {
     let mut text = String::from(concat!(
         env!("CARGO_PKG_NAME"),
         " ",
@@ -483,7 +484,7 @@ mod tests {
             (EXIT_STOPPED, "Not running."),
             (EXIT_USAGE, "Wrong usage."),
             (EXIT_ISOLATED, "No network device but lo is left (EXIT_WHEN_ISOLATED)."),
-            (EXIT_OCCUPIED, "Another one runs with this STATE_DIR."),
+            (EXIT_LOCKED, "Another one runs with this STATE_DIR."),
             (EXIT_CONFIG, "Wrong settings."),
         ] {
             page += &item(&code.to_string(), text);
@@ -492,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manual_says_what_help_says() {
+    fn the_manual_matches_the_help() {
         if std::env::var_os("UPDATE_MANUAL").is_some() {
             std::fs::write(MANUAL, manual()).unwrap();
         }

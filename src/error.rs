@@ -42,11 +42,11 @@ impl fmt::Display for Phase {
 
 /// What somebody shows to be let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
+pub enum AuthMethod {
     /// User name and password.
     Password,
     /// An API key.
-    Key,
+    ApiKey,
 }
 
 /// What went wrong.
@@ -78,7 +78,7 @@ pub enum Cause {
         /// What was going on.
         phase: Phase,
     },
-    /// The kernel knows no way to an address.
+    /// The kernel knows no route to an address.
     NoRoute {
         /// `host:port` or the address.
         to: String,
@@ -87,8 +87,8 @@ pub enum Cause {
     },
     /// We were asked to end.
     Stopping,
-    /// It was given up, because the way to the remote is another one now.
-    GivenUp,
+    /// It was given up, because the route to the remote is another one now.
+    RouteChanged,
     /// Any other failure of the connection.
     Broken {
         /// What was going on.
@@ -112,7 +112,7 @@ pub enum Cause {
     /// Several servers that would do were tried, and each one failed; never empty.
     AllFailed(Vec<Attempt>),
     /// Another certificate came than the one that is known by its SHA-256.
-    OtherCertificate {
+    WrongCertificate {
         /// What it has.
         found: String,
         /// What it should have.
@@ -150,7 +150,7 @@ pub enum Cause {
     /// User name, password or API key are not accepted.
     CredentialsRejected {
         /// Which of them.
-        what: Proof,
+        what: AuthMethod,
         /// It was said a while ago, and not asked again.
         before: bool,
     },
@@ -183,11 +183,11 @@ pub struct Attempt {
 
 /// What a failure means for the next try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
+pub enum Retry {
     /// Try again after the backoff.
-    Passing,
+    Backoff,
     /// The remote said when to come back.
-    RetryAfter(Duration),
+    After(Duration),
     /// Locked out after too many logins.
     LockedOut {
         /// For how long, if the remote said so.
@@ -205,18 +205,20 @@ pub enum Meaning {
 
 impl Cause {
     /// In the words that are left where it was is said already.
-    fn why(&self) -> String {
+    fn brief(&self) -> String {
         match self {
-            Self::Connect { error, .. } | Self::NoRoute { error, .. } => plain(error),
+            Self::Connect { error, .. } | Self::NoRoute { error, .. } => io_message(error),
             Self::Lookup { error, .. } => format!("no address for that name, {error}"),
             cause => cause.to_string(),
         }
     }
 
     /// The one that says most, where there are several.
-    pub fn telling(&self) -> &Self {
+    pub fn most_informative(&self) -> &Self {
         match self {
-            Self::AllFailed(attempts) => most_telling(attempts).map_or(self, |attempt| attempt.error.cause.telling()),
+            Self::AllFailed(attempts) => {
+                most_informative(attempts).map_or(self, |attempt| attempt.error.cause.most_informative())
+            }
             cause => cause,
         }
     }
@@ -227,23 +229,25 @@ impl Cause {
     }
 
     /// Without what changes from one attempt to the next.
-    fn gist(&self) -> String {
+    fn fingerprint(&self) -> String {
         match self {
             Self::Http { status, .. } => format!("HTTP {status}"),
             Self::LockedOut { .. } => "locked out".to_owned(),
             Self::CertificateExpired => "certificate expired".to_owned(),
             Self::CertificateNotYetValid => "certificate not valid yet".to_owned(),
             Self::AllFailed(attempts) => {
-                let gists: Vec<_> =
-                    attempts.iter().map(|Attempt { at, error }| format!("{at}: {}", error.cause.gist())).collect();
-                gists.join("; ")
+                let fingerprints: Vec<_> = attempts
+                    .iter()
+                    .map(|Attempt { at, error }| format!("{at}: {}", error.cause.fingerprint()))
+                    .collect();
+                fingerprints.join("; ")
             }
             _ => self.to_string(),
         }
     }
 
     /// How much it says: a server that answers, if wrongly, says more than one that refuses, and that more than silence.
-    fn tells(&self) -> u8 {
+    fn rank(&self) -> u8 {
         match self {
             Self::NoRoute { .. } | Self::Timeout { .. } => 0,
             // Without names nobody is found, and who can be reached without one is asked last.
@@ -253,12 +257,12 @@ impl Cause {
         }
     }
 
-    fn meaning(&self) -> Meaning {
+    fn retry(&self) -> Retry {
         match *self {
-            Self::CredentialsRejected { .. } => Meaning::CredentialsRejected,
-            Self::LockedOut { retry_after } => Meaning::LockedOut { retry_after },
-            Self::Http { status: 429 | 503, retry_after: Some(wait), .. } => Meaning::RetryAfter(wait),
-            _ => Meaning::Passing,
+            Self::CredentialsRejected { .. } => Retry::CredentialsRejected,
+            Self::LockedOut { retry_after } => Retry::LockedOut { retry_after },
+            Self::Http { status: 429 | 503, retry_after: Some(wait), .. } => Retry::After(wait),
+            _ => Retry::Backoff,
         }
     }
 
@@ -282,14 +286,14 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lookup { name, error } => write!(f, "cannot resolve {name}: {error}"),
-            Self::Connect { to, error } => write!(f, "cannot connect to {to}: {}", plain(error)),
+            Self::Connect { to, error } => write!(f, "cannot connect to {to}: {}", io_message(error)),
             Self::Timeout { phase, after } => {
                 write!(f, "no answer within {} s while {phase}", after.as_secs())
             }
             Self::Closed { phase } => write!(f, "the connection was closed while {phase}"),
-            Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", plain(error)),
+            Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", io_message(error)),
             Self::Stopping => f.write_str("not asked any more, because we were asked to end"),
-            Self::Broken { phase, error } => write!(f, "{} while {phase}", plain(error)),
+            Self::Broken { phase, error } => write!(f, "{} while {phase}", io_message(error)),
             Self::NameMismatch { expected, carried } if carried.is_empty() => {
                 write!(f, "the certificate carries no name at all, {expected} was asked for")
             }
@@ -309,11 +313,11 @@ impl fmt::Display for Cause {
             }
             Self::AllFailed(attempts) => {
                 write!(f, "{} were tried in vain", attempts.len())?;
-                most_telling(attempts)
-                    .map_or(Ok(()), |Attempt { at, error }| write!(f, ", {at}: {}", error.cause.why()))
+                most_informative(attempts)
+                    .map_or(Ok(()), |Attempt { at, error }| write!(f, ", {at}: {}", error.cause.brief()))
             }
-            Self::OtherCertificate { .. } => f.write_str("another certificate came in its place"),
-            Self::GivenUp => f.write_str("given up, because the tunnel has changed"),
+            Self::WrongCertificate { .. } => f.write_str("another certificate came in its place"),
+            Self::RouteChanged => f.write_str("given up, because the tunnel has changed"),
             Self::NotTls => f.write_str("whoever answers does not speak TLS"),
             Self::Tls(text) => write!(f, "TLS: {text}"),
             Self::NotHttp => f.write_str("whoever answers does not speak HTTP"),
@@ -327,8 +331,8 @@ impl fmt::Display for Cause {
             Self::Http { status, excerpt, .. } => write!(f, "HTTP {status}: {excerpt}"),
             Self::CredentialsRejected { what, before } => {
                 f.write_str(match what {
-                    Proof::Password => "wrong user name or password",
-                    Proof::Key => "the API key is not accepted",
+                    AuthMethod::Password => "wrong user name or password",
+                    AuthMethod::ApiKey => "the API key is not accepted",
                 })?;
                 f.write_str(if *before { ", as it said a while ago" } else { "" })
             }
@@ -337,19 +341,19 @@ impl fmt::Display for Cause {
                 write!(f, "locked out after too many logins, for {} s", wait.as_secs())
             }
             Self::LockedOut { retry_after: None } => f.write_str("locked out after too many logins"),
-            Self::File { path, error } => write!(f, "{path}: {}", plain(error)),
+            Self::File { path, error } => write!(f, "{path}: {}", io_message(error)),
             Self::Other(words) => f.write_str(words),
         }
     }
 }
 
 /// The attempt that says most; of equals the first.
-fn most_telling(attempts: &[Attempt]) -> Option<&Attempt> {
-    attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.tells())
+fn most_informative(attempts: &[Attempt]) -> Option<&Attempt> {
+    attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.rank())
 }
 
 /// The system's words without Rust's ` (os error N)`.
-pub fn plain(error: &io::Error) -> String {
+pub fn io_message(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
@@ -362,7 +366,7 @@ pub struct Error {
     /// What went wrong.
     pub cause: Cause,
     /// What it means for the next try.
-    pub meaning: Meaning,
+    pub retry: Retry,
     /// What the user can do about it.
     pub advice: &'static str,
 }
@@ -370,7 +374,7 @@ pub struct Error {
 impl Error {
     /// An error of the step `step`, with the meaning and the advice of the general rows.
     pub fn new(step: &'static str, cause: Cause) -> Self {
-        Self { step, meaning: cause.meaning(), advice: cause.advice(), cause }
+        Self { step, retry: cause.retry(), advice: cause.advice(), cause }
     }
 
     /// The error of `step` when each of `attempts`, which are one or more, has failed. Attempts within them count like the
@@ -383,16 +387,16 @@ impl Error {
                 _ => flat.push(Attempt { at, error }),
             }
         }
-        let telling = most_telling(&flat).map(|attempt| &attempt.error);
-        let (meaning, advice) = telling.map_or((Meaning::Passing, ""), |error| (error.meaning, error.advice));
+        let best = most_informative(&flat).map(|attempt| &attempt.error);
+        let (retry, advice) = best.map_or((Retry::Backoff, ""), |error| (error.retry, error.advice));
         let cause = if flat.len() == 1 { flat.remove(0).error.cause } else { Cause::AllFailed(flat) };
-        Self { step, cause, meaning, advice }
+        Self { step, cause, retry, advice }
     }
 
     /// The same with another meaning.
     #[must_use]
-    pub fn means(self, meaning: Meaning) -> Self {
-        Self { meaning, ..self }
+    pub fn with_retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
     }
 
     /// The same with better advice, if there is any.
@@ -405,25 +409,25 @@ impl Error {
     pub fn details(&self) -> Vec<String> {
         let attempts = match &self.cause {
             Cause::AllFailed(attempts) => attempts,
-            Cause::OtherCertificate { found, wanted } => {
+            Cause::WrongCertificate { found, wanted } => {
                 return vec![format!("its SHA-256 is {found}"), format!("it should be {wanted}")];
             }
             _ => return Vec::new(),
         };
         let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
         for Attempt { at, error } in attempts {
-            let why = error.cause.why();
-            match groups.iter_mut().find(|(known, _)| *known == why) {
+            let reason = error.cause.brief();
+            match groups.iter_mut().find(|(known, _)| *known == reason) {
                 Some((_, places)) => places.push(at),
-                None => groups.push((why, vec![at])),
+                None => groups.push((reason, vec![at])),
             }
         }
-        groups.into_iter().map(|(why, places)| format!("tried in vain: {}: {why}", places.join(", "))).collect()
+        groups.into_iter().map(|(reason, places)| format!("tried in vain: {}: {reason}", places.join(", "))).collect()
     }
 
     /// The error without what changes from one attempt to the next, to tell a repetition from something new.
-    pub fn gist(&self) -> String {
-        format!("{}: {}", self.step, self.cause.gist())
+    pub fn fingerprint(&self) -> String {
+        format!("{}: {}", self.step, self.cause.fingerprint())
     }
 }
 
@@ -483,17 +487,17 @@ mod tests {
     }
 
     #[test]
-    fn a_repetition_is_told_from_something_new() {
-        let gist = |cause| Error::new("bindPort", cause).gist();
-        assert_eq!(gist(http(502, "request 1")), gist(http(502, "request 2")));
-        assert_ne!(gist(http(502, "x")), gist(http(503, "x")));
-        assert_eq!(gist(locked(Some(60))), gist(locked(Some(59))));
-        assert_eq!(gist(Cause::CertificateExpired), "bindPort: certificate expired", "without the time");
-        assert_eq!(gist(timeout(Phase::Head)), "bindPort: no answer within 10 s while waiting for the reply");
+    fn a_repetition_is_distinguished_from_a_new_failure() {
+        let fingerprint = |cause| Error::new("bindPort", cause).fingerprint();
+        assert_eq!(fingerprint(http(502, "request 1")), fingerprint(http(502, "request 2")));
+        assert_ne!(fingerprint(http(502, "x")), fingerprint(http(503, "x")));
+        assert_eq!(fingerprint(locked(Some(60))), fingerprint(locked(Some(59))));
+        assert_eq!(fingerprint(Cause::CertificateExpired), "bindPort: certificate expired", "without the time");
+        assert_eq!(fingerprint(timeout(Phase::Head)), "bindPort: no answer within 10 s while waiting for the reply");
     }
 
     #[test]
-    fn every_cause_says_what_is_wrong() {
+    fn every_cause_has_its_text() {
         for (cause, text) in [
             (lookup(), "cannot resolve h: no address"),
             (connect(io::ErrorKind::ConnectionRefused), "cannot connect to 10.0.0.1:19999: connection refused"),
@@ -513,9 +517,9 @@ mod tests {
             (Cause::field("payload", "is missing"), "bad reply: payload is missing"),
             (http(502, ""), "HTTP 502, empty body"),
             (http(502, "later"), "HTTP 502: later"),
-            (Cause::CredentialsRejected { what: Proof::Password, before: false }, "wrong user name or password"),
+            (Cause::CredentialsRejected { what: AuthMethod::Password, before: false }, "wrong user name or password"),
             (
-                Cause::CredentialsRejected { what: Proof::Key, before: true },
+                Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: true },
                 "the API key is not accepted, as it said a while ago",
             ),
             (Cause::NoCredentials, "a password is needed and none is set"),
@@ -535,15 +539,16 @@ mod tests {
             (Cause::CertificateNotYetValid, "the certificate is not valid yet"),
         ] {
             let text = cause.to_string();
-            let (told, clock) = text.strip_suffix(')').unwrap().split_once(" by this system's clock (").unwrap();
-            assert_eq!(told, problem);
+            let (problem_text, clock) =
+                text.strip_suffix(')').unwrap().split_once(" by this system's clock (").unwrap();
+            assert_eq!(problem_text, problem);
             let age = Timestamp::now().duration_since(clock.parse().unwrap());
             assert!((0..60).contains(&age.as_secs()), "{text}");
         }
     }
 
     #[test]
-    fn of_several_failures_the_most_telling_one_counts() {
+    fn the_most_informative_of_several_failures_counts() {
         let attempt = |cause| Attempt { at: "x".to_owned(), error: Error::new("inner", cause) };
         let all = |causes: Vec<Cause>| Error::all_failed("login", causes.into_iter().map(attempt).collect());
         let silent = || timeout(Phase::Connect);
@@ -551,7 +556,7 @@ mod tests {
         for causes in
             [vec![busy(), silent()], vec![silent(), busy()], vec![busy(), connect(io::ErrorKind::HostUnreachable)]]
         {
-            assert_eq!(all(causes).meaning, Meaning::RetryAfter(Duration::from_secs(9)));
+            assert_eq!(all(causes).retry, Retry::After(Duration::from_secs(9)));
         }
         let refused = connect(io::ErrorKind::ConnectionRefused);
         assert_eq!(all(vec![refused, lookup()]).advice, "nothing to do if it passes: it is tried again");
@@ -567,17 +572,17 @@ mod tests {
         let twice = all(vec![silent(), silent(), lookup()]);
         assert_eq!(twice.details()[0], "tried in vain: x, x: no answer within 10 s while connecting");
         assert_eq!(nested.advice, "set this system's clock");
-        assert!(nested.gist().contains("x: no answer within 10 s while connecting; x: certificate expired"));
+        assert!(nested.fingerprint().contains("x: no answer within 10 s while connecting; x: certificate expired"));
         assert_eq!(all(vec![silent()]).to_string(), "login: no answer within 10 s while connecting");
     }
 
     #[test]
-    fn whoever_makes_an_error_may_know_better() {
+    fn the_maker_of_an_error_can_override_retry_and_advice() {
         let error = Error::new("step", locked(Some(7)));
-        assert_eq!(error.meaning, Meaning::LockedOut { retry_after: Some(Duration::from_secs(7)) });
+        assert_eq!(error.retry, Retry::LockedOut { retry_after: Some(Duration::from_secs(7)) });
         assert_eq!(error.advice, "nothing to do: it is tried again when the lockout is over");
-        let error = error.means(Meaning::Passing).advise(None);
-        assert_eq!(error.meaning, Meaning::Passing);
+        let error = error.with_retry(Retry::Backoff).advise(None);
+        assert_eq!(error.retry, Retry::Backoff);
         assert_eq!(error.advise(Some("better")).advice, "better");
     }
 }

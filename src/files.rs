@@ -53,7 +53,7 @@ pub fn open_to_lock(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NONBLOCK);
     let file = file.open(path)?;
-    give_to_owner_of(folder, &file)?;
+    chown_to_owner_of(folder, &file)?;
     Ok(file)
 }
 
@@ -75,7 +75,7 @@ pub fn append(path: &Path) -> io::Result<File> {
 
 /// Cuts a log down to its last `keep` bytes, from the beginning of a line. In place: the service may not rename in /var/log, and
 /// others may have it open.
-pub fn keep_end(path: &Path, keep: u64) -> io::Result<()> {
+pub fn keep_tail(path: &Path, keep: u64) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     file.seek(io::SeekFrom::Start(file.metadata()?.len().saturating_sub(keep)))?;
     let mut end = Vec::new();
@@ -109,7 +109,7 @@ pub fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Whether everybody on this machine may read the file.
-pub fn is_exposed(path: &Path) -> bool {
+pub fn is_world_readable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.mode() & 0o004 != 0)
 }
 
@@ -182,7 +182,7 @@ fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durabil
     file.write_all(bytes)?;
     // Whatever the umask has left of it.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
-    give_to_owner_of(folder, &file)?;
+    chown_to_owner_of(folder, &file)?;
     if durability == Durability::Durable {
         file.sync_all()?;
     }
@@ -190,7 +190,7 @@ fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durabil
 }
 
 /// Files that root makes in a folder of the service's user are that user's.
-fn give_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
+fn chown_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
     let owner = fs::metadata(folder)?;
     if file.metadata()?.uid() == 0 && owner.uid() != 0 {
         // By the open file: its name could be another file's by now, which that user would then own.
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_file_is_neither_waited_for_nor_read() {
+    fn pipes_and_devices_are_neither_waited_for_nor_read() {
         let dir = TempDir::new();
         let pipe = dir.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -266,10 +266,10 @@ mod tests {
         let dir = TempDir::new();
         let path = dir.write("log", "one\ntwo\nthree\nfour\n");
         let mut log = append(&path).unwrap();
-        keep_end(&path, 13).unwrap();
+        keep_tail(&path, 13).unwrap();
         assert_eq!(read(&path).unwrap(), "three\nfour\n");
         log.write_all(b"five\n").unwrap();
-        keep_end(&path, 100).unwrap();
+        keep_tail(&path, 100).unwrap();
         assert_eq!(read(&path).unwrap(), "four\nfive\n", "a first line that may be cut off goes");
     }
 

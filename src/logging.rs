@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter, Record};
 
-use crate::error::plain;
+use crate::error::io_message;
 use crate::files;
 use crate::text::one_line;
 
@@ -41,7 +41,7 @@ impl Write for Bounded {
             *length += written as u64;
             if *length > LOG_LIMIT {
                 // One that cannot be cut is tried again as much later.
-                *length = files::keep_end(&self.path, LOG_KEPT).map_or(0, |()| LOG_KEPT);
+                *length = files::keep_tail(&self.path, LOG_KEPT).map_or(0, |()| LOG_KEPT);
             }
         }
         Ok(written)
@@ -65,7 +65,8 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
                 to_file = true;
             }
             Err(error) => {
-                warning = Some(format!("LOG_FILE {}: {}; logging to standard output", path.display(), plain(&error)));
+                warning =
+                    Some(format!("LOG_FILE {}: {}; logging to standard output", path.display(), io_message(&error)));
             }
         }
     }

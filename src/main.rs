@@ -1,7 +1,7 @@
 //! Keeps PIA's forwarded port bound and the torrent client listening on it.
 //!
 //! `cli` picks a command, `config` reads the settings, `keeper` decides, `service` carries out, `pia` and `torrent` speak to the
-//! peers over `http`, `kernel` is a witness, `views` tell the outside.
+//! remotes over `http`, `kernel` is a witness, `views` tell the outside.
 
 mod check;
 mod cli;

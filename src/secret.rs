@@ -35,9 +35,9 @@ impl Secret {
             let bytes = [&[0; 2][..before], self.0.trim().as_bytes()].concat();
             let text = BASE64_STANDARD_NO_PAD.encode(&bytes);
             let end = text.len() - usize::from(!bytes.len().is_multiple_of(3));
-            letters_and_digits(text.get((before * 8).div_ceil(6)..end).unwrap_or_default())
+            alphanumeric(text.get((before * 8).div_ceil(6)..end).unwrap_or_default())
         };
-        [letters_and_digits(&self.0), encoded(0), encoded(1), encoded(2)]
+        [alphanumeric(&self.0), encoded(0), encoded(1), encoded(2)]
     }
 }
 
@@ -47,7 +47,7 @@ impl Secret {
 /// Nothing is cut out and nothing is decoded, because for both every way to write a character would have to be known. Instead
 /// any piece of a secret, in plain text or in base64, and any character with which an escape begins hide it all. As much
 /// again as is shown is looked at, for what the limit cuts through.
-pub fn harmless_start<'a>(text: &'a str, secrets: &[Secret], limit: usize) -> Option<&'a str> {
+pub fn safe_excerpt<'a>(text: &'a str, secrets: &[Secret], limit: usize) -> Option<&'a str> {
     let first = |count| text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end]);
     let seen = first(2 * limit);
     let hidden = holds_token(seen) || (!secrets.is_empty() && (holds_escape(seen) || echoes(seen, secrets)));
@@ -67,7 +67,7 @@ fn holds_escape(text: &str) -> bool {
 }
 
 fn echoes(text: &str, secrets: &[Secret]) -> bool {
-    let text = letters_and_digits(text);
+    let text = alphanumeric(text);
     secrets.iter().flat_map(Secret::forms).any(|form| {
         let length = form.len().min(PIECE);
         if length < SHORTEST {
@@ -80,7 +80,7 @@ fn echoes(text: &str, secrets: &[Secret]) -> bool {
 }
 
 /// What survives every change of case, line break and wrong character set.
-fn letters_and_digits(text: &str) -> Vec<u8> {
+fn alphanumeric(text: &str) -> Vec<u8> {
     text.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect()
 }
 
@@ -94,8 +94,8 @@ impl fmt::Debug for Secret {
 mod tests {
     use super::*;
 
-    fn is_shown(text: &str, secret: &str) -> bool {
-        harmless_start(text, &[Secret::new(secret)], 200).is_some()
+    fn is_visible(text: &str, secret: &str) -> bool {
+        safe_excerpt(text, &[Secret::new(secret)], 200).is_some()
     }
 
     #[test]
@@ -124,19 +124,19 @@ mod tests {
             // A piece.
             "hunter",
         ] {
-            assert!(!is_shown(&format!("login of you with {echo} failed"), "hunter'2"), "{echo}");
+            assert!(!is_visible(&format!("login of you with {echo} failed"), "hunter'2"), "{echo}");
         }
-        assert!(!is_shown("p\u{fffd}ssw\u{fffd}rd", "pässwörd"), "in another character set");
-        assert!(!is_shown(&format!("{}hunter2", "x ".repeat(98)), "hunter2"), "across the limit");
+        assert!(!is_visible("p\u{fffd}ssw\u{fffd}rd", "pässwörd"), "in another character set");
+        assert!(!is_visible(&format!("{}hunter2", "x ".repeat(98)), "hunter2"), "across the limit");
     }
 
     #[test]
     fn a_secret_that_could_be_anything_hides_everything() {
         for short in ["", "abc", "пароль", "!!!!!!"] {
-            assert!(!is_shown("it broke", short), "{short}");
+            assert!(!is_visible("it broke", short), "{short}");
         }
-        assert!(is_shown("it broke", "abcd"));
-        assert!(!is_shown("it broke", "roke"));
+        assert!(is_visible("it broke", "abcd"));
+        assert!(!is_visible("it broke", "roke"));
     }
 
     #[test]
@@ -151,16 +151,16 @@ mod tests {
             "a request without authentication, at /usr/share/errors",
         ] {
             for secret in ["adminadmin", "admin", "p1234567", "hunter2", &"0123456789abcdef".repeat(8)] {
-                assert!(is_shown(words, secret), "{words} with {secret}");
+                assert!(is_visible(words, secret), "{words} with {secret}");
             }
         }
-        assert_eq!(harmless_start("üüü % &amp;", &[], 2), Some("üü"));
+        assert_eq!(safe_excerpt("üüü % &amp;", &[], 2), Some("üü"));
     }
 
     #[test]
-    fn a_token_that_nobody_knows_is_not_shown() {
+    fn an_unknown_token_is_not_shown() {
         let token = "0aZ+/9-_".repeat(3);
-        assert_eq!(harmless_start(&format!(r#"{{"payload":"{token}=="}}"#), &[], 99), None);
-        assert_eq!(harmless_start(&token[1..], &[], 99), Some(&token[1..]));
+        assert_eq!(safe_excerpt(&format!(r#"{{"payload":"{token}=="}}"#), &[], 99), None);
+        assert_eq!(safe_excerpt(&token[1..], &[], 99), Some(&token[1..]));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use strsim::osa_distance;
 
-use crate::config::{self, ConfigError, Reader, Variables, Wrong};
+use crate::config::{self, ConfigError, InvalidValue, Reader, Variables};
 use crate::pia::Pia;
 use crate::pia::trust::{self, Published};
 use crate::source::Source;
@@ -15,7 +15,7 @@ use crate::torrent::{self, TorrentClient};
 use crate::views;
 
 /// Seconds. A binding lapses 15 minutes after the last bind; this leaves one minute for a retry.
-const LONGEST_INTERVAL: u64 = 840;
+const MAX_INTERVAL: u64 = 840;
 
 /// One variable, for `--help` and for the search for mistyped ones.
 pub struct Variable {
@@ -189,9 +189,9 @@ impl Settings {
 }
 
 /// A number of seconds within `range`; one with a unit is what people mean.
-fn seconds(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, Wrong> {
+fn seconds(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, InvalidValue> {
     let text = text.trim();
-    let not = || Wrong::from(format!("is not a number of seconds within {} to {}", range.start(), range.end()));
+    let not = || InvalidValue::from(format!("is not a number of seconds within {} to {}", range.start(), range.end()));
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let number: u64 = number.parse().map_err(|_| not())?;
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
@@ -202,31 +202,33 @@ fn seconds(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, Wron
         _ => return Err(not()),
     };
     match number.saturating_mul(factor) {
-        meant if range.contains(&meant) => Err(Wrong::meant("has a unit, and is in seconds anyway", meant.to_string())),
+        meant if range.contains(&meant) => {
+            Err(InvalidValue::meant("has a unit, and is in seconds anyway", meant.to_string()))
+        }
         _ => Err(not()),
     }
 }
 
 fn interval(reader: &mut Reader) -> Option<Duration> {
     let seconds = reader.parsed("CHECK_INTERVAL", "300", "300 is right", |text| seconds(text, 1..=86400))?;
-    if seconds > LONGEST_INTERVAL {
+    if seconds > MAX_INTERVAL {
         reader.warnings.push(format!(
-            "CHECK_INTERVAL={seconds} is used as {LONGEST_INTERVAL}, because a binding lapses after 15 minutes (900 s)"
+            "CHECK_INTERVAL={seconds} is used as {MAX_INTERVAL}, because a binding lapses after 15 minutes (900 s)"
         ));
     }
-    Some(Duration::from_secs(seconds.min(LONGEST_INTERVAL)))
+    Some(Duration::from_secs(seconds.min(MAX_INTERVAL)))
 }
 
 /// Zero is for ever.
 fn isolation(reader: &mut Reader) -> Option<Duration> {
-    let right = "a number of seconds is right, e.g. 60; leave it unset to stay";
-    let limit = reader.parsed("EXIT_WHEN_ISOLATED", "0", right, |text| seconds(text, 0..=u32::MAX.into()));
+    let remedy = "a number of seconds is right, e.g. 60; leave it unset to stay";
+    let limit = reader.parsed("EXIT_WHEN_ISOLATED", "0", remedy, |text| seconds(text, 0..=u32::MAX.into()));
     limit.map(Duration::from_secs)
 }
 
 fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
-    let right = "TRACE, DEBUG, INFO, WARN, WARNING, ERROR or CRITICAL is right";
-    reader.parsed("LOG_LEVEL", "INFO", right, |text| match text.to_ascii_uppercase().as_str() {
+    let remedy = "TRACE, DEBUG, INFO, WARN, WARNING, ERROR or CRITICAL is right";
+    reader.parsed("LOG_LEVEL", "INFO", remedy, |text| match text.to_ascii_uppercase().as_str() {
         "TRACE" => Ok(LevelFilter::Trace),
         "DEBUG" => Ok(LevelFilter::Debug),
         "INFO" => Ok(LevelFilter::Info),
@@ -516,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_near_is_suggested() {
+    fn only_near_names_are_suggested() {
         for (name, words) in [
             ("PIA_USERNAM", "did you mean PIA_USERNAME?"),
             ("PIA_USER", "did you mean PIA_USERNAME?"),
@@ -538,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_this_shell_has_is_named_where_the_service_has_a_file() {
+    fn variables_of_this_shell_alone_are_named_if_the_service_has_a_file() {
         let warnings = |service_user| {
             let all = Variables {
                 values: ["LOG_LEVEL", "CHECK_INTERVAL", "HOME"].map(|name| (name.to_owned(), "x".to_owned())).into(),
@@ -569,10 +571,10 @@ mod tests {
     }
 
     #[test]
-    fn a_value_with_a_unit_tells_what_to_type() {
-        for (value, right) in [("5m", "300"), ("300s", "300"), ("5 min", "300"), ("1h", "3600"), ("90 Sec", "90")] {
-            let right = format!("; type CHECK_INTERVAL={right}");
-            Vars::good().with("CHECK_INTERVAL", value).fails(&[&right]);
+    fn a_value_with_a_unit_suggests_the_right_one() {
+        for (value, remedy) in [("5m", "300"), ("300s", "300"), ("5 min", "300"), ("1h", "3600"), ("90 Sec", "90")] {
+            let remedy = format!("; type CHECK_INTERVAL={remedy}");
+            Vars::good().with("CHECK_INTERVAL", value).fails(&[&remedy]);
         }
         Vars::good().with("EXIT_WHEN_ISOLATED", "1m").fails(&["EXIT_WHEN_ISOLATED=1m: has a unit, and is in seconds"]);
         Vars::good().with("PIA_GATEWAY", "https://10.7.1.1:19999/x").fails(&["; type PIA_GATEWAY=10.7.1.1:19999"]);
@@ -582,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_everybody_may_read_is_a_warning() {
+    fn a_world_readable_secret_is_a_warning() {
         use std::os::unix::fs::PermissionsExt;
         let mut vars = Vars::good().file("PIA_PASSWORD_FILE", "hunter2");
         vars.vars.remove("PIA_PASSWORD");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use miniserde::json::{Number, Value};
 
 use crate::config::Reader;
-use crate::error::{Cause, Error, Meaning, Proof};
+use crate::error::{AuthMethod, Cause, Error, Retry};
 use crate::files;
 use crate::http::url::Url;
 use crate::http::{Connection, Request};
@@ -16,9 +16,9 @@ use crate::keeper::step::{Exchange, Progress};
 use crate::secret::Secret;
 
 /// Between two questions to gluetun.
-const GLUETUN_EVERY: Duration = Duration::from_secs(15);
+const GLUETUN_POLL: Duration = Duration::from_secs(15);
 /// Between two looks at a file; a change is to be followed within 2 s. A look is one open and one read.
-const FILE_EVERY: Duration = Duration::from_millis(1500);
+const FILE_POLL: Duration = Duration::from_millis(1500);
 
 /// The control server's route of today, and the one of older gluetuns, which answer 404 to the other. The old one answers 301
 /// where it is gone.
@@ -45,8 +45,8 @@ impl Source {
     /// The settings of the source that `PORT_SOURCE` names with `value`.
     pub fn read(reader: &mut Reader, value: &str) -> Option<Self> {
         if value == "gluetun" {
-            let right = "a URL is right, e.g. http://127.0.0.1:8000";
-            let url = reader.parsed("GLUETUN_URL", "http://127.0.0.1:8000", right, |text| match Url::parse(text)? {
+            let remedy = "a URL is right, e.g. http://127.0.0.1:8000";
+            let url = reader.parsed("GLUETUN_URL", "http://127.0.0.1:8000", remedy, |text| match Url::parse(text)? {
                 url if url.https => Err("is https, which gluetun's control server does not speak".to_owned()),
                 url => Ok(url),
             });
@@ -59,8 +59,8 @@ impl Source {
         if let Some(path) = value.strip_prefix("file:").filter(|path| path.starts_with('/')) {
             return Some(Self::File(path.into()));
         }
-        let right = "pia, gluetun or file: and an absolute path is right, e.g. file:/run/gluetun/forwarded_port";
-        reader.problem("PORT_SOURCE", Some(value), "is no source of a port", right);
+        let remedy = "pia, gluetun or file: and an absolute path is right, e.g. file:/run/gluetun/forwarded_port";
+        reader.problem("PORT_SOURCE", Some(value), "is no source of a port", remedy);
         None
     }
 
@@ -73,10 +73,10 @@ impl Source {
     }
 
     /// How often to ask.
-    pub fn every(&self) -> Duration {
+    pub fn poll_interval(&self) -> Duration {
         match self {
-            Self::Gluetun { .. } => GLUETUN_EVERY,
-            Self::File(_) => FILE_EVERY,
+            Self::Gluetun { .. } => GLUETUN_POLL,
+            Self::File(_) => FILE_POLL,
         }
     }
 
@@ -99,7 +99,7 @@ impl Source {
                         // It may be another gluetun by the next time.
                         *route = 0;
                         Err(match status {
-                            401 | 403 => Cause::CredentialsRejected { what: Proof::Key, before: false },
+                            401 | 403 => Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false },
                             _ => response.unexpected(),
                         })
                     }
@@ -115,9 +115,9 @@ impl Source {
     }
 
     /// Closes the connection.
-    pub fn hang_up(&mut self) {
+    pub fn disconnect(&mut self) {
         if let Self::Gluetun { connection, .. } = self {
-            connection.hang_up();
+            connection.disconnect();
         }
     }
 }
@@ -132,9 +132,9 @@ fn failed(cause: Cause) -> Error {
         Cause::Connect { .. } => "check that gluetun runs and that GLUETUN_URL is its control server",
         Cause::Http { status: 300..500, .. } => "this gluetun is too old or GLUETUN_URL is not its control server",
         Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE names",
-        _ => return Error::new("port source", cause).means(Meaning::Passing),
+        _ => return Error::new("port source", cause).with_retry(Retry::Backoff),
     };
-    Error::new("port source", cause).means(Meaning::Passing).advise(Some(advice))
+    Error::new("port source", cause).with_retry(Retry::Backoff).advise(Some(advice))
 }
 
 /// `{"port":N}` and `{"ports":[N]}`, alone or together.
@@ -215,12 +215,12 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_us_from_the_port_leads_to_advice_and_locks_nobody_out() {
+    fn failures_of_the_source_lead_to_advice_and_never_to_a_lockout() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: Some(Duration::from_secs(900)) };
         let file = Cause::File { path: "/port".to_owned(), error: ErrorKind::PermissionDenied.into() };
         for (cause, advice) in [
-            (Cause::CredentialsRejected { what: Proof::Key, before: false }, "GLUETUN_API_KEY"),
+            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false }, "GLUETUN_API_KEY"),
             (connect, "check that gluetun runs"),
             (http(404), "too old"),
             (http(503), "nothing to do if it passes"),
@@ -229,7 +229,7 @@ mod tests {
         ] {
             let error = failed(cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
-            assert_eq!(error.meaning, Meaning::Passing);
+            assert_eq!(error.retry, Retry::Backoff);
         }
     }
 }

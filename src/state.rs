@@ -16,12 +16,12 @@ use miniserde::{Deserialize, Serialize, json};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::error::plain;
+use crate::error::io_message;
 use crate::files::{self, Durability};
 use crate::secret::Secret;
 
 /// How long to wait for whoever has the lock: a service manager may start the next one while the last one ends.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether somebody runs with a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,20 +40,20 @@ pub struct State {
     /// Held by a daemon and by `once`; none where it could not be made, which keeps nobody from running.
     lock: Option<File>,
     /// Somebody else runs: nothing is written.
-    guest: bool,
+    read_only: bool,
 }
 
 impl State {
     /// For a daemon or `once`, which are `who` to others; the error says who runs already.
-    pub fn own(folder: &Path, who: &str) -> Result<Self, String> {
-        let mut state = Self { folder: folder.to_owned(), lock: None, guest: false };
+    pub fn acquire(folder: &Path, who: &str) -> Result<Self, String> {
+        let mut state = Self { folder: folder.to_owned(), lock: None, read_only: false };
         let path = state.lock_path();
         let Ok(lock) = files::open_to_lock(&path) else { return Ok(state) };
-        let end = Instant::now() + LOCK_PATIENCE;
+        let end = Instant::now() + LOCK_TIMEOUT;
         loop {
             match lock.try_lock() {
                 Ok(()) => break,
-                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_PATIENCE / 20),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_TIMEOUT / 20),
                 Err(TryLockError::WouldBlock) => return Err(owner(&path)),
                 // Some file systems know no locks.
                 Err(TryLockError::Error(error)) => {
@@ -68,14 +68,14 @@ impl State {
     }
 
     /// For `check`, which holds nothing: beside a daemon it writes nothing.
-    pub fn visit(folder: &Path) -> Self {
-        let guest = matches!(presence(folder), Presence::Running(_));
-        Self { folder: folder.to_owned(), lock: None, guest }
+    pub fn open_read_only(folder: &Path) -> Self {
+        let read_only = matches!(presence(folder), Presence::Running(_));
+        Self { folder: folder.to_owned(), lock: None, read_only }
     }
 
     /// Whether somebody else runs.
-    pub fn is_guest(&self) -> bool {
-        self.guest
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// The folder.
@@ -84,7 +84,7 @@ impl State {
     }
 
     /// Where others ask for another port: each connection is a request. For whoever owns the folder.
-    pub fn hear_requests(&self) -> io::Result<UnixListener> {
+    pub fn listen_for_requests(&self) -> io::Result<UnixListener> {
         let path = requests_path(&self.folder);
         match std::fs::remove_file(&path) {
             Err(error) if !files::is_absent(&error) => return Err(error),
@@ -123,7 +123,7 @@ impl State {
         let mut all = self.rejections();
         let before = all.len();
         all.retain(|rejection| rejection.by != remote);
-        if self.guest || (rejected.is_none() && all.len() == before) {
+        if self.read_only || (rejected.is_none() && all.len() == before) {
             return;
         }
         if let Some(credentials) = rejected {
@@ -147,12 +147,12 @@ fn requests_path(folder: &Path) -> PathBuf {
 }
 
 /// Asks whoever runs with `folder` for another port; what they say of it, as [`reply`] wrote it.
-pub fn request_renewal(folder: &Path, patience: Duration) -> io::Result<Result<String, String>> {
+pub fn request_renewal(folder: &Path, timeout: Duration) -> io::Result<Result<String, String>> {
     let stream = UnixStream::connect(requests_path(folder))?;
-    stream.set_read_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
     let mut line = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut line)?;
-    match (line.strip_prefix(DONE), line.strip_prefix(NOT_DONE)) {
+    match (line.strip_prefix(SUCCEEDED), line.strip_prefix(FAILED)) {
         (Some(line), _) => Ok(Ok(line.to_owned())),
         (_, Some(line)) => Ok(Err(line.to_owned())),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -160,17 +160,17 @@ pub fn request_renewal(folder: &Path, patience: Duration) -> io::Result<Result<S
 }
 
 /// Tells whoever asked what became of it.
-pub fn reply(mut asker: &UnixStream, result: &Result<String, String>) -> io::Result<()> {
+pub fn reply(mut requester: &UnixStream, result: &Result<String, String>) -> io::Result<()> {
     let (mark, line) = match result {
-        Ok(line) => (DONE, line),
-        Err(line) => (NOT_DONE, line),
+        Ok(line) => (SUCCEEDED, line),
+        Err(line) => (FAILED, line),
     };
-    asker.write_all(format!("{mark}{line}").as_bytes())
+    requester.write_all(format!("{mark}{line}").as_bytes())
 }
 
 /// Before a line, in a reply.
-const DONE: &str = "+";
-const NOT_DONE: &str = "-";
+const SUCCEEDED: &str = "+";
+const FAILED: &str = "-";
 /// Bytes of a reply.
 const MAX_REPLY: u64 = 4096;
 
@@ -201,7 +201,7 @@ pub fn presence(folder: &Path) -> Presence {
     let lock = match files::open(&path) {
         Ok(lock) => lock,
         Err(error) if files::is_absent(&error) => return without_lock(folder),
-        Err(error) => return Presence::Unknown(format!("{}: {}", path.display(), plain(&error))),
+        Err(error) => return Presence::Unknown(format!("{}: {}", path.display(), io_message(&error))),
     };
     match lock.try_lock_shared() {
         Ok(()) => Presence::Stopped,
@@ -214,7 +214,7 @@ pub fn presence(folder: &Path) -> Presence {
 fn without_lock(folder: &Path) -> Presence {
     match folder.try_exists().and_then(|exists| if exists { files::probe_folder(folder) } else { Ok(()) }) {
         Ok(()) => Presence::Stopped,
-        Err(error) => Presence::Unknown(format!("{} cannot be written: {}", folder.display(), plain(&error))),
+        Err(error) => Presence::Unknown(format!("{} cannot be written: {}", folder.display(), io_message(&error))),
     }
 }
 
@@ -227,31 +227,31 @@ mod tests {
     fn one_folder_has_one_owner() {
         let dir = TempDir::new();
         assert_eq!(presence(dir.path()), Presence::Stopped);
-        let first = State::own(dir.path(), "the daemon").unwrap();
+        let first = State::acquire(dir.path(), "the daemon").unwrap();
         let who = format!("the daemon, process {}", std::process::id());
         assert_eq!(presence(dir.path()), Presence::Running(who.clone()));
-        assert_eq!(State::own(dir.path(), "once").err(), Some(who));
-        assert!(State::visit(dir.path()).is_guest());
+        assert_eq!(State::acquire(dir.path(), "once").err(), Some(who));
+        assert!(State::open_read_only(dir.path()).is_read_only());
         drop(first);
         assert_eq!(presence(dir.path()), Presence::Stopped);
-        assert!(!State::visit(dir.path()).is_guest());
-        State::own(dir.path(), "once").unwrap();
+        assert!(!State::open_read_only(dir.path()).is_read_only());
+        State::acquire(dir.path(), "once").unwrap();
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_keeps_nobody_from_running() {
+    fn a_folder_that_cannot_be_made_does_not_prevent_running() {
         let dir = TempDir::new();
         std::fs::write(dir.path().join("file"), "").unwrap();
         let folder = dir.path().join("file/state");
-        let state = State::own(&folder, "the daemon").unwrap();
-        assert!(!state.is_guest());
-        assert!(matches!(presence(&folder), Presence::Unknown(why) if why.contains("cannot be written")));
+        let state = State::acquire(&folder, "the daemon").unwrap();
+        assert!(!state.is_read_only());
+        assert!(matches!(presence(&folder), Presence::Unknown(reason) if reason.contains("cannot be written")));
     }
 
     #[test]
     fn credentials_are_known_again_by_a_hash() {
         let dir = TempDir::new();
-        let state = State::visit(dir.path());
+        let state = State::open_read_only(dir.path());
         let (wrong, other) = (Secret::new("admin\0hunter2"), Secret::new("admin\0hunter3"));
         let at: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
         let ago = |by: &str, secret| state.rejected_ago(by, secret, at + Duration::from_secs(90));

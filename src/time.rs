@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::{SignedDuration, Timestamp};
 
 /// Clocks that are kept by NTP differ by far less; what we judge by this, leases, lasts two months.
-const EVIDENT: SignedDuration = SignedDuration::from_mins(5);
+const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Seconds since 1970: 2026-01-01. This program is younger: an earlier clock is wrong, whosever it is.
 const TOO_EARLY: i64 = 1_767_225_600;
 /// Seconds since 1970: 2100-01-01, long after PIA's CA has ended.
@@ -32,7 +32,7 @@ pub fn rfc3339(time: Timestamp) -> String {
 }
 
 /// `1 h 5 min`, `3 min 20 s`, `30 min`, `7 s`.
-pub fn span(duration: Duration) -> String {
+pub fn human_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (first, second) = match seconds {
         0..60 => ((seconds, "s"), (0, "")),
@@ -48,16 +48,16 @@ pub fn span(duration: Duration) -> String {
 #[derive(Debug, Default)]
 pub struct Clock {
     /// What the system's clock lacks; zero while it is not evidently wrong.
-    lacks: SignedDuration,
+    behind: SignedDuration,
 }
 
 /// The system's clock differs from a server's, or does so no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClockNews {
+pub enum ClockChange {
     /// It begins to differ by this much, or differs by another amount after it was set.
     Wrong {
         /// What it lacks; negative when it is ahead.
-        lacks: SignedDuration,
+        behind: SignedDuration,
     },
     /// It agrees again.
     Right,
@@ -66,25 +66,25 @@ pub enum ClockNews {
 impl Clock {
     /// The same moment with the wall clock corrected.
     pub fn correct(&self, now: Now) -> Now {
-        Now { wall: now.wall.saturating_add(self.lacks).unwrap_or(Timestamp::MAX), ..now }
+        Now { wall: now.wall.saturating_add(self.behind).unwrap_or(Timestamp::MAX), ..now }
     }
 
     /// Compares the system's clock with `date`, what a server that has proved itself just said. Leases end by that server's
     /// clock, so where the two differ it is the one to go by; tells when they begin and end to differ.
-    pub fn compare(&mut self, date: SystemTime, now: Now) -> Option<ClockNews> {
+    pub fn compare(&mut self, date: SystemTime, now: Now) -> Option<ClockChange> {
         let date = Timestamp::try_from(date).ok().filter(|date| (TOO_EARLY..TOO_LATE).contains(&date.as_second()))?;
-        let lacks = date.duration_since(now.wall);
-        let lacks = if lacks.abs() > EVIDENT { lacks } else { SignedDuration::ZERO };
-        match (std::mem::replace(&mut self.lacks, lacks).is_zero(), lacks.is_zero()) {
-            (true, false) => Some(ClockNews::Wrong { lacks }),
-            (false, true) => Some(ClockNews::Right),
+        let behind = date.duration_since(now.wall);
+        let behind = if behind.abs() > MAX_CLOCK_SKEW { behind } else { SignedDuration::ZERO };
+        match (std::mem::replace(&mut self.behind, behind).is_zero(), behind.is_zero()) {
+            (true, false) => Some(ClockChange::Wrong { behind }),
+            (false, true) => Some(ClockChange::Right),
             _ => None,
         }
     }
 
     /// The system's clock was set: what was known of its error is not any more.
     pub fn forget(&mut self) {
-        self.lacks = SignedDuration::ZERO;
+        self.behind = SignedDuration::ZERO;
     }
 }
 
@@ -96,37 +96,37 @@ mod tests {
         Now { mono: Instant::now(), wall: wall.parse().unwrap() }
     }
 
-    fn lacks(date: &str, now: &str) -> i64 {
+    fn behind(date: &str, now: &str) -> i64 {
         let mut clock = Clock::default();
         let date: Timestamp = date.parse().unwrap();
-        let news = clock.compare(date.into(), at(now));
-        assert_eq!(news.is_some(), !clock.lacks.is_zero());
-        clock.lacks.as_secs()
+        let notice = clock.compare(date.into(), at(now));
+        assert_eq!(notice.is_some(), !clock.behind.is_zero());
+        clock.behind.as_secs()
     }
 
     #[test]
-    fn only_what_is_evident_is_corrected() {
-        assert_eq!(lacks("2026-11-24T12:05:00Z", "2026-11-24T12:00:00Z"), 0);
-        assert_eq!(lacks("2026-11-24T12:05:01Z", "2026-11-24T12:00:00Z"), 301);
-        assert_eq!(lacks("2026-11-24T12:00:00Z", "2027-11-24T12:00:00Z"), -365 * 86400);
-        assert_eq!(lacks("2026-11-24T12:00:00Z", "1970-01-01T00:00:00Z"), 1_795_521_600);
+    fn only_an_evident_skew_is_corrected() {
+        assert_eq!(behind("2026-11-24T12:05:00Z", "2026-11-24T12:00:00Z"), 0);
+        assert_eq!(behind("2026-11-24T12:05:01Z", "2026-11-24T12:00:00Z"), 301);
+        assert_eq!(behind("2026-11-24T12:00:00Z", "2027-11-24T12:00:00Z"), -365 * 86400);
+        assert_eq!(behind("2026-11-24T12:00:00Z", "1970-01-01T00:00:00Z"), 1_795_521_600);
     }
 
     #[test]
-    fn a_peer_that_lives_in_the_past_is_not_believed() {
-        assert_eq!(lacks("1970-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
-        assert_eq!(lacks("2025-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
-        assert_ne!(lacks("2026-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+    fn a_server_with_a_date_in_the_past_is_not_believed() {
+        assert_eq!(behind("1970-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+        assert_eq!(behind("2025-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
+        assert_ne!(behind("2026-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
     }
 
     #[test]
-    fn nor_is_one_of_the_far_future() {
-        assert_eq!(lacks("2100-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
-        assert_ne!(lacks("2099-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
+    fn nor_is_one_with_a_date_in_the_far_future() {
+        assert_eq!(behind("2100-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+        assert_ne!(behind("2099-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
     }
 
     #[test]
-    fn a_wrong_clock_is_told_once_and_so_is_its_end() {
+    fn a_wrong_clock_is_reported_once_and_so_is_its_end() {
         let mut clock = Clock::default();
         let date: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
         let mut compare = |ahead: i64| {
@@ -134,9 +134,9 @@ mod tests {
             clock.compare(date.into(), Now { mono: Instant::now(), wall })
         };
         assert_eq!(compare(0), None);
-        assert_eq!(compare(1), Some(ClockNews::Wrong { lacks: SignedDuration::from_hours(-1) }));
+        assert_eq!(compare(1), Some(ClockChange::Wrong { behind: SignedDuration::from_hours(-1) }));
         assert_eq!(compare(2), None);
-        assert_eq!(compare(0), Some(ClockNews::Right));
+        assert_eq!(compare(0), Some(ClockChange::Right));
         assert_eq!(compare(0), None);
     }
 
@@ -151,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn spans() {
+    fn durations_are_readable() {
         for (seconds, text) in
             [(7, "7 s"), (60, "1 min"), (200, "3 min 20 s"), (1800, "30 min"), (3900, "1 h 5 min"), (90000, "1 d 1 h")]
         {
-            assert_eq!(span(Duration::from_secs(seconds)), text);
+            assert_eq!(human_duration(Duration::from_secs(seconds)), text);
         }
     }
 }

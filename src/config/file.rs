@@ -30,13 +30,13 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
                 all.in_file.push(name.to_owned());
                 all.values.insert(name.to_owned(), value);
             }
-            Err(wrong) => problems.push(SettingProblem::line(path, index + 1, wrong)),
+            Err(problem) => problems.push(SettingProblem::line(path, index + 1, problem)),
         }
     }
     if !problems.is_empty() {
         return Err(Unreadable::Lines(problems));
     }
-    if let Some(name) = all.values.keys().find(|name| is_secret(name)).filter(|_| files::is_exposed(path)) {
+    if let Some(name) = all.values.keys().find(|name| is_secret(name)).filter(|_| files::is_world_readable(path)) {
         all.warnings.push(format!("{0} holds {name} and everybody may read it: chmod 600 {0}", path.display()));
     }
     Ok(all)
@@ -73,7 +73,7 @@ fn parse_value(text: &str, shell: bool) -> Result<String, &'static str> {
 }
 
 /// The words of a command line, quoted as a value is.
-pub fn words(text: &str) -> Result<Vec<String>, &'static str> {
+pub fn split_words(text: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut rest = text.trim();
     while !rest.is_empty() {
@@ -124,7 +124,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn lines_as_people_write_them() {
+    fn lines_in_every_common_spelling() {
         for (line, value) in [
             ("A=b", "b"),
             ("export A=b", "b"),
@@ -151,13 +151,13 @@ mod tests {
     #[test]
     fn a_command_line_has_words() {
         let line = r#" /bin/sh -c 'echo "$PORT"' "a b"c \{d\} '' "#;
-        assert_eq!(words(line).unwrap(), ["/bin/sh", "-c", r#"echo "$PORT""#, "a bc", "{d}", ""]);
-        assert_eq!(words("  ").unwrap(), [""; 0]);
-        assert!(words("'a").is_err() && words("a\\").is_err());
+        assert_eq!(split_words(line).unwrap(), ["/bin/sh", "-c", r#"echo "$PORT""#, "a bc", "{d}", ""]);
+        assert_eq!(split_words("  ").unwrap(), [""; 0]);
+        assert!(split_words("'a").is_err() && split_words("a\\").is_err());
     }
 
     #[test]
-    fn what_a_shell_would_take_for_something_else_is_refused_where_one_reads_it() {
+    fn shell_syntax_is_refused_in_a_file_that_a_shell_reads() {
         for (line, value) in [
             ("A=b", "b"),
             ("export A='b$c;d`e`(f)'", "b$c;d`e`(f)"),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_everybody_may_read_is_a_warning() {
+    fn a_world_readable_secret_is_a_warning() {
         let warnings = |text, mode| with(text, mode).unwrap_or_else(|e| panic!("{e:?}")).warnings.len();
         assert_eq!(warnings("PIA_PASSWORD=x", 0o644), 1);
         assert_eq!(warnings("PIA_PASSWORD=x", 0o640), 0);

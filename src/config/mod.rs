@@ -12,11 +12,11 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::plain;
+use crate::error::io_message;
 use crate::files;
 use crate::secret::Secret;
 use crate::text::one_line;
-pub use file::words;
+pub use file::split_words;
 use paths::ServiceUser;
 
 /// Where container engines put secrets: whose mode they have is theirs to say.
@@ -28,32 +28,32 @@ pub struct SettingProblem {
     variable: String,
     /// Never a secret's.
     value: Option<String>,
-    wrong: String,
-    right: String,
+    problem: String,
+    remedy: String,
 }
 
 impl SettingProblem {
     /// A problem with a line of the configuration file.
-    fn line(path: &Path, number: usize, wrong: &str) -> Self {
-        let right = "NAME=value is right, with 'single quotes' around special characters";
+    fn line(path: &Path, number: usize, problem: &str) -> Self {
+        let remedy = "NAME=value is right, with 'single quotes' around special characters";
         Self {
             variable: format!("{} line {number}", paths::known_as(path).display()),
             value: None,
-            wrong: wrong.to_owned(),
-            right: right.to_owned(),
+            problem: problem.to_owned(),
+            remedy: remedy.to_owned(),
         }
     }
 
     fn unreadable(path: &Path, error: &io::Error) -> Self {
-        let (wrong, right) = unusable(path, error);
-        Self { variable: paths::known_as(path).display().to_string(), value: None, wrong, right }
+        let (problem, remedy) = unusable(path, error);
+        Self { variable: paths::known_as(path).display().to_string(), value: None, problem, remedy }
     }
 }
 
 /// What is wrong with a file that cannot be read, and what to do.
 fn unusable(path: &Path, error: &io::Error) -> (String, String) {
-    let wrong = format!("cannot be read: {}", plain(error));
-    let right = match error.kind() {
+    let problem = format!("cannot be read: {}", io_message(error));
+    let remedy = match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => "make that file, or correct its path".to_owned(),
         ErrorKind::IsADirectory => {
             "name a file; Docker makes such a folder where the file that is mounted is missing: remove it, make the file"
@@ -69,13 +69,13 @@ fn unusable(path: &Path, error: &io::Error) -> (String, String) {
         }
         _ => "it must be UTF-8 text of at most 64 KiB".to_owned(),
     };
-    (wrong, right)
+    (problem, remedy)
 }
 
 impl fmt::Display for SettingProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.value.as_ref().map_or(String::new(), |value| format!("={value}"));
-        f.write_str(&one_line(&format!("{}{value}: {}; {}", self.variable, self.wrong, self.right)))
+        f.write_str(&one_line(&format!("{}{value}: {}; {}", self.variable, self.problem, self.remedy)))
     }
 }
 
@@ -151,7 +151,7 @@ fn in_file(path: &Path, is_secret: fn(&str) -> bool, usual: bool) -> Result<Vari
             let mut hint = SettingProblem::unreadable(path, &error);
             if std::env::var_os("INVOCATION_ID").is_some() {
                 "this systemd is older than 247 and hands over no credentials: run install.sh again, which mends that"
-                    .clone_into(&mut hint.right);
+                    .clone_into(&mut hint.remedy);
             }
             Ok(Variables { hint: Some(hint), ..Variables::default() })
         }
@@ -160,22 +160,22 @@ fn in_file(path: &Path, is_secret: fn(&str) -> bool, usual: bool) -> Result<Vari
 }
 
 /// What is wrong with a value.
-pub struct Wrong {
+pub struct InvalidValue {
     what: String,
     /// What was probably meant.
-    instead: Option<String>,
+    suggestion: Option<String>,
 }
 
-impl Wrong {
-    /// `what` is wrong, and `instead` was probably meant.
-    pub fn meant(what: impl Into<String>, instead: impl Into<String>) -> Self {
-        Self { what: what.into(), instead: Some(instead.into()) }
+impl InvalidValue {
+    /// `what` is wrong, and `suggestion` was probably meant.
+    pub fn meant(what: impl Into<String>, suggestion: impl Into<String>) -> Self {
+        Self { what: what.into(), suggestion: Some(suggestion.into()) }
     }
 }
 
-impl<T: Into<String>> From<T> for Wrong {
+impl<T: Into<String>> From<T> for InvalidValue {
     fn from(what: T) -> Self {
-        Self { what: what.into(), instead: None }
+        Self { what: what.into(), suggestion: None }
     }
 }
 
@@ -220,46 +220,46 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes a problem down. A value is shown unless it may hold a password, as a URL with a user in it does.
-    pub fn problem(&mut self, name: &str, value: Option<&str>, wrong: impl Into<String>, right: impl Into<String>) {
+    pub fn problem(&mut self, name: &str, value: Option<&str>, problem: impl Into<String>, remedy: impl Into<String>) {
         let value = value.filter(|value| !value.contains('@')).map(|value| value.chars().take(80).collect());
         self.problems.push(SettingProblem {
             variable: name.to_owned(),
             value,
-            wrong: wrong.into(),
-            right: right.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
         });
     }
 
-    /// The value or the default as `parse` reads it; the error of `parse` says what is wrong, `right` what would be right where
+    /// The value or the default as `parse` reads it; the error of `parse` says what is wrong, `remedy` what would be right where
     /// it does not.
-    pub fn parsed<T, W: Into<Wrong>>(
+    pub fn parsed<T, W: Into<InvalidValue>>(
         &mut self,
         name: &str,
         default: &str,
-        right: &str,
+        remedy: &str,
         parse: impl FnOnce(&str) -> Result<T, W>,
     ) -> Option<T> {
         let value = self.get(name).unwrap_or(default);
-        let wrong: Wrong = match parse(value) {
+        let problem: InvalidValue = match parse(value) {
             Ok(parsed) => return Some(parsed),
-            Err(wrong) => wrong.into(),
+            Err(problem) => problem.into(),
         };
         // As of a value that may hold a password nothing is shown.
-        let instead = wrong.instead.filter(|_| !value.contains('@'));
-        let right = instead.map_or_else(|| right.to_owned(), |instead| format!("type {name}={instead}"));
-        self.problem(name, Some(value), wrong.what, right);
+        let suggestion = problem.suggestion.filter(|_| !value.contains('@'));
+        let remedy = suggestion.map_or_else(|| remedy.to_owned(), |suggestion| format!("type {name}={suggestion}"));
+        self.problem(name, Some(value), problem.what, remedy);
         None
     }
 
     /// The same for a variable without a default: none when it is not set, or wrong.
-    pub fn optional<T, W: Into<Wrong>>(
+    pub fn optional<T, W: Into<InvalidValue>>(
         &mut self,
         name: &str,
-        right: &str,
+        remedy: &str,
         parse: impl FnOnce(&str) -> Result<T, W>,
     ) -> Option<T> {
         self.get(name)?;
-        self.parsed(name, "", right, parse)
+        self.parsed(name, "", remedy, parse)
     }
 
     /// The value of a secret or user name: from the variable, from the file that `NAME_FILE` names, or from systemd's
@@ -287,7 +287,9 @@ impl<'a> Reader<'a> {
                     return None;
                 }
             };
-            return self.real(name, text.trim_end_matches(['\r', '\n'])).filter(|value| !value.is_empty());
+            return self
+                .reject_placeholder(name, text.trim_end_matches(['\r', '\n']))
+                .filter(|value| !value.is_empty());
         }
         let value = match (value, file) {
             (Some(_), Some(_)) => {
@@ -305,7 +307,7 @@ impl<'a> Reader<'a> {
             self.problem(&file_name, None, "names an empty file", "put the value into it");
             return None;
         }
-        self.real(name, &value)
+        self.reject_placeholder(name, &value)
     }
 
     /// The text of the file that a variable names; none when it is not set, or when the file cannot be read by us or by the
@@ -314,19 +316,19 @@ impl<'a> Reader<'a> {
         let path = Path::new(self.get(name)?);
         let read = files::read(path).map_err(|error| unusable(path, &error)).and_then(|text| {
             let reached = self.all.service_user.as_ref().map_or(Ok(()), |user| user.may_read(path));
-            reached.map(|()| text).map_err(|unreachable| unreachable.words(path))
+            reached.map(|()| text).map_err(|unreachable| unreachable.describe(path))
         });
-        read.map_err(|(wrong, right)| self.problem(name, Some(&files::display_path(path)), wrong, right)).ok()
+        read.map_err(|(problem, remedy)| self.problem(name, Some(&files::display_path(path)), problem, remedy)).ok()
     }
 
     fn warn_if_exposed(&mut self, path: &Path) {
-        if files::is_exposed(path) && !CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
+        if files::is_world_readable(path) && !CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
             let path = one_line(&files::display_path(path));
             self.warnings.push(format!("everybody on this machine may read {path}: chmod o-r it"));
         }
     }
 
-    fn real(&mut self, name: &str, value: &str) -> Option<String> {
+    fn reject_placeholder(&mut self, name: &str, value: &str) -> Option<String> {
         if is_placeholder(value) {
             self.problem(name, None, "still holds a placeholder", "set it to the real value");
             return None;
@@ -390,7 +392,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn a_file_that_cannot_be_used_is_a_problem_whoever_named_it() {
+    fn an_unusable_file_is_a_problem_named_or_not() {
         let dir = TempDir::new();
         let path = dir.write("config.env", b"# \xe9t\xe9\nPIA_USERNAME=p1\n");
         for usual in [false, true] {

@@ -110,7 +110,7 @@ pub enum Unreachable {
 
 impl Unreachable {
     /// What is wrong, and what would be right.
-    pub fn words(&self, path: &Path) -> (String, String) {
+    pub fn describe(&self, path: &Path) -> (String, String) {
         match self {
             Self::Hidden(folder) => {
                 (format!("the service cannot look into {folder}"), "move it to /etc/pia-qbittorrent-sync".to_owned())

@@ -15,7 +15,7 @@ use rustix::net::sockopt::socket_error;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use super::Deadline;
-use crate::error::{Cause, Phase, plain};
+use crate::error::{Cause, Phase, io_message};
 
 /// Between the starts of connections to several addresses of a name, so that a dead IPv6 address does not keep us from the IPv4
 /// one (RFC 8305).
@@ -63,8 +63,8 @@ impl Tcp {
         self.stream.peer_addr().ok()
     }
 
-    fn left(&self) -> io::Result<Duration> {
-        self.deadline.left(Phase::Head).map_err(|_| io::ErrorKind::TimedOut.into())
+    fn remaining(&self) -> io::Result<Duration> {
+        self.deadline.remaining(Phase::Head).map_err(|_| io::ErrorKind::TimedOut.into())
     }
 }
 
@@ -77,16 +77,16 @@ impl Read for Tcp {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if let Some(interrupt) = &self.interrupt {
             let watched = [(self.stream.as_fd(), PollFlags::IN)];
-            while !wait_for_any(&watched, Some(interrupt.as_ref()), self.left()?)?[0] {}
+            while !wait_for_any(&watched, Some(interrupt.as_ref()), self.remaining()?)?[0] {}
         }
-        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.set_read_timeout(Some(self.remaining()?))?;
         self.stream.read(buf).map_err(as_timeout)
     }
 }
 
 impl Write for Tcp {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.set_write_timeout(Some(self.remaining()?))?;
         self.stream.write(buf).map_err(as_timeout)
     }
 
@@ -118,7 +118,7 @@ fn wait_for_any(
 /// What an I/O error during `phase` means.
 pub fn classify(error: io::Error, phase: Phase, deadline: Deadline) -> Cause {
     if is_interrupt(&error) {
-        return Cause::GivenUp;
+        return Cause::RouteChanged;
     }
     match error.kind() {
         io::ErrorKind::TimedOut => Cause::Timeout { phase, after: deadline.total() },
@@ -137,7 +137,7 @@ pub fn join(host: &str, port: u16) -> String {
 pub struct Endpoint {
     /// The address to dial.
     pub address: SocketAddr,
-    /// The address of ours to be bound to, where the way depends on it.
+    /// The address of ours to be bound to, where the route depends on it.
     pub source: Option<IpAddr>,
 }
 
@@ -154,7 +154,7 @@ pub fn dial(
     match race(&endpoints, STAGGER, interrupt, deadline) {
         Ok((_, tcp)) => Ok(tcp),
         Err(mut errors) => match errors.pop() {
-            Some(error) if is_interrupt(&error) => Err(Cause::GivenUp),
+            Some(error) if is_interrupt(&error) => Err(Cause::RouteChanged),
             Some(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(Cause::Timeout { phase: Phase::Connect, after: deadline.total() })
             }
@@ -173,8 +173,8 @@ pub fn race(
     deadline: Deadline,
 ) -> Result<(usize, Tcp), Vec<io::Error>> {
     let mut race = Race::new(endpoints, stagger);
-    while let (Some(next), Ok(left)) = (race.start_due(), deadline.left(Phase::Connect)) {
-        let limit = next.saturating_duration_since(Instant::now()).min(left);
+    while let (Some(next), Ok(remaining)) = (race.start_due(), deadline.remaining(Phase::Connect)) {
+        let limit = next.saturating_duration_since(Instant::now()).min(remaining);
         match race.winner(limit, interrupt.as_deref()) {
             Ok(None) => {}
             Ok(Some((place, stream))) => {
@@ -193,7 +193,7 @@ struct Race<'a> {
     /// When to begin with each, again and again; never where it has failed.
     starts: Vec<Option<Instant>>,
     errors: Vec<io::Error>,
-    /// Which end, and the socket that is being connected to it. An older one is kept: its answer may be on its way.
+    /// Which endpoint, and the socket that is being connected to it. An older one is kept: its answer may be on its way.
     sockets: Vec<(usize, OwnedFd)>,
 }
 
@@ -267,7 +267,7 @@ fn start(endpoint: &Endpoint) -> Result<OwnedFd, Errno> {
 }
 
 fn unresolved(host: &str, error: &io::Error) -> Cause {
-    let error = plain(error);
+    let error = io_message(error);
     // The resolver's own reason is in the second half.
     let error = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error).to_owned();
     Cause::Lookup { name: host.to_owned(), error }
@@ -289,7 +289,7 @@ fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, 
     };
     // Threads can be limited, and those left behind count.
     thread::Builder::new().spawn(look_up).map_err(|error| unresolved(host, &error))?;
-    match receiver.recv_timeout(deadline.left(Phase::Lookup)?) {
+    match receiver.recv_timeout(deadline.remaining(Phase::Lookup)?) {
         Ok(result) => result.map_err(|error| unresolved(host, &error)),
         Err(_) => Err(Cause::Timeout { phase: Phase::Lookup, after: deadline.total() }),
     }
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_peer_ends_at_the_deadline() {
+    fn a_silent_server_ends_at_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut tcp = dial("127.0.0.1", listener.local_addr().unwrap().port(), None, None, soon())
             .unwrap_or_else(|e| panic!("{e}"));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_answers_first_is_asked() {
+    fn the_first_endpoint_to_answer_wins() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let answers = listener.local_addr().unwrap();
         // Where nobody binds, so that no other test is given this port meanwhile.

@@ -38,10 +38,10 @@ impl Deadline {
     }
 
     /// What is left, or the timeout that names `phase`.
-    pub fn left(&self, phase: Phase) -> Result<Duration, Cause> {
+    pub fn remaining(&self, phase: Phase) -> Result<Duration, Cause> {
         match self.at.saturating_duration_since(Instant::now()) {
             Duration::ZERO => Err(Cause::Timeout { phase, after: self.total }),
-            left => Ok(left),
+            remaining => Ok(remaining),
         }
     }
 
@@ -83,9 +83,9 @@ pub struct Request<'a> {
     /// Values that must not come back to light when a server echoes them in an error.
     pub secrets: &'a [&'a Secret],
     /// Ends what must not be left half done: sent also after a stop was asked for.
-    pub completes: bool,
+    pub even_when_stopping: bool,
     /// The path, too, is a secret.
-    pub hides_path: bool,
+    pub secret_path: bool,
 }
 
 impl<'a> Request<'a> {
@@ -96,7 +96,7 @@ impl<'a> Request<'a> {
 
     /// Nothing but what is asked, and where.
     pub fn new(path: &'a str, content: Content<'a>) -> Self {
-        Self { path, content, headers: &[], secrets: &[], completes: false, hides_path: false }
+        Self { path, content, headers: &[], secrets: &[], even_when_stopping: false, secret_path: false }
     }
 }
 
@@ -193,7 +193,7 @@ impl Response {
 
     /// The same for a part of the body.
     pub fn excerpt_of(&self, part: &str) -> String {
-        match secret::harmless_start(part.trim(), &self.hidden, EXCERPT_CHARS) {
+        match secret::safe_excerpt(part.trim(), &self.hidden, EXCERPT_CHARS) {
             Some(start) => text::one_line(&start.replace(char::is_whitespace, " ")),
             None => format!("({} bytes, not shown)", self.body.len()),
         }
@@ -259,7 +259,7 @@ impl Write for Stream {
     }
 }
 
-fn go_on() -> Result<(), Cause> {
+fn check_not_stopping() -> Result<(), Cause> {
     if signals::stopping() { Err(Cause::Stopping) } else { Ok(()) }
 }
 
@@ -340,8 +340,8 @@ impl Connection {
     /// A kept connection may have been closed while it was idle: if it ends before the first byte of a reply, the request
     /// is sent once more over a new one.
     pub fn send(&mut self, request: &Request) -> Result<Response, Cause> {
-        if !request.completes {
-            go_on()?;
+        if !request.even_when_stopping {
+            check_not_stopping()?;
         }
         let deadline = Deadline::after(REQUEST_DEADLINE);
         let reused = self.stream.is_some() && self.used;
@@ -355,7 +355,7 @@ impl Connection {
         };
         if let Ok(response) = &result {
             let method = request.content.method();
-            let path = if request.hides_path { "(not shown)" } else { request.path };
+            let path = if request.secret_path { "(not shown)" } else { request.path };
             log::debug!("{method} {path} on {}: HTTP {}", self.address(), response.status);
         }
         result
@@ -379,7 +379,7 @@ impl Connection {
     }
 
     /// Closes the connection, before a wait that the server would not sit through.
-    pub fn hang_up(&mut self) {
+    pub fn disconnect(&mut self) {
         self.stream = None;
     }
 }
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_excerpt_with_a_secret_only_the_length_is_shown() {
+    fn an_excerpt_with_a_secret_is_reduced_to_its_length() {
         assert_eq!(response(&[], "no topsecret", &["topsecret"]).excerpt(), "(12 bytes, not shown)");
         assert_eq!(response(&[], "no", &["topsecret"]).excerpt(), "no");
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-use crate::error::{Error, Meaning};
+use crate::error::{Error, Retry};
 use crate::time::Now;
 
 /// The first wait after a failure; doubled with each further one.
@@ -87,20 +87,20 @@ impl Gate {
     /// shorter.
     pub fn close(&mut self, now: Now, error: &Error, jitter: impl FnOnce(Duration) -> Duration) -> Duration {
         let doubled = |first: Duration, times: u32, cap: Duration| first.saturating_mul(1 << times.min(16)).min(cap);
-        if !matches!(error.meaning, Meaning::LockedOut { .. }) {
+        if !matches!(error.retry, Retry::LockedOut { .. }) {
             self.lockouts = 0;
         }
         let backoff = doubled(BACKOFF_FIRST, self.failures, BACKOFF_CAP);
-        let (wait, held) = match error.meaning {
-            Meaning::CredentialsRejected => (CREDENTIALS_WAIT, true),
-            Meaning::LockedOut { retry_after } => {
+        let (wait, held) = match error.retry {
+            Retry::CredentialsRejected => (CREDENTIALS_WAIT, true),
+            Retry::LockedOut { retry_after } => {
                 let first = if retry_after.is_some() { BACKOFF_FIRST } else { LOCKOUT_FIRST };
                 let asked = retry_after.unwrap_or_default().min(self.retry_after_cap);
                 let wait = asked.max(doubled(first, self.lockouts, CREDENTIALS_WAIT));
                 self.lockouts += 1;
                 (wait, true)
             }
-            Meaning::RetryAfter(asked) => (asked.min(self.retry_after_cap).max(jitter(backoff)), false),
+            Retry::After(asked) => (asked.min(self.retry_after_cap).max(jitter(backoff)), false),
             _ => (jitter(backoff), false),
         };
         self.shut(now.mono + wait, held);
@@ -121,8 +121,8 @@ impl Gate {
     }
 
     /// Takes an error down. ERROR the first time and when it becomes another, DEBUG while it repeats.
-    pub fn trouble_with(&mut self, now: Now, error: Rc<Error>) -> (Level, u32) {
-        let new = self.trouble.as_ref().is_none_or(|trouble| trouble.error.gist() != error.gist());
+    pub fn record_trouble(&mut self, now: Now, error: Rc<Error>) -> (Level, u32) {
+        let new = self.trouble.as_ref().is_none_or(|trouble| trouble.error.fingerprint() != error.fingerprint());
         let (since, before) = self.trouble.as_ref().map_or((now, 0), |trouble| (trouble.since, trouble.attempts));
         self.trouble = Some(Trouble { error, since, attempts: before + 1 });
         (if new { Level::Error } else { Level::Debug }, before + 1)
@@ -136,7 +136,7 @@ impl Gate {
     }
 
     /// Ends the wait, unless it protects an account.
-    pub fn hurry(&mut self) {
+    pub fn retry_now(&mut self) {
         if !self.held {
             self.closed_until = None;
         }

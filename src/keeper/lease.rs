@@ -31,7 +31,7 @@ pub(super) struct Held {
     /// Whether our clock can tell when it ends. A lease that seems to be over when it was just bound, when we start or when
     /// the clock jumps says that our clock may be wrong; renewing it by that clock would cost the port, or ask for one new
     /// port after the other. The gateway tells when it has expired.
-    pub by_clock: bool,
+    pub expiry_trusted: bool,
     pub bound: bool,
     /// The next bind is due then.
     pub bind_at: Instant,
@@ -48,7 +48,7 @@ impl Held {
     pub fn new(lease: Lease, now: Now) -> Self {
         Self {
             lease: Rc::new(lease),
-            by_clock: false,
+            expiry_trusted: false,
             bound: false,
             bind_at: now.mono,
             store_at: Some(now.mono),
@@ -60,12 +60,12 @@ impl Held {
     /// One of an earlier run.
     pub fn stored(lease: Lease, now: Now) -> Self {
         let mut held = Self { store_at: None, ..Self::new(lease, now) };
-        held.by_clock = held.left(now).is_positive();
+        held.expiry_trusted = held.remaining(now).is_positive();
         held
     }
 
     pub fn is_good(&self, now: Now) -> bool {
-        !self.refused && (!self.by_clock || self.left(now).is_positive())
+        !self.refused && (!self.expiry_trusted || self.remaining(now).is_positive())
     }
 
     /// When another one is to be asked for; none while that is not known.
@@ -73,13 +73,13 @@ impl Held {
         if !self.is_good(now) {
             return Some(now.mono);
         }
-        let left = Duration::try_from(self.left(now)).unwrap_or_default();
+        let remaining = Duration::try_from(self.remaining(now)).unwrap_or_default();
         // Two months at the most, whatever a payload says: an instant that does not exist is never.
-        self.by_clock.then(|| now.mono.checked_add(left.saturating_sub(RENEW_BEFORE))).flatten()
+        self.expiry_trusted.then(|| now.mono.checked_add(remaining.saturating_sub(RENEW_BEFORE))).flatten()
     }
 
     /// Until its end, by our clock.
-    pub fn left(&self, now: Now) -> SignedDuration {
+    pub fn remaining(&self, now: Now) -> SignedDuration {
         self.lease.expires_at.duration_since(now.wall)
     }
 }

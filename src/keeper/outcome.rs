@@ -9,9 +9,9 @@ use log::Level;
 use super::gate::Recovery;
 use super::lease::Lease;
 use super::step::Connectivity;
-use super::tunnel::Way;
+use super::tunnel::GatewayRoute;
 use crate::error::Error;
-use crate::time::ClockNews;
+use crate::time::ClockChange;
 
 /// The three remotes whose troubles are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,22 +26,22 @@ pub enum Remote {
 
 /// What a step or a look has led to, for whoever tells people.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct Outcome {
     /// Whose it is.
     pub remote: Remote,
     /// What happened and at which level it is logged; none in the middle of something.
-    pub news: Option<(Level, News)>,
+    pub notice: Option<(Level, Notice)>,
     /// The remote does as asked again.
     pub recovered: Option<Recovery>,
 }
 
 /// What happened.
 #[derive(Debug)]
-pub enum News {
+pub enum Notice {
     /// A login gave a token.
     LoggedIn,
     /// The cache file gave a token.
-    TokenRead,
+    TokenCached,
     /// The gateway refused the token, and another one is got at once.
     TokenRefused(Rc<Error>),
     /// There is a new lease, and it survives a restart.
@@ -52,16 +52,16 @@ pub enum News {
         over: bool,
     },
     /// There is a new lease, and it could not be stored.
-    NotStored {
+    StoreFailed {
         /// The lease.
         lease: Rc<Lease>,
         /// Why not.
         error: Rc<Error>,
     },
     /// Another lease in the place of a good one cannot be had.
-    NotRenewed(Rc<Error>),
+    RenewalFailed(Rc<Error>),
     /// A lease that was asked for in the place of a good one cannot be bound, and the good one is kept.
-    KeptOld {
+    PortKept {
         /// The port that is kept.
         port: u16,
         /// The one that is not.
@@ -74,7 +74,7 @@ pub enum News {
     /// Somebody else has leased this port.
     Source(u16),
     /// Somebody else has no port now; the last one is kept.
-    NoPort,
+    SourceHasNoPort,
     /// The client has another port in its settings now.
     Moved {
         /// Before.
@@ -85,24 +85,24 @@ pub enum News {
     /// The client reopened its socket on this port.
     Reopened(u16),
     /// Nothing listens on this port, so it is set again.
-    Deaf(u16),
+    NotListening(u16),
     /// The client listens.
-    Listens {
+    Listening {
         /// On which port.
         port: u16,
         /// What it says of its reachability.
         connectivity: Connectivity,
         /// How that is known.
-        sight: Sight,
+        visibility: Visibility,
     },
     /// How the last day was.
     Day(Day),
     /// Torrents are active, and nobody has come in on this port for a day.
     NoInbound(u16),
     /// The client tells its trackers this port.
-    Announced(u16),
+    Reannounced(u16),
     /// The client cannot be made to tell its trackers.
-    NotAnnounced(Rc<Error>),
+    ReannounceFailed(Rc<Error>),
     /// A step failed.
     Failed {
         /// Why.
@@ -114,26 +114,26 @@ pub enum News {
     },
     /// The tunnel is another one.
     Tunnel {
-        /// The way before; none if there was none yet.
-        from: Option<Way>,
-        /// The way now.
-        to: Way,
+        /// The route before; none if there was none yet.
+        from: Option<GatewayRoute>,
+        /// The route now.
+        to: GatewayRoute,
     },
     /// The wall clock went this far beyond the time that passed, or back.
     ClockJumped(SignedDuration),
     /// The gateway's clock and ours.
-    Clock(ClockNews),
+    Clock(ClockChange),
 }
 
 /// How it is known that a client listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
+pub enum Visibility {
     /// The kernel shows its socket, or it says so and is on another machine.
-    Clear,
+    Confirmed,
     /// The kernel shows its TCP socket and none for UDP.
     TcpOnly,
     /// It says so, and the kernel, which should show its socket, does not.
-    Unseen,
+    Hidden,
     /// It has the port in its settings, and nobody tells more.
     Unknown,
 }
@@ -145,19 +145,19 @@ pub struct Day {
     pub port: u16,
     /// Binds that were granted.
     pub binds: u32,
-    /// Times at which whoever knows the port, or the way there, began to fail.
+    /// Times at which whoever knows the port, or the route there, began to fail.
     pub outages: u32,
     /// When a peer from outside was last seen.
-    pub peer_at: Option<Timestamp>,
+    pub peer_seen_at: Option<Timestamp>,
 }
 
-impl Verdict {
+impl Outcome {
     /// Nothing to tell.
     pub(super) fn quiet(remote: Remote) -> Self {
         Self::of(remote, None)
     }
 
-    pub(super) fn of(remote: Remote, news: Option<(Level, News)>) -> Self {
-        Self { remote, news, recovered: None }
+    pub(super) fn of(remote: Remote, notice: Option<(Level, Notice)>) -> Self {
+        Self { remote, notice, recovered: None }
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::lease::Lease;
-use super::tunnel::Way;
+use super::tunnel::GatewayRoute;
 use crate::error::Error;
 use crate::secret::Secret;
 
@@ -28,35 +28,35 @@ pub enum Step {
     /// `bindPort`.
     Bind(Rc<Lease>),
     /// Ask whoever else leases the port which one it is.
-    AskSource,
+    PollSource,
     /// Read the client's listen port.
     ReadPort,
     /// Make this the client's listen port.
-    Place(u16),
+    SetPort(u16),
     /// The first half of a bounce.
-    Leave {
+    BounceAway {
         /// The port that is left.
         port: u16,
         /// The one to be set meanwhile.
         other: u16,
     },
     /// The second half of a bounce, done also when a stop was asked for: back to this port.
-    Return(u16),
+    BounceBack(u16),
     /// Ask the kernel who listens on this port.
     Inspect {
         /// The port.
         port: u16,
-        /// The way on which the port comes in, if it is known.
-        way: Option<Way>,
+        /// The route on which the port comes in, if it is known.
+        route: Option<GatewayRoute>,
         /// Ask for peers that came in, too.
         peers: bool,
     },
     /// Ask the client whether it listens on this port.
     Confirm(u16),
     /// Have the client tell its trackers the port.
-    Announce,
+    Reannounce,
     /// Ask the client whether any of its peers came in, because the kernel has shown none for a day.
-    AskInbound,
+    CheckInbound,
     /// Nothing to do for this long.
     Wait(Duration),
     /// End: this network namespace is dead, and the user wants to be started in the next one.
@@ -77,7 +77,7 @@ impl<T> Progress<T> {
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Progress<U> {
         match self {
             Self::More => Progress::More,
-            Self::Done(done) => Progress::Done(change(done)),
+            Self::Done(result) => Progress::Done(change(result)),
         }
     }
 }
@@ -87,7 +87,7 @@ pub type Exchange<T> = Result<Progress<T>, Error>;
 
 /// A step that was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Done {
+pub enum Completed {
     /// There is a token.
     Token {
         /// The token.
@@ -103,21 +103,21 @@ pub enum Done {
     Bound {
         /// The gateway's address.
         gateway: Option<SocketAddr>,
-        /// The way there.
-        way: Option<Way>,
+        /// The route there.
+        route: Option<GatewayRoute>,
     },
     /// The port that somebody else has leased; none while there is none.
     Source(Option<u16>),
     /// The client's listen port.
     Port(ListenPort),
     /// The client took the port that it was told.
-    Set,
+    PortSet,
     /// What the kernel says of the client's socket; none where it does not tell, or not of this client.
-    Inspected(Option<Witness>),
+    Inspected(Option<PortSockets>),
     /// What the client says of its socket.
     Reachability(Connectivity),
     /// The trackers are being told.
-    Announced,
+    Reannounced,
     /// Who came in, by the client's own word.
     Inbound(Inbound),
 }
@@ -133,20 +133,20 @@ pub struct ListenPort {
 
 /// What the kernel says of a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Witness {
+pub struct PortSockets {
     /// Who listens on it by TCP.
-    pub tcp: Listener,
+    pub tcp: ListenState,
     /// The same by UDP; none where the kernel tells of TCP alone.
-    pub udp: Option<Listener>,
+    pub udp: Option<ListenState>,
     /// Somebody from outside has come in through the tunnel, a minute ago or less.
-    pub peer: bool,
+    pub incoming_peer: bool,
 }
 
-impl Witness {
+impl PortSockets {
     /// Who listens, by UDP where nobody does by TCP: some clients can be set to use nothing else.
-    pub fn listener(&self) -> &Listener {
+    pub fn listen_state(&self) -> &ListenState {
         match (&self.tcp, &self.udp) {
-            (Listener::Unseen, Some(udp)) => udp,
+            (ListenState::Missing, Some(udp)) => udp,
             (tcp, _) => tcp,
         }
     }
@@ -154,20 +154,20 @@ impl Witness {
 
 /// Who listens on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listener {
+pub enum ListenState {
     /// Somebody whom peers can reach.
-    Open,
+    Reachable,
     /// Only sockets of devices or addresses that are gone: they look well and hear nothing.
-    Dead,
+    Stale,
     /// Somebody on another device than the one that the port comes in on.
-    Elsewhere {
+    WrongDevice {
         /// That device.
         on: String,
         /// The one that the port comes in on.
         tunnel: String,
     },
     /// Nobody.
-    Unseen,
+    Missing,
 }
 
 /// Whether anybody came in, by a client's word.

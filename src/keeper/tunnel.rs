@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use crate::time::Now;
 
 /// What the clock may gain or lose between two looks: more was not NTP's slewing.
-const JUMP: SignedDuration = SignedDuration::from_secs(30);
+const MAX_SLEW: SignedDuration = SignedDuration::from_secs(30);
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +23,11 @@ pub struct Device {
 }
 
 /// How long a tunnel may take to carry packets.
-const YOUTH: Duration = Duration::from_secs(15);
+const TUNNEL_SETTLING: Duration = Duration::from_secs(15);
 
-/// The way to a remote. Two that are equal lead through the same tunnel.
+/// The route to a remote. Two that are equal lead through the same tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Way {
+pub struct GatewayRoute {
     /// Our address.
     pub local: IpAddr,
     /// The next hop.
@@ -38,14 +38,14 @@ pub struct Way {
     pub by_source: bool,
 }
 
-impl Way {
+impl GatewayRoute {
     /// Whether it leads through a tunnel.
     pub fn is_tunnel(&self) -> bool {
         self.device.as_ref().is_some_and(|device| device.tunnel)
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for GatewayRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.local.fmt(f)?;
         if let Some(device) = &self.device {
@@ -58,76 +58,84 @@ impl fmt::Display for Way {
 /// What was seen last.
 #[derive(Debug)]
 pub(super) struct Tunnel {
-    /// Where the way leads to; none while the gateway is not known.
+    /// Where the route leads to; none while the gateway is not known.
     target: Option<SocketAddr>,
-    /// The last way that there was.
-    pub way: Option<Way>,
+    /// The last route that there was.
+    pub route: Option<GatewayRoute>,
     pub lost: bool,
     /// When it changed last.
     changed: Option<Instant>,
     /// There was a device besides loopback once.
-    inhabited: bool,
+    had_device: bool,
     /// Since when there is none any more.
     pub isolated: Option<Instant>,
-    seen: Now,
+    last_seen: Now,
 }
 
 /// What a look found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RouteChange {
     Unchanged,
-    /// Another gateway is asked: what happened to the way meanwhile was not seen.
+    /// Another gateroute is asked: what happened to the way meanwhile was not seen.
     OtherGateway,
-    /// There is a way, and it is another one than before, or one again.
+    /// There is a route, and it is another one than before, or one again.
     Changed {
-        from: Option<Way>,
+        from: Option<GatewayRoute>,
     },
 }
 
 impl Tunnel {
     pub fn new(now: Now) -> Self {
-        Self { target: None, way: None, lost: false, changed: None, inhabited: false, isolated: None, seen: now }
+        Self {
+            target: None,
+            route: None,
+            lost: false,
+            changed: None,
+            had_device: false,
+            isolated: None,
+            last_seen: now,
+        }
     }
 
     /// How far the wall clock went beyond the time that passed, or back, if that was more than a clock does by itself.
     pub fn clock_jump(&mut self, now: Now) -> Option<SignedDuration> {
-        let passed = SignedDuration::try_from(now.mono.saturating_duration_since(self.seen.mono)).ok()?;
-        let jump = now.wall.duration_since(self.seen.wall).saturating_sub(passed);
-        self.seen = now;
-        (jump.abs() > JUMP).then_some(jump)
+        let passed = SignedDuration::try_from(now.mono.saturating_duration_since(self.last_seen.mono)).ok()?;
+        let jump = now.wall.duration_since(self.last_seen.wall).saturating_sub(passed);
+        self.last_seen = now;
+        (jump.abs() > MAX_SLEW).then_some(jump)
     }
 
     /// Whether it has come up a moment ago.
-    pub fn is_young(&self, now: Now) -> bool {
-        self.changed.is_some_and(|at| now.mono.saturating_duration_since(at) < YOUTH)
+    pub fn is_settling(&self, now: Now) -> bool {
+        self.changed.is_some_and(|at| now.mono.saturating_duration_since(at) < TUNNEL_SETTLING)
     }
 
     /// Whether there is a device besides loopback.
-    pub fn see_devices(&mut self, now: Now, isolated: bool) {
-        self.inhabited |= !isolated;
+    pub fn observe_devices(&mut self, now: Now, isolated: bool) {
+        self.had_device |= !isolated;
         let since = self.isolated.unwrap_or(now.mono);
-        self.isolated = (isolated && self.inhabited).then_some(since);
+        self.isolated = (isolated && self.had_device).then_some(since);
     }
 
-    /// There is no way; true if that is new.
-    pub fn lose(&mut self) -> bool {
+    /// There is no route; true if that is new.
+    pub fn mark_lost(&mut self) -> bool {
         !std::mem::replace(&mut self.lost, true)
     }
 
-    /// Whether the way that was seen last leads to another gateway than `target`.
-    pub fn leads_elsewhere(&self, target: Option<SocketAddr>) -> bool {
+    /// Whether the route that was seen last leads to another gateway than `target`.
+    pub fn has_other_target(&self, target: Option<SocketAddr>) -> bool {
         self.target != target
     }
 
-    /// There is a way to `target`.
-    pub fn see(&mut self, now: Now, target: Option<SocketAddr>, way: &Way) -> RouteChange {
-        let elsewhere = std::mem::replace(&mut self.target, target) != target;
+    /// There is a route to `target`.
+    pub fn observe(&mut self, now: Now, target: Option<SocketAddr>, route: &GatewayRoute) -> RouteChange {
+        let other_target = std::mem::replace(&mut self.target, target) != target;
         let was_lost = std::mem::take(&mut self.lost);
-        let from = self.way.replace(way.clone()).filter(|_| !elsewhere);
-        if was_lost || from.as_ref().is_some_and(|from| from != way) {
+        let from = self.route.replace(route.clone()).filter(|_| !other_target);
+        if was_lost || from.as_ref().is_some_and(|from| from != route) {
             self.changed = Some(now.mono);
             RouteChange::Changed { from }
-        } else if elsewhere {
+        } else if other_target {
             RouteChange::OtherGateway
         } else {
             RouteChange::Unchanged
@@ -156,37 +164,40 @@ mod tests {
         assert_eq!(jump(645, -6985), None, "once");
     }
 
-    fn way(local: &str) -> Way {
+    fn route(local: &str) -> GatewayRoute {
         let device = Device { index: 7, name: "tun0".to_owned(), tunnel: true };
-        Way { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
+        GatewayRoute { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
     }
 
     #[test]
-    fn a_way_is_lost_and_found_once() {
+    fn a_route_is_lost_and_found_once() {
         let mut tunnel = Tunnel::new(time::now());
-        let see = |tunnel: &mut Tunnel, way: &Way| tunnel.see(time::now(), None, way);
+        let observe = |tunnel: &mut Tunnel, route: &GatewayRoute| tunnel.observe(time::now(), None, route);
         assert_eq!(
-            see(&mut tunnel, &way("10.1.0.2")),
+            observe(&mut tunnel, &route("10.1.0.2")),
             RouteChange::Unchanged,
             "the first look has nothing to compare with"
         );
-        assert!(tunnel.lose() && !tunnel.lose() && tunnel.lost);
-        let back = see(&mut tunnel, &way("10.1.0.2"));
-        assert_eq!(back, RouteChange::Changed { from: Some(way("10.1.0.2")) }, "the same, recreated");
+        assert!(tunnel.mark_lost() && !tunnel.mark_lost() && tunnel.lost);
+        let back = observe(&mut tunnel, &route("10.1.0.2"));
+        assert_eq!(back, RouteChange::Changed { from: Some(route("10.1.0.2")) }, "the same, recreated");
         assert!(!tunnel.lost);
-        assert_eq!(see(&mut tunnel, &way("10.1.0.2")), RouteChange::Unchanged);
-        assert!(matches!(see(&mut tunnel, &way("10.2.0.2")), RouteChange::Changed { .. }));
+        assert_eq!(observe(&mut tunnel, &route("10.1.0.2")), RouteChange::Unchanged);
+        assert!(matches!(observe(&mut tunnel, &route("10.2.0.2")), RouteChange::Changed { .. }));
         let device = Device { index: 8, name: "tun0".to_owned(), tunnel: true };
-        let again = Way { device: Some(device), ..way("10.2.0.2") };
-        assert!(matches!(see(&mut tunnel, &again), RouteChange::Changed { .. }), "the same address, another device");
+        let again = GatewayRoute { device: Some(device), ..route("10.2.0.2") };
+        assert!(
+            matches!(observe(&mut tunnel, &again), RouteChange::Changed { .. }),
+            "the same address, another device"
+        );
     }
 
     #[test]
-    fn another_gateway_is_a_new_beginning() {
+    fn another_gateway_starts_over() {
         let mut tunnel = Tunnel::new(time::now());
         let found = Some("10.1.0.1:19999".parse().unwrap());
-        assert_eq!(tunnel.see(time::now(), None, &way("10.1.0.2")), RouteChange::Unchanged);
-        assert_eq!(tunnel.see(time::now(), found, &way("10.9.0.2")), RouteChange::OtherGateway);
-        assert!(matches!(tunnel.see(time::now(), found, &way("10.1.0.2")), RouteChange::Changed { .. }));
+        assert_eq!(tunnel.observe(time::now(), None, &route("10.1.0.2")), RouteChange::Unchanged);
+        assert_eq!(tunnel.observe(time::now(), found, &route("10.9.0.2")), RouteChange::OtherGateway);
+        assert!(matches!(tunnel.observe(time::now(), found, &route("10.1.0.2")), RouteChange::Changed { .. }));
     }
 }

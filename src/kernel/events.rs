@@ -16,14 +16,14 @@ use rustix::time::{timerfd_create, timerfd_settime};
 use super::Network;
 use super::netlink::receive;
 use crate::http::dial::Interrupt;
-use crate::keeper::tunnel::Way;
+use crate::keeper::tunnel::GatewayRoute;
 
 /// `RTMGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, and IPv6 rules.
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
 /// Bytes of an event that are read: that there is one is all that counts.
 const BUFFER: usize = 64;
 /// Datagrams of one burst. The kernel keeps 256 for us.
-const MOST_DATAGRAMS: usize = 1024;
+const MAX_DATAGRAMS: usize = 1024;
 
 /// Seconds since 1970 that no clock reaches.
 const NEVER: i64 = 1 << 40;
@@ -63,21 +63,21 @@ impl Events {
     }
 }
 
-/// Ends an exchange when the way to its remote becomes another one.
-pub struct WayWatch {
+/// Ends an exchange when the route to its remote becomes another one.
+pub struct RouteWatch {
     events: Rc<Events>,
     to: SocketAddr,
-    way: Way,
+    route: GatewayRoute,
 }
 
-impl WayWatch {
+impl RouteWatch {
     /// None where changes are not told.
-    pub fn new(events: &Rc<Events>, to: SocketAddr, way: Way) -> Option<Self> {
-        events.network.is_ok().then(|| Self { events: Rc::clone(events), to, way })
+    pub fn new(events: &Rc<Events>, to: SocketAddr, route: GatewayRoute) -> Option<Self> {
+        events.network.is_ok().then(|| Self { events: Rc::clone(events), to, route })
     }
 }
 
-impl Interrupt for WayWatch {
+impl Interrupt for RouteWatch {
     fn source(&self) -> BorrowedFd<'_> {
         // Of the clock a remote knows nothing.
         self.events.sources()[0]
@@ -86,7 +86,7 @@ impl Interrupt for WayWatch {
     fn is_due(&self) -> bool {
         let changed = self.events.network.as_ref().is_ok_and(drain);
         self.events.pending.set(self.events.pending.get() | changed);
-        changed && Network::snapshot().way(self.to).ok().as_ref() != Some(&self.way)
+        changed && Network::snapshot().route_to(self.to).ok().as_ref() != Some(&self.route)
     }
 }
 
@@ -108,7 +108,7 @@ fn subscribe_to_clock() -> io::Result<OwnedFd> {
 fn drain(socket: &OwnedFd) -> bool {
     let mut buffer = [0; BUFFER];
     let mut changed = false;
-    for _ in 0..MOST_DATAGRAMS {
+    for _ in 0..MAX_DATAGRAMS {
         match receive(socket, &mut buffer, RecvFlags::empty()) {
             Ok(datagram) => changed |= !datagram.is_empty(),
             // More than the kernel kept for us: something did.

@@ -37,11 +37,11 @@ const LOOPBACK_TYPE: u16 = 772;
 /// Bytes of a datagram: what the kernel fills at most.
 const BUFFER: usize = 32 * 1024;
 /// Datagrams of one answer; 22 hold 5,000 sockets.
-const MOST_DATAGRAMS: usize = 4096;
+const MAX_DATAGRAMS: usize = 4096;
 /// For the next datagram of an answer. A kernel takes microseconds; who plays one may say nothing.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A dump is asked for again when it was interrupted, so often.
-const DUMPS: usize = 3;
+const MAX_DUMPS: usize = 3;
 
 /// `IPPROTO_TCP` and `IPPROTO_UDP`.
 pub const TCP: u8 = 6;
@@ -209,7 +209,7 @@ impl Route {
         let body = message.body;
         let family = body.u8(0)?;
         let mut route = Self { device: 0, to: None, prefix: body.u8(1)?, hop: None, source: None };
-        // Type 2, `RTN_LOCAL`, is how the way to an address of our own is answered.
+        // Type 2, `RTN_LOCAL`, is how the route to an address of our own is answered.
         if !matches!(body.u8(7)?, UNICAST | 2) {
             return None;
         }
@@ -259,14 +259,14 @@ impl Socket {
 }
 
 /// A question.
-pub struct Question {
+pub struct Query {
     protocol: Option<Protocol>,
     kind: u16,
     flags: u16,
     body: Vec<u8>,
 }
 
-impl Question {
+impl Query {
     /// All devices.
     pub fn links() -> Self {
         Self { protocol: None, kind: GET_LINK, flags: DUMP, body: vec![0; 16] }
@@ -319,13 +319,13 @@ impl Question {
     pub fn ask<T>(&self, read: impl Fn(&Message) -> Option<T>) -> io::Result<Vec<T>> {
         let raw = SocketType::RAW;
         let socket = socket_with(AddressFamily::NETLINK, raw, SocketFlags::CLOEXEC, self.protocol)?;
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(REPLY_TIMEOUT))?;
         let mut found = Vec::new();
-        for attempt in 1..=DUMPS {
+        for attempt in 1..=MAX_DUMPS {
             let sequence = u32::try_from(attempt).unwrap_or(0);
             send(&socket, &self.datagram(sequence), SendFlags::empty())?;
             found.clear();
-            if self.hear(&socket, sequence, &read, &mut found)? {
+            if self.receive_reply(&socket, sequence, &read, &mut found)? {
                 break;
             }
         }
@@ -345,7 +345,7 @@ impl Question {
     }
 
     /// Whether the answer is whole: nothing changed in the middle of it.
-    fn hear<T>(
+    fn receive_reply<T>(
         &self,
         socket: &OwnedFd,
         sequence: u32,
@@ -354,7 +354,7 @@ impl Question {
     ) -> io::Result<bool> {
         let mut buffer = vec![0; BUFFER];
         let mut whole = true;
-        for _ in 0..MOST_DATAGRAMS {
+        for _ in 0..MAX_DATAGRAMS {
             let datagram = match receive(socket, &mut buffer, RecvFlags::empty()) {
                 Ok(datagram) => datagram,
                 Err(Errno::INTR) => continue,

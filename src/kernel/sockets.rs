@@ -4,9 +4,9 @@ use std::io;
 use std::net::IpAddr;
 
 use super::Network;
-use super::netlink::{Link, Question, Socket, TCP, UDP};
-use crate::keeper::step::{Listener, Witness};
-use crate::keeper::tunnel::Way;
+use super::netlink::{Link, Query, Socket, TCP, UDP};
+use crate::keeper::step::{ListenState, PortSockets};
+use crate::keeper::tunnel::GatewayRoute;
 
 /// States of sockets, by number: `TCP_ESTABLISHED` and those of a connection that is being closed, an unconnected UDP socket, a
 /// listener.
@@ -14,12 +14,12 @@ const CONNECTED: [u8; 5] = [1, 4, 5, 6, 8];
 const UNCONNECTED: u8 = 7;
 const LISTENING: u8 = 10;
 
-/// Looks at the sockets on `port`; `way` is the one that the port comes in on. With `peers` also at who came in, for which the kernel
+/// Looks at the sockets on `port`; `route` is the one that the port comes in on. With `peers` also at who came in, for which the kernel
 /// goes through all its connections: a millisecond or two. The error says that the kernel does not tell.
-pub fn inspect(network: &Network, port: u16, way: Option<&Way>, peers: bool) -> io::Result<Witness> {
+pub fn inspect(network: &Network, port: u16, route: Option<&GatewayRoute>, peers: bool) -> io::Result<PortSockets> {
     let sockets = |protocol, ipv6, states: &[u8]| {
         let states = states.iter().fold(0, |bits, state| bits | 1 << state);
-        let mut sockets = Question::sockets(protocol, ipv6, port, states).ask(Socket::parse)?;
+        let mut sockets = Query::sockets(protocol, ipv6, port, states).ask(Socket::parse)?;
         // Whatever a kernel answers that does not filter.
         sockets.retain(|socket| socket.local.port() == port);
         io::Result::Ok(sockets)
@@ -28,22 +28,22 @@ pub fn inspect(network: &Network, port: u16, way: Option<&Way>, peers: bool) -> 
     for ipv6 in [false, true] {
         listeners.extend(sockets(TCP, ipv6, &[LISTENING])?);
     }
-    let mut peer = false;
+    let mut incoming_peer = false;
     for ipv6 in [false, true].into_iter().filter(|_| peers) {
         if listeners.iter().any(|listener| listener.local.is_ipv6() == ipv6) {
-            peer |= sockets(TCP, ipv6, &CONNECTED)?.iter().any(|socket| came_in(network, socket, way));
+            incoming_peer |= sockets(TCP, ipv6, &CONNECTED)?.iter().any(|socket| is_incoming(network, socket, route));
         }
     }
     // Some kernels tell of TCP alone.
     let udp = [false, true].into_iter().map(|ipv6| sockets(UDP, ipv6, &[UNCONNECTED])).collect::<io::Result<Vec<_>>>();
-    let udp = udp.ok().map(|sockets| judge(network, &sockets.concat(), way));
-    Ok(Witness { tcp: judge(network, &listeners, way), udp, peer })
+    let udp = udp.ok().map(|sockets| listen_state(network, &sockets.concat(), route));
+    Ok(PortSockets { tcp: listen_state(network, &listeners, route), udp, incoming_peer })
 }
 
 /// What listens. One that peers can reach over IPv4 is enough; qBittorrent listens on a link-local address as well.
-fn judge(network: &Network, listeners: &[Socket], way: Option<&Way>) -> Listener {
-    let tunnel = way.and_then(|way| way.device.as_ref()).filter(|device| device.tunnel);
-    let mut best = Listener::Unseen;
+fn listen_state(network: &Network, listeners: &[Socket], route: Option<&GatewayRoute>) -> ListenState {
+    let tunnel = route.and_then(|route| route.device.as_ref()).filter(|device| device.tunnel);
+    let mut best = ListenState::Missing;
     for socket in listeners {
         let address = socket.local.ip();
         let any = address.is_unspecified();
@@ -51,17 +51,17 @@ fn judge(network: &Network, listeners: &[Socket], way: Option<&Way>) -> Listener
             continue;
         }
         // Bound to a device that is gone it hears nothing for ever; bound to an address, only while that is nobody's here.
-        if (socket.device != 0 && network.link(socket.device).is_none()) || (!any && !network.has(address)) {
-            if best == Listener::Unseen {
-                best = Listener::Dead;
+        if (socket.device != 0 && network.link(socket.device).is_none()) || (!any && !network.has_address(address)) {
+            if best == ListenState::Missing {
+                best = ListenState::Stale;
             }
             continue;
         }
         match (device_of(network, socket), tunnel) {
             (Some(on), Some(tunnel)) if on.index != tunnel.index => {
-                best = Listener::Elsewhere { on: on.name.clone(), tunnel: tunnel.name.clone() };
+                best = ListenState::WrongDevice { on: on.name.clone(), tunnel: tunnel.name.clone() };
             }
-            _ => return Listener::Open,
+            _ => return ListenState::Reachable,
         }
     }
     best
@@ -81,8 +81,10 @@ fn device_of<'a>(network: &'a Network, socket: &Socket) -> Option<&'a Link> {
 }
 
 /// Whether this is a connection of somebody outside who came in through the tunnel.
-fn came_in(network: &Network, socket: &Socket, way: Option<&Way>) -> bool {
-    let Some(tunnel) = way.and_then(|way| way.device.as_ref()).filter(|device| device.tunnel) else { return false };
+fn is_incoming(network: &Network, socket: &Socket, route: Option<&GatewayRoute>) -> bool {
+    let Some(tunnel) = route.and_then(|route| route.device.as_ref()).filter(|device| device.tunnel) else {
+        return false;
+    };
     is_public(socket.remote.ip()) && device_of(network, socket).is_some_and(|on| on.index == tunnel.index)
 }
 
@@ -117,9 +119,9 @@ mod tests {
         }
     }
 
-    fn way() -> Way {
+    fn route() -> GatewayRoute {
         let device = Device { index: 7, name: "tun0".to_owned(), tunnel: true };
-        Way { local: "10.7.112.9".parse().unwrap(), hop: None, device: Some(device), by_source: false }
+        GatewayRoute { local: "10.7.112.9".parse().unwrap(), hop: None, device: Some(device), by_source: false }
     }
 
     fn socket(local: &str, device: u32, remote: &str) -> Socket {
@@ -130,30 +132,34 @@ mod tests {
 
     #[test]
     fn a_listener_is_judged_by_its_device_and_address() {
-        let elsewhere = |on: &str| Listener::Elsewhere { on: on.to_owned(), tunnel: "tun0".to_owned() };
+        let elsewhere = |on: &str| ListenState::WrongDevice { on: on.to_owned(), tunnel: "tun0".to_owned() };
         for (sockets, expected) in [
-            (&[][..], Listener::Unseen),
-            (&[("0.0.0.0:4711", 0)], Listener::Open),
-            (&[("[::]:4711", 0)], Listener::Open),
-            (&[("0.0.0.0:4711", 7)], Listener::Open),
-            (&[("10.7.112.9:4711", 7)], Listener::Open),
-            (&[("10.7.112.9:4711", 0)], Listener::Open),
-            (&[("10.7.112.9:4711", 6)], Listener::Dead),
-            (&[("0.0.0.0:4711", 6)], Listener::Dead),
-            (&[("10.7.112.10:4711", 0)], Listener::Dead),
+            (&[][..], ListenState::Missing),
+            (&[("0.0.0.0:4711", 0)], ListenState::Reachable),
+            (&[("[::]:4711", 0)], ListenState::Reachable),
+            (&[("0.0.0.0:4711", 7)], ListenState::Reachable),
+            (&[("10.7.112.9:4711", 7)], ListenState::Reachable),
+            (&[("10.7.112.9:4711", 0)], ListenState::Reachable),
+            (&[("10.7.112.9:4711", 6)], ListenState::Stale),
+            (&[("0.0.0.0:4711", 6)], ListenState::Stale),
+            (&[("10.7.112.10:4711", 0)], ListenState::Stale),
             (&[("192.168.1.7:4711", 0)], elsewhere("eth0")),
             (&[("0.0.0.0:4711", 2)], elsewhere("eth0")),
             (&[("127.0.0.1:4711", 0)], elsewhere("lo")),
             (&[("10.7.112.9:4711", 6), ("192.168.1.7:4711", 0)], elsewhere("eth0")),
-            (&[("192.168.1.7:4711", 0), ("10.7.112.9:4711", 7)], Listener::Open),
-            (&[("10.7.112.10:4711", 0), ("[fe80::1]:4711", 7)], Listener::Dead),
-            (&[("[fe80::1]:4711", 7)], Listener::Unseen),
+            (&[("192.168.1.7:4711", 0), ("10.7.112.9:4711", 7)], ListenState::Reachable),
+            (&[("10.7.112.10:4711", 0), ("[fe80::1]:4711", 7)], ListenState::Stale),
+            (&[("[fe80::1]:4711", 7)], ListenState::Missing),
         ] {
             let sockets: Vec<_> = sockets.iter().map(|(local, device)| socket(local, *device, "")).collect();
-            assert_eq!(judge(&network(), &sockets, Some(&way())), expected, "{sockets:?}");
+            assert_eq!(listen_state(&network(), &sockets, Some(&route())), expected, "{sockets:?}");
         }
         let on_lan = [socket("192.168.1.7:4711", 0, "")];
-        assert_eq!(judge(&network(), &on_lan, None), Listener::Open, "where the port comes in is not known");
+        assert_eq!(
+            listen_state(&network(), &on_lan, None),
+            ListenState::Reachable,
+            "where the port comes in is not known"
+        );
     }
 
     #[test]
@@ -167,7 +173,7 @@ mod tests {
             ("192.168.1.7:4711", 0, "192.168.1.9:50000", false),
         ] {
             let socket = socket(local, device, peer);
-            assert_eq!(came_in(&network(), &socket, Some(&way())), expected, "{socket:?}");
+            assert_eq!(is_incoming(&network(), &socket, Some(&route())), expected, "{socket:?}");
         }
     }
 
@@ -177,13 +183,13 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
         let seen = |port| inspect(&network, port, None, true).unwrap();
-        assert_eq!((seen(port).tcp, seen(port).udp), (Listener::Open, Some(Listener::Unseen)));
+        assert_eq!((seen(port).tcp, seen(port).udp), (ListenState::Reachable, Some(ListenState::Missing)));
         let client = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
         drop(tcp);
-        assert_eq!(*seen(port).listener(), Listener::Unseen, "a connection is no listener");
+        assert_eq!(*seen(port).listen_state(), ListenState::Missing, "a connection is no listener");
         drop(client);
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let seen = seen(udp.local_addr().unwrap().port());
-        assert_eq!((&seen.tcp, seen.listener()), (&Listener::Unseen, &Listener::Open));
+        assert_eq!((&seen.tcp, seen.listen_state()), (&ListenState::Missing, &ListenState::Reachable));
     }
 }

@@ -8,13 +8,13 @@ use rustls::RootCertStore;
 
 use super::gateway::Gateway;
 use crate::config::Reader;
-use crate::error::{Attempt, Cause, Error, Meaning, Proof, plain};
+use crate::error::{Attempt, AuthMethod, Cause, Error, Retry, io_message};
 use crate::files::{self, Durability};
 use crate::http::tls::tls_to;
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response, encode_json};
 use crate::json;
-use crate::keeper::step::{Done, Exchange, Progress};
+use crate::keeper::step::{Completed, Exchange, Progress};
 use crate::kernel::Network;
 use crate::secret::Secret;
 
@@ -62,7 +62,7 @@ pub struct Account {
     roots: Option<RootCertStore>,
     token_file: PathBuf,
     /// A token from a login is written to the file.
-    keeps: bool,
+    persists: bool,
     /// The endpoints that were tried in vain in this round.
     tried: Vec<Attempt>,
     /// What is wrong with the cache file was said.
@@ -78,35 +78,40 @@ impl Account {
         roots: Option<RootCertStore>,
         token_file: PathBuf,
     ) -> Self {
-        Self { credentials, endpoints, in_tunnel, roots, token_file, keeps: true, tried: Vec::new(), warned: false }
+        Self { credentials, endpoints, in_tunnel, roots, token_file, persists: true, tried: Vec::new(), warned: false }
     }
 
     /// Gets a token: from the cache file, unless it holds the one that was `refused`, else by a login.
     ///
     /// An endpoint that cannot be reached or does not know the call leads to the next one; rejected credentials and a
     /// lockout end the round.
-    pub fn get_token(&mut self, refused: Option<&Secret>, gateway: &mut Gateway, network: &Network) -> Exchange<Done> {
+    pub fn get_token(
+        &mut self,
+        refused: Option<&Secret>,
+        gateway: &mut Gateway,
+        network: &Network,
+    ) -> Exchange<Completed> {
         if self.tried.is_empty()
             && let Some(token) = self.cached().filter(|token| Some(token) != refused)
         {
-            return Ok(Progress::Done(Done::Token { token, logged_in: false }));
+            return Ok(Progress::Done(Completed::Token { token, logged_in: false }));
         }
         let Progress::Done(token) = self.log_in(gateway, network)? else { return Ok(Progress::More) };
-        if self.keeps
+        if self.persists
             && let Err(error) = files::write(&self.token_file, token.expose().as_bytes(), Durability::Durable)
         {
             log::warn!(
                 "PIA_TOKEN_FILE {}: {}; the token is kept in memory, and every start will log in",
                 files::display_path(&self.token_file),
-                plain(&error)
+                io_message(&error)
             );
         }
-        Ok(Progress::Done(Done::Token { token, logged_in: true }))
+        Ok(Progress::Done(Completed::Token { token, logged_in: true }))
     }
 
     /// Tokens are not written to the cache file.
-    pub fn keep_nothing(&mut self) {
-        self.keeps = false;
+    pub fn disable_persistence(&mut self) {
+        self.persists = false;
     }
 
     /// What proves us; none without an account.
@@ -151,7 +156,7 @@ impl Account {
             }
             Err(error) => error,
         };
-        if matches!(error.meaning, Meaning::CredentialsRejected | Meaning::LockedOut { .. }) {
+        if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut { .. }) {
             self.tried.clear();
             return Err(error);
         }
@@ -213,7 +218,7 @@ pub fn rejected_before() -> Error {
 }
 
 fn rejected(before: bool) -> Cause {
-    Cause::CredentialsRejected { what: Proof::Password, before }
+    Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
 /// `{"token":"…"}`, a rejection (401), or a lockout (429 or `too_many_attempts`).
@@ -249,7 +254,7 @@ pub fn read_token(path: &Path) -> Result<Secret, Option<String>> {
         Ok(text) if text.trim().is_empty() => return Err(None),
         Ok(text) => text,
         Err(error) if files::is_absent(&error) => return Err(None),
-        Err(error) => return Err(Some(format!("cannot be read: {}", plain(&error)))),
+        Err(error) => return Err(Some(format!("cannot be read: {}", io_message(&error)))),
     };
     check_token(&text).map(Secret::new).ok_or_else(|| Some("does not hold a token".to_owned()))
 }
@@ -272,13 +277,13 @@ mod tests {
         let authority = Authority::given(RootCertStore::empty());
         let mut gateway = Gateway::new(address, None, NamePolicy::Any, authority);
         match account.get_token(refused.map(Secret::new).as_ref(), &mut gateway, &Network::default())? {
-            Progress::Done(Done::Token { token, logged_in: false }) => Ok(token.expose().to_owned()),
+            Progress::Done(Completed::Token { token, logged_in: false }) => Ok(token.expose().to_owned()),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_token_put_there_by_hand_is_used() {
+    fn a_token_put_there_manually_is_used() {
         let dir = TempDir::new();
         let file = dir.path().join("token");
         std::fs::write(&file, "\n  abc123 \r\n").unwrap();
@@ -298,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_us_from_a_token_leads_to_advice() {
+    fn failures_of_a_login_lead_to_advice() {
         let connect = Cause::Connect { to: "h:443".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: Vec::new() };
         let lookup = Cause::Lookup { name: "h".to_owned(), error: "no address".to_owned() };

@@ -6,13 +6,13 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::keeper::tunnel::Way;
-use crate::kernel::{Beyond, Network};
+use crate::keeper::tunnel::GatewayRoute;
+use crate::kernel::{Network, TunnelNetwork};
 
 /// The gateway of most tunnels, and the default of the Python daemon.
-pub const USUAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub const DEFAULT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// Candidates in one search, which are all dialled at once.
-const MOST: usize = 16;
+const MAX_CANDIDATES: usize = 16;
 
 /// An address that may be the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,33 +21,33 @@ pub struct Candidate {
     pub address: Ipv4Addr,
     /// How it was found, for people.
     pub how: String,
-    /// The way there.
-    pub way: Way,
+    /// The route there.
+    pub route: GatewayRoute,
 }
 
 /// The candidates, the likeliest first. None where no tunnel is to be seen and 10.0.0.1 is somebody else.
 pub fn candidates(network: &Network, port: u16) -> Vec<Candidate> {
     let mut candidates = Vec::new();
-    for (address, how) in from_tables(&network.beyond_tunnels(), &network.tunnel_ends()) {
-        let Ok(way) = network.way((address, port).into()) else { continue };
+    for (address, how) in from_tables(&network.tunnel_networks(), &network.tunnel_ends()) {
+        let Ok(route) = network.route_to((address, port).into()) else { continue };
         // Routers of LANs are at such addresses, too. Beyond another router is no LAN of ours.
-        let beyond = address == USUAL && (way.hop.is_some() || way.device.is_none());
-        if way.is_tunnel() || beyond {
-            candidates.push(Candidate { address, how, way });
+        let beyond = address == DEFAULT_GATEWAY && (route.hop.is_some() || route.device.is_none());
+        if route.is_tunnel() || beyond {
+            candidates.push(Candidate { address, how, route });
         }
     }
-    candidates.truncate(MOST);
+    candidates.truncate(MAX_CANDIDATES);
     candidates
 }
 
-/// The way to whoever is the gateway, while nobody knows who that is: to the likeliest candidate.
-pub fn way(network: &Network) -> io::Result<Way> {
-    let usual = SocketAddr::from((USUAL, 0));
-    candidates(network, 0).into_iter().next().map_or_else(|| network.way(usual), |candidate| Ok(candidate.way))
+/// The route to whoever is the gateway, while nobody knows who that is: to the likeliest candidate.
+pub fn route(network: &Network) -> io::Result<GatewayRoute> {
+    let usual = SocketAddr::from((DEFAULT_GATEWAY, 0));
+    candidates(network, 0).into_iter().next().map_or_else(|| network.route_to(usual), |candidate| Ok(candidate.route))
 }
 
 /// What the networks beyond the tunnels and the ends of the tunnels suggest, each address once and none of ours.
-fn from_tables(beyond: &[Beyond], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<(Ipv4Addr, String)> {
+fn from_tables(beyond: &[TunnelNetwork], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<(Ipv4Addr, String)> {
     let mut found: Vec<(Ipv4Addr, String)> = Vec::new();
     let mut add = |address: Ipv4Addr, how: String| {
         let ours = ends.iter().any(|(own, _)| *own == address);
@@ -55,16 +55,17 @@ fn from_tables(beyond: &[Beyond], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<
             found.push((address, how));
         }
     };
-    for Beyond { device, hop, .. } in beyond {
+    for TunnelNetwork { device, hop, .. } in beyond {
         if let Some(hop) = hop {
             add(*hop, format!("the next hop of a route through {device}"));
         }
     }
-    for Beyond { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix == 32) {
+    for TunnelNetwork { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix == 32) {
         add(*first, format!("a route of its own leads there through {device}"));
     }
     // A network of one or two addresses has no start, and a network beyond a next hop is not the tunnel's own.
-    for Beyond { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix < 31 && beyond.hop.is_none()) {
+    for TunnelNetwork { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix < 31 && beyond.hop.is_none())
+    {
         add(Ipv4Addr::from_bits(first.to_bits().saturating_add(1)), format!("the first address of {device}'s network"));
     }
     for (own, other) in ends {
@@ -76,7 +77,7 @@ fn from_tables(beyond: &[Beyond], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<
             add(first.into(), format!("by our address {own}"));
         }
     }
-    add(USUAL, "the usual address".to_owned());
+    add(DEFAULT_GATEWAY, "the usual address".to_owned());
     found
 }
 
@@ -84,13 +85,13 @@ fn from_tables(beyond: &[Beyond], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<
 mod tests {
     use super::*;
 
-    fn beyond(network: &str, hop: &str) -> Beyond {
+    fn beyond(network: &str, hop: &str) -> TunnelNetwork {
         let (first, prefix) = network.split_once('/').unwrap();
         let (first, prefix) = (first.parse().unwrap(), prefix.parse().unwrap());
-        Beyond { device: "tun0".to_owned(), first, prefix, hop: hop.parse().ok() }
+        TunnelNetwork { device: "tun0".to_owned(), first, prefix, hop: hop.parse().ok() }
     }
 
-    fn found(routes: &[Beyond], own: &str, other: &str) -> Vec<String> {
+    fn found(routes: &[TunnelNetwork], own: &str, other: &str) -> Vec<String> {
         let ends: Vec<_> = own.parse().map(|own| (own, other.parse().ok())).into_iter().collect();
         from_tables(routes, &ends).into_iter().map(|(address, _)| address.to_string()).collect()
     }

@@ -14,16 +14,16 @@ use miniserde::json::{Object, Value};
 use super::discover::{self, Candidate};
 use super::lease;
 use super::trust::Authority;
-use crate::config::{Reader, Wrong};
-use crate::error::{Attempt, Cause, Error, Meaning, Phase};
+use crate::config::{InvalidValue, Reader};
+use crate::error::{Attempt, Cause, Error, Phase, Retry};
 use crate::http::dial::Endpoint;
 use crate::http::tls::{NamePolicy, Tls};
 use crate::http::url::{self, parse_address};
 use crate::http::{Connection, Content, Deadline, Request, Response, dial};
 use crate::json;
 use crate::keeper::lease::Lease;
-use crate::keeper::step::{Done, Exchange, Progress};
-use crate::keeper::tunnel::Way;
+use crate::keeper::step::{Completed, Exchange, Progress};
+use crate::keeper::tunnel::GatewayRoute;
 use crate::kernel::Network;
 use crate::secret::Secret;
 
@@ -61,15 +61,15 @@ pub enum GatewayAddress {
 impl GatewayAddress {
     /// Its settings.
     pub fn read(reader: &mut Reader) -> Option<Self> {
-        let right = "auto, ADDRESS or ADDRESS:PORT is right";
+        let remedy = "auto, ADDRESS or ADDRESS:PORT is right";
         let parse = |text: &str| {
             let bare = url::bare(text);
-            parse_address(text).map_err(|wrong| match parse_address(bare) {
-                Ok(_) if bare != text => Wrong::meant("is a URL", bare),
-                _ => wrong.into(),
+            parse_address(text).map_err(|problem| match parse_address(bare) {
+                Ok(_) if bare != text => InvalidValue::meant("is a URL", bare),
+                _ => problem.into(),
             })
         };
-        let (host, port) = reader.parsed("PIA_GATEWAY", "auto", right, parse)?;
+        let (host, port) = reader.parsed("PIA_GATEWAY", "auto", remedy, parse)?;
         let port = port.unwrap_or(GATEWAY_PORT);
         let find = host.eq_ignore_ascii_case("auto");
         Some(if find { Self::Find { port } } else { Self::At { host, port } })
@@ -99,7 +99,7 @@ pub struct Gateway {
 
 /// A search under way.
 struct Search {
-    left: Vec<Candidate>,
+    untried: Vec<Candidate>,
     tried: Vec<Attempt>,
 }
 
@@ -124,8 +124,8 @@ impl Gateway {
     }
 
     /// A CA that was fetched is not written to its file.
-    pub fn keep_nothing(&mut self) {
-        self.authority.keep_nothing();
+    pub fn disable_persistence(&mut self) {
+        self.authority.disable_persistence();
     }
 
     /// `host:port` for people.
@@ -138,7 +138,7 @@ impl Gateway {
     }
 
     /// Whether nobody said where it is.
-    pub fn is_looked_for(&self) -> bool {
+    pub fn is_auto(&self) -> bool {
         matches!(self.address, GatewayAddress::Find { .. })
     }
 
@@ -175,7 +175,7 @@ impl Gateway {
         self.date.take()
     }
 
-    /// Its address, once it is known. A found one that has failed is still the one whose way is watched: were it forgotten,
+    /// Its address, once it is known. A found one that has failed is still the one whose route is watched: were it forgotten,
     /// a tunnel that was recreated while a bind hung in the old one would go unnoticed.
     pub fn dialled(&self) -> Option<SocketAddr> {
         match (&self.connection, &self.address) {
@@ -185,15 +185,15 @@ impl Gateway {
         }
     }
 
-    /// The way there; none for a name that was not looked up yet. Nothing is sent.
-    pub fn way(&self, network: &Network) -> Option<io::Result<Way>> {
+    /// The route there; none for a name that was not looked up yet. Nothing is sent.
+    pub fn route(&self, network: &Network) -> Option<io::Result<GatewayRoute>> {
         match (self.dialled(), &self.address) {
             // Where one that was found was, no route may lead again: the next tunnel can have another one elsewhere.
             (Some(address), GatewayAddress::Find { .. }) => {
-                Some(network.way(address).or_else(|_| discover::way(network)))
+                Some(network.route_to(address).or_else(|_| discover::route(network)))
             }
-            (Some(address), GatewayAddress::At { .. }) => Some(network.way(address)),
-            (None, GatewayAddress::Find { .. }) => Some(discover::way(network)),
+            (Some(address), GatewayAddress::At { .. }) => Some(network.route_to(address)),
+            (None, GatewayAddress::Find { .. }) => Some(discover::route(network)),
             (None, GatewayAddress::At { .. }) => None,
         }
     }
@@ -201,13 +201,13 @@ impl Gateway {
     /// Whether a password may be sent there: only through a tunnel, or to the one server that was named. Many routers of
     /// homes are at the usual address, too, and without a name anybody with a certificate of PIA's would do.
     pub fn is_confidential(&self, network: &Network) -> bool {
-        let through_tunnel = |address| network.way(address).is_ok_and(|way| way.is_tunnel());
+        let through_tunnel = |address| network.route_to(address).is_ok_and(|route| route.is_tunnel());
         self.hostname.is_some() || self.dialled().is_some_and(through_tunnel)
     }
 
     /// The tunnel is another one: whoever was found in the old one is not looked for in the new one.
     pub fn forget(&mut self) {
-        self.hang_up();
+        self.disconnect();
         (self.search, self.served) = (None, false);
         if let GatewayAddress::Find { .. } = self.address {
             (self.connection, self.failed) = (None, None);
@@ -227,10 +227,10 @@ impl Gateway {
                 }
             }
         }
-        let way = self.dialled().and_then(|address| Some((address, network.way(address).ok()?)));
+        let route = self.dialled().and_then(|address| Some((address, network.route_to(address).ok()?)));
         let Some(connection) = &mut self.connection else { return Ok(Progress::More) };
-        connection.bind_to(way.as_ref().and_then(|(_, way)| source_of(way)));
-        connection.interrupt_by(way.and_then(|(address, way)| network.watch(address, way)));
+        connection.bind_to(route.as_ref().and_then(|(_, route)| source_of(route)));
+        connection.interrupt_by(route.and_then(|(address, route)| network.watch(address, route)));
         Ok(Progress::Done(connection))
     }
 
@@ -243,27 +243,30 @@ impl Gateway {
         let mut search = self.search.take().unwrap_or_else(|| {
             let mut candidates = discover::candidates(network, port);
             if let Some((address, how)) = self.failed.clone()
-                && let Ok(way) = network.way((address, port).into())
+                && let Ok(route) = network.route_to((address, port).into())
             {
                 candidates.retain(|candidate| candidate.address != address);
-                candidates.insert(0, Candidate { address, how, way });
+                candidates.insert(0, Candidate { address, how, route });
             }
-            Search { left: candidates, tried: Vec::new() }
+            Search { untried: candidates, tried: Vec::new() }
         });
-        if search.left.is_empty() && search.tried.is_empty() {
+        if search.untried.is_empty() && search.tried.is_empty() {
             let cause = Cause::Other(NO_TUNNEL.to_owned());
             let advice = "start the VPN; if it runs, set PIA_GATEWAY to the gateway inside the tunnel";
             return Err(Error::new(step, cause).advise(Some(advice)));
         }
         let endpoints: Vec<_> = search
-            .left
+            .untried
             .iter()
-            .map(|candidate| Endpoint { address: (candidate.address, port).into(), source: source_of(&candidate.way) })
+            .map(|candidate| Endpoint {
+                address: (candidate.address, port).into(),
+                source: source_of(&candidate.route),
+            })
             .collect();
         let deadline = Deadline::after(ANSWER_DEADLINE);
         let (candidate, cause) = match dial::race(&endpoints, Duration::ZERO, None, deadline) {
             Ok((place, mut tcp)) => {
-                let candidate = search.left.remove(place);
+                let candidate = search.untried.remove(place);
                 let mut connection = self.at(&candidate.address.to_string(), port, tls);
                 tcp.deadline = Deadline::after(PROOF_DEADLINE);
                 match connection.take(tcp) {
@@ -278,7 +281,7 @@ impl Gateway {
                 }
             }
             Err(errors) => {
-                for (candidate, error) in search.left.into_iter().zip(errors) {
+                for (candidate, error) in search.untried.into_iter().zip(errors) {
                     let to = dial::join(&candidate.address.to_string(), port);
                     let cause = match error.kind() {
                         io::ErrorKind::TimedOut => Cause::Timeout { phase: Phase::Connect, after: ANSWER_DEADLINE },
@@ -290,7 +293,7 @@ impl Gateway {
             }
         };
         search.tried.push(attempt(step, port, &candidate, cause));
-        if search.left.is_empty() {
+        if search.untried.is_empty() {
             return Err(Error::all_failed(step, search.tried));
         }
         self.search = Some(search);
@@ -299,7 +302,7 @@ impl Gateway {
 
     /// Draws conclusions from how an exchange went: a found gateway that cannot be reached is searched for again,
     /// beginning with itself.
-    fn look_at(&mut self, result: Result<&Response, &Cause>) {
+    fn note_result(&mut self, result: Result<&Response, &Cause>) {
         self.warn_if_unnamed();
         let unreachable = matches!(
             result,
@@ -352,11 +355,12 @@ impl Gateway {
     }
 
     /// `bindPort`: binds the lease's port for the next 15 minutes. Payload and signature go back byte for byte.
-    pub fn bind(&mut self, lease: &Lease, network: &Network) -> Exchange<Done> {
+    pub fn bind(&mut self, lease: &Lease, network: &Network) -> Exchange<Completed> {
         let fields = [("payload", lease.payload.expose()), ("signature", lease.signature.expose())];
         let bound = self.ask(BIND_PORT, "/bindPort", &fields, &[&lease.payload, &lease.signature], network)?;
         let gateway = self.dialled();
-        Ok(bound.map(|_| Done::Bound { gateway, way: gateway.and_then(|address| network.way(address).ok()) }))
+        Ok(bound
+            .map(|_| Completed::Bound { gateway, route: gateway.and_then(|address| network.route_to(address).ok()) }))
     }
 
     fn ask(
@@ -372,7 +376,7 @@ impl Gateway {
             Progress::More => return Ok(Progress::More),
         };
         let response = connection.send(&Request { content: Content::Query(fields), secrets, ..Request::get(path) });
-        self.look_at(response.as_ref());
+        self.note_result(response.as_ref());
         let response = response.map_err(|cause| {
             let refused =
                 matches!(&cause, Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused);
@@ -382,7 +386,7 @@ impl Gateway {
             if refused && self.served {
                 error.advise(Some(again))
             } else if refused && named {
-                error.advise(Some(NOT_THERE))
+                error.advise(Some(WRONG_GATEWAY_ADVICE))
             } else {
                 error
             }
@@ -394,16 +398,16 @@ impl Gateway {
     }
 
     /// Closes the connection.
-    pub fn hang_up(&mut self) {
+    pub fn disconnect(&mut self) {
         if let Some(connection) = &mut self.connection {
-            connection.hang_up();
+            connection.disconnect();
         }
     }
 }
 
-/// What a connection has to be bound to, to take `way`.
-fn source_of(way: &Way) -> Option<IpAddr> {
-    way.by_source.then_some(way.local)
+/// What a connection has to be bound to, to take `route`.
+fn source_of(route: &GatewayRoute) -> Option<IpAddr> {
+    route.by_source.then_some(route.local)
 }
 
 fn attempt(step: &'static str, port: u16, candidate: &Candidate, cause: Cause) -> Attempt {
@@ -412,7 +416,7 @@ fn attempt(step: &'static str, port: u16, candidate: &Candidate, cause: Cause) -
 }
 
 /// The remedy where whoever was named as the gateway refuses.
-const NOT_THERE: &str =
+const WRONG_GATEWAY_ADVICE: &str =
     "set PIA_GATEWAY=auto, or, if it is right, connect the VPN to another region: this one forwards no ports";
 
 /// The error of a step at the gateway.
@@ -463,13 +467,13 @@ fn accepted(response: &Response, step: &'static str) -> Result<Object, Error> {
 /// What a refusal means and what to do, by status and words (the rows of PIA's own clients and their issue threads).
 fn refusal(status: u16, words: &str, step: &'static str, cause: Cause) -> Error {
     let words = words.to_ascii_lowercase();
-    let of_the_lease = |advice| Some((Meaning::LeaseRefused, advice));
+    let of_the_lease = |advice| Some((Retry::LeaseRefused, advice));
     let again = "nothing to do: a new signature is asked for";
     let known = match status {
         429 | 500.. => None,
-        _ if words.contains("no auth data") => Some((Meaning::Refused, "this is a bug of ours: please report it")),
+        _ if words.contains("no auth data") => Some((Retry::Refused, "this is a bug of ours: please report it")),
         401 | 403 if step == GET_SIGNATURE => Some((
-            Meaning::TokenRefused,
+            Retry::TokenRefused,
             "wrong gateway? set PIA_GATEWAY=auto; it is the address inside the tunnel, never the server's public one",
         )),
         _ if words.contains("expired") || words.contains("bad signature") => of_the_lease(again),
@@ -478,16 +482,16 @@ fn refusal(status: u16, words: &str, step: &'static str, cause: Cause) -> Error 
             of_the_lease("a new port is asked for; if it stays, connect the VPN to another server")
         }
         401 | 403 => of_the_lease(again),
-        200..500 => Some((Meaning::Refused, "nothing to do if it passes: it is tried again")),
+        200..500 => Some((Retry::Refused, "nothing to do if it passes: it is tried again")),
         _ => None,
     };
     let error = failed(step, cause);
     match known {
         // A signature cannot be the lease's fault.
-        Some((Meaning::LeaseRefused, advice)) if step != BIND_PORT => {
-            error.means(Meaning::Refused).advise(Some(advice))
+        Some((Retry::LeaseRefused, advice)) if step != BIND_PORT => {
+            error.with_retry(Retry::Refused).advise(Some(advice))
         }
-        Some((meaning, advice)) => error.means(meaning).advise(Some(advice)),
+        Some((retry, advice)) => error.with_retry(retry).advise(Some(advice)),
         None => error,
     }
 }
@@ -526,31 +530,31 @@ mod tests {
 
     #[test]
     fn every_documented_refusal_is_known() {
-        for (status, words, step, meaning, advice) in [
-            (401, "Unauthorized client", GET_SIGNATURE, Meaning::TokenRefused, "never the server's public one"),
-            (403, "", GET_SIGNATURE, Meaning::TokenRefused, "never the server's public one"),
-            (401, "token expired", GET_SIGNATURE, Meaning::TokenRefused, "never the server's public one"),
-            (401, " bad signature", BIND_PORT, Meaning::LeaseRefused, "a new signature is asked for"),
-            (401, "Unauthorized client", BIND_PORT, Meaning::LeaseRefused, "a new signature is asked for"),
-            (409, "ERROR Port 4711 is busy", BIND_PORT, Meaning::LeaseRefused, "to another server"),
-            (200, "ERROR Port 4711 is busy", BIND_PORT, Meaning::LeaseRefused, "to another server"),
-            (200, "ERROR no auth data", GET_SIGNATURE, Meaning::Refused, "a bug of ours"),
-            (401, "ERROR port expired", BIND_PORT, Meaning::LeaseRefused, "a new signature is asked for"),
-            (409, "ERROR busy", GET_SIGNATURE, Meaning::Refused, "to another server"),
-            (200, "ERROR whatever", BIND_PORT, Meaning::Refused, "nothing to do if it passes"),
-            (404, "", BIND_PORT, Meaning::Refused, "nothing to do if it passes"),
-            (502, "", BIND_PORT, Meaning::Passing, "nothing to do if it passes"),
-            (429, "bad signature", BIND_PORT, Meaning::Passing, "nothing to do if it passes"),
+        for (status, words, step, retry, advice) in [
+            (401, "Unauthorized client", GET_SIGNATURE, Retry::TokenRefused, "never the server's public one"),
+            (403, "", GET_SIGNATURE, Retry::TokenRefused, "never the server's public one"),
+            (401, "token expired", GET_SIGNATURE, Retry::TokenRefused, "never the server's public one"),
+            (401, " bad signature", BIND_PORT, Retry::LeaseRefused, "a new signature is asked for"),
+            (401, "Unauthorized client", BIND_PORT, Retry::LeaseRefused, "a new signature is asked for"),
+            (409, "ERROR Port 4711 is busy", BIND_PORT, Retry::LeaseRefused, "to another server"),
+            (200, "ERROR Port 4711 is busy", BIND_PORT, Retry::LeaseRefused, "to another server"),
+            (200, "ERROR no auth data", GET_SIGNATURE, Retry::Refused, "a bug of ours"),
+            (401, "ERROR port expired", BIND_PORT, Retry::LeaseRefused, "a new signature is asked for"),
+            (409, "ERROR busy", GET_SIGNATURE, Retry::Refused, "to another server"),
+            (200, "ERROR whatever", BIND_PORT, Retry::Refused, "nothing to do if it passes"),
+            (404, "", BIND_PORT, Retry::Refused, "nothing to do if it passes"),
+            (502, "", BIND_PORT, Retry::Backoff, "nothing to do if it passes"),
+            (429, "bad signature", BIND_PORT, Retry::Backoff, "nothing to do if it passes"),
         ] {
             let cause = Cause::Http { status, excerpt: String::new(), retry_after: None };
             let error = refusal(status, words, step, cause);
-            assert_eq!(error.meaning, meaning, "{status} {words}");
+            assert_eq!(error.retry, retry, "{status} {words}");
             assert!(error.advice.contains(advice), "{status} {words}: {}", error.advice);
         }
     }
 
     #[test]
-    fn what_keeps_us_from_the_gateway_leads_to_advice() {
+    fn failures_of_the_gateway_lead_to_advice() {
         let connect = |kind: io::ErrorKind| Cause::Connect { to: "10.0.0.1:19999".to_owned(), error: kind.into() };
         let timeout = |phase| Cause::Timeout { phase, after: Duration::from_secs(10) };
         let mismatch = || Cause::NameMismatch { expected: "mexico".to_owned(), carried: vec!["mexico409".to_owned()] };

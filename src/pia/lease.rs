@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use miniserde::json::{Number, Object, Value, from_str, to_string};
 use miniserde::{Deserialize, Serialize};
 
-use crate::error::{Cause, plain};
+use crate::error::{Cause, io_message};
 use crate::files::{self, Durability};
 use crate::json;
 use crate::keeper::lease::Lease;
@@ -17,7 +17,7 @@ use crate::text::one_line;
 
 /// A lease without `expires_at` (one documented sample has `created_at` only) is taken to live this long from its
 /// creation: 'about two months' in PIA's words.
-const ASSUMED_LIFE: SignedDuration = SignedDuration::from_hours(60 * 24);
+const ASSUMED_LIFETIME: SignedDuration = SignedDuration::from_hours(60 * 24);
 
 /// Bytes of payload and of signature. PIA's have a few hundred; more than this could not be read back from the file.
 const MAX_LENGTH: usize = 16 * 1024;
@@ -36,7 +36,7 @@ pub fn parse(payload: Secret, signature: Secret, now: Timestamp) -> Result<Lease
     let port = port(&fields)?;
     let expires_at = match time(&fields, "expires_at")? {
         Some(expires_at) => expires_at,
-        None => time(&fields, "created_at")?.unwrap_or(now).saturating_add(ASSUMED_LIFE).unwrap_or(Timestamp::MAX),
+        None => time(&fields, "created_at")?.unwrap_or(now).saturating_add(ASSUMED_LIFETIME).unwrap_or(Timestamp::MAX),
     };
     Ok(Lease { payload, signature, port, expires_at })
 }
@@ -106,7 +106,7 @@ impl LeaseStore {
         let text = match files::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(plain(&error)),
+            Err(error) => return Err(io_message(&error)),
         };
         let stored: Stored = from_str(&text).map_err(|_| "is damaged".to_owned())?;
         let expires_at: Timestamp = stored.expires_at.parse().map_err(|_| "has a damaged expires_at".to_owned())?;
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_payload_says_is_shown_short_and_harmless() {
+    fn text_from_a_payload_is_shortened_and_made_printable() {
         let error = parse(&format!(r#"{{"port":1,"expires_at":"in\u001b a \u00fc{}"}}"#, "x".repeat(50))).unwrap_err();
         assert!(error.ends_with(&format!(": in? a ü{}", "x".repeat(33))), "{error}");
     }

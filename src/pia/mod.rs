@@ -10,13 +10,13 @@ pub mod trust;
 
 use std::path::Path;
 
-use crate::config::{Reader, Wrong, is_placeholder};
+use crate::config::{InvalidValue, Reader, is_placeholder};
 use crate::error::{Cause, Error};
 use crate::files;
 use crate::http::tls::{NamePolicy, read_roots};
 use crate::http::url::{self, Url};
 use crate::keeper::lease::Lease;
-use crate::keeper::step::{Done, Exchange, Progress};
+use crate::keeper::step::{Completed, Exchange, Progress};
 use crate::kernel::Network;
 use crate::secret::Secret;
 use account::{Account, Credentials};
@@ -32,7 +32,7 @@ pub struct Pia {
     pub gateway: Gateway,
     /// Where the lease is kept.
     pub store: LeaseStore,
-    keeps: bool,
+    persists: bool,
 }
 
 impl Pia {
@@ -45,8 +45,8 @@ impl Pia {
         let policy = name_policy(reader);
         let given = read_roots(reader, "PIA_CA_CERT");
         let published = published(reader, state_dir);
-        let right = "an https URL is right";
-        let login_urls = urls(reader, "PIA_LOGIN_URL", &account::LOGIN_URLS, right, |text| match Url::parse(text)? {
+        let remedy = "an https URL is right";
+        let login_urls = urls(reader, "PIA_LOGIN_URL", &account::LOGIN_URLS, remedy, |text| match Url::parse(text)? {
             url if url.https => Ok(url),
             _ => Err("is not https, and the password would be readable on its way".to_owned()),
         });
@@ -57,30 +57,30 @@ impl Pia {
             account: Account::new(credentials, login_urls, in_tunnel, login_roots, token_file),
             gateway: Gateway::new(address?, hostname, policy, authority),
             store: LeaseStore::new(state_dir),
-            keeps: true,
+            persists: true,
         })
     }
 
     /// Nothing is written: neither token nor lease nor CA.
-    pub fn keep_nothing(&mut self) {
-        self.keeps = false;
-        self.account.keep_nothing();
-        self.gateway.keep_nothing();
+    pub fn disable_persistence(&mut self) {
+        self.persists = false;
+        self.account.disable_persistence();
+        self.gateway.disable_persistence();
     }
 
     /// Gets a token.
-    pub fn get_token(&mut self, refused: Option<&Secret>, network: &Network) -> Exchange<Done> {
+    pub fn get_token(&mut self, refused: Option<&Secret>, network: &Network) -> Exchange<Completed> {
         self.account.get_token(refused, &mut self.gateway, network)
     }
 
     /// Stores the lease.
-    pub fn store(&self, lease: &Lease) -> Exchange<Done> {
-        if self.keeps {
+    pub fn store(&self, lease: &Lease) -> Exchange<Completed> {
+        if self.persists {
             self.store.save(lease).map_err(|error| {
                 Error::new("lease", Cause::File { path: self.store.path().display().to_string(), error })
             })?;
         }
-        Ok(Progress::Done(Done::Stored))
+        Ok(Progress::Done(Completed::Stored))
     }
 }
 
@@ -93,24 +93,26 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
         && let Err(problem) = account::read_token(token_file)
     {
         let problem = problem.unwrap_or_else(|| "holds no token".to_owned());
-        let wrong = format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::display_path(token_file));
-        let right = "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)";
-        reader.problem("PIA_USERNAME", None, wrong, right);
+        let problem = format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::display_path(token_file));
+        let remedy = "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)";
+        reader.problem("PIA_USERNAME", None, problem, remedy);
     }
     pair.map(|(username, password)| Credentials { username, password })
 }
 
 fn name_policy(reader: &mut Reader) -> NamePolicy {
-    let right =
+    let remedy =
         "the name in the gateway's certificate is right, e.g. mexico409; leave it unset to see the name in the log";
-    let policy = reader.optional("PIA_HOSTNAME", right, |name| {
+    let policy = reader.optional("PIA_HOSTNAME", remedy, |name| {
         if is_placeholder(name) {
-            return Err(Wrong::from("is a placeholder"));
+            return Err(InvalidValue::from("is a placeholder"));
         }
         let bare = url::bare(name);
-        gateway_name(name).map_err(|wrong| match bare.split(':').next() {
-            Some(host) if host != name && gateway_name(host).is_ok() => Wrong::meant("is more than a name", host),
-            _ => wrong.into(),
+        gateway_name(name).map_err(|problem| match bare.split(':').next() {
+            Some(host) if host != name && gateway_name(host).is_ok() => {
+                InvalidValue::meant("is more than a name", host)
+            }
+            _ => problem.into(),
         })
     });
     policy.unwrap_or(NamePolicy::Any)

@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::config::Reader;
-use crate::error::{Attempt, Cause, Error, Meaning, plain};
+use crate::error::{Attempt, Cause, Error, Retry, io_message};
 use crate::files::{self, Durability};
 use crate::http::tls::{NamePolicy, tls_to};
 use crate::http::url::Url;
@@ -64,9 +64,9 @@ impl Authority {
     }
 
     /// What is fetched is not kept.
-    pub fn keep_nothing(&mut self) {
+    pub fn disable_persistence(&mut self) {
         if let Some(published) = &mut self.published {
-            published.keeps = false;
+            published.persists = false;
         }
     }
 
@@ -92,7 +92,7 @@ pub struct Published {
     /// SHA-256 of the DER, lower-case hexadecimal.
     pin: String,
     /// It is written to the file when it was fetched.
-    keeps: bool,
+    persists: bool,
     /// The URLs that were tried in vain in this round.
     tried: Vec<Attempt>,
 }
@@ -100,8 +100,8 @@ pub struct Published {
 /// The settings of PIA's CA; it is kept in the folder `state_dir`.
 pub fn published(reader: &mut Reader, state_dir: &Path) -> Option<Published> {
     let urls = urls(reader, "PIA_CA_URL", &CA_URLS, "an http or https URL is right", Url::parse);
-    let right = "the SHA-256 of the certificate (DER) is right, 64 hexadecimal digits";
-    let pin = reader.parsed("PIA_CA_SHA256", PIA_CA_SHA256, right, parse_sha256);
+    let remedy = "the SHA-256 of the certificate (DER) is right, 64 hexadecimal digits";
+    let pin = reader.parsed("PIA_CA_SHA256", PIA_CA_SHA256, remedy, parse_sha256);
     Some(Published::new(state_dir, urls, pin?))
 }
 
@@ -110,17 +110,17 @@ pub fn urls(
     reader: &mut Reader,
     name: &str,
     defaults: &[&str],
-    right: &str,
+    remedy: &str,
     parse: fn(&str) -> Result<Url, String>,
 ) -> Vec<Url> {
-    let given = reader.optional(name, right, parse);
+    let given = reader.optional(name, remedy, parse);
     given.map_or_else(|| defaults.iter().filter_map(|url| parse(url).ok()).collect(), |url| vec![url])
 }
 
 impl Published {
     /// Kept in the folder `state_dir`, published at `urls`, recognised by `pin`.
     pub fn new(state_dir: &Path, urls: Vec<Url>, pin: String) -> Self {
-        Self { file: state_dir.join("ca.rsa.4096.crt"), urls, pin, keeps: true, tried: Vec::new() }
+        Self { file: state_dir.join("ca.rsa.4096.crt"), urls, pin, persists: true, tried: Vec::new() }
     }
 
     /// The same, kept in another file.
@@ -144,7 +144,7 @@ impl Published {
             }
         }
         let Progress::Done(certificate) = self.fetch()? else { return Ok(Progress::More) };
-        if !self.keeps {
+        if !self.persists {
             return Ok(Progress::Done(certificate));
         }
         match self.store(&certificate) {
@@ -152,7 +152,7 @@ impl Published {
             Err(error) => log::warn!(
                 "{}: {}; PIA's CA is kept in memory, and every start will fetch it",
                 self.file.display(),
-                plain(&error)
+                io_message(&error)
             ),
         }
         Ok(Progress::Done(certificate))
@@ -163,7 +163,7 @@ impl Published {
         match files::read(&self.file) {
             Ok(pem) => self.pinned(pem.as_bytes()).map(Some).map_err(|_| "is not PIA's CA".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(plain(&error)),
+            Err(error) => Err(io_message(&error)),
         }
     }
 
@@ -194,7 +194,7 @@ impl Published {
         self.pinned(&response.body).map_err(|wrong| {
             let advice =
                 "it is neither used nor stored: get PIA's ca.rsa.4096.crt in another way and name it in PIA_CA_CERT";
-            failed(wrong).means(Meaning::RetryAfter(CA_RETRY)).advise(Some(advice))
+            failed(wrong).with_retry(Retry::After(CA_RETRY)).advise(Some(advice))
         })
     }
 
@@ -220,7 +220,7 @@ impl Published {
             if fingerprint == self.pin {
                 return Ok(certificate);
             }
-            wrong = Cause::OtherCertificate { found: fingerprint, wanted: self.pin.clone() };
+            wrong = Cause::WrongCertificate { found: fingerprint, wanted: self.pin.clone() };
         }
         Err(wrong)
     }
@@ -286,7 +286,7 @@ mod tests {
         );
         let refused = published.pinned(other.as_bytes()).unwrap_err();
         let fingerprint = sha256(&certificate(&other));
-        assert!(matches!(&refused, Cause::OtherCertificate { found, .. } if *found == fingerprint), "{refused}");
+        assert!(matches!(&refused, Cause::WrongCertificate { found, .. } if *found == fingerprint), "{refused}");
         assert!(published.pinned(b"<html>").unwrap_err().to_string().contains("no certificate"));
     }
 

@@ -11,11 +11,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Cause, Error, plain};
+use crate::error::{Cause, Error, io_message};
 use crate::files;
-use crate::keeper::step::{Done, Exchange, Step};
-use crate::keeper::tunnel::Way;
-use crate::keeper::{Keeper, News, Remote, Verdict};
+use crate::keeper::step::{Completed, Exchange, Step};
+use crate::keeper::tunnel::GatewayRoute;
+use crate::keeper::{Keeper, Notice, Outcome, Remote};
 use crate::kernel::Network;
 use crate::kernel::events::Events;
 use crate::settings::{PortProvider, Settings};
@@ -25,34 +25,34 @@ use crate::time::{self, Now};
 use crate::views::Views;
 use crate::views::notify::Notifier;
 use crate::views::status::Status;
-use log::Names;
-pub use log::{details, in_full, inbound, with_advice, within};
+use log::LogObserver;
+pub use log::{describe_inbound, details, error_lines, truncated, with_advice};
 pub use remotes::Remotes;
 
 /// Between two looks at the tunnel where the kernel does not tell of changes.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
+const TUNNEL_POLL: Duration = Duration::from_secs(15);
 /// From the first of a burst of changes to the look at what came of them: wg-quick's default route comes 40 ms after its device.
 const SETTLE: Duration = Duration::from_millis(200);
 /// For the second half of a bounce after a stop was asked for: the exchange itself, and no second one after a late answer.
-const RETURN_LIMIT: Duration = Duration::from_secs(11);
+const BOUNCE_BACK_LIMIT: Duration = Duration::from_secs(11);
 
 /// Who listens to what the loop does: the log, or `check`.
-pub trait Ear {
+pub trait Observer {
     /// A step is about to be carried out.
-    fn begin(&mut self, step: &Step);
-    /// A step was carried out, with this result; the keeper's verdict follows.
-    fn step(&mut self, step: &Step, result: &Exchange<Done>, remotes: &Remotes);
+    fn step_started(&mut self, step: &Step);
+    /// A step was carried out, with this result; the keeper's outcome follows.
+    fn step_finished(&mut self, step: &Step, result: &Exchange<Completed>, remotes: &Remotes);
     /// What it or a look has led to.
-    fn verdict(&mut self, verdict: &Verdict);
+    fn outcome(&mut self, outcome: &Outcome);
 }
 
-impl Ear for Names {
+impl Observer for LogObserver {
     // What is asked of whom is the remotes' to log.
-    fn begin(&mut self, _: &Step) {}
-    fn step(&mut self, _: &Step, _: &Exchange<Done>, _: &Remotes) {}
+    fn step_started(&mut self, _: &Step) {}
+    fn step_finished(&mut self, _: &Step, _: &Exchange<Completed>, _: &Remotes) {}
 
-    fn verdict(&mut self, verdict: &Verdict) {
-        log::tell(verdict, self);
+    fn outcome(&mut self, outcome: &Outcome) {
+        log::log_outcome(outcome, self);
     }
 }
 
@@ -68,10 +68,10 @@ pub enum Exit {
 /// That another port was asked for.
 #[derive(Default)]
 struct Renewal {
-    askers: Vec<UnixStream>,
+    requesters: Vec<UnixStream>,
     from: Option<u16>,
     /// What has failed since.
-    why: Option<String>,
+    reason: Option<String>,
 }
 
 /// The loop and what it needs.
@@ -88,9 +88,9 @@ pub struct Service {
     renewal: Option<Renewal>,
     /// Devices and addresses as they were last seen, and when.
     network: Network,
-    looked: Option<Instant>,
+    observed_at: Option<Instant>,
     /// There is something new to be written into the status.
-    fresh: bool,
+    status_dirty: bool,
     /// That the status cannot be written was said; it is still tried, because disks fill up and empty again.
     unwritable: bool,
     notifier: Notifier,
@@ -101,8 +101,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// For a daemon, which `stays`, or `once`: tells what it starts with. Reads the stored lease; nothing is sent yet.
-    pub fn new(mut settings: Settings, state: State, stays: bool) -> (Self, Box<dyn Ear>) {
+    /// For a daemon, which `long_running`, or `once`: tells what it starts with. Reads the stored lease; nothing is sent yet.
+    pub fn new(mut settings: Settings, state: State, long_running: bool) -> (Self, Box<dyn Observer>) {
         for warning in &settings.warnings {
             ::log::warn!("{warning}");
         }
@@ -112,11 +112,11 @@ impl Service {
                 "STATE_DIR {}: {}; the lease is kept in memory only, so a restart gets another port, and status and \
                  healthcheck do not know the state",
                 state.folder().display(),
-                plain(error)
+                io_message(error)
             );
         }
         let interval = settings.interval;
-        let views = settings.views.take().map(|views| Views::new(views, interval, health::check_own, stays));
+        let views = settings.views.take().map(|views| Views::new(views, interval, health::check_own, long_running));
         let mut service = Self { views, ..Self::quiet(settings, state, false) };
         if unwritable.is_some() {
             service.unwritable = true;
@@ -126,15 +126,15 @@ impl Service {
             "{} {} started: {}, {}, every {} s",
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
-            service.remotes.whence(),
+            service.remotes.describe_source(),
             service.remotes.client.address(),
             service.interval.as_secs()
         );
         if let (Some(port), Some(end)) = (service.keeper.snapshot().port, service.keeper.snapshot().expires_at) {
             ::log::info!("lease: port {port} until {} (stored)", time::rfc3339(end));
         }
-        let names = Names { client: service.remotes.client.name(), source: service.remotes.source_name() };
-        (service, Box::new(names))
+        let observer = LogObserver { client: service.remotes.client.name(), source: service.remotes.source_name() };
+        (service, Box::new(observer))
     }
 
     /// For `check`, which has words of its own; with `hands_off` the client is left as it is.
@@ -152,8 +152,8 @@ impl Service {
             requests: None,
             renewal: None,
             network: Network::default(),
-            looked: None,
-            fresh: true,
+            observed_at: None,
+            status_dirty: true,
             unwritable: false,
             notifier,
             views: None,
@@ -166,14 +166,14 @@ impl Service {
         &self.keeper
     }
 
-    /// The way to the gateway, or into the tunnel, as it is now; none where the gateway is a name that was not looked up yet.
-    pub fn way(&self) -> Option<Result<Way, Error>> {
-        self.remotes.way(&Network::snapshot()).map(|(_, way)| way)
+    /// The route to the gateway, or into the tunnel, as it is now; none where the gateway is a name that was not looked up yet.
+    pub fn route(&self) -> Option<Result<GatewayRoute, Error>> {
+        self.remotes.route(&Network::snapshot()).map(|(_, route)| route)
     }
 
     /// The gateway is to be found.
-    pub fn looks_for_gateway(&self) -> bool {
-        matches!(&self.remotes.port, PortProvider::Pia(pia) if pia.gateway.is_looked_for())
+    pub fn searches_for_gateway(&self) -> bool {
+        matches!(&self.remotes.port, PortProvider::Pia(pia) if pia.gateway.is_auto())
     }
 
     /// The gateway is to be found, and there is no tunnel to find it in.
@@ -185,35 +185,35 @@ impl Service {
     }
 
     /// Runs until a signal says stop, or until there is nothing left to run in.
-    pub fn run(&mut self, signals: &Signals, ear: &mut dyn Ear) -> Exit {
+    pub fn run(&mut self, signals: &Signals, observer: &mut dyn Observer) -> Exit {
         self.notifier = Notifier::from_environment();
         // What the last run has left says nothing of this one.
         self.write_status(None);
         // Subscribed before the first look, so that nothing happens in between.
         let events = self.events.insert(Rc::new(Events::subscribe()));
         if let Some(error) = events.refused() {
-            let error = plain(error);
-            let every = LOOK_EVERY.as_secs();
+            let error = io_message(error);
+            let every = TUNNEL_POLL.as_secs();
             ::log::warn!(
                 "the kernel does not tell of network changes ({error}): the tunnel is looked at every {every} s"
             );
         }
-        self.requests = self.state.hear_requests().inspect_err(|error| ::log::debug!("requests: {error}")).ok();
+        self.requests = self.state.listen_for_requests().inspect_err(|error| ::log::debug!("requests: {error}")).ok();
         let mut exit = Exit::Stopped;
         while !stopping() {
-            self.look_if_changed(ear);
+            self.observe_if_changed(observer);
             match self.keeper.next(time::now()) {
-                Step::Wait(wait) => self.wait(wait, signals, ear),
+                Step::Wait(wait) => self.wait(wait, signals, observer),
                 Step::Exit => {
                     exit = Exit::Isolated;
                     break;
                 }
-                step => self.carry_out(&step, ear),
+                step => self.execute(&step, observer),
             }
         }
         ::log::info!("stopping");
-        self.notifier.tell("STOPPING=1");
-        self.finish_bounce(ear);
+        self.notifier.send("STOPPING=1");
+        self.finish_bounce(observer);
         if let Some(views) = &mut self.views {
             views.stop();
         }
@@ -222,26 +222,26 @@ impl Service {
     }
 
     /// One full pass, as by hand: until everything is done (true) or something fails (false).
-    pub fn run_once(&mut self, ear: &mut dyn Ear) -> bool {
-        self.remotes.respect_rejections(&mut self.keeper, &self.state, time::now());
-        let done = loop {
-            self.look_around(ear);
+    pub fn run_once(&mut self, observer: &mut dyn Observer) -> bool {
+        self.remotes.restore_rejections(&mut self.keeper, &self.state, time::now());
+        let complete = loop {
+            self.observe(observer);
             let now = time::now();
             match self.keeper.next(now) {
-                Step::Wait(_) if self.keeper.is_content(now) => break true,
+                Step::Wait(_) if self.keeper.is_settled(now) => break true,
                 Step::Wait(_) if self.keeper.has_troubles() || self.keeper.snapshot().port.is_none() => break false,
                 Step::Wait(wait) => std::thread::sleep(wait),
                 Step::Exit => break false,
-                step => self.carry_out(&step, ear),
+                step => self.execute(&step, observer),
             }
         };
         self.remotes.client.log_out();
-        done
+        complete
     }
 
     /// Writes what `once` has found, and waits until everybody has heard of it.
-    pub fn leave(mut self) {
-        self.beat(&self.status(time::now()));
+    pub fn finish(mut self) {
+        self.send_heartbeat(&self.status(time::now()));
         self.write_status(Some(time::now()));
         if let Some(views) = self.views {
             views.finish();
@@ -251,66 +251,66 @@ impl Service {
     /// What fails, a line each.
     pub fn problems(&self) -> Vec<String> {
         let snapshot = self.keeper.snapshot();
-        let mut lines: Vec<_> = snapshot.troubles.iter().flat_map(|(_, trouble)| in_full(&trouble.error)).collect();
+        let mut lines: Vec<_> = snapshot.troubles.iter().flat_map(|(_, trouble)| error_lines(&trouble.error)).collect();
         if lines.is_empty() && snapshot.follows && snapshot.port.is_none() {
             lines.push(format!("{} has no port now", self.remotes.source_name()));
         }
         lines
     }
 
-    fn wait(&mut self, wait: Duration, signals: &Signals, ear: &mut dyn Ear) {
-        self.remotes.hang_up();
-        if std::mem::take(&mut self.fresh) {
+    fn wait(&mut self, wait: Duration, signals: &Signals, observer: &mut dyn Observer) {
+        self.remotes.disconnect();
+        if std::mem::take(&mut self.status_dirty) {
             self.write_status(None);
         }
         let now = time::now();
         let status = self.status(now);
-        self.tell_manager(now, &status);
+        self.notify_manager(now, &status);
         // Where a pass waits in its middle, nothing is certain yet.
         if self.ready {
-            self.beat(&status);
+            self.send_heartbeat(&status);
             self.end_renewal();
         }
         ::log::trace!("waiting {} s", wait.as_secs());
         let end = Instant::now() + wait;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let slices = [self.notifier.heartbeat(), self.is_blind().then_some(LOOK_EVERY)];
-            let slice = slices.into_iter().flatten().fold(left, Duration::min);
+            let remaining = end.saturating_duration_since(Instant::now());
+            let slices = [self.notifier.watchdog_interval(), self.must_poll().then_some(TUNNEL_POLL)];
+            let slice = slices.into_iter().flatten().fold(remaining, Duration::min);
             if slice.is_zero() {
                 return;
             }
             let mut sources = self.events.as_ref().map_or(Vec::new(), |events| events.sources());
             sources.extend(self.requests.as_ref().map(AsFd::as_fd));
             let event = signals.wait(slice, &sources);
-            self.notifier.alive();
+            self.notifier.feed_watchdog();
             match event {
                 Some(Event::Reload) => {
                     ::log::info!("reload: binding and checking now");
-                    self.notifier.tell("RELOADING=1");
-                    self.keeper.hurry(time::now());
+                    self.notifier.send("RELOADING=1");
+                    self.keeper.retry_now(time::now());
                     self.ready = false;
                     return;
                 }
                 Some(Event::Stop) => return,
-                None if self.hears_request() => return,
-                None if self.look_if_changed(ear) => return,
+                None if self.accept_request() => return,
+                None if self.observe_if_changed(observer) => return,
                 None => {}
             }
         }
     }
 
     /// Whether somebody asks for another port.
-    fn hears_request(&mut self) -> bool {
+    fn accept_request(&mut self) -> bool {
         match self.requests.as_ref().map(UnixListener::accept) {
-            Some(Ok((asker, _))) => {
+            Some(Ok((requester, _))) => {
                 self.renew();
-                self.renewal.get_or_insert_default().askers.push(asker);
+                self.renewal.get_or_insert_default().requesters.push(requester);
                 return true;
             }
             // Who waits there would wake us again and again.
             Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
-                ::log::warn!("requests for another port are not heard any more: {}", plain(&error));
+                ::log::warn!("requests for another port are not heard any more: {}", io_message(&error));
                 self.requests = None;
             }
             _ => {}
@@ -323,21 +323,21 @@ impl Service {
         ::log::info!("asked for another port: a new lease replaces this one when it is bound");
         let from = self.keeper.snapshot().port;
         self.renewal.get_or_insert_default().from = from;
-        self.keeper.renew_on_purpose(time::now());
+        self.keeper.force_renewal(time::now());
     }
 
     /// What has become of it, where it was asked for; an error where there is no other port.
     pub fn end_renewal(&mut self) -> Option<Result<String, String>> {
-        let Renewal { askers, from, why } = self.renewal.take()?;
+        let Renewal { requesters, from, reason } = self.renewal.take()?;
         let result = match (from, self.keeper.port_to_listen_on()) {
             (Some(from), Some(port)) if from != port => Ok(format!("port {from} -> {port}")),
             (None, Some(port)) => Ok(format!("port {port}")),
-            (_, port) => Err(why.or_else(|| self.problems().into_iter().next()).unwrap_or_else(|| {
+            (_, port) => Err(reason.or_else(|| self.problems().into_iter().next()).unwrap_or_else(|| {
                 port.map_or("there is no port".to_owned(), |port| format!("PIA gives port {port} again"))
             })),
         };
-        for asker in askers {
-            if let Err(error) = state::reply(&asker, &result) {
+        for requester in requesters {
+            if let Err(error) = state::reply(&requester, &result) {
                 ::log::debug!("requests: {error}");
             }
         }
@@ -345,125 +345,127 @@ impl Service {
     }
 
     /// The kernel tells nothing of changes.
-    fn is_blind(&self) -> bool {
+    fn must_poll(&self) -> bool {
         self.events.as_ref().is_none_or(|events| events.refused().is_some())
     }
 
     /// Looks at the tunnel if it has changed, or may have, and always at the clock, which costs nothing; true if there is
     /// something new to decide.
-    fn look_if_changed(&mut self, ear: &mut dyn Ear) -> bool {
+    fn observe_if_changed(&mut self, observer: &mut dyn Observer) -> bool {
         let take = |events: &Option<Rc<Events>>| events.as_ref().is_some_and(|events| events.take());
-        let mut told = take(&self.events);
-        if told && self.looked.is_some() {
+        let mut changed = take(&self.events);
+        if changed && self.observed_at.is_some() {
             std::thread::sleep(SETTLE);
-            told |= take(&self.events);
+            changed |= take(&self.events);
         }
-        let due = self.looked.is_none_or(|at| self.is_blind() && at.elapsed() >= LOOK_EVERY);
-        if told || due {
-            return self.look_around(ear);
+        let due = self.observed_at.is_none_or(|at| self.must_poll() && at.elapsed() >= TUNNEL_POLL);
+        if changed || due {
+            return self.observe(observer);
         }
-        let verdict = self.keeper.see_clock(time::now());
-        if let Some(verdict) = &verdict {
-            self.hear(verdict, ear);
+        let outcome = self.keeper.observe_clock(time::now());
+        if let Some(outcome) = &outcome {
+            self.handle_outcome(outcome, observer);
         }
-        verdict.is_some()
+        outcome.is_some()
     }
 
     /// Looks at clock and tunnel; true if there is something new to decide.
-    fn look_around(&mut self, ear: &mut dyn Ear) -> bool {
+    fn observe(&mut self, observer: &mut dyn Observer) -> bool {
         let now = time::now();
-        self.looked = Some(now.mono);
+        self.observed_at = Some(now.mono);
         self.network = Network::watched(self.events.as_ref());
-        let isolated = self.keeper.see_devices(now, self.network.is_isolated());
+        let isolated = self.keeper.observe_devices(now, self.network.is_isolated());
         if isolated {
             ::log::warn!("no network device but lo is left: if this does not pass, the VPN container was restarted");
         }
-        let mut verdicts: Vec<_> = self.keeper.see_clock(now).into_iter().collect();
-        if let Some((gateway, way)) = self.remotes.way(&self.network) {
-            verdicts.extend(self.keeper.see_way(now, gateway, way));
+        let mut outcomes: Vec<_> = self.keeper.observe_clock(now).into_iter().collect();
+        if let Some((gateway, route)) = self.remotes.route(&self.network) {
+            outcomes.extend(self.keeper.observe_route(now, gateway, route));
         }
-        for verdict in &verdicts {
-            if let Some((_, News::Tunnel { .. })) = verdict.news {
+        for outcome in &outcomes {
+            if let Some((_, Notice::Tunnel { .. })) = outcome.notice {
                 self.remotes.forget_gateway();
             }
-            self.hear(verdict, ear);
+            self.handle_outcome(outcome, observer);
         }
         // What is not well any more is shown before it is mended.
-        if !verdicts.is_empty() && self.events.is_some() {
+        if !outcomes.is_empty() && self.events.is_some() {
             self.write_status(None);
         }
-        isolated || !verdicts.is_empty()
+        isolated || !outcomes.is_empty()
     }
 
     /// What the state is; and at the end of a pass that we are ready, whether it went well or is being tried again.
-    fn tell_manager(&mut self, now: Now, status: &Status) {
+    fn notify_manager(&mut self, now: Now, status: &Status) {
         // Where a client takes its time to show that it listens, a pass waits in its middle.
-        let over = self.keeper.is_content(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
+        let over = self.keeper.is_settled(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
         let ready = if over && !std::mem::replace(&mut self.ready, over) { "READY=1\n" } else { "" };
-        self.notifier.tell(&format!("{ready}STATUS={}", status.one_line()));
+        self.notifier.send(&format!("{ready}STATUS={}", status.one_line()));
     }
 
-    fn carry_out(&mut self, step: &Step, ear: &mut dyn Ear) {
-        ear.begin(step);
-        let result = self.remotes.carry_out(step, &self.network);
-        self.notifier.alive();
+    fn execute(&mut self, step: &Step, observer: &mut dyn Observer) {
+        observer.step_started(step);
+        let result = self.remotes.execute(step, &self.network);
+        self.notifier.feed_watchdog();
         let now = time::now();
         // What was given up for a stop is no failure, nor what will be done in another tunnel.
         if let Err(error) = &result
-            && (stopping() || matches!(error.cause, Cause::GivenUp))
+            && (stopping() || matches!(error.cause, Cause::RouteChanged))
         {
             return;
         }
-        self.remotes.keep_rejection(step, &result, &self.state, now);
-        ear.step(step, &result, &self.remotes);
+        self.remotes.store_rejection(step, &result, &self.state, now);
+        observer.step_finished(step, &result, &self.remotes);
         if let PortProvider::Pia(pia) = &mut self.remotes.port
             && let Some(date) = pia.gateway.take_date()
-            && let Some(verdict) = self.keeper.hear_time(now, date)
+            && let Some(outcome) = self.keeper.compare_clock(now, date)
         {
-            self.hear(&verdict, ear);
+            self.handle_outcome(&outcome, observer);
         }
-        let verdict = self.keeper.record(now, step, result);
-        self.hear(&verdict, ear);
+        let outcome = self.keeper.record(now, step, result);
+        self.handle_outcome(&outcome, observer);
     }
 
-    fn hear(&mut self, verdict: &Verdict, ear: &mut dyn Ear) {
+    fn handle_outcome(&mut self, outcome: &Outcome, observer: &mut dyn Observer) {
         if let Some(views) = &mut self.views {
-            views.count(verdict);
+            views.count(outcome);
             let snapshot = self.keeper.snapshot();
-            let device = snapshot.way.and_then(|way| way.device.as_ref()).map_or("", |device| &device.name);
+            let device = snapshot.route.and_then(|route| route.device.as_ref()).map_or("", |device| &device.name);
             match self.keeper.port_to_listen_on() {
                 // Between a lease and its first bind the port of before is still the right one, or nobody's.
                 None if snapshot.port.is_some() => {}
-                port => views.tell_port(port, device, Instant::now()),
+                port => views.publish_port(port, device, Instant::now()),
             }
         }
-        if let (Some(renewal), Some((_, news))) = (&mut self.renewal, &verdict.news) {
-            match news {
-                News::KeptOld { error, .. } | News::NotRenewed(error) => renewal.why = Some(with_advice(error)),
-                News::Failed { error, .. } if verdict.remote != Remote::Client => {
-                    renewal.why = Some(with_advice(error))
+        if let (Some(renewal), Some((_, notice))) = (&mut self.renewal, &outcome.notice) {
+            match notice {
+                Notice::PortKept { error, .. } | Notice::RenewalFailed(error) => {
+                    renewal.reason = Some(with_advice(error))
+                }
+                Notice::Failed { error, .. } if outcome.remote != Remote::Client => {
+                    renewal.reason = Some(with_advice(error))
                 }
                 _ => {}
             }
         }
-        self.fresh |= verdict.news.is_some() || verdict.recovered.is_some();
-        ear.verdict(verdict);
+        self.status_dirty |= outcome.notice.is_some() || outcome.recovered.is_some();
+        observer.outcome(outcome);
     }
 
-    fn beat(&mut self, status: &Status) {
+    fn send_heartbeat(&mut self, status: &Status) {
         if let Some(views) = &mut self.views {
-            views.beat(status, self.keeper.port_to_listen_on());
+            views.send_heartbeat(status, self.keeper.port_to_listen_on());
         }
     }
 
     /// A stop in the middle of a bounce would leave the client on a port that nobody knows.
-    fn finish_bounce(&mut self, ear: &mut dyn Ear) {
-        let end = Instant::now() + RETURN_LIMIT;
+    fn finish_bounce(&mut self, observer: &mut dyn Observer) {
+        let end = Instant::now() + BOUNCE_BACK_LIMIT;
         while let Some(step) = self.keeper.unfinished_bounce() {
-            let result = self.remotes.carry_out(&step, &self.network);
+            let result = self.remotes.execute(&step, &self.network);
             let over = result.is_err() || Instant::now() >= end;
-            let verdict = self.keeper.record(time::now(), &step, result);
-            self.hear(&verdict, ear);
+            let outcome = self.keeper.record(time::now(), &step, result);
+            self.handle_outcome(&outcome, observer);
             if over {
                 break;
             }
@@ -478,7 +480,7 @@ impl Service {
         let mut status = self.status(time::now());
         status.stopped_at = stopped.map(|now| time::rfc3339(now.wall));
         if let Some(views) = &mut self.views {
-            views.show(&status, self.keeper.port_to_listen_on());
+            views.update(&status, self.keeper.port_to_listen_on());
         }
         match status.write(self.state.folder()) {
             Ok(()) => self.unwritable = false,

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crate::error::{Cause, Error, Meaning};
-use crate::keeper::step::{Done, Exchange, Progress, Step};
-use crate::keeper::tunnel::Way;
+use crate::error::{Cause, Error, Retry};
+use crate::keeper::step::{Completed, Exchange, Progress, Step};
+use crate::keeper::tunnel::GatewayRoute;
 use crate::keeper::{self, Keeper, Remote, Setup};
 use crate::kernel::{self, Network};
 use crate::pia::{Pia, account, discover};
@@ -13,7 +13,7 @@ use crate::settings::{PortProvider, Settings};
 use crate::state::State;
 use crate::time::Now;
 use crate::torrent::TorrentClient;
-use crate::views::status::word;
+use crate::views::status::remote_name;
 
 /// The remotes, built from settings; nothing is sent by building them.
 pub struct Remotes {
@@ -29,17 +29,17 @@ impl Remotes {
         let Settings { mut port, client, interval, isolation, .. } = settings;
         let origin = match &mut port {
             PortProvider::Pia(pia) => {
-                if state.is_guest() {
-                    pia.keep_nothing();
+                if state.is_read_only() {
+                    pia.disable_persistence();
                 }
                 keeper::Origin::Lease(pia.store.load().unwrap_or_else(|problem| {
                     log::warn!("{} {problem}; a new lease will replace it", pia.store.path().display());
                     None
                 }))
             }
-            PortProvider::Source(source) => keeper::Origin::Source { every: source.every() },
+            PortProvider::Source(source) => keeper::Origin::Source { poll_interval: source.poll_interval() },
         };
-        let setup = Setup { interval, origin, habits: client.habits(), hands_off, isolation, seed };
+        let setup = Setup { interval, origin, profile: client.profile(), hands_off, isolation, seed };
         (Self { port, client }, Keeper::new(setup, now))
     }
 
@@ -53,10 +53,10 @@ impl Remotes {
     }
 
     /// Has the keeper respect what an earlier run was told: a few rejected logins in a row ban the user's address.
-    pub fn respect_rejections(&self, keeper: &mut Keeper, state: &State, now: Now) {
+    pub fn restore_rejections(&self, keeper: &mut Keeper, state: &State, now: Now) {
         for remote in [Remote::Account, Remote::Client] {
             if let Some((credentials, error)) = self.credentials(remote)
-                && let Some(ago) = state.rejected_ago(word(remote), &credentials, now.wall)
+                && let Some(ago) = state.rejected_ago(remote_name(remote), &credentials, now.wall)
             {
                 keeper.remember_rejection(now, remote, error, ago);
             }
@@ -64,44 +64,46 @@ impl Remotes {
     }
 
     /// Keeps what a step has shown of the credentials for the next run.
-    pub fn keep_rejection(&self, step: &Step, result: &Exchange<Done>, state: &State, now: Now) {
+    pub fn store_rejection(&self, step: &Step, result: &Exchange<Completed>, state: &State, now: Now) {
         let remote = step.remote();
         let rejected = match result {
-            Err(error) if error.meaning == Meaning::CredentialsRejected => true,
+            Err(error) if error.retry == Retry::CredentialsRejected => true,
             // A call that was answered shows that we are let in.
             Ok(Progress::Done(_)) if matches!(step, Step::GetToken { .. } | Step::ReadPort) => false,
             _ => return,
         };
         if let Some((credentials, _)) = self.credentials(remote) {
-            state.remember_rejection(word(remote), rejected.then_some(&credentials), now.wall);
+            state.remember_rejection(remote_name(remote), rejected.then_some(&credentials), now.wall);
         }
     }
 
     /// Carries `step` out, as far as one exchange leads.
-    pub fn carry_out(&mut self, step: &Step, network: &Network) -> Exchange<Done> {
+    pub fn execute(&mut self, step: &Step, network: &Network) -> Exchange<Completed> {
         let client = self.client.as_mut();
-        let set = |exchange: Exchange<()>| Ok(exchange?.map(|()| Done::Set));
+        let set = |exchange: Exchange<()>| Ok(exchange?.map(|()| Completed::PortSet));
         match step {
-            Step::ReadPort => Ok(client.port()?.map(Done::Port)),
-            Step::Place(port) => set(client.set_port(*port, false)),
-            Step::Leave { other, .. } => set(client.set_port(*other, false)),
-            Step::Return(port) => set(client.set_port(*port, true)),
-            Step::Inspect { port, way, peers } => {
+            Step::ReadPort => Ok(client.port()?.map(Completed::Port)),
+            Step::SetPort(port) => set(client.set_port(*port, false)),
+            Step::BounceAway { other, .. } => set(client.set_port(*other, false)),
+            Step::BounceBack(port) => set(client.set_port(*port, true)),
+            Step::Inspect { port, route, peers } => {
                 // Of a client that is somewhere else the kernel knows nothing.
-                let here = client.dialled().is_some_and(|client| network.has(client.ip()));
-                let seen = here.then(|| kernel::inspect(network, *port, way.as_ref(), *peers).ok());
-                Ok(Progress::Done(Done::Inspected(seen.flatten())))
+                let here = client.dialled().is_some_and(|client| network.has_address(client.ip()));
+                let seen = here.then(|| kernel::inspect(network, *port, route.as_ref(), *peers).ok());
+                Ok(Progress::Done(Completed::Inspected(seen.flatten())))
             }
-            Step::Confirm(_) => Ok(client.connectivity()?.map(Done::Reachability)),
-            Step::AskInbound => Ok(client.inbound()?.map(Done::Inbound)),
-            Step::Announce => Ok(client.announce()?.map(|()| Done::Announced)),
+            Step::Confirm(_) => Ok(client.connectivity()?.map(Completed::Reachability)),
+            Step::CheckInbound => Ok(client.inbound()?.map(Completed::Inbound)),
+            Step::Reannounce => Ok(client.reannounce()?.map(|()| Completed::Reannounced)),
             Step::GetToken { refused } => self.pia()?.get_token(refused.as_ref(), network),
-            Step::GetSignature { token } => Ok(self.pia()?.gateway.get_signature(token, network)?.map(Done::Leased)),
+            Step::GetSignature { token } => {
+                Ok(self.pia()?.gateway.get_signature(token, network)?.map(Completed::Leased))
+            }
             Step::StoreLease(lease) => self.pia()?.store(lease),
             Step::Bind(lease) => self.pia()?.gateway.bind(lease, network),
-            Step::AskSource => match &mut self.port {
-                PortProvider::Source(source) => Ok(source.port()?.map(Done::Source)),
-                PortProvider::Pia(_) => Err(foreign()),
+            Step::PollSource => match &mut self.port {
+                PortProvider::Source(source) => Ok(source.port()?.map(Completed::Source)),
+                PortProvider::Pia(_) => Err(wrong_provider()),
             },
             Step::Wait(_) | Step::Exit => Ok(Progress::More),
         }
@@ -110,22 +112,22 @@ impl Remotes {
     fn pia(&mut self) -> Result<&mut Pia, Error> {
         match &mut self.port {
             PortProvider::Pia(pia) => Ok(pia),
-            PortProvider::Source(_) => Err(foreign()),
+            PortProvider::Source(_) => Err(wrong_provider()),
         }
     }
 
-    /// The gateway's address, if it is known, and the way to it or to wherever the tunnel leads; none where the gateway is a
+    /// The gateway's address, if it is known, and the route to it or to wherever the tunnel leads; none where the gateway is a
     /// name that was not looked up yet.
-    pub fn way(&self, network: &Network) -> Option<(Option<SocketAddr>, Result<Way, Error>)> {
-        let (gateway, way) = match &self.port {
-            PortProvider::Pia(pia) => (pia.gateway.dialled(), pia.gateway.way(network)?),
+    pub fn route(&self, network: &Network) -> Option<(Option<SocketAddr>, Result<GatewayRoute, Error>)> {
+        let (gateway, route) = match &self.port {
+            PortProvider::Pia(pia) => (pia.gateway.dialled(), pia.gateway.route(network)?),
             // Whoever binds the port does so through the same tunnel.
-            PortProvider::Source(_) => (None, discover::way(network)),
+            PortProvider::Source(_) => (None, discover::route(network)),
         };
         let to = || gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
         let advice = "check that the VPN is up: it goes on as soon as there is a route again";
         let no_route = |error| Error::new("tunnel", Cause::NoRoute { to: to(), error }).advise(Some(advice));
-        Some((gateway, way.map_err(no_route)))
+        Some((gateway, route.map_err(no_route)))
     }
 
     /// The tunnel is another one.
@@ -136,16 +138,16 @@ impl Remotes {
     }
 
     /// Closes the connections, before a wait that the remotes would not sit through.
-    pub fn hang_up(&mut self) {
+    pub fn disconnect(&mut self) {
         match &mut self.port {
-            PortProvider::Pia(pia) => pia.gateway.hang_up(),
-            PortProvider::Source(source) => source.hang_up(),
+            PortProvider::Pia(pia) => pia.gateway.disconnect(),
+            PortProvider::Source(source) => source.disconnect(),
         }
-        self.client.hang_up();
+        self.client.disconnect();
     }
 
     /// Who knows the port, for the log.
-    pub fn whence(&self) -> String {
+    pub fn describe_source(&self) -> String {
         match &self.port {
             PortProvider::Pia(pia) => format!("gateway {}", pia.gateway.address()),
             PortProvider::Source(source) => format!("port from {}", source.name()),
@@ -162,6 +164,6 @@ impl Remotes {
 }
 
 /// The keeper knows where its port comes from and asks nobody else.
-fn foreign() -> Error {
+fn wrong_provider() -> Error {
     Error::new("port", Cause::Other("is asked of somebody who does not know it: this is a bug of ours".to_owned()))
 }

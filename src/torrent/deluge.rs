@@ -10,13 +10,13 @@ use std::time::Duration;
 use miniserde::Deserialize;
 use miniserde::json::{Number, Value};
 
-use super::{TorrentClient, cookie_pair, place};
+use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
-use crate::error::{Cause, Error, Phase, Proof};
+use crate::error::{AuthMethod, Cause, Error, Phase};
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
-use crate::keeper::client::Habits;
+use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
@@ -59,13 +59,13 @@ pub struct Deluge {
 
 /// Its settings.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
-    let place = place(reader, "DELUGE_HOST", "http://localhost:8112", "DELUGE_CA_CERT", true);
+    let endpoint = read_endpoint(reader, "DELUGE_HOST", "http://localhost:8112", "DELUGE_CA_CERT", true);
     let before = reader.problems();
     let password = reader.secret("DELUGE_PASSWORD");
     if password.is_none() && reader.problems() == before {
         reader.problem("DELUGE_PASSWORD", None, "is not set", "set it to the password of Deluge's web interface");
     }
-    let ((url, tls), password) = (place?, password?);
+    let ((url, tls), password) = (endpoint?, password?);
     if password.expose() == "deluge" {
         let warning = "DELUGE_PASSWORD is Deluge's first one, which everybody knows: change it in its web interface";
         reader.warnings.push(warning.to_owned());
@@ -98,24 +98,25 @@ struct Failure {
 }
 
 impl Deluge {
-    fn send(&mut self, method: &str, params: &str, completes: bool) -> Result<Response, Cause> {
+    fn send(&mut self, method: &str, params: &str, even_when_stopping: bool) -> Result<Response, Cause> {
         // The order and the spelling of the fields are as its own pages have them; 2.0 takes no other content type.
         let json = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
         let headers: Vec<_> = self.session.iter().map(|session| ("Cookie", session.expose())).collect();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
         let content = Content::Json(&json);
-        let request = Request { headers: &headers, secrets: &secrets, completes, ..Request::new(&self.path, content) };
+        let request =
+            Request { headers: &headers, secrets: &secrets, even_when_stopping, ..Request::new(&self.path, content) };
         let response = self.connection.send(&request)?;
         if response.status == 200 { Ok(response) } else { Err(response.unexpected()) }
     }
 
     /// A call of the web interface, or a login where there is no session.
-    fn call(&mut self, step: &'static str, method: &str, params: &str, completes: bool) -> Exchange<Value> {
+    fn call(&mut self, step: &'static str, method: &str, params: &str, even_when_stopping: bool) -> Exchange<Value> {
         if self.session.is_none() {
-            return self.log_in(completes);
+            return self.log_in(even_when_stopping);
         }
         let new_session = std::mem::replace(&mut self.new_session, false);
-        let response = self.send(method, params, completes).map_err(|cause| failed(step, cause))?;
+        let response = self.send(method, params, even_when_stopping).map_err(|cause| failed(step, cause))?;
         let reply = json::parse::<Reply>(&response.text());
         let reply = reply.ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))?;
         match reply.error.map(|error| error.code.unwrap_or_default()) {
@@ -132,9 +133,9 @@ impl Deluge {
         }
     }
 
-    fn log_in(&mut self, completes: bool) -> Exchange<Value> {
+    fn log_in(&mut self, even_when_stopping: bool) -> Exchange<Value> {
         let params = miniserde::json::to_string(&[self.password.expose()][..]);
-        let sent = self.send("auth.login", &params, completes);
+        let sent = self.send("auth.login", &params, even_when_stopping);
         let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         let reply = json::parse::<Reply>(&response.text()).and_then(|reply| reply.result);
         match reply {
@@ -151,28 +152,28 @@ impl Deluge {
     }
 
     /// A call of the daemon, or what has to come before it.
-    fn core(&mut self, step: &'static str, method: &str, params: &str, completes: bool) -> Exchange<Value> {
+    fn core(&mut self, step: &'static str, method: &str, params: &str, even_when_stopping: bool) -> Exchange<Value> {
         let daemon = std::mem::replace(&mut self.daemon, Daemon::Unasked);
         match &daemon {
             Daemon::Connected => {
                 self.daemon = daemon;
-                return self.call(step, method, params, completes);
+                return self.call(step, method, params, even_when_stopping);
             }
             Daemon::Unasked => {
-                if let Progress::Done(connected) = self.call(step, "web.connected", "[]", completes)? {
+                if let Progress::Done(connected) = self.call(step, "web.connected", "[]", even_when_stopping)? {
                     let connected = matches!(connected, Value::Bool(true));
                     self.daemon = if connected { Daemon::Connected } else { Daemon::Missing };
                 }
             }
             Daemon::Missing => {
-                if let Progress::Done(hosts) = self.call(CONNECT, "web.get_hosts", "[]", completes)? {
+                if let Progress::Done(hosts) = self.call(CONNECT, "web.get_hosts", "[]", even_when_stopping)? {
                     let none = || failed(CONNECT, Cause::Other(NO_HOST.to_owned()));
                     self.daemon = Daemon::Found(host_of(&hosts).ok_or_else(none)?);
                 }
             }
             Daemon::Found(id) => {
                 let params = miniserde::json::to_string(&[id.as_str()][..]);
-                match self.call(CONNECT, "web.connect", &params, completes)? {
+                match self.call(CONNECT, "web.connect", &params, even_when_stopping)? {
                     Progress::Done(Value::Null) => {
                         return Err(failed(CONNECT, Cause::Other(NOT_CONNECTED.to_owned())));
                     }
@@ -204,7 +205,7 @@ fn host_of(hosts: &Value) -> Option<String> {
 }
 
 fn rejected(before: bool) -> Cause {
-    Cause::CredentialsRejected { what: Proof::Password, before }
+    Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
 const NOT_CONNECTED: &str = "its web interface cannot connect to the daemon";
@@ -246,14 +247,14 @@ impl TorrentClient for Deluge {
     }
 
     /// Its socket is open 7 to 9 ms after a change, and the port that it shows is right at once.
-    fn habits(&self) -> Habits {
-        Habits {
-            listen: Duration::from_secs(1),
-            poll: Duration::from_millis(250),
-            lag: Duration::ZERO,
-            tells: true,
-            udp: true,
-            announces: true,
+    fn profile(&self) -> ClientProfile {
+        ClientProfile {
+            listen_timeout: Duration::from_secs(1),
+            poll_interval: Duration::from_millis(250),
+            status_lag: Duration::ZERO,
+            reports_listening: true,
+            always_has_udp: true,
+            reannounces: true,
         }
     }
 
@@ -275,9 +276,9 @@ impl TorrentClient for Deluge {
     }
 
     /// Without the second key the first is stored and nothing else; of a range 2.0 opens no port at all.
-    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()> {
+    fn set_port(&mut self, port: u16, even_when_stopping: bool) -> Exchange<()> {
         let params = format!(r#"[{{"listen_ports":[{port},{port}],"random_port":false}}]"#);
-        Ok(self.core(SET_CONFIG, "core.set_config", &params, completes)?.map(|_| ()))
+        Ok(self.core(SET_CONFIG, "core.set_config", &params, even_when_stopping)?.map(|_| ()))
     }
 
     /// The port that it has shown is the one of its socket.
@@ -289,16 +290,16 @@ impl TorrentClient for Deluge {
         Ok(Progress::Done(Inbound::Idle))
     }
 
-    fn announce(&mut self) -> Exchange<()> {
+    fn reannounce(&mut self) -> Exchange<()> {
         let Some(torrents) = self.torrents.take() else {
             if let Progress::Done(ids) = self.core(REANNOUNCE, "core.get_session_state", "[]", false)? {
                 self.torrents = Some(format!("[{}]", miniserde::json::to_string(&ids)));
             }
             return Ok(Progress::More);
         };
-        let told = self.core(REANNOUNCE, "core.force_reannounce", &torrents, false)?;
-        self.torrents = matches!(told, Progress::More).then_some(torrents);
-        Ok(told.map(|_| ()))
+        let sent = self.core(REANNOUNCE, "core.force_reannounce", &torrents, false)?;
+        self.torrents = matches!(sent, Progress::More).then_some(torrents);
+        Ok(sent.map(|_| ()))
     }
 
     fn dialled(&self) -> Option<SocketAddr> {
@@ -306,9 +307,9 @@ impl TorrentClient for Deluge {
     }
 
     /// By the next time its daemon may be gone.
-    fn hang_up(&mut self) {
+    fn disconnect(&mut self) {
         self.daemon = Daemon::Unasked;
-        self.connection.hang_up();
+        self.connection.disconnect();
     }
 
     fn log_out(&mut self) {
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_us_out_leads_to_advice() {
+    fn failures_lead_to_advice() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         for (cause, advice) in [

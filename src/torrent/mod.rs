@@ -13,7 +13,7 @@ use crate::config::Reader;
 use crate::error::Error;
 use crate::http::tls::{Tls, read_roots, tls_to};
 use crate::http::url::Url;
-use crate::keeper::client::Habits;
+use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort};
 use crate::secret::Secret;
 
@@ -25,25 +25,25 @@ pub trait TorrentClient {
     /// Where it is, for people.
     fn address(&self) -> String;
     /// What it is like.
-    fn habits(&self) -> Habits;
+    fn profile(&self) -> ClientProfile;
     /// What proves us to it; none where nothing does.
     fn credentials(&self) -> Option<Secret>;
     /// The error where these credentials were rejected a while ago and are not tried again yet.
     fn rejected_before(&self) -> Error;
     /// Reads the listen port.
     fn port(&mut self) -> Exchange<ListenPort>;
-    /// Sets the listen port and turns random ports off. What `completes` a bounce is done also when a stop was asked for.
-    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()>;
+    /// Sets the listen port and turns random ports off. What `even_when_stopping` a bounce is done also when a stop was asked for.
+    fn set_port(&mut self, port: u16, even_when_stopping: bool) -> Exchange<()>;
     /// Asks whether it listens.
     fn connectivity(&mut self) -> Exchange<Connectivity>;
     /// Asks whether any of its peers came in by itself.
     fn inbound(&mut self) -> Exchange<Inbound>;
     /// Has it tell its trackers its port.
-    fn announce(&mut self) -> Exchange<()>;
+    fn reannounce(&mut self) -> Exchange<()>;
     /// The address of the last connection to it.
     fn dialled(&self) -> Option<SocketAddr>;
     /// Closes the connection, keeping the session.
-    fn hang_up(&mut self);
+    fn disconnect(&mut self);
     /// Ends the session, so that a short-lived process leaves none behind.
     fn log_out(&mut self);
 }
@@ -58,9 +58,9 @@ const CLIENTS: [(&str, Read); 3] =
 /// The settings of the client that is used.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     let known = CLIENTS.map(|(name, _)| name).join(", ");
-    let right = format!("one of these is right: {known}");
+    let remedy = format!("one of these is right: {known}");
     let find = |wanted: &str| CLIENTS.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).ok_or("is no client");
-    let (name, read) = reader.parsed("TORRENT_CLIENT", CLIENTS[0].0, &right, find)?;
+    let (name, read) = reader.parsed("TORRENT_CLIENT", CLIENTS[0].0, &remedy, find)?;
     for (other, _) in CLIENTS.iter().filter(|(other, _)| other != name) {
         let prefix = format!("{}_", other.to_ascii_uppercase());
         if let Some(set) = reader.names().find(|set| set.starts_with(&prefix) && reader.get(set).is_some()) {
@@ -74,7 +74,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
 
 /// Where a client is: the URL that the variable `host` holds, and how it proves itself, by the CA that the variable `ca` names. What
 /// goes there in the clear is warned of when it `shows_password`.
-fn place(
+fn read_endpoint(
     reader: &mut Reader,
     host: &'static str,
     default: &str,

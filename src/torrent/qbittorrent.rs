@@ -9,13 +9,13 @@ use std::time::Duration;
 use miniserde::Deserialize;
 use miniserde::json::{Number, Value};
 
-use super::{TorrentClient, cookie_pair, place};
+use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
-use crate::error::{Cause, Error, Meaning, Phase, Proof};
+use crate::error::{AuthMethod, Cause, Error, Phase, Retry};
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
-use crate::keeper::client::Habits;
+use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
@@ -28,7 +28,7 @@ const REANNOUNCE: &str = "qBittorrent reannounce";
 const TORRENTS: &str = "qBittorrent torrents/info";
 const TORRENT_PEERS: &str = "qBittorrent sync/torrentPeers";
 /// Torrents whose peers are looked at for one that came in: those of hundreds would be megabytes.
-const MOST_TORRENTS: &str = "5";
+const MAX_TORRENTS: &str = "5";
 /// Cookies that are kept; more than a session and a proxy or two set.
 const MAX_COOKIES: usize = 8;
 /// Bytes of a `name=value` pair that is kept: what every browser keeps (RFC 6265 6.1). Each goes out with every request.
@@ -69,7 +69,7 @@ impl Auth {
     }
 
     fn rejected(&self, before: bool) -> Cause {
-        let what = if let Self::ApiKey(_) = self { Proof::Key } else { Proof::Password };
+        let what = if let Self::ApiKey(_) = self { AuthMethod::ApiKey } else { AuthMethod::Password };
         Cause::CredentialsRejected { what, before }
     }
 }
@@ -113,14 +113,15 @@ impl QBittorrent {
     fn read(reader: &mut Reader) -> Option<Self> {
         let auth = Auth::read(reader);
         let secret = !matches!(auth, Auth::Bypass);
-        let place = place(reader, "QBITTORRENT_HOST", "http://localhost:8080", "QBITTORRENT_CA_CERT", secret);
-        let right = "true or false is right";
-        let reannounce = reader.parsed("QBITTORRENT_REANNOUNCE", "true", right, |text| match text {
+        let endpoint =
+            read_endpoint(reader, "QBITTORRENT_HOST", "http://localhost:8080", "QBITTORRENT_CA_CERT", secret);
+        let remedy = "true or false is right";
+        let reannounce = reader.parsed("QBITTORRENT_REANNOUNCE", "true", remedy, |text| match text {
             "true" => Ok(true),
             "false" => Ok(false),
             _ => Err("is neither".to_owned()),
         });
-        let ((url, tls), reannounce) = (place?, reannounce?);
+        let ((url, tls), reannounce) = (endpoint?, reannounce?);
         // qBittorrent compares a port in the Host header with its own, which a Docker port mapping makes another one; a
         // Host without a port always passes. Origin and Referer would be compared as well, so there are none.
         let connection = Connection::new(url.host.clone(), url.port, url.bare_host(), tls);
@@ -130,7 +131,13 @@ impl QBittorrent {
         Some(Self { url, connection, prefix, auth, session, reannounce, active: None, cookies: Vec::new() })
     }
 
-    fn send(&mut self, call: &str, content: Content, secrets: &[&Secret], completes: bool) -> Result<Response, Cause> {
+    fn send(
+        &mut self,
+        call: &str,
+        content: Content,
+        secrets: &[&Secret],
+        even_when_stopping: bool,
+    ) -> Result<Response, Cause> {
         let bearer = match &self.auth {
             Auth::ApiKey(key) => Some(Secret::new(format!("Bearer {}", key.expose()))),
             _ => None,
@@ -148,7 +155,8 @@ impl QBittorrent {
         let values: Vec<_> = self.cookies.iter().map(cookie_value).collect();
         hidden.extend(&values);
         let path = format!("{}/api/v2/{call}", self.prefix);
-        let request = Request { headers: &headers, secrets: &hidden, completes, ..Request::new(&path, content) };
+        let request =
+            Request { headers: &headers, secrets: &hidden, even_when_stopping, ..Request::new(&path, content) };
         let response = self.connection.send(&request)?;
         // Also outside a login: with authentication bypassed every request without a cookie makes a new session.
         for pair in response.header("set-cookie").filter_map(cookie_pair) {
@@ -170,13 +178,19 @@ impl QBittorrent {
 
     /// Sends a call, or what has to come before it: a login when the session is missing or over, a question when it is not
     /// clear why we are not let in.
-    fn call(&mut self, step: &'static str, call: &str, content: Content, completes: bool) -> Exchange<Response> {
+    fn call(
+        &mut self,
+        step: &'static str,
+        call: &str,
+        content: Content,
+        even_when_stopping: bool,
+    ) -> Exchange<Response> {
         let session = std::mem::replace(&mut self.session, Session::Usual);
         match session {
-            Session::Missing => self.log_in(completes),
+            Session::Missing => self.log_in(even_when_stopping),
             Session::Unauthorized => Err(failed(LOGIN, self.unauthorized()?)),
             Session::Usual | Session::New => {
-                let sent = self.send(call, content, &[], completes);
+                let sent = self.send(call, content, &[], even_when_stopping);
                 let response = sent.map_err(|cause| failed(step, cause))?;
                 match response.status {
                     200..300 => Ok(Progress::Done(response)),
@@ -198,7 +212,7 @@ impl QBittorrent {
         }
     }
 
-    fn log_in(&mut self, completes: bool) -> Exchange<Response> {
+    fn log_in(&mut self, even_when_stopping: bool) -> Exchange<Response> {
         let fail = |cause| Err(failed(LOGIN, cause));
         let (username, password) = match &self.auth {
             Auth::Bypass => return fail(Cause::NoCredentials),
@@ -207,7 +221,7 @@ impl QBittorrent {
             Auth::Password { username, password } => (username.clone(), password.clone()),
         };
         let fields = [("username", username.as_str()), ("password", password.expose())];
-        let sent = self.send("auth/login", Content::Form(&fields), &[&password], completes);
+        let sent = self.send("auth/login", Content::Form(&fields), &[&password], even_when_stopping);
         let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         match response.status {
             200..300 if response.text().trim() == "Fails." => fail(self.auth.rejected(false)),
@@ -286,7 +300,7 @@ const HOST_REJECTED: &str = "the Host header is not accepted (HTTP 401)";
 fn banned() -> Error {
     let advice = "correct the password, then restart qBittorrent or wait until its ban ends";
     let cause = Cause::Other("our address is banned after failed logins".to_owned());
-    Error::new(LOGIN, cause).means(Meaning::CredentialsRejected).advise(Some(advice))
+    Error::new(LOGIN, cause).with_retry(Retry::CredentialsRejected).advise(Some(advice))
 }
 
 /// The error of a step at qBittorrent.
@@ -298,10 +312,12 @@ fn failed(step: &'static str, cause: Cause) -> Error {
         Cause::Lookup { .. } => {
             "correct QBITTORRENT_HOST; in Docker, behind the VPN container, it is http://localhost:8080"
         }
-        Cause::CredentialsRejected { what: Proof::Password, .. } => {
+        Cause::CredentialsRejected { what: AuthMethod::Password, .. } => {
             "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, then restart"
         }
-        Cause::CredentialsRejected { what: Proof::Key, .. } => "copy QBITTORRENT_API_KEY from its Web UI, then restart",
+        Cause::CredentialsRejected { what: AuthMethod::ApiKey, .. } => {
+            "copy QBITTORRENT_API_KEY from its Web UI, then restart"
+        }
         Cause::NoCredentials => {
             "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), or bypass authentication there"
         }
@@ -339,15 +355,15 @@ impl TorrentClient for QBittorrent {
     }
 
     /// Its socket is open 3 to 31 ms after a change, and since 4.6 its status is up to 1.3 s late.
-    fn habits(&self) -> Habits {
-        Habits {
-            listen: Duration::from_secs(3),
-            poll: Duration::from_millis(250),
-            lag: Duration::from_millis(1500),
-            tells: true,
+    fn profile(&self) -> ClientProfile {
+        ClientProfile {
+            listen_timeout: Duration::from_secs(3),
+            poll_interval: Duration::from_millis(250),
+            status_lag: Duration::from_millis(1500),
+            reports_listening: true,
             // It can be set to do without.
-            udp: false,
-            announces: self.reannounce,
+            always_has_udp: false,
+            reannounces: self.reannounce,
         }
     }
 
@@ -376,10 +392,10 @@ impl TorrentClient for QBittorrent {
         Ok(Progress::Done(ListenPort { port, random }))
     }
 
-    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()> {
+    fn set_port(&mut self, port: u16, even_when_stopping: bool) -> Exchange<()> {
         let preferences = format!(r#"{{"listen_port":{port},"random_port":false}}"#);
         let fields = [("json", preferences.as_str())];
-        Ok(self.call(SET_PREFERENCES, "app/setPreferences", Content::Form(&fields), completes)?.map(|_| ()))
+        Ok(self.call(SET_PREFERENCES, "app/setPreferences", Content::Form(&fields), even_when_stopping)?.map(|_| ()))
     }
 
     fn connectivity(&mut self) -> Exchange<Connectivity> {
@@ -400,7 +416,7 @@ impl TorrentClient for QBittorrent {
 
     fn inbound(&mut self) -> Exchange<Inbound> {
         let Some(hashes) = &mut self.active else {
-            let fields = [("filter", "active"), ("limit", MOST_TORRENTS)];
+            let fields = [("filter", "active"), ("limit", MAX_TORRENTS)];
             let torrents = self.ask::<Vec<Torrent>>(TORRENTS, "torrents/info", &fields)?;
             let Progress::Done(torrents) = torrents else { return Ok(Progress::More) };
             if torrents.is_empty() {
@@ -427,7 +443,7 @@ impl TorrentClient for QBittorrent {
         }
     }
 
-    fn announce(&mut self) -> Exchange<()> {
+    fn reannounce(&mut self) -> Exchange<()> {
         let fields = [("hashes", "all")];
         Ok(self.call(REANNOUNCE, "torrents/reannounce", Content::Form(&fields), false)?.map(|_| ()))
     }
@@ -436,8 +452,8 @@ impl TorrentClient for QBittorrent {
         self.connection.dialled()
     }
 
-    fn hang_up(&mut self) {
-        self.connection.hang_up();
+    fn disconnect(&mut self) {
+        self.connection.disconnect();
     }
 
     fn log_out(&mut self) {
@@ -483,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_came_in_has_a_flag() {
+    fn an_incoming_peer_has_a_flag() {
         let peers = |text: &str| json::parse::<TorrentPeers>(text).is_some_and(|peers| peers.has_incoming());
         let of = |flags: &str| {
             format!(r#"{{"full_update":true,"peers":{{"84.17.5.6:6881":{{"client":"I","flags":"{flags}"}}}},"rid":1}}"#)
@@ -494,17 +510,17 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_us_from_the_web_ui_leads_to_advice() {
+    fn failures_of_the_web_ui_lead_to_advice() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: vec!["nas".to_owned()] };
         for (cause, advice) in [
             (connect, "check that qBittorrent runs"),
             (
-                Cause::CredentialsRejected { what: Proof::Password, before: false },
+                Cause::CredentialsRejected { what: AuthMethod::Password, before: false },
                 "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD",
             ),
-            (Cause::CredentialsRejected { what: Proof::Key, before: false }, "copy QBITTORRENT_API_KEY"),
+            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false }, "copy QBITTORRENT_API_KEY"),
             (Cause::NoCredentials, "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
             (Cause::Other(HOST_REJECTED.to_owned()), "'Server domains'"),
             (Cause::NotTls, "use http://"),
@@ -521,6 +537,6 @@ mod tests {
             let error = failed(PREFERENCES, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
-        assert_eq!(banned().meaning, Meaning::CredentialsRejected);
+        assert_eq!(banned().retry, Retry::CredentialsRejected);
     }
 }

@@ -11,13 +11,13 @@ use base64::engine::general_purpose::STANDARD;
 use miniserde::Deserialize;
 use miniserde::json::{Number, Value};
 
-use super::{TorrentClient, place};
+use super::{TorrentClient, read_endpoint};
 use crate::config::Reader;
-use crate::error::{Cause, Error, Meaning, Phase, Proof};
+use crate::error::{AuthMethod, Cause, Error, Phase, Retry};
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
-use crate::keeper::client::Habits;
+use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
@@ -74,7 +74,7 @@ pub struct Transmission {
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     let auth = reader.pair("TRANSMISSION_USERNAME", "TRANSMISSION_PASSWORD");
     let default = "http://localhost:9091";
-    let (url, tls) = place(reader, "TRANSMISSION_HOST", default, "TRANSMISSION_CA_CERT", auth.is_some())?;
+    let (url, tls) = read_endpoint(reader, "TRANSMISSION_HOST", default, "TRANSMISSION_CA_CERT", auth.is_some())?;
     let connection = Connection::new(url.host.clone(), url.port, url.host_header(), tls);
     let path = rpc_path(&url.path);
     Some(Box::new(Transmission {
@@ -110,7 +110,7 @@ struct Reply {
 }
 
 impl Transmission {
-    fn send(&mut self, json: &str, completes: bool) -> Result<Response, Cause> {
+    fn send(&mut self, json: &str, even_when_stopping: bool) -> Result<Response, Cause> {
         let basic = self.auth.as_ref().map(|(username, password)| {
             // Spelt so: from 4.0 on `basic` is not understood.
             Secret::new(format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose()))))
@@ -125,16 +125,16 @@ impl Transmission {
         self.connection.send(&Request {
             headers: &headers,
             secrets: &secrets,
-            completes,
+            even_when_stopping,
             ..Request::new(&self.path, content)
         })
     }
 
     /// One call; its result, or that there is a session now and it is to be sent again.
-    fn call(&mut self, step: &'static str, method: &str, arguments: &str, completes: bool) -> Exchange<Value> {
+    fn call(&mut self, step: &'static str, method: &str, arguments: &str, even_when_stopping: bool) -> Exchange<Value> {
         let json = self.dialect.request(method, arguments);
         let new_session = std::mem::replace(&mut self.new_session, false);
-        let response = self.send(&json, completes).map_err(|cause| failed(step, cause))?;
+        let response = self.send(&json, even_when_stopping).map_err(|cause| failed(step, cause))?;
         match response.status {
             200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(step, cause))?)),
             // At the first request, once an hour, and when it was restarted, perhaps as another version.
@@ -149,7 +149,9 @@ impl Transmission {
                 Ok(Progress::More)
             }
             // Each such request counts as a failed login.
-            401 if self.auth.is_none() => Err(failed(LOGIN, Cause::NoCredentials).means(Meaning::CredentialsRejected)),
+            401 if self.auth.is_none() => {
+                Err(failed(LOGIN, Cause::NoCredentials).with_retry(Retry::CredentialsRejected))
+            }
             401 => Err(failed(LOGIN, rejected(false))),
             403 if response.text().contains("login attempts") => Err(locked()),
             403 => Err(refused("our address is not on its list (HTTP 403)", ADD_ADDRESS)),
@@ -158,19 +160,19 @@ impl Transmission {
         }
     }
 
-    fn set(&mut self, arguments: &str, completes: bool) -> Exchange<()> {
-        Ok(self.call(SESSION_SET, "session-set", arguments, completes)?.map(|_| ()))
+    fn set(&mut self, arguments: &str, even_when_stopping: bool) -> Exchange<()> {
+        Ok(self.call(SESSION_SET, "session-set", arguments, even_when_stopping)?.map(|_| ()))
     }
 
-    fn set_dht(&mut self, enabled: bool, completes: bool) -> Exchange<()> {
-        self.set(&format!(r#"{{"dht-enabled":{enabled}}}"#), completes)
+    fn set_dht(&mut self, enabled: bool, even_when_stopping: bool) -> Exchange<()> {
+        self.set(&format!(r#"{{"dht-enabled":{enabled}}}"#), even_when_stopping)
     }
 
     /// Switches DHT over and back, which opens the UDP socket anew on the port of now. Both in one go: nobody may be left with
     /// the setting that is not his.
-    fn move_udp(&mut self, dht: bool, completes: bool) -> Exchange<()> {
+    fn move_udp(&mut self, dht: bool, even_when_stopping: bool) -> Exchange<()> {
         self.restore = Some(dht);
-        if self.set_dht(!dht, completes)? == Progress::More {
+        if self.set_dht(!dht, even_when_stopping)? == Progress::More {
             self.restore = None;
             return Ok(Progress::More);
         }
@@ -178,8 +180,8 @@ impl Transmission {
         self.restore_dht(dht, true).or_else(|_| self.restore_dht(dht, true))
     }
 
-    fn restore_dht(&mut self, dht: bool, completes: bool) -> Exchange<()> {
-        let done = self.set_dht(dht, completes)?;
+    fn restore_dht(&mut self, dht: bool, even_when_stopping: bool) -> Exchange<()> {
+        let done = self.set_dht(dht, even_when_stopping)?;
         if done == Progress::Done(()) {
             self.restore = None;
         }
@@ -203,7 +205,7 @@ fn result_of(response: &Response) -> Result<Value, Cause> {
 }
 
 fn rejected(before: bool) -> Cause {
-    Cause::CredentialsRejected { what: Proof::Password, before }
+    Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
 const ADD_ADDRESS: &str = "add our address to 'rpc-whitelist' in its settings.json, while it does not run";
@@ -218,7 +220,7 @@ fn refused(words: &str, advice: &'static str) -> Error {
 fn locked() -> Error {
     let words = "it lets nobody in after too many failed logins (HTTP 403)";
     refused(words, "correct the passwords of all its users, then restart Transmission")
-        .means(Meaning::CredentialsRejected)
+        .with_retry(Retry::CredentialsRejected)
 }
 
 /// The error of a step at Transmission.
@@ -256,14 +258,14 @@ impl TorrentClient for Transmission {
     }
 
     /// Its socket is open 7 to 17 ms after a change.
-    fn habits(&self) -> Habits {
-        Habits {
-            listen: Duration::from_secs(1),
-            poll: Duration::from_millis(20),
-            lag: Duration::ZERO,
-            tells: false,
-            udp: true,
-            announces: true,
+    fn profile(&self) -> ClientProfile {
+        ClientProfile {
+            listen_timeout: Duration::from_secs(1),
+            poll_interval: Duration::from_millis(20),
+            status_lag: Duration::ZERO,
+            reports_listening: false,
+            always_has_udp: true,
+            reannounces: true,
         }
     }
 
@@ -308,11 +310,11 @@ impl TorrentClient for Transmission {
 
     /// With a port forwarding of its own it would show the router's port, and with a random one this one would end with its next
     /// start.
-    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()> {
+    fn set_port(&mut self, port: u16, even_when_stopping: bool) -> Exchange<()> {
         let arguments =
             format!(r#"{{"peer-port":{port},"peer-port-random-on-start":false,"port-forwarding-enabled":false}}"#);
-        let Progress::Done(()) = self.set(&arguments, completes)? else { return Ok(Progress::More) };
-        self.dht.map_or(Ok(Progress::Done(())), |dht| self.move_udp(dht, completes))
+        let Progress::Done(()) = self.set(&arguments, even_when_stopping)? else { return Ok(Progress::More) };
+        self.dht.map_or(Ok(Progress::Done(())), |dht| self.move_udp(dht, even_when_stopping))
     }
 
     fn connectivity(&mut self) -> Exchange<Connectivity> {
@@ -323,7 +325,7 @@ impl TorrentClient for Transmission {
         Ok(Progress::Done(Inbound::Idle))
     }
 
-    fn announce(&mut self) -> Exchange<()> {
+    fn reannounce(&mut self) -> Exchange<()> {
         Ok(self.call(REANNOUNCE, "torrent-reannounce", "{}", false)?.map(|_| ()))
     }
 
@@ -331,8 +333,8 @@ impl TorrentClient for Transmission {
         self.connection.dialled()
     }
 
-    fn hang_up(&mut self) {
-        self.connection.hang_up();
+    fn disconnect(&mut self) {
+        self.connection.disconnect();
     }
 
     /// Its sessions are nobody's in particular.
@@ -393,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_us_out_leads_to_advice() {
+    fn failures_lead_to_advice() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         for (cause, advice) in [
@@ -408,7 +410,7 @@ mod tests {
             let error = failed(SESSION_GET, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
-        assert_eq!(locked().meaning, Meaning::CredentialsRejected);
-        assert_eq!(refused("", ADD_HOST).meaning, Meaning::Passing);
+        assert_eq!(locked().retry, Retry::CredentialsRejected);
+        assert_eq!(refused("", ADD_HOST).retry, Retry::Backoff);
     }
 }

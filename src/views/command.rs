@@ -11,9 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
 
 use super::PortChange;
-use super::outbox::Told;
+use super::outbox::Delivery;
 use crate::config::{self, Reader};
-use crate::error::plain;
+use crate::error::io_message;
 use crate::signals::stopping;
 use crate::text::one_line;
 
@@ -22,39 +22,39 @@ pub const NAME: &str = "PORT_CHANGE_COMMAND";
 /// How long it may run.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Between two looks whether it has ended, while it says nothing.
-const GLANCE: Duration = Duration::from_millis(50);
+const CHILD_POLL: Duration = Duration::from_millis(50);
 /// Lines of its output that are logged, and characters of each.
 const LINES: usize = 5;
 const LINE: usize = 160;
 /// Bytes of its output that are kept; the rest is read and forgotten, so that it does not wait for us.
 const OUTPUT: usize = 4096;
 /// What it gets of our environment.
-const PASSED_ON: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+const INHERITED_VARIABLES: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
 /// Its words, as they stand in the settings. Of what is wrong only the program is shown: an argument may be a password.
 pub fn read(reader: &mut Reader) -> Option<Vec<String>> {
-    let words = config::words(reader.get(NAME)?);
-    let wrong = match words.as_ref().map(|words| words.first()) {
+    let words = config::split_words(reader.get(NAME)?);
+    let problem = match words.as_ref().map(|words| words.first()) {
         Ok(Some(program)) if Path::new(program).is_absolute() && !Path::new(program).is_file() => {
             format!("names a program that is not there: {program}")
         }
         Ok(Some(_)) => return words.ok(),
         Ok(None) => "has no words".to_owned(),
-        Err(wrong) => (*wrong).to_owned(),
+        Err(problem) => (*problem).to_owned(),
     };
-    let right = "a program with its whole path and its arguments is right, e.g. /usr/local/bin/on-port {port}";
-    reader.problem(NAME, None, wrong, right);
+    let remedy = "a program with its whole path and its arguments is right, e.g. /usr/local/bin/on-port {port}";
+    reader.problem(NAME, None, problem, remedy);
     None
 }
 
 /// Runs it to its end.
-pub fn run(words: &[String], change: &PortChange) -> Told {
+pub fn run(words: &[String], change: &PortChange) -> Delivery {
     let words: Vec<_> = words.iter().map(|word| change.fill(word, str::to_owned)).collect();
     let (output, child) = start(&words, change).map_err(|error| {
-        format!("{NAME}: {} cannot be started: {}; correct it, then restart", one_line(&words[0]), plain(&error))
+        format!("{NAME}: {} cannot be started: {}; correct it, then restart", one_line(&words[0]), io_message(&error))
     })?;
-    let (said, ended) = follow(child, output);
-    for line in said.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
+    let (text, ended) = follow(child, output);
+    for line in text.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
         log::info!("{NAME}: {}", one_line(line).chars().take(LINE).collect::<String>());
     }
     let again = "it is run again with the next bind";
@@ -65,7 +65,7 @@ pub fn run(words: &[String], change: &PortChange) -> Told {
         }
         // `exit status: 1`, `signal: 9 (SIGKILL)`
         Ok(status) => Err(format!("{NAME}: failed ({status}); {again}")),
-        Err(why) => Err(format!("{NAME}: {why}; {again}")),
+        Err(reason) => Err(format!("{NAME}: {reason}; {again}")),
     }
 }
 
@@ -73,7 +73,7 @@ fn start(words: &[String], change: &PortChange) -> std::io::Result<(PipeReader, 
     let (output, input) = pipe()?;
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).env_clear().current_dir("/");
-    command.envs(PASSED_ON.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.envs(INHERITED_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.envs(change.values());
     // A group of its own, so that whatever it starts is ended with it.
     command.process_group(0).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
@@ -83,13 +83,13 @@ fn start(words: &[String], change: &PortChange) -> std::io::Result<(PipeReader, 
 /// What it says until it ends, and how that was. Whoever it leaves behind may go on talking: nobody listens any more.
 fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatus, String>) {
     let end = Instant::now() + LIMIT;
-    let mut said = Vec::new();
+    let mut text = Vec::new();
     let mut open = true;
     let ended = loop {
         if open {
-            open = hear(&mut output, &mut said, GLANCE) != Heard::End;
+            open = read_output(&mut output, &mut text, CHILD_POLL) != OutputRead::Closed;
         } else {
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(CHILD_POLL);
         }
         match child.try_wait() {
             Ok(None) if Instant::now() < end && !stopping() => {}
@@ -101,34 +101,34 @@ fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatu
                 break Err(format!("took longer than {} s and was ended", LIMIT.as_secs()));
             }
             Ok(Some(status)) => break Ok(status),
-            Err(error) => break Err(format!("cannot be waited for: {}", plain(&error))),
+            Err(error) => break Err(format!("cannot be waited for: {}", io_message(&error))),
         }
     };
-    while said.len() < OUTPUT && hear(&mut output, &mut said, Duration::ZERO) == Heard::Something {}
-    (String::from_utf8_lossy(&said).into_owned(), ended)
+    while text.len() < OUTPUT && read_output(&mut output, &mut text, Duration::ZERO) == OutputRead::Data {}
+    (String::from_utf8_lossy(&text).into_owned(), ended)
 }
 
 #[derive(PartialEq, Eq)]
-enum Heard {
-    Something,
-    Nothing,
-    End,
+enum OutputRead {
+    Data,
+    Pending,
+    Closed,
 }
 
 /// Reads what comes within `limit`.
-fn hear(output: &mut PipeReader, said: &mut Vec<u8>, limit: Duration) -> Heard {
+fn read_output(output: &mut PipeReader, text: &mut Vec<u8>, limit: Duration) -> OutputRead {
     let limit = Timespec::try_from(limit).ok();
     let ready = poll(&mut [PollFd::new(output, PollFlags::IN)], limit.as_ref());
     if !ready.is_ok_and(|ready| ready > 0) {
-        return Heard::Nothing;
+        return OutputRead::Pending;
     }
     let mut buffer = [0; 1024];
     match output.read(&mut buffer) {
-        Ok(0) | Err(_) => Heard::End,
+        Ok(0) | Err(_) => OutputRead::Closed,
         Ok(bytes) => {
-            let room = OUTPUT.saturating_sub(said.len());
-            said.extend_from_slice(&buffer[..bytes.min(room)]);
-            Heard::Something
+            let room = OUTPUT.saturating_sub(text.len());
+            text.extend_from_slice(&buffer[..bytes.min(room)]);
+            OutputRead::Data
         }
     }
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::status::{Status, word};
-use crate::error::plain;
+use super::status::{Status, remote_name};
+use crate::error::io_message;
 use crate::files;
-use crate::keeper::{News, Remote, Verdict};
+use crate::keeper::{Notice, Outcome, Remote};
 
 /// What is counted since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,24 +25,24 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts what `verdict` says.
-    pub fn count(&mut self, verdict: &Verdict) {
-        let Some((_, news)) = &verdict.news else { return };
-        let counter = match news {
-            News::Bound(_) => &mut self.binds,
-            News::KeptOld { .. } => &mut self.bind_failures,
-            News::Failed { error, .. } if error.step == "bindPort" => &mut self.bind_failures,
-            News::Leased { lease, .. } | News::NotStored { lease, .. } => {
+    /// Counts what `outcome` says.
+    pub fn count(&mut self, outcome: &Outcome) {
+        let Some((_, notice)) = &outcome.notice else { return };
+        let counter = match notice {
+            Notice::Bound(_) => &mut self.binds,
+            Notice::PortKept { .. } => &mut self.bind_failures,
+            Notice::Failed { error, .. } if error.step == "bindPort" => &mut self.bind_failures,
+            Notice::Leased { lease, .. } | Notice::StoreFailed { lease, .. } => {
                 let this = Some((lease.port, lease.expires_at));
                 if std::mem::replace(&mut self.lease, this) == this {
                     return;
                 }
                 &mut self.leases
             }
-            News::LoggedIn => &mut self.logins,
-            News::Tunnel { .. } => &mut self.tunnel_changes,
-            News::Moved { .. } => &mut self.moves,
-            News::Reopened(_) => &mut self.reopens,
+            Notice::LoggedIn => &mut self.logins,
+            Notice::Tunnel { .. } => &mut self.tunnel_changes,
+            Notice::Moved { .. } => &mut self.moves,
+            Notice::Reopened(_) => &mut self.reopens,
             _ => return,
         };
         *counter += 1;
@@ -74,7 +74,7 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     }
     text.gauge("written_timestamp_seconds", "When this was written.", Some(now.as_second()));
     text.name("failing", "gauge", "Whether account, gateway or client fail.");
-    for remote in [Remote::Account, Remote::Gateway, Remote::Client].map(word) {
+    for remote in [Remote::Account, Remote::Gateway, Remote::Client].map(remote_name) {
         let failing = status.problems.iter().any(|problem| problem.remote == remote);
         text.labelled("failing", &[("peer", remote)], u8::from(failing));
     }
@@ -136,7 +136,7 @@ impl MetricsFile {
                 let path = files::display_path(&self.path);
                 log::warn!(
                     "METRICS_FILE {path}: {}; name a file in a folder that the service may write to",
-                    plain(&error)
+                    io_message(&error)
                 );
             }
             Err(_) => {}

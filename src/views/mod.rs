@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use crate::config::Reader;
 use crate::http::percent_encoded;
 use crate::http::tls::read_roots;
-use crate::keeper::Verdict;
+use crate::keeper::Outcome;
 use crate::secret::Secret;
 use crate::time;
-use heartbeat::{Beat, Heartbeat};
+use heartbeat::{Heartbeat, Ping};
 use metrics::{Counts, MetricsFile};
 use outbox::Outbox;
 use port_file::PortFile;
@@ -46,14 +46,14 @@ impl Settings {
     /// Reads them; problems are the reader's.
     pub fn read(reader: &mut Reader) -> Self {
         let roots = read_roots(reader, "NOTIFY_CA_CERT");
-        let right = "an address and a port are right, e.g. 127.0.0.1:9849";
+        let remedy = "an address and a port are right, e.g. 127.0.0.1:9849";
         Self {
             port_file: reader.get("PORT_FILE").map(PathBuf::from),
             command: command::read(reader),
             url: Webhook::read(reader, PORT_CHANGE_URL, roots.as_ref()),
             heartbeat: Webhook::read(reader, heartbeat::NAME, roots.as_ref()),
             metrics_file: reader.get("METRICS_FILE").map(PathBuf::from),
-            address: reader.optional(status_server::NAME, right, |text| {
+            address: reader.optional(status_server::NAME, remedy, |text| {
                 text.parse::<SocketAddr>().map_err(|_| "is no address with a port".to_owned())
             }),
         }
@@ -97,19 +97,19 @@ struct Subscriber {
     outbox: Outbox<PortChange>,
     last: Option<(u16, Instant)>,
     /// The last port that was heard of; zero before that.
-    heard: u16,
+    delivered: u16,
 }
 
 impl Subscriber {
     fn new(outbox: Outbox<PortChange>) -> Self {
-        Self { outbox, last: None, heard: 0 }
+        Self { outbox, last: None, delivered: 0 }
     }
 
     /// What was not heard is told again with the next bind.
-    fn tell(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
+    fn notify(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
         if let Some((last, at)) = self.last {
-            if self.outbox.is_heard() {
-                self.heard = last;
+            if self.outbox.is_delivered() {
+                self.delivered = last;
             }
             // A round begins an interval after the last one, or a moment earlier.
             let due = now.saturating_duration_since(at) >= interval / 10 * 9;
@@ -118,7 +118,7 @@ impl Subscriber {
             }
         }
         self.last = Some((port, now));
-        self.outbox.put(PortChange { port, old_port: self.heard, interface: interface.to_owned() });
+        self.outbox.put(PortChange { port, old_port: self.delivered, interface: interface.to_owned() });
     }
 }
 
@@ -136,11 +136,11 @@ pub struct Views {
 }
 
 impl Views {
-    /// As `settings` say; `interval` is the one between two binds. `stays` says that those who ask can be answered.
-    pub fn new(settings: Settings, interval: Duration, check_health: HealthCheck, stays: bool) -> Self {
+    /// As `settings` say; `interval` is the one between two binds. `long_running` says that those who ask can be answered.
+    pub fn new(settings: Settings, interval: Duration, check_health: HealthCheck, long_running: bool) -> Self {
         let command = settings.command.map(|words| {
             let run = move |change| command::run(&words, &change);
-            Subscriber::new(Outbox::looking_after(command::NAME, run, command::reap))
+            Subscriber::new(Outbox::with_reaper(command::NAME, run, command::reap))
         });
         let url = settings.url.map(|webhook| {
             let get =
@@ -155,45 +155,48 @@ impl Views {
             url,
             heartbeat: settings.heartbeat.map(|webhook| Heartbeat::new(webhook, interval)),
             metrics_file: settings.metrics_file.map(MetricsFile::new),
-            status_server: settings.address.filter(|_| stays).map(|address| StatusServer::new(address, check_health)),
+            status_server: settings
+                .address
+                .filter(|_| long_running)
+                .map(|address| StatusServer::new(address, check_health)),
             counts: Counts::default(),
         }
     }
 
-    /// Counts what `verdict` says.
-    pub fn count(&mut self, verdict: &Verdict) {
-        self.counts.count(verdict);
+    /// Counts what `outcome` says.
+    pub fn count(&mut self, outcome: &Outcome) {
+        self.counts.count(outcome);
     }
 
     /// The port is this one now, and comes in on `interface`; none: there is none any more.
-    pub fn tell_port(&mut self, port: Option<u16>, interface: &str, now: Instant) {
+    pub fn publish_port(&mut self, port: Option<u16>, interface: &str, now: Instant) {
         if let Some(file) = &mut self.port_file {
-            file.tell(port);
+            file.write(port);
         }
-        for teller in self.command.iter_mut().chain(&mut self.url) {
+        for subscriber in self.command.iter_mut().chain(&mut self.url) {
             if let Some(port) = port {
-                teller.tell(port, interface, now, self.interval);
+                subscriber.notify(port, interface, now, self.interval);
             }
         }
     }
 
     /// Something has happened, or a pass is over.
-    pub fn show(&mut self, status: &Status, port: Option<u16>) {
+    pub fn update(&mut self, status: &Status, port: Option<u16>) {
         if let Some(file) = &mut self.metrics_file {
-            let well = status.stopped_at.is_none() && matches!((self.check_health)(status), Health::Well(_));
+            let well = status.stopped_at.is_none() && matches!((self.check_health)(status), Health::Healthy(_));
             file.write(&metrics::text(status, well, &self.counts, time::now().wall));
         }
         if let Some(status_server) = &self.status_server {
-            status_server.show(PageData { status: status.clone(), counts: self.counts, port });
+            status_server.update(PageData { status: status.clone(), counts: self.counts, port });
         }
     }
 
     /// A pass is over: this is how it is for a while.
-    pub fn beat(&mut self, status: &Status, port: Option<u16>) {
+    pub fn send_heartbeat(&mut self, status: &Status, port: Option<u16>) {
         if let Some(heartbeat) = &mut self.heartbeat {
             let health = (self.check_health)(status);
-            let (well, words) = (matches!(health, Health::Well(_)), health.words().to_owned());
-            heartbeat.tell(Instant::now(), Beat { well, words, port: port.unwrap_or(0) });
+            let (healthy, message) = (matches!(health, Health::Healthy(_)), health.message().to_owned());
+            heartbeat.update(Instant::now(), Ping { healthy, message, port: port.unwrap_or(0) });
         }
     }
 
@@ -206,8 +209,8 @@ impl Views {
 
     /// Waits until everybody was told, or was tried in vain.
     pub fn finish(self) {
-        for teller in self.command.into_iter().chain(self.url) {
-            teller.outbox.finish();
+        for subscriber in self.command.into_iter().chain(self.url) {
+            subscriber.outbox.finish();
         }
         if let Some(heartbeat) = self.heartbeat {
             heartbeat.finish();

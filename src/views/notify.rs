@@ -30,13 +30,13 @@ impl Notifier {
         Self { socket, watchdog }
     }
 
-    /// How often [`Notifier::alive`] must be called: half of what the watchdog allows, within reason.
-    pub fn heartbeat(&self) -> Option<Duration> {
+    /// How often [`Notifier::feed_watchdog`] must be called: half of what the watchdog allows, within reason.
+    pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.map(|limit| (limit / 2).max(Duration::from_millis(100)))
     }
 
     /// Sends `state`, e.g. `READY=1`. A manager that does not listen is no reason to stop.
-    pub fn tell(&self, state: &str) {
+    pub fn send(&self, state: &str) {
         if let Some((socket, address)) = &self.socket
             && let Err(error) = socket.send_to_addr(state.as_bytes(), address)
         {
@@ -45,9 +45,9 @@ impl Notifier {
     }
 
     /// The watchdog's heartbeat.
-    pub fn alive(&self) {
+    pub fn feed_watchdog(&self) {
         if self.watchdog.is_some() {
-            self.tell("WATCHDOG=1");
+            self.send("WATCHDOG=1");
         }
     }
 }

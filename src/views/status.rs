@@ -1,4 +1,4 @@
-//! The status document: `STATE_DIR/status.json`, the words of `status`, and the verdict of `healthcheck`.
+//! The status document: `STATE_DIR/status.json`, the words of `status`, and the outcome of `healthcheck`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -7,21 +7,21 @@ use std::time::Duration;
 use jiff::Timestamp;
 use miniserde::json;
 
-use crate::error::plain;
+use crate::error::io_message;
 use crate::files::{self, Durability};
-use crate::keeper::step::{Connectivity, Listener};
-use crate::keeper::tunnel::Way;
+use crate::keeper::step::{Connectivity, ListenState};
+use crate::keeper::tunnel::GatewayRoute;
 use crate::keeper::{Remote, Snapshot};
 use crate::state::Presence;
 use crate::text::one_line;
-use crate::time::{rfc3339, span};
+use crate::time::{human_duration, rfc3339};
 
 /// A followed source that has not answered for this long has lost the port.
-const FOLLOWED_LIFE: Duration = Duration::from_secs(60);
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A binding lapses when it is not repeated for this long (PIA).
-const BINDING_LIFE: Duration = Duration::from_secs(15 * 60);
+const BINDING_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// Failed binds in a row after which the port is not taken to be well any more, although it is still bound.
-const BINDS_FAILED: u32 = 3;
+const MAX_BINDS_FAILED: u32 = 3;
 
 /// What `status --json` prints. Times are RFC 3339, UTC.
 #[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
@@ -89,7 +89,7 @@ pub struct Problem {
 }
 
 /// The remote in the words of the log and of the document.
-pub fn word(remote: Remote) -> &'static str {
+pub fn remote_name(remote: Remote) -> &'static str {
     match remote {
         Remote::Account => "account",
         Remote::Gateway => "gateway",
@@ -101,18 +101,18 @@ pub fn word(remote: Remote) -> &'static str {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Health {
     /// The port is bound and the client listens on it.
-    Well(String),
+    Healthy(String),
     /// Something is missing.
-    Ill(String),
+    Unhealthy(String),
     /// Nobody runs.
     Stopped(String),
 }
 
 impl Health {
     /// For people.
-    pub fn words(&self) -> &str {
+    pub fn message(&self) -> &str {
         match self {
-            Self::Well(words) | Self::Ill(words) | Self::Stopped(words) => words,
+            Self::Healthy(message) | Self::Unhealthy(message) | Self::Stopped(message) => message,
         }
     }
 }
@@ -121,11 +121,11 @@ impl Status {
     /// The document of a moment.
     pub fn of(snapshot: &Snapshot, client: &str, interval: Duration, now: Timestamp) -> Self {
         let bind = snapshot.last_bind;
-        let followed = snapshot.way.filter(|_| snapshot.follows);
-        let way = bind.and_then(|bind| bind.way.as_ref()).or(followed);
-        let device = way.and_then(|way| way.device.as_ref());
+        let followed = snapshot.route.filter(|_| snapshot.follows);
+        let route = bind.and_then(|bind| bind.route.as_ref()).or(followed);
+        let device = route.and_then(|route| route.device.as_ref());
         let problem = |(remote, trouble): &(Remote, &crate::keeper::Trouble)| Problem {
-            remote: word(*remote).to_owned(),
+            remote: remote_name(*remote).to_owned(),
             since: rfc3339(trouble.since.wall),
             failures: trouble.attempts,
             error: trouble.error.to_string(),
@@ -140,16 +140,16 @@ impl Status {
             bound_at: bind.map(|bind| rfc3339(bind.at)),
             binds_failed: snapshot.binds_failed,
             gateway: bind.and_then(|bind| bind.gateway).map(|gateway| gateway.to_string()),
-            local_address: way.map(|way| way.local.to_string()),
+            local_address: route.map(|route| route.local.to_string()),
             device: device.map(|device| device.name.clone()),
             device_index: device.map(|device| device.index),
             client: client.to_owned(),
             client_port: snapshot.client_port,
-            client_verified_at: snapshot.listened.map(|(at, _)| rfc3339(at)),
-            connection_status: snapshot.said.map(|said| said.to_string()),
-            listener_seen: snapshot.witnessed,
+            client_verified_at: snapshot.last_listening.map(|(at, _)| rfc3339(at)),
+            connection_status: snapshot.connectivity.map(|reported| reported.to_string()),
+            listener_seen: snapshot.socket_seen,
             port_since: snapshot.port_since.map(rfc3339),
-            peer_seen_at: snapshot.peer_at.map(rfc3339),
+            peer_seen_at: snapshot.peer_seen_at.map(rfc3339),
             problems: snapshot.troubles.iter().map(problem).collect(),
             stopped_at: None,
             updated_at: rfc3339(now),
@@ -164,7 +164,7 @@ impl Status {
     pub fn write(&self, state_dir: &Path) -> Result<(), String> {
         let path = Self::path(state_dir);
         files::write(&path, json::to_string(self).as_bytes(), Durability::Volatile)
-            .map_err(|error| format!("{}: {}", path.display(), plain(&error)))
+            .map_err(|error| format!("{}: {}", path.display(), io_message(&error)))
     }
 
     /// Reads the document in `state_dir`; none if there is none. The error is for people.
@@ -178,7 +178,7 @@ impl Status {
                     std::io::ErrorKind::PermissionDenied => "ask as root or as the service's user",
                     _ => "check STATE_DIR",
                 };
-                return Err(format!("{}: {}; {hint}", path.display(), plain(&error)));
+                return Err(format!("{}: {}; {hint}", path.display(), io_message(&error)));
             }
         };
         let damaged = || format!("{} is damaged; it is replaced at the next bind", path.display());
@@ -197,24 +197,25 @@ impl Status {
         }
     }
 
-    /// Whether the port is bound and the client listens on it. `way` is the one to the gateway of the last bind as it is now,
-    /// `listener` whoever listens on the port.
+    /// Whether the port is bound and the client listens on it. `route` is the one to the gateway of the last bind as it is now,
+    /// `listen_state` whoever listens on the port.
     pub fn health(
         &self,
         presence: &Presence,
-        way: Option<Result<Way, String>>,
-        listener: Option<&Listener>,
+        route: Option<Result<GatewayRoute, String>>,
+        listen_state: Option<&ListenState>,
         now: Timestamp,
     ) -> Health {
         let result = match presence {
-            Presence::Running(_) => self.check_way(way).and_then(|()| self.check(now)).and_then(|words| {
-                self.check_listener(listener)?;
-                Ok(words)
+            Presence::Running(_) => self.check_route(route).and_then(|()| self.check(now)).and_then(|message| {
+                self.check_listen_state(listen_state)?;
+                Ok(message)
             }),
-            Presence::Unknown(why) => Err(format!("unknown: {why}")),
+            Presence::Unknown(reason) => Err(format!("unknown: {reason}")),
             Presence::Stopped => return Health::Stopped(one_line(&self.stopped())),
         };
-        result.map_or_else(|words| Health::Ill(one_line(&words)), |words| Health::Well(one_line(&words)))
+        result
+            .map_or_else(|message| Health::Unhealthy(one_line(&message)), |message| Health::Healthy(one_line(&message)))
     }
 
     fn stopped(&self) -> String {
@@ -225,55 +226,67 @@ impl Status {
     }
 
     fn check(&self, now: Timestamp) -> Result<String, String> {
-        let ill = |text: String| match self.problems.first() {
+        let unhealthy = |text: String| match self.problems.first() {
             Some(problem) => format!("{}; {} ({text})", problem.error, problem.remedy),
             None => text,
         };
-        let port = self.port.ok_or_else(|| ill("there is no port".to_owned()))?;
-        let verified = age(self.client_verified_at.as_deref(), now)
-            .filter(|_| self.client_port == Some(port))
-            .ok_or_else(|| ill(format!("{} was not seen listening on port {port} yet in this tunnel", self.client)));
+        let port = self.port.ok_or_else(|| unhealthy("there is no port".to_owned()))?;
+        let verified =
+            age(self.client_verified_at.as_deref(), now).filter(|_| self.client_port == Some(port)).ok_or_else(|| {
+                unhealthy(format!("{} was not seen listening on port {port} yet in this tunnel", self.client))
+            });
         let fresh = |age: Duration| age <= Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60));
         if self.follows {
-            let lost = self.problems.iter().find(|problem| problem.remote == word(Remote::Gateway));
+            let lost = self.problems.iter().find(|problem| problem.remote == remote_name(Remote::Gateway));
             if let Some(since) =
-                lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= FOLLOWED_LIFE)
+                lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= SOURCE_TIMEOUT)
             {
-                return Err(ill(format!("port {port} was last seen at its source {} ago", span(since))));
+                return Err(unhealthy(format!(
+                    "port {port} was last seen at its source {} ago",
+                    human_duration(since)
+                )));
             }
         } else {
             let bound = age(self.bound_at.as_deref(), now)
-                .ok_or_else(|| ill("the port has not been bound since the service started".to_owned()))?;
-            if bound >= BINDING_LIFE {
-                return Err(ill(format!("the last bind is {} old, a binding lapses after 15 min", span(bound))));
+                .ok_or_else(|| unhealthy("the port has not been bound since the service started".to_owned()))?;
+            if bound >= BINDING_LIFETIME {
+                return Err(unhealthy(format!(
+                    "the last bind is {} old, a binding lapses after 15 min",
+                    human_duration(bound)
+                )));
             }
-            if self.binds_failed >= BINDS_FAILED {
-                return Err(ill(format!("{} binds failed in a row", self.binds_failed)));
+            if self.binds_failed >= MAX_BINDS_FAILED {
+                return Err(unhealthy(format!("{} binds failed in a row", self.binds_failed)));
             }
         }
         let verified = verified?;
         if !fresh(verified) {
-            return Err(ill(format!("{} was last seen listening on port {port} {} ago", self.client, span(verified))));
+            return Err(unhealthy(format!(
+                "{} was last seen listening on port {port} {} ago",
+                self.client,
+                human_duration(verified)
+            )));
         }
-        let bound = age(self.bound_at.as_deref(), now).map_or(String::new(), |age| format!(" bound {} ago", span(age)));
-        let listens = if self.is_only_told() { "has it, whether it listens is not known" } else { "listening" };
+        let bound = age(self.bound_at.as_deref(), now)
+            .map_or(String::new(), |age| format!(" bound {} ago", human_duration(age)));
+        let listens = if self.is_unverifiable() { "has it, whether it listens is not known" } else { "listening" };
         Ok(format!("port {port}{bound}, {} {listens}", self.client))
     }
 
     /// The client has the port in its settings and does not say whether it listens, and the kernel does not show it.
-    fn is_only_told(&self) -> bool {
-        self.is_silent() && !self.listener_seen
+    fn is_unverifiable(&self) -> bool {
+        self.reports_no_listening() && !self.listener_seen
     }
 
     /// The client does not say whether it listens.
-    pub fn is_silent(&self) -> bool {
+    pub fn reports_no_listening(&self) -> bool {
         self.connection_status == Some(Connectivity::Unknown.to_string())
     }
 
-    /// Whether the way that the last bind took is still there. A container whose VPN container was restarted is left in a
+    /// Whether the route that the last bind took is still there. A container whose VPN container was restarted is left in a
     /// namespace without any way out, and all else looks well.
-    fn check_way(&self, way: Option<Result<Way, String>>) -> Result<(), String> {
-        let now = match way {
+    fn check_route(&self, route: Option<Result<GatewayRoute, String>>) -> Result<(), String> {
+        let now = match route {
             None => return Ok(()),
             Some(Err(error)) => {
                 let to =
@@ -297,16 +310,16 @@ impl Status {
     }
 
     /// Whether peers reach the client now, as far as the kernel tells.
-    fn check_listener(&self, listener: Option<&Listener>) -> Result<(), String> {
+    fn check_listen_state(&self, listen_state: Option<&ListenState>) -> Result<(), String> {
         let client = &self.client;
         let Some(port) = self.port else { return Ok(()) };
-        Err(match listener {
-            None | Some(Listener::Open) => return Ok(()),
-            Some(Listener::Unseen) => format!("nothing listens on port {port}; check that {client} runs"),
-            Some(Listener::Dead) => {
+        Err(match listen_state {
+            None | Some(ListenState::Reachable) => return Ok(()),
+            Some(ListenState::Missing) => format!("nothing listens on port {port}; check that {client} runs"),
+            Some(ListenState::Stale) => {
                 format!("{client} listens on port {port} of a device or an address that is gone; it is mended at once")
             }
-            Some(Listener::Elsewhere { on, tunnel }) => {
+            Some(ListenState::WrongDevice { on, tunnel }) => {
                 format!(
                     "{client} listens on {on}, the port comes in on {tunnel}; set its network interface to {tunnel}"
                 )
@@ -316,8 +329,9 @@ impl Status {
 
     /// For people.
     pub fn describe(&self, presence: &Presence, health: &Health, now: Timestamp) -> String {
-        let ago =
-            |time: &Option<String>| age(time.as_deref(), now).map_or("never".to_owned(), |age| span(age) + " ago");
+        let ago = |time: &Option<String>| {
+            age(time.as_deref(), now).map_or("never".to_owned(), |age| human_duration(age) + " ago")
+        };
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<12}{}", one_line(&value));
@@ -330,11 +344,11 @@ impl Status {
                     .as_ref()
                     .map_or_else(|| format!("killed or crashed after {}", self.updated_at), |at| format!("at {at}")),
             ),
-            Presence::Unknown(why) => line("unknown", why.clone()),
+            Presence::Unknown(reason) => line("unknown", reason.clone()),
         }
         match health {
-            Health::Well(words) => line("health", format!("ok: {words}")),
-            Health::Ill(words) => line("health", format!("not ok: {words}")),
+            Health::Healthy(message) => line("health", format!("ok: {message}")),
+            Health::Unhealthy(message) => line("health", format!("not ok: {message}")),
             Health::Stopped(_) => {}
         }
         for problem in &self.problems {
@@ -353,7 +367,7 @@ impl Status {
             line("bound", ago(&self.bound_at));
         }
         let seen = self.client_port.map_or("no port seen".to_owned(), |port| format!("port {port}"));
-        let listening = if self.is_only_told() { "seen with it" } else { "seen listening" };
+        let listening = if self.is_unverifiable() { "seen with it" } else { "seen listening" };
         line("client", format!("{}: {seen}, {listening} {}", self.client, ago(&self.client_verified_at)));
         if let Some(since) = &self.port_since {
             let inbound = match &self.peer_seen_at {
@@ -410,9 +424,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn ill(words: &str, change: impl Fn(&mut Status)) {
+    fn unhealthy(message: &str, change: impl Fn(&mut Status)) {
         let health = health(change);
-        assert!(matches!(health, Health::Ill(_)) && health.words().contains(words), "{health:?}");
+        assert!(matches!(health, Health::Unhealthy(_)) && health.message().contains(message), "{health:?}");
     }
 
     fn problem(remote: &str, since: &str) -> Problem {
@@ -422,25 +436,25 @@ mod tests {
 
     #[test]
     fn healthy_is_bound_and_listening() {
-        assert_eq!(health(|_| ()), Health::Well("port 4711 bound 2 min ago, qBittorrent listening".to_owned()));
+        assert_eq!(health(|_| ()), Health::Healthy("port 4711 bound 2 min ago, qBittorrent listening".to_owned()));
         let at = |time: &str| Some(time.to_owned());
-        assert!(matches!(health(|s| s.bound_at = at("2026-11-23T11:45:01Z")), Health::Well(_)));
-        ill("15 min", |s| s.bound_at = at("2026-11-23T11:45:00Z"));
-        ill("15 min", |s| s.bound_at = at("2026-11-24T12:00:00Z"));
-        assert!(matches!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")), Health::Well(_)));
-        ill("last seen listening", |s| s.client_verified_at = at("2026-11-23T11:48:59Z"));
-        ill("not seen listening on port 4711 yet", |s| s.client_port = Some(1));
-        ill("no port", |s| s.port = None);
-        ill("not been bound", |s| s.bound_at = None);
-        assert!(matches!(health(|s| s.interval_s = u64::MAX), Health::Well(_)));
+        assert!(matches!(health(|s| s.bound_at = at("2026-11-23T11:45:01Z")), Health::Healthy(_)));
+        unhealthy("15 min", |s| s.bound_at = at("2026-11-23T11:45:00Z"));
+        unhealthy("15 min", |s| s.bound_at = at("2026-11-24T12:00:00Z"));
+        assert!(matches!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")), Health::Healthy(_)));
+        unhealthy("last seen listening", |s| s.client_verified_at = at("2026-11-23T11:48:59Z"));
+        unhealthy("not seen listening on port 4711 yet", |s| s.client_port = Some(1));
+        unhealthy("no port", |s| s.port = None);
+        unhealthy("not been bound", |s| s.bound_at = None);
+        assert!(matches!(health(|s| s.interval_s = u64::MAX), Health::Healthy(_)));
     }
 
     #[test]
-    fn three_binds_that_failed_in_a_row_are_unhealthy_with_the_reason_first() {
-        assert!(matches!(health(|s| s.binds_failed = 2), Health::Well(_)));
-        ill("3 binds failed in a row", |s| s.binds_failed = 3);
+    fn three_failed_binds_in_a_row_are_unhealthy_with_the_reason_first() {
+        assert!(matches!(health(|s| s.binds_failed = 2), Health::Healthy(_)));
+        unhealthy("3 binds failed in a row", |s| s.binds_failed = 3);
         let health = health(|s| (s.binds_failed, s.problems) = (3, vec![problem("gateway", NOW)]));
-        assert!(health.words().starts_with("x: y; do z ("), "{health:?}");
+        assert!(health.message().starts_with("x: y; do z ("), "{health:?}");
     }
 
     #[test]
@@ -450,52 +464,52 @@ mod tests {
                 (s.follows, s.bound_at, s.problems) = (true, None, vec![problem("gateway", since)]);
             }
         };
-        assert!(matches!(health(follows("2026-11-23T11:59:01Z")), Health::Well(_)));
-        ill("last seen at its source 1 min ago", follows("2026-11-23T11:59:00Z"));
+        assert!(matches!(health(follows("2026-11-23T11:59:01Z")), Health::Healthy(_)));
+        unhealthy("last seen at its source 1 min ago", follows("2026-11-23T11:59:00Z"));
     }
 
-    fn way(local: &str, index: u32) -> Way {
+    fn route(local: &str, index: u32) -> GatewayRoute {
         let device = Device { index, name: "tun0".to_owned(), tunnel: true };
-        Way { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
+        GatewayRoute { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
     }
 
     #[test]
-    fn a_way_that_changed_is_noticed() {
-        let health = |way: Option<Result<Way, String>>| {
+    fn a_route_that_changed_is_noticed() {
+        let health = |route: Option<Result<GatewayRoute, String>>| {
             let (gateway, local_address) = (Some("10.0.0.1:19999".to_owned()), Some("10.9.9.9".to_owned()));
             let (device, device_index) = (Some("tun0".to_owned()), Some(7));
             let status = Status { gateway, local_address, device, device_index, ..well() };
-            status.health(&running(), way, None, NOW.parse().unwrap())
+            status.health(&running(), route, None, NOW.parse().unwrap())
         };
-        assert!(matches!(health(None), Health::Well(_)), "not bound yet: nothing to compare with");
-        assert!(matches!(health(Some(Ok(way("10.9.9.9", 7)))), Health::Well(_)));
-        for (way, words) in [
-            (Ok(way("10.8.8.8", 7)), "our address was 10.9.9.9 at the last bind and is 10.8.8.8"),
-            (Ok(way("10.9.9.9", 8)), "tun0 is another device than at the last bind"),
+        assert!(matches!(health(None), Health::Healthy(_)), "not bound yet: nothing to compare with");
+        assert!(matches!(health(Some(Ok(route("10.9.9.9", 7)))), Health::Healthy(_)));
+        for (route, message) in [
+            (Ok(route("10.8.8.8", 7)), "our address was 10.9.9.9 at the last bind and is 10.8.8.8"),
+            (Ok(route("10.9.9.9", 8)), "tun0 is another device than at the last bind"),
             (Err("network is unreachable".to_owned()), "no way to the gateway 10.0.0.1:19999"),
         ] {
-            let health = health(Some(way));
-            assert!(matches!(health, Health::Ill(_)) && health.words().contains(words), "{health:?}");
+            let health = health(Some(route));
+            assert!(matches!(health, Health::Unhealthy(_)) && health.message().contains(message), "{health:?}");
         }
     }
 
     #[test]
-    fn words_from_a_file_cannot_move_a_cursor() {
+    fn text_from_a_file_cannot_move_a_cursor() {
         let health = health(|s| s.client = "a\n\u{1b}[2J".to_owned());
-        assert_eq!(health, Health::Well("port 4711 bound 2 min ago, a??[2J listening".to_owned()));
+        assert_eq!(health, Health::Healthy("port 4711 bound 2 min ago, a??[2J listening".to_owned()));
     }
 
     #[test]
-    fn whoever_does_not_run_is_not_healthy() {
+    fn a_stopped_service_is_not_healthy() {
         let stopped = |stopped_at: Option<&str>| {
             let status = Status { stopped_at: stopped_at.map(str::to_owned), ..well() };
             status.health(&Presence::Stopped, None, None, NOW.parse().unwrap())
         };
         assert_eq!(stopped(Some(NOW)), Health::Stopped(format!("not running: stopped at {NOW}")));
-        assert!(stopped(None).words().contains("killed or crashed after 2026-11-23T11:59:00Z"));
+        assert!(stopped(None).message().contains("killed or crashed after 2026-11-23T11:59:00Z"));
         assert!(matches!(stopped(None), Health::Stopped(_)));
         let unknown = well().health(&Presence::Unknown("no lock".to_owned()), None, None, NOW.parse().unwrap());
-        assert_eq!(unknown, Health::Ill("unknown: no lock".to_owned()));
+        assert_eq!(unknown, Health::Unhealthy("unknown: no lock".to_owned()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::metrics::{self, Counts};
 use super::status::{Health, Status};
-use crate::error::plain;
+use crate::error::io_message;
 
 /// The variable, as the log names it.
 pub const NAME: &str = "STATUS_ADDRESS";
@@ -25,7 +25,7 @@ const REQUEST: usize = 4096;
 /// Bytes of a thread's stack.
 const STACK: usize = 64 * 1024;
 /// Between two tries to listen, and after an error of a listener.
-const AGAIN: Duration = Duration::from_secs(30);
+const LISTEN_RETRY: Duration = Duration::from_secs(30);
 
 /// What is shown.
 #[derive(Clone, Default)]
@@ -56,22 +56,22 @@ impl StatusServer {
     }
 
     /// Shows this from now on.
-    pub fn show(&self, data: PageData) {
+    pub fn update(&self, data: PageData) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = data;
     }
 }
 
 fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: HealthCheck) {
-    let mut said = false;
+    let mut warned = false;
     let listener = loop {
         match TcpListener::bind(address) {
             Ok(listener) => break listener,
-            Err(error) if !std::mem::replace(&mut said, true) => {
-                log::warn!("{NAME} {address}: {}; it is tried again", plain(&error));
+            Err(error) if !std::mem::replace(&mut warned, true) => {
+                log::warn!("{NAME} {address}: {}; it is tried again", io_message(&error));
             }
             Err(_) => {}
         }
-        sleep(AGAIN);
+        sleep(LISTEN_RETRY);
     };
     log::info!("status: http://{address}/metrics, /healthz, /status, /v1/portforward");
     let clients = Arc::new(AtomicUsize::new(0));
@@ -122,10 +122,10 @@ fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthChec
 }
 
 /// The time that is left, or the error that there is none.
-fn left(end: Instant) -> io::Result<Option<Duration>> {
+fn remaining(end: Instant) -> io::Result<Option<Duration>> {
     match end.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-        left => Ok(Some(left)),
+        remaining => Ok(Some(remaining)),
     }
 }
 
@@ -133,7 +133,7 @@ fn read_request(client: &mut TcpStream, end: Instant) -> io::Result<Vec<u8>> {
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
     while !request.windows(4).any(|bytes| bytes == b"\r\n\r\n") && request.len() < REQUEST {
-        client.set_read_timeout(left(end)?)?;
+        client.set_read_timeout(remaining(end)?)?;
         match client.read(&mut buffer)? {
             0 => break,
             bytes => request.extend_from_slice(&buffer[..bytes]),
@@ -144,7 +144,7 @@ fn read_request(client: &mut TcpStream, end: Instant) -> io::Result<Vec<u8>> {
 
 fn write_all(client: &mut TcpStream, mut bytes: &[u8], end: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        client.set_write_timeout(left(end)?)?;
+        client.set_write_timeout(remaining(end)?)?;
         match client.write(bytes)? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             written => bytes = &bytes[written..],
@@ -173,14 +173,14 @@ fn reply_to(path: &str, data: &PageData, check_health: HealthCheck) -> Reply {
     let path = path.split('?').next().unwrap_or(path);
     match path {
         "/metrics" => {
-            let well = matches!(check_health(&data.status), Health::Well(_));
+            let well = matches!(check_health(&data.status), Health::Healthy(_));
             let body = metrics::text(&data.status, well, &data.counts, Timestamp::now());
             Reply { status: "200 OK", kind: "text/plain; version=0.0.4; charset=utf-8", body }
         }
         "/healthz" => {
             let health = check_health(&data.status);
-            let status = if matches!(health, Health::Well(_)) { "200 OK" } else { "503 Service Unavailable" };
-            Reply::text(status, format!("{}\n", health.words()))
+            let status = if matches!(health, Health::Healthy(_)) { "200 OK" } else { "503 Service Unavailable" };
+            Reply::text(status, format!("{}\n", health.message()))
         }
         "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&data.status))),
         // As gluetun's control server has it: the route of now and the one of before.
@@ -197,14 +197,14 @@ mod tests {
     use super::*;
 
     fn well(_: &Status) -> Health {
-        Health::Well("ok: all".to_owned())
+        Health::Healthy("ok: all".to_owned())
     }
 
-    /// A page on a port of the kernel's choice.
+    /// A server on a port of the kernel's choice.
     fn server() -> (StatusServer, SocketAddr) {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let server = StatusServer::new(address, well);
-        server.show(PageData { port: Some(4711), ..PageData::default() });
+        server.update(PageData { port: Some(4711), ..PageData::default() });
         (server, address)
     }
 
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_is_told_to_those_who_ask() {
+    fn every_route_answers() {
         let (_server, address) = server();
         let get = |path: &str| ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert!(get("/metrics").contains("\npia_sync_healthy 1\n"));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_says_nothing_is_left_and_keeps_nobody_waiting() {
+    fn a_silent_client_is_dropped_and_delays_no_one_else() {
         let (_server, address) = server();
         let silent: Vec<_> = (1..CLIENTS).map(|_| connect(address)).collect();
         let began = Instant::now();

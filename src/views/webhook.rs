@@ -2,7 +2,7 @@
 
 use rustls::RootCertStore;
 
-use super::outbox::Told;
+use super::outbox::Delivery;
 use crate::config::Reader;
 use crate::error::{Cause, Error};
 use crate::http::tls::{Tls, tls_to};
@@ -27,7 +27,7 @@ impl Webhook {
             let tls = if url.https { Some(tls_to(&url.host, roots).map_err(|cause| cause.to_string())?) } else { None };
             Ok(Self { name, url, tls, template })
         });
-        parsed.map_err(|wrong| reader.problem(name, None, wrong, "an http or https URL is right")).ok()
+        parsed.map_err(|problem| reader.problem(name, None, problem, "an http or https URL is right")).ok()
     }
 
     /// Path and query, with placeholders.
@@ -36,10 +36,10 @@ impl Webhook {
     }
 
     /// Asks for `path`, with its query; the error is a line for the log.
-    pub fn get(&self, path: &Secret) -> Told {
+    pub fn get(&self, path: &Secret) -> Delivery {
         let mut connection =
             Connection::new(self.url.host.clone(), self.url.port, self.url.host_header(), self.tls.clone());
-        let request = Request { hides_path: true, ..Request::get(path.expose()) };
+        let request = Request { secret_path: true, ..Request::get(path.expose()) };
         let error = match connection.send(&request) {
             Ok(response) if response.is_success() => return Ok(()),
             // Of what it says nothing is shown: it may say what it was asked for.
