@@ -5,12 +5,9 @@ use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use crate::error::{Cause, Error, Phase};
-use crate::keeper::client::{PORT, SOCKET};
+use crate::error::{Call, Cause, Error, Phase};
 use crate::keeper::step::{Completed, Connectivity, Exchange, Progress, Step};
 use crate::keeper::{Notice, Outcome, Remote, Visibility};
-use crate::pia::gateway::NO_TUNNEL;
-use crate::pia::trust;
 use crate::service::{Observer, Remotes, Service, describe_inbound, details, truncated, with_advice};
 use crate::settings::{PortProvider, Settings};
 use crate::state::State;
@@ -202,7 +199,7 @@ impl CheckObserver<'_> {
     /// The route to the gateway, or into the tunnel where that has to be found.
     fn tunnel(&mut self, service: &Service) {
         if service.has_no_tunnel() {
-            self.fail_with("tunnel", &format!("{NO_TUNNEL}; {START_VPN}"), START_VPN.to_owned());
+            self.fail_with("tunnel", &format!("{}; {START_VPN}", Cause::NoTunnel), START_VPN.to_owned());
             return;
         }
         // Without a route the loop itself says so; a name has to be looked up first.
@@ -225,7 +222,7 @@ impl CheckObserver<'_> {
     fn gateway(&mut self, remotes: &Remotes, error: Option<&Error>) {
         let PortProvider::Pia(pia) = &remotes.port else { return };
         let gateway = &pia.gateway;
-        let reached = error.is_none_or(|error| error.step != trust::STEP && is_beyond_connect(&error.cause));
+        let reached = error.is_none_or(|error| error.call != Call::FetchCa && is_beyond_connect(&error.cause));
         if !reached || self.printed.contains(&"certificate") {
             return;
         }
@@ -285,7 +282,7 @@ impl CheckObserver<'_> {
                 self.port_unset = true;
                 self.note("port", &format!("{}; the service will set it", error.cause));
             }
-            "gateway" if matches!(&error.cause, Cause::Other(label) if label == NO_TUNNEL) => {
+            "gateway" if matches!(error.cause, Cause::NoTunnel) => {
                 self.skip_to(row, "not reached");
                 self.line(Mark::Skipped, row, "not looked for without a tunnel");
             }
@@ -338,18 +335,18 @@ fn fix(row: &str, error: &Error) -> String {
 /// The row of an error.
 fn row_of(remote: Remote, error: &Error) -> &'static str {
     let cause = error.cause.most_informative();
-    match (remote, error.step) {
-        (_, "tunnel") => "tunnel",
-        (_, trust::STEP) => "CA",
+    match (remote, error.call) {
+        (_, Call::Route) => "tunnel",
+        (_, Call::FetchCa) => "CA",
         (Remote::Account, _) => "account",
-        (Remote::Gateway, "port source") => "source",
+        (Remote::Gateway, Call::PollSource) => "source",
         (Remote::Gateway, _) if is_of_certificate(cause) => "certificate",
-        (Remote::Gateway, "getSignature" | "bindPort") if !is_beyond_connect(cause) => "gateway",
-        (Remote::Gateway, "getSignature") => "lease",
-        (Remote::Gateway, "bindPort") => "bind",
+        (Remote::Gateway, Call::GetSignature | Call::BindPort) if !is_beyond_connect(cause) => "gateway",
+        (Remote::Gateway, Call::GetSignature) => "lease",
+        (Remote::Gateway, Call::BindPort) => "bind",
         (Remote::Gateway, _) => "gateway",
-        (Remote::Client, PORT) => "port",
-        (Remote::Client, SOCKET) => "listener",
+        (Remote::Client, Call::ClientPort) => "port",
+        (Remote::Client, Call::ClientSocket) => "listener",
         (Remote::Client, _) => "client",
     }
 }
@@ -362,6 +359,7 @@ fn is_beyond_connect(cause: &Cause) -> bool {
             | Cause::Connect { .. }
             | Cause::NoRoute { .. }
             | Cause::Timeout { phase: Phase::Lookup | Phase::Connect, .. }
+            | Cause::NoTunnel
             | Cause::Other(_)
     )
 }
@@ -371,8 +369,8 @@ fn is_of_certificate(cause: &Cause) -> bool {
         cause,
         Cause::NameMismatch { .. }
             | Cause::UnknownIssuer
-            | Cause::CertificateExpired
-            | Cause::CertificateNotYetValid
+            | Cause::CertificateExpired { .. }
+            | Cause::CertificateNotYetValid { .. }
             | Cause::NotTls
             | Cause::Tls(_)
     )

@@ -1,6 +1,6 @@
 //! The errors of everything that can fail after the settings were accepted, with the advice that does for any remote.
 //!
-//! An error names the step, the cause, what it means for the next try and what to do. Whoever makes it knows its remote and may
+//! An error names the call, the cause, what it means for the next try and what to do. Whoever makes it knows its remote and may
 //! know better than the general rows in here, which name none. Nothing in here holds a secret: causes carry figures, names
 //! that a certificate shows to everybody, and excerpts of replies that were redacted when they were read.
 
@@ -8,7 +8,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::time;
+use jiff::Timestamp;
+
+use crate::time::rfc3339;
 
 /// The part of an exchange in which a deadline fired or a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,53 @@ impl fmt::Display for Phase {
             Self::Send => "sending the request",
             Self::Head => "waiting for the reply",
             Self::Body => "reading the reply",
+        })
+    }
+}
+
+/// The call that failed, as errors name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// Getting a token from PIA's account API.
+    Login,
+    /// Getting a token without an account to log in with.
+    Token,
+    /// Fetching the CA that signs the gateways' certificates.
+    FetchCa,
+    GetSignature,
+    BindPort,
+    StoreLease,
+    /// Finding the route to the gateway.
+    Route,
+    /// Asking the program that leases the port in our place.
+    PollSource,
+    /// Asking for a port what does not have one: a bug of ours.
+    WrongProvider,
+    /// Comparing the client's listen port with the leased one.
+    ClientPort,
+    /// Inspecting the client's socket.
+    ClientSocket,
+    /// A client's own call, in that client's words.
+    Client(&'static str),
+    /// Sending a notification to the URL in this variable.
+    Notify(&'static str),
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Login => "PIA login",
+            Self::Token => "PIA token",
+            Self::FetchCa => "PIA's CA",
+            Self::GetSignature => "getSignature",
+            Self::BindPort => "bindPort",
+            Self::StoreLease => "lease",
+            Self::Route => "tunnel",
+            Self::PollSource => "port source",
+            Self::WrongProvider => "port",
+            Self::ClientPort => "client port",
+            Self::ClientSocket => "client socket",
+            Self::Client(name) | Self::Notify(name) => name,
         })
     }
 }
@@ -106,9 +155,15 @@ pub enum Cause {
     /// The certificate does not lead to a trusted root.
     UnknownIssuer,
     /// The certificate's time is over, by our clock.
-    CertificateExpired,
+    CertificateExpired {
+        /// Our clock when the certificate was refused.
+        at: Timestamp,
+    },
     /// The certificate's time has not begun, by our clock.
-    CertificateNotYetValid,
+    CertificateNotYetValid {
+        /// Our clock when the certificate was refused.
+        at: Timestamp,
+    },
     /// Several servers that would do were tried, and each one failed; never empty.
     AllFailed(Vec<Attempt>),
     /// Another certificate came than the one that is known by its SHA-256.
@@ -168,6 +223,19 @@ pub enum Cause {
         /// The system's error.
         error: io::Error,
     },
+    /// An HTTP status that is no success, with a body that may not be shown.
+    HttpStatus(u16),
+    /// No tunnel in which to find the gateway.
+    NoTunnel,
+    /// The torrent client does not accept our Host header.
+    HostRejected {
+        /// The HTTP status of its reply.
+        status: u16,
+    },
+    /// The web interface of the torrent client has no connection to its daemon.
+    NotConnected,
+    /// The web interface of the torrent client has no daemon to connect to.
+    NoDaemon,
     /// What only this remote can do wrong, in words that stay the same while it repeats.
     Other(String),
 }
@@ -233,8 +301,8 @@ impl Cause {
         match self {
             Self::Http { status, .. } => format!("HTTP {status}"),
             Self::LockedOut { .. } => "locked out".to_owned(),
-            Self::CertificateExpired => "certificate expired".to_owned(),
-            Self::CertificateNotYetValid => "certificate not valid yet".to_owned(),
+            Self::CertificateExpired { .. } => "certificate expired".to_owned(),
+            Self::CertificateNotYetValid { .. } => "certificate not valid yet".to_owned(),
             Self::AllFailed(attempts) => {
                 let fingerprints: Vec<_> = attempts
                     .iter()
@@ -269,7 +337,7 @@ impl Cause {
     fn advice(&self) -> &'static str {
         match self {
             Self::Lookup { .. } => "check the name; if it is right, DNS does not work here: check /etc/resolv.conf",
-            Self::CertificateExpired | Self::CertificateNotYetValid => "set this system's clock",
+            Self::CertificateExpired { .. } | Self::CertificateNotYetValid { .. } => "set this system's clock",
             Self::LockedOut { .. } => "nothing to do: it is tried again when the lockout is over",
             Self::Timeout { .. } | Self::Closed { .. } | Self::Broken { .. } => {
                 "nothing to do if it passes: it is tried again; else check the network"
@@ -301,15 +369,11 @@ impl fmt::Display for Cause {
                 write!(f, "the certificate is for {}, not for {expected}", carried.join(", "))
             }
             Self::UnknownIssuer => f.write_str("the certificate is not signed by the CA that it should be"),
-            Self::CertificateExpired => {
-                write!(f, "the certificate has expired by this system's clock ({})", time::rfc3339(time::now().wall))
+            Self::CertificateExpired { at } => {
+                write!(f, "the certificate has expired by this system's clock ({})", rfc3339(*at))
             }
-            Self::CertificateNotYetValid => {
-                write!(
-                    f,
-                    "the certificate is not valid yet by this system's clock ({})",
-                    time::rfc3339(time::now().wall)
-                )
+            Self::CertificateNotYetValid { at } => {
+                write!(f, "the certificate is not valid yet by this system's clock ({})", rfc3339(*at))
             }
             Self::AllFailed(attempts) => {
                 write!(f, "{} were tried in vain", attempts.len())?;
@@ -342,6 +406,11 @@ impl fmt::Display for Cause {
             }
             Self::LockedOut { retry_after: None } => f.write_str("locked out after too many logins"),
             Self::File { path, error } => write!(f, "{path}: {}", io_message(error)),
+            Self::HttpStatus(status) => write!(f, "HTTP {status}"),
+            Self::NoTunnel => f.write_str("no VPN tunnel is up here"),
+            Self::HostRejected { status } => write!(f, "the Host header is not accepted (HTTP {status})"),
+            Self::NotConnected => f.write_str("its web interface cannot connect to the daemon"),
+            Self::NoDaemon => f.write_str("its web interface knows no daemon"),
             Self::Other(words) => f.write_str(words),
         }
     }
@@ -352,17 +421,27 @@ fn most_informative(attempts: &[Attempt]) -> Option<&Attempt> {
     attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.rank())
 }
 
-/// The system's words without Rust's ` (os error N)`.
+/// The system's message without Rust's ` (os error N)`, to be continued in the middle of a sentence.
 pub fn io_message(error: &io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+    lower_first(text.split(" (os error").next().unwrap_or(&text))
 }
 
-/// A failed step.
+/// `text` with its first word in lower case if that is an ordinary capitalised word, unlike `UTF-8`, `KiB` and `I/O`.
+pub fn lower_first(text: &str) -> String {
+    let word = text.split(' ').next().unwrap_or(text).trim_end_matches([',', ':', ';', '.']);
+    match word.split_at_checked(1) {
+        Some((first, rest)) if rest.bytes().all(|byte| byte.is_ascii_lowercase()) => {
+            first.to_ascii_lowercase() + &text[1..]
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// A failed call.
 #[derive(Debug)]
 pub struct Error {
-    /// The step, as people know it: the call's name, or whose it is and what was done.
-    pub step: &'static str,
+    pub call: Call,
     /// What went wrong.
     pub cause: Cause,
     /// What it means for the next try.
@@ -372,14 +451,14 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error of the step `step`, with the meaning and the advice of the general rows.
-    pub fn new(step: &'static str, cause: Cause) -> Self {
-        Self { step, retry: cause.retry(), advice: cause.advice(), cause }
+    /// An error of `call`, with the meaning and the advice of the general rows.
+    pub fn new(call: Call, cause: Cause) -> Self {
+        Self { call, retry: cause.retry(), advice: cause.advice(), cause }
     }
 
-    /// The error of `step` when each of `attempts`, which are one or more, has failed. Attempts within them count like the
+    /// The error of `call` when each of `attempts`, which are one or more, has failed. Attempts within them count like the
     /// rest; meaning and advice are those of the most telling one.
-    pub fn all_failed(step: &'static str, attempts: Vec<Attempt>) -> Self {
+    pub fn all_failed(call: Call, attempts: Vec<Attempt>) -> Self {
         let mut flat = Vec::new();
         for Attempt { at, error } in attempts {
             match error.cause {
@@ -390,7 +469,7 @@ impl Error {
         let best = most_informative(&flat).map(|attempt| &attempt.error);
         let (retry, advice) = best.map_or((Retry::Backoff, ""), |error| (error.retry, error.advice));
         let cause = if flat.len() == 1 { flat.remove(0).error.cause } else { Cause::AllFailed(flat) };
-        Self { step, cause, retry, advice }
+        Self { call, cause, retry, advice }
     }
 
     /// The same with another meaning.
@@ -427,13 +506,13 @@ impl Error {
 
     /// The error without what changes from one attempt to the next, to tell a repetition from something new.
     pub fn fingerprint(&self) -> String {
-        format!("{}: {}", self.step, self.cause.fingerprint())
+        format!("{}: {}", self.call, self.cause.fingerprint())
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.step, self.cause)
+        write!(f, "{}: {}", self.call, self.cause)
     }
 }
 
@@ -452,7 +531,6 @@ impl std::error::Error for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jiff::Timestamp;
 
     fn lookup() -> Cause {
         Cause::Lookup { name: "h".to_owned(), error: "no address".to_owned() }
@@ -482,17 +560,25 @@ mod tests {
         Cause::LockedOut { retry_after: seconds.map(Duration::from_secs) }
     }
 
+    fn moment() -> Timestamp {
+        "2026-11-28T07:37:28.5Z".parse().unwrap()
+    }
+
+    fn expired() -> Cause {
+        Cause::CertificateExpired { at: moment() }
+    }
+
     fn file() -> Cause {
         Cause::File { path: "/port".to_owned(), error: io::ErrorKind::PermissionDenied.into() }
     }
 
     #[test]
     fn a_repetition_is_distinguished_from_a_new_failure() {
-        let fingerprint = |cause| Error::new("bindPort", cause).fingerprint();
+        let fingerprint = |cause| Error::new(Call::BindPort, cause).fingerprint();
         assert_eq!(fingerprint(http(502, "request 1")), fingerprint(http(502, "request 2")));
         assert_ne!(fingerprint(http(502, "x")), fingerprint(http(503, "x")));
         assert_eq!(fingerprint(locked(Some(60))), fingerprint(locked(Some(59))));
-        assert_eq!(fingerprint(Cause::CertificateExpired), "bindPort: certificate expired", "without the time");
+        assert_eq!(fingerprint(expired()), "bindPort: certificate expired", "without the time");
         assert_eq!(fingerprint(timeout(Phase::Head)), "bindPort: no answer within 10 s while waiting for the reply");
     }
 
@@ -525,32 +611,53 @@ mod tests {
             (Cause::NoCredentials, "a password is needed and none is set"),
             (locked(Some(59)), "locked out after too many logins, for 59 s"),
             (locked(None), "locked out after too many logins"),
+            (Cause::HttpStatus(502), "HTTP 502"),
+            (Cause::NoTunnel, "no VPN tunnel is up here"),
+            (Cause::HostRejected { status: 421 }, "the Host header is not accepted (HTTP 421)"),
+            (Cause::NotConnected, "its web interface cannot connect to the daemon"),
+            (Cause::NoDaemon, "its web interface knows no daemon"),
             (Cause::Other("it is odd".to_owned()), "it is odd"),
             (file(), "/port: permission denied"),
         ] {
-            assert_eq!(Error::new("bindPort", cause).to_string(), format!("bindPort: {text}"));
+            assert_eq!(Error::new(Call::BindPort, cause).to_string(), format!("bindPort: {text}"));
         }
     }
 
     #[test]
-    fn a_certificate_out_of_its_time_shows_our_clock() {
+    fn a_certificate_out_of_its_time_shows_our_clock_of_then() {
+        let clock = "by this system's clock (2026-11-28T07:37:28Z)";
         for (cause, problem) in [
-            (Cause::CertificateExpired, "the certificate has expired"),
-            (Cause::CertificateNotYetValid, "the certificate is not valid yet"),
+            (expired(), "the certificate has expired"),
+            (Cause::CertificateNotYetValid { at: moment() }, "the certificate is not valid yet"),
         ] {
-            let text = cause.to_string();
-            let (problem_text, clock) =
-                text.strip_suffix(')').unwrap().split_once(" by this system's clock (").unwrap();
-            assert_eq!(problem_text, problem);
-            let age = Timestamp::now().duration_since(clock.parse().unwrap());
-            assert!((0..60).contains(&age.as_secs()), "{text}");
+            assert_eq!(cause.to_string(), format!("{problem} {clock}"));
+            assert_eq!(cause.to_string(), format!("{problem} {clock}"), "the same text twice");
+        }
+    }
+
+    #[test]
+    fn messages_of_the_system_begin_in_lower_case_and_keep_names_and_units() {
+        for (text, message) in [
+            ("Connection refused", "connection refused"),
+            ("No such file or directory (os error 2)", "no such file or directory"),
+            ("larger than 64 KiB", "larger than 64 KiB"),
+            ("stream did not contain valid UTF-8", "stream did not contain valid UTF-8"),
+            ("Not a XENIX named type file", "not a XENIX named type file"),
+            ("UTF-8 is expected", "UTF-8 is expected"),
+            ("KiB are missing", "KiB are missing"),
+            ("I/O error", "I/O error"),
+            ("TLS is needed", "TLS is needed"),
+            ("A message", "a message"),
+            ("", ""),
+        ] {
+            assert_eq!(io_message(&io::Error::other(text)), message);
         }
     }
 
     #[test]
     fn the_most_informative_of_several_failures_counts() {
-        let attempt = |cause| Attempt { at: "x".to_owned(), error: Error::new("inner", cause) };
-        let all = |causes: Vec<Cause>| Error::all_failed("login", causes.into_iter().map(attempt).collect());
+        let attempt = |cause| Attempt { at: "x".to_owned(), error: Error::new(Call::Token, cause) };
+        let all = |causes: Vec<Cause>| Error::all_failed(Call::Login, causes.into_iter().map(attempt).collect());
         let silent = || timeout(Phase::Connect);
         let busy = || Cause::Http { status: 503, excerpt: String::new(), retry_after: Some(Duration::from_secs(9)) };
         for causes in
@@ -562,10 +669,10 @@ mod tests {
         assert_eq!(all(vec![refused, lookup()]).advice, "nothing to do if it passes: it is tried again");
         assert!(all(vec![lookup(), silent()]).advice.contains("DNS"), "the first of equals");
         // What one attempt brings along counts like the rest.
-        let inner = Attempt { at: "y".to_owned(), error: all(vec![silent(), Cause::CertificateExpired]) };
-        let nested = Error::all_failed("login", vec![attempt(lookup()), inner]);
+        let inner = Attempt { at: "y".to_owned(), error: all(vec![silent(), expired()]) };
+        let nested = Error::all_failed(Call::Login, vec![attempt(lookup()), inner]);
         assert!(
-            nested.to_string().starts_with("login: 3 were tried in vain, x: the certificate has expired"),
+            nested.to_string().starts_with("PIA login: 3 were tried in vain, x: the certificate has expired"),
             "{nested}"
         );
         assert_eq!(nested.details().len(), 3, "{:?}", nested.details());
@@ -573,12 +680,12 @@ mod tests {
         assert_eq!(twice.details()[0], "tried in vain: x, x: no answer within 10 s while connecting");
         assert_eq!(nested.advice, "set this system's clock");
         assert!(nested.fingerprint().contains("x: no answer within 10 s while connecting; x: certificate expired"));
-        assert_eq!(all(vec![silent()]).to_string(), "login: no answer within 10 s while connecting");
+        assert_eq!(all(vec![silent()]).to_string(), "PIA login: no answer within 10 s while connecting");
     }
 
     #[test]
     fn the_maker_of_an_error_can_override_retry_and_advice() {
-        let error = Error::new("step", locked(Some(7)));
+        let error = Error::new(Call::Route, locked(Some(7)));
         assert_eq!(error.retry, Retry::LockedOut { retry_after: Some(Duration::from_secs(7)) });
         assert_eq!(error.advice, "nothing to do: it is tried again when the lockout is over");
         let error = error.with_retry(Retry::Backoff).advise(None);

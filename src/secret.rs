@@ -9,9 +9,9 @@ use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
 /// Bytes: PIA's tokens have 128, qBittorrent's sessions 32, and words less.
 const TOKEN_LENGTH: usize = 24;
 /// Letters and digits of a secret in a row that are an echo of it; of a shorter secret all of them.
-const PIECE: usize = 6;
+const ECHO_LENGTH: usize = 6;
 /// Letters and digits. A secret with fewer could not be distinguished from any other text.
-const SHORTEST: usize = 4;
+const MIN_COMPARABLE: usize = 4;
 
 /// A password, token, payload, signature, cookie or API key.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,8 +69,8 @@ fn holds_escape(text: &str) -> bool {
 fn echoes(text: &str, secrets: &[Secret]) -> bool {
     let text = alphanumeric(text);
     secrets.iter().flat_map(Secret::forms).any(|form| {
-        let length = form.len().min(PIECE);
-        if length < SHORTEST {
+        let length = form.len().min(ECHO_LENGTH);
+        if length < MIN_COMPARABLE {
             return true;
         }
         // Looked up instead of searched for: a hostile server can make secrets long.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use miniserde::json::{Number, Value};
 
 use crate::config::Reader;
-use crate::error::{AuthMethod, Cause, Error, Retry};
+use crate::error::{AuthMethod, Call, Cause, Error, Retry};
 use crate::files;
 use crate::http::url::Url;
 use crate::http::{Connection, Request};
@@ -132,9 +132,9 @@ fn failed(cause: Cause) -> Error {
         Cause::Connect { .. } => "check that gluetun runs and that GLUETUN_URL is its control server",
         Cause::Http { status: 300..500, .. } => "this gluetun is too old or GLUETUN_URL is not its control server",
         Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE names",
-        _ => return Error::new("port source", cause).with_retry(Retry::Backoff),
+        _ => return Error::new(Call::PollSource, cause).with_retry(Retry::Backoff),
     };
-    Error::new("port source", cause).with_retry(Retry::Backoff).advise(Some(advice))
+    Error::new(Call::PollSource, cause).with_retry(Retry::Backoff).advise(Some(advice))
 }
 
 /// `{"port":N}` and `{"ports":[N]}`, alone or together.

@@ -60,7 +60,7 @@ pub enum ClockChange {
         behind: SignedDuration,
     },
     /// It agrees again.
-    Right,
+    Correct,
 }
 
 impl Clock {
@@ -77,7 +77,7 @@ impl Clock {
         let behind = if behind.abs() > MAX_CLOCK_SKEW { behind } else { SignedDuration::ZERO };
         match (std::mem::replace(&mut self.behind, behind).is_zero(), behind.is_zero()) {
             (true, false) => Some(ClockChange::Wrong { behind }),
-            (false, true) => Some(ClockChange::Right),
+            (false, true) => Some(ClockChange::Correct),
             _ => None,
         }
     }
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(compare(0), None);
         assert_eq!(compare(1), Some(ClockChange::Wrong { behind: SignedDuration::from_hours(-1) }));
         assert_eq!(compare(2), None);
-        assert_eq!(compare(0), Some(ClockChange::Right));
+        assert_eq!(compare(0), Some(ClockChange::Correct));
         assert_eq!(compare(0), None);
     }
 

@@ -43,9 +43,9 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
 }
 
 /// What a shell takes for something else, outside of quotes and within double ones.
-const MEANS_SOMETHING: [char; 9] = ['$', '`', ';', '&', '|', '<', '>', '(', ')'];
-const MEANS_SOMETHING_QUOTED: [char; 2] = ['$', '`'];
-const FOR_THE_SHELL: &str = "has a character that means something else to a shell, which reads this file as well";
+const SHELL_METACHARACTERS: [char; 9] = ['$', '`', ';', '&', '|', '<', '>', '(', ')'];
+const SHELL_METACHARACTERS_QUOTED: [char; 2] = ['$', '`'];
+const SHELL_SYNTAX: &str = "has a character that means something else to a shell, which reads this file as well";
 
 /// Name and value of a line; none for an empty line or a comment. The error never shows the line: it may hold a secret.
 fn parse_line(line: &str, shell: bool) -> Result<Option<(&str, String)>, &'static str> {
@@ -103,11 +103,11 @@ fn split_word(text: &str, shell: bool) -> Result<(String, &str), &'static str> {
                         escaped @ ('"' | '\\' | '$' | '`') => value.push(escaped),
                         other => value.extend(['\\', other]),
                     },
-                    inner if shell && MEANS_SOMETHING_QUOTED.contains(&inner) => return Err(FOR_THE_SHELL),
+                    inner if shell && SHELL_METACHARACTERS_QUOTED.contains(&inner) => return Err(SHELL_SYNTAX),
                     inner => value.push(inner),
                 }
             },
-            c if shell && MEANS_SOMETHING.contains(&c) => return Err(FOR_THE_SHELL),
+            c if shell && SHELL_METACHARACTERS.contains(&c) => return Err(SHELL_SYNTAX),
             '\\' => value.push(chars.next().ok_or("ends with a backslash")?),
             c if c.is_whitespace() => break,
             c => value.push(c),

@@ -15,7 +15,7 @@ use rustix::net::sockopt::socket_error;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use super::Deadline;
-use crate::error::{Cause, Phase, io_message};
+use crate::error::{Cause, Phase, io_message, lower_first};
 
 /// Between the starts of connections to several addresses of a name, so that a dead IPv6 address does not keep us from the IPv4
 /// one (RFC 8305).
@@ -269,8 +269,8 @@ fn start(endpoint: &Endpoint) -> Result<OwnedFd, Errno> {
 fn unresolved(host: &str, error: &io::Error) -> Cause {
     let error = io_message(error);
     // The resolver's own reason is in the second half.
-    let error = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error).to_owned();
-    Cause::Lookup { name: host.to_owned(), error }
+    let error = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error);
+    Cause::Lookup { name: host.to_owned(), error: lower_first(error) }
 }
 
 fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, Cause> {

@@ -22,6 +22,7 @@ use super::dial::{self, Tcp};
 use crate::config::Reader;
 use crate::error::{Cause, Phase};
 use crate::text::one_line;
+use crate::time;
 
 /// An encrypted connection.
 pub type Stream = StreamOwned<ClientConnection, Tcp>;
@@ -134,9 +135,11 @@ fn tls_cause(error: &rustls::Error) -> Cause {
                 carried: presented.iter().map(|name| bare_name(name)).collect(),
             },
             CertificateError::UnknownIssuer => Cause::UnknownIssuer,
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Cause::CertificateExpired,
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                Cause::CertificateExpired { at: time::now().wall }
+            }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Cause::CertificateNotYetValid
+                Cause::CertificateNotYetValid { at: time::now().wall }
             }
             other => Cause::Tls(other.to_string()),
         },

@@ -15,16 +15,11 @@ use super::gate::Gate;
 use super::outcome::{Notice, Outcome, Remote, Visibility};
 use super::step::{Connectivity, Inbound, ListenPort, ListenState, PortSockets, Step};
 use super::tunnel::GatewayRoute;
-use crate::error::{Cause, Error};
+use crate::error::{Call, Cause, Error};
 use crate::time::Now;
 
 /// The longest `Retry-After` that is believed: a port is at stake.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
-
-/// What is found wrong with a client that answers, as errors name it.
-pub const PORT: &str = "client port";
-/// The same of its socket.
-pub const SOCKET: &str = "client socket";
 
 /// What a client is like.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +51,7 @@ const INBOUND_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 enum Socket {
     Fresh,
     /// The tunnel has changed or may have, as before our start; whether the one of now works, the next bind will tell.
-    Doubtful,
+    Suspect,
     /// It has to be reopened.
     Stale,
 }
@@ -163,7 +158,7 @@ impl Client {
             listen_by: None,
             // Since whenever this client opened its socket, the tunnel may have been recreated. The one that does not tell whether
             // it listens (Transmission) is bound to no device, and keeps no dead socket.
-            socket: if hands_off || !setup.profile.reports_listening { Socket::Fresh } else { Socket::Doubtful },
+            socket: if hands_off || !setup.profile.reports_listening { Socket::Fresh } else { Socket::Suspect },
             bounced: None,
             set_at: None,
             port: None,
@@ -239,7 +234,7 @@ impl Client {
     pub fn suspect_socket(&mut self) {
         self.last_listening = None;
         if !self.hands_off {
-            self.socket = Socket::Doubtful;
+            self.socket = Socket::Suspect;
             // What did not help in the last tunnel may help in this one.
             self.bounced = None;
         }
@@ -253,9 +248,9 @@ impl Client {
         }
     }
 
-    /// The tunnel works: what was doubtful has to be reopened.
+    /// The tunnel works: what was suspect has to be reopened.
     pub fn tunnel_confirmed(&mut self, now: Now) {
-        if self.socket == Socket::Doubtful {
+        if self.socket == Socket::Suspect {
             self.socket = Socket::Stale;
             self.begin_round(now.mono);
         }
@@ -286,12 +281,16 @@ impl Client {
             } else {
                 format!("it has port {}, the leased one is {wanted}", seen.port)
             };
-            return Err(finding(PORT, problem, "the service sets it: start it, or see its log"));
+            return Err(finding(Call::ClientPort, problem, "the service sets it: start it, or see its log"));
         }
         if self.change.is_some() {
             self.stuck = true;
             let problem = format!("port {wanted} was set, {} is what it has", seen.port);
-            return Err(finding(PORT, problem, "look for another program that has this port, or sets the client's"));
+            return Err(finding(
+                Call::ClientPort,
+                problem,
+                "look for another program that has this port, or sets the client's",
+            ));
         }
         self.read = Some(seen);
         // With a random port active, old versions do not listen again when they are given the port that they already show.
@@ -321,7 +320,7 @@ impl Client {
             return match sockets.map(|sockets| sockets.tcp) {
                 Some(ListenState::Reachable | ListenState::WrongDevice { .. }) => {
                     let problem = format!("another program listens on port {port}");
-                    Err(finding(SOCKET, problem, "end that program, or give it another port"))
+                    Err(finding(Call::ClientSocket, problem, "end that program, or give it another port"))
                 }
                 _ => Ok(Outcome::quiet(Remote::Client)),
             };
@@ -381,7 +380,7 @@ impl Client {
                 self.last_listening = None;
                 let problem = format!("it listens on {on}, the port comes in on {tunnel}");
                 let advice = "set its network interface to that of the VPN, or to any (qBittorrent: Options, Advanced)";
-                return Err(finding(SOCKET, problem, advice));
+                return Err(finding(Call::ClientSocket, problem, advice));
             }
             Some(ListenState::Stale) => return self.stale_socket(now),
         }
@@ -398,14 +397,14 @@ impl Client {
     fn stale_socket(&mut self, now: Now) -> Result<Outcome, Error> {
         self.last_listening = None;
         // Before a tunnel carries anything the client has no device to open another one on: the next bind will tell.
-        if self.socket == Socket::Doubtful {
+        if self.socket == Socket::Suspect {
             self.begin_round(now.mono + self.interval);
             return Ok(Outcome::quiet(Remote::Client));
         }
         if self.hands_off || self.change.is_some() || self.bounced_recently(now) {
             let problem = "it listens on a device or an address that is gone, and hears nobody".to_owned();
             let advice = "check its network interface; if that is right, restart it";
-            return Err(finding(SOCKET, problem, advice));
+            return Err(finding(Call::ClientSocket, problem, advice));
         }
         self.plan_bounce(now, ResetReason::StaleSocket);
         Ok(Outcome::quiet(Remote::Client))
@@ -435,10 +434,10 @@ impl Client {
     pub fn inbound(&mut self, now: Now, inbound: Inbound) -> bool {
         match inbound {
             Inbound::Seen => self.incoming_peer_seen(now),
-            Inbound::Nobody => self.check_inbound_at = Some(now.mono + INBOUND_WARNING_AFTER),
+            Inbound::NoneSeen => self.check_inbound_at = Some(now.mono + INBOUND_WARNING_AFTER),
             Inbound::Idle => self.check_inbound_at = Some(now.mono + INBOUND_CHECK_INTERVAL),
         }
-        inbound == Inbound::Nobody
+        inbound == Inbound::NoneSeen
     }
 
     /// Its trackers are being told, or cannot be.
@@ -532,7 +531,7 @@ impl Client {
             } else {
                 "its address to listen on may be wrong; in a container it must share the VPN's network (network_mode)"
             };
-            return Err(finding(SOCKET, problem, advice));
+            return Err(finding(Call::ClientSocket, problem, advice));
         }
         let level = if self.gate.trouble().is_none() { Level::Warn } else { Level::Debug };
         self.begin_round(now.mono);
@@ -550,8 +549,8 @@ impl Client {
     }
 }
 
-fn finding(step: &'static str, problem: String, advice: &'static str) -> Error {
-    Error::new(step, Cause::Other(problem)).advise(Some(advice))
+fn finding(call: Call, problem: String, advice: &'static str) -> Error {
+    Error::new(call, Cause::Other(problem)).advise(Some(advice))
 }
 
 /// A port beside `port`, never 0 and never a privileged one for an unprivileged one.

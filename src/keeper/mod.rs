@@ -691,7 +691,7 @@ impl Keeper {
     /// What time it is by the gateway, which has proved itself.
     pub fn compare_clock(&mut self, now: Now, date: SystemTime) -> Option<Outcome> {
         let notice = self.clock.compare(date, now)?;
-        let level = if notice == ClockChange::Right { Level::Info } else { Level::Warn };
+        let level = if notice == ClockChange::Correct { Level::Info } else { Level::Warn };
         Some(Outcome::of(Remote::Gateway, Some((level, Notice::Clock(notice)))))
     }
 

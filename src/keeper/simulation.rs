@@ -4,7 +4,7 @@ use super::step::{ListenPort, ListenState, PortSockets};
 use super::tests::{PROFILE, SILENT_PROFILE};
 use super::tunnel::Device;
 use super::*;
-use crate::error::Cause;
+use crate::error::{Call, Cause};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -117,7 +117,7 @@ fn most_within(times: &[Duration], window: Duration) -> usize {
 fn observe_tunnel(keeper: &mut Keeper, now: Now, tunnel: Tunnel) -> Option<Outcome> {
     let route = match tunnel {
         Tunnel::Unwatched => return None,
-        Tunnel::Gone => Err(Error::new("tunnel", Cause::NotTls)),
+        Tunnel::Gone => Err(Error::new(Call::Route, Cause::NotTls)),
         Tunnel::Up(index) => {
             let device = Device { index, name: "tun0".to_owned(), tunnel: true };
             Ok(GatewayRoute { local: [10, 1, 0, 2].into(), hop: None, device: Some(device), by_source: false })
@@ -195,7 +195,7 @@ fn execute(
     tally: &mut Tally,
     elapsed: Duration,
 ) -> (Result<Completed, Error>, Duration) {
-    let failed = |retry| Err(Error::new("step", Cause::NotTls).with_retry(retry));
+    let failed = |retry| Err(Error::new(Call::Token, Cause::NotTls).with_retry(retry));
     let of_client = step.remote() == Remote::Client;
     let down = match step {
         Step::GetToken { .. } => sky.account_down,

@@ -176,7 +176,7 @@ pub enum Inbound {
     /// Somebody did.
     Seen,
     /// Nobody did, although torrents are active.
-    Nobody,
+    NoneSeen,
     /// No torrent is active, so nobody would.
     Idle,
 }

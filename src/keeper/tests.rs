@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use super::step::{ListenPort, ListenState, PortSockets};
 use super::tunnel::Device;
 use super::*;
-use crate::error::Cause;
+use crate::error::{Call, Cause};
 
 const HOUR: u64 = 3600;
 /// Seconds of a lease that is not about to end.
@@ -42,7 +42,7 @@ fn kind(step: &Step) -> &'static str {
 }
 
 fn error(retry: Retry) -> Error {
-    Error::new("step", Cause::Other("it failed".to_owned())).with_retry(retry)
+    Error::new(Call::Token, Cause::Other("it failed".to_owned())).with_retry(retry)
 }
 
 struct Bench {
@@ -347,7 +347,7 @@ fn a_failure_is_an_error_once_and_debug_while_it_repeats() {
         assert!(next > Duration::from_secs(3));
         bench.pass(31);
     }
-    let other = Error::new("step", Cause::NotTls);
+    let other = Error::new(Call::Token, Cause::NotTls);
     assert_eq!(level(&bench.record("bind", Err(other))), Level::Error, "another one");
     assert_eq!(bench.keeper.snapshot().troubles.len(), 1);
     assert_eq!(bench.keeper.snapshot().binds_failed, 4);
@@ -688,7 +688,7 @@ impl Bench {
     }
 
     fn loses_route(&mut self) -> Option<Outcome> {
-        let error = Error::new("tunnel", Cause::Other("no way".to_owned()));
+        let error = Error::new(Call::Route, Cause::Other("no way".to_owned()));
         self.keeper.observe_route(self.now, None, Err(error))
     }
 }
@@ -1066,7 +1066,7 @@ fn a_day_without_incoming_peers_is_one_warning_a_day() {
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.shows(ListenState::Reachable);
     bench.reports(Connectivity::Connected);
-    let outcome = bench.completes("check inbound", Completed::Inbound(Inbound::Nobody));
+    let outcome = bench.completes("check inbound", Completed::Inbound(Inbound::NoneSeen));
     assert!(matches!(outcome.notice, Some((Level::Warn, Notice::NoInbound(PORT)))));
     a_day(&mut bench);
     assert!(bench.fails("check inbound", Retry::Backoff).notice.is_none());

@@ -8,7 +8,7 @@ use rustls::RootCertStore;
 
 use super::gateway::Gateway;
 use crate::config::Reader;
-use crate::error::{Attempt, AuthMethod, Cause, Error, Retry, io_message};
+use crate::error::{Attempt, AuthMethod, Call, Cause, Error, Retry, io_message};
 use crate::files::{self, Durability};
 use crate::http::tls::tls_to;
 use crate::http::url::Url;
@@ -18,8 +18,6 @@ use crate::keeper::step::{Completed, Exchange, Progress};
 use crate::kernel::Network;
 use crate::secret::Secret;
 
-/// Getting a token from PIA's account API.
-const LOGIN: &str = "PIA login";
 /// PIA's public login endpoints, in the order of PIA's own desktop client. Both take a form.
 pub const LOGIN_URLS: [&str; 2] = [
     "https://www.privateinternetaccess.com/api/client/v2/token",
@@ -142,7 +140,7 @@ impl Account {
     /// Asks the next endpoint.
     fn log_in(&mut self, gateway: &mut Gateway, network: &Network) -> Exchange<Secret> {
         let Some(credentials) = &self.credentials else {
-            return Err(failed("PIA token", Cause::NoCredentials));
+            return Err(failed(Call::Token, Cause::NoCredentials));
         };
         let (at, result) = match self.endpoints.get(self.tried.len()) {
             Some(url) => (url.host.clone(), self.log_in_at(url, credentials).map(Progress::Done)),
@@ -166,11 +164,11 @@ impl Account {
         if self.tried.len() < self.endpoints.len() + usize::from(in_tunnel) {
             return Ok(Progress::More);
         }
-        Err(Error::all_failed(LOGIN, std::mem::take(&mut self.tried)))
+        Err(Error::all_failed(Call::Login, std::mem::take(&mut self.tried)))
     }
 
     fn log_in_at(&self, endpoint: &Url, credentials: &Credentials) -> Result<Secret, Error> {
-        let tls = tls_to(&endpoint.host, self.roots.as_ref()).map_err(|cause| failed(LOGIN, cause))?;
+        let tls = tls_to(&endpoint.host, self.roots.as_ref()).map_err(|cause| failed(Call::Login, cause))?;
         let connection = Connection::new(endpoint.host.clone(), endpoint.port, endpoint.host_header(), Some(tls));
         let fields = credentials.fields();
         ask_for_token(connection, &endpoint.path, Content::Form(&fields), credentials)
@@ -179,7 +177,7 @@ impl Account {
 
 /// As PIA's desktop client does where the website is blocked (`10.0.0.1:443/apiv2/token`); JSON.
 fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials, network: &Network) -> Exchange<Secret> {
-    let Progress::Done(connection) = gateway.login_connection(LOGIN, network)? else { return Ok(Progress::More) };
+    let Progress::Done(connection) = gateway.login_connection(Call::Login, network)? else { return Ok(Progress::More) };
     let json = encode_json(&credentials.fields());
     ask_for_token(connection, "/apiv2/token", Content::Json(&json), credentials).map(Progress::Done)
 }
@@ -192,11 +190,11 @@ fn ask_for_token(
 ) -> Result<Secret, Error> {
     let username = Secret::new(credentials.username.clone());
     let request = Request { headers: &[], secrets: &[&username, &credentials.password], ..Request::new(path, content) };
-    connection.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(LOGIN, cause))
+    connection.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(Call::Login, cause))
 }
 
 /// The error of a step at the account.
-fn failed(step: &'static str, cause: Cause) -> Error {
+fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => "correct PIA_USERNAME and PIA_PASSWORD, then restart",
         Cause::NoCredentials => "put a new token into PIA_TOKEN_FILE, or set PIA_USERNAME and PIA_PASSWORD and restart",
@@ -207,14 +205,14 @@ fn failed(step: &'static str, cause: Cause) -> Error {
         Cause::UnknownIssuer | Cause::NameMismatch { .. } => {
             "something intercepts the connection, or PIA_LOGIN_CA_CERT does not fit PIA_LOGIN_URL"
         }
-        _ => return Error::new(step, cause),
+        _ => return Error::new(call, cause),
     };
-    Error::new(step, cause).advise(Some(advice))
+    Error::new(call, cause).advise(Some(advice))
 }
 
 /// The error where these credentials were rejected a while ago and are not tried again yet.
 pub fn rejected_before() -> Error {
-    failed(LOGIN, rejected(true))
+    failed(Call::Login, rejected(true))
 }
 
 fn rejected(before: bool) -> Cause {
@@ -316,7 +314,7 @@ mod tests {
             (Cause::LockedOut { retry_after: None }, "when the lockout is over"),
             (lookup, "DNS"),
         ] {
-            let error = failed(LOGIN, cause);
+            let error = failed(Call::Login, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
     }

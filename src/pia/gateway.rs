@@ -15,7 +15,7 @@ use super::discover::{self, Candidate};
 use super::lease;
 use super::trust::Authority;
 use crate::config::{InvalidValue, Reader};
-use crate::error::{Attempt, Cause, Error, Phase, Retry};
+use crate::error::{Attempt, Call, Cause, Error, Phase, Retry};
 use crate::http::dial::Endpoint;
 use crate::http::tls::{NamePolicy, Tls};
 use crate::http::url::{self, parse_address};
@@ -27,11 +27,6 @@ use crate::keeper::tunnel::GatewayRoute;
 use crate::kernel::Network;
 use crate::secret::Secret;
 
-/// The two calls, as errors name them.
-const GET_SIGNATURE: &str = "getSignature";
-const BIND_PORT: &str = "bindPort";
-/// There is nowhere to look for it.
-pub const NO_TUNNEL: &str = "no VPN tunnel is up here";
 /// The port of PIA's port-forwarding API on every gateway.
 const GATEWAY_PORT: u16 = 19999;
 /// For candidates to answer: in a tunnel, anybody on this planet does within a third of it.
@@ -215,14 +210,14 @@ impl Gateway {
     }
 
     /// Whom to ask, found if need be.
-    fn connection(&mut self, step: &'static str, network: &Network) -> Exchange<&mut Connection> {
+    fn connection(&mut self, call: Call, network: &Network) -> Exchange<&mut Connection> {
         if self.connection.is_none() {
             let Progress::Done(roots) = self.authority.roots()? else { return Ok(Progress::More) };
             let tls = Tls::new(roots, self.policy.clone());
             match &self.address {
                 GatewayAddress::At { host, port } => self.connection = Some(self.at(host, *port, tls)),
                 &GatewayAddress::Find { port } => {
-                    self.find(step, port, tls, network)?;
+                    self.find(call, port, tls, network)?;
                     return Ok(Progress::More);
                 }
             }
@@ -239,7 +234,7 @@ impl Gateway {
     }
 
     /// Dials all candidates; the first one that answers and proves itself is the gateway.
-    fn find(&mut self, step: &'static str, port: u16, tls: Tls, network: &Network) -> Result<(), Error> {
+    fn find(&mut self, call: Call, port: u16, tls: Tls, network: &Network) -> Result<(), Error> {
         let mut search = self.search.take().unwrap_or_else(|| {
             let mut candidates = discover::candidates(network, port);
             if let Some((address, how)) = self.failed.clone()
@@ -251,9 +246,8 @@ impl Gateway {
             Search { untried: candidates, tried: Vec::new() }
         });
         if search.untried.is_empty() && search.tried.is_empty() {
-            let cause = Cause::Other(NO_TUNNEL.to_owned());
             let advice = "start the VPN; if it runs, set PIA_GATEWAY to the gateway inside the tunnel";
-            return Err(Error::new(step, cause).advise(Some(advice)));
+            return Err(Error::new(call, Cause::NoTunnel).advise(Some(advice)));
         }
         let endpoints: Vec<_> = search
             .untried
@@ -287,14 +281,14 @@ impl Gateway {
                         io::ErrorKind::TimedOut => Cause::Timeout { phase: Phase::Connect, after: ANSWER_DEADLINE },
                         _ => Cause::Connect { to, error },
                     };
-                    search.tried.push(attempt(step, port, &candidate, cause));
+                    search.tried.push(attempt(call, port, &candidate, cause));
                 }
-                return Err(Error::all_failed(step, search.tried));
+                return Err(Error::all_failed(call, search.tried));
             }
         };
-        search.tried.push(attempt(step, port, &candidate, cause));
+        search.tried.push(attempt(call, port, &candidate, cause));
         if search.untried.is_empty() {
-            return Err(Error::all_failed(step, search.tried));
+            return Err(Error::all_failed(call, search.tried));
         }
         self.search = Some(search);
         Ok(())
@@ -336,14 +330,14 @@ impl Gateway {
     }
 
     /// The API that gives tokens, at the same address; it must prove itself in the same way.
-    pub fn login_connection(&mut self, step: &'static str, network: &Network) -> Exchange<Connection> {
-        Ok(self.connection(step, network)?.map(|connection| connection.at_port(LOGIN_PORT)))
+    pub fn login_connection(&mut self, call: Call, network: &Network) -> Exchange<Connection> {
+        Ok(self.connection(call, network)?.map(|connection| connection.at_port(LOGIN_PORT)))
     }
 
     /// `getSignature`: a new lease.
     pub fn get_signature(&mut self, token: &Secret, network: &Network) -> Exchange<Lease> {
         let fields = [("token", token.expose())];
-        let fields = self.ask(GET_SIGNATURE, "/getSignature", &fields, &[token], network)?;
+        let fields = self.ask(Call::GetSignature, "/getSignature", &fields, &[token], network)?;
         let Progress::Done(fields) = fields else { return Ok(Progress::More) };
         let text = |name: &'static str| match fields.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(Secret::new(text.as_str())),
@@ -351,13 +345,13 @@ impl Gateway {
             Some(_) => Err(Cause::field(name, "is not a string")),
         };
         let lease = text("payload").and_then(|payload| lease::parse(payload, text("signature")?, Timestamp::now()));
-        lease.map(Progress::Done).map_err(|cause| failed(GET_SIGNATURE, cause))
+        lease.map(Progress::Done).map_err(|cause| failed(Call::GetSignature, cause))
     }
 
     /// `bindPort`: binds the lease's port for the next 15 minutes. Payload and signature go back byte for byte.
     pub fn bind(&mut self, lease: &Lease, network: &Network) -> Exchange<Completed> {
         let fields = [("payload", lease.payload.expose()), ("signature", lease.signature.expose())];
-        let bound = self.ask(BIND_PORT, "/bindPort", &fields, &[&lease.payload, &lease.signature], network)?;
+        let bound = self.ask(Call::BindPort, "/bindPort", &fields, &[&lease.payload, &lease.signature], network)?;
         let gateway = self.dialled();
         Ok(bound
             .map(|_| Completed::Bound { gateway, route: gateway.and_then(|address| network.route_to(address).ok()) }))
@@ -365,13 +359,13 @@ impl Gateway {
 
     fn ask(
         &mut self,
-        step: &'static str,
+        call: Call,
         path: &str,
         fields: &[(&str, &str)],
         secrets: &[&Secret],
         network: &Network,
     ) -> Exchange<Object> {
-        let connection = match self.connection(step, network)? {
+        let connection = match self.connection(call, network)? {
             Progress::Done(connection) => connection,
             Progress::More => return Ok(Progress::More),
         };
@@ -382,7 +376,7 @@ impl Gateway {
                 matches!(&cause, Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused);
             let again = "it worked before: nothing to do if it passes, else connect the VPN anew";
             let named = matches!(self.address, GatewayAddress::At { .. });
-            let error = failed(step, cause);
+            let error = failed(call, cause);
             if refused && self.served {
                 error.advise(Some(again))
             } else if refused && named {
@@ -392,7 +386,7 @@ impl Gateway {
             }
         })?;
         self.date = response.date();
-        let fields = accepted(&response, step)?;
+        let fields = accepted(&response, call)?;
         self.served = true;
         Ok(Progress::Done(fields))
     }
@@ -410,9 +404,9 @@ fn source_of(route: &GatewayRoute) -> Option<IpAddr> {
     route.by_source.then_some(route.local)
 }
 
-fn attempt(step: &'static str, port: u16, candidate: &Candidate, cause: Cause) -> Attempt {
+fn attempt(call: Call, port: u16, candidate: &Candidate, cause: Cause) -> Attempt {
     let at = dial::join(&candidate.address.to_string(), port);
-    Attempt { at, error: failed(step, cause) }
+    Attempt { at, error: failed(call, cause) }
 }
 
 /// The remedy where whoever was named as the gateway refuses.
@@ -420,7 +414,7 @@ const WRONG_GATEWAY_ADVICE: &str =
     "set PIA_GATEWAY=auto, or, if it is right, connect the VPN to another region: this one forwards no ports";
 
 /// The error of a step at the gateway.
-fn failed(step: &'static str, cause: Cause) -> Error {
+fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
             "this server's region probably forwards no ports (no US region does): connect the VPN to another region"
@@ -431,19 +425,19 @@ fn failed(step: &'static str, cause: Cause) -> Error {
         Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name that the certificate is for",
         Cause::UnknownIssuer => "unset PIA_CA_CERT; if it is unset, PIA_GATEWAY is not PIA's: set PIA_GATEWAY=auto",
         Cause::NotTls | Cause::Tls(_) => "that is not PIA's gateway: set PIA_GATEWAY=auto",
-        _ => return Error::new(step, cause),
+        _ => return Error::new(call, cause),
     };
-    Error::new(step, cause).advise(Some(advice))
+    Error::new(call, cause).advise(Some(advice))
 }
 
 /// The fields of a reply that says `"status":"OK"`, or why the gateway refused.
-fn accepted(response: &Response, step: &'static str) -> Result<Object, Error> {
+fn accepted(response: &Response, call: Call) -> Result<Object, Error> {
     let Some(fields) = json::object(&response.text()) else {
         // 401 comes as a bare JSON string or as HTML, depending on the server.
         if response.is_success() {
-            return Err(failed(step, Cause::field("body", "is not a JSON object")));
+            return Err(failed(call, Cause::field("body", "is not a JSON object")));
         }
-        return Err(refusal(response.status, &response.text(), step, response.unexpected()));
+        return Err(refusal(response.status, &response.text(), call, response.unexpected()));
     };
     let text = |name: &str| match fields.get(name) {
         Some(Value::String(text)) => text.as_str(),
@@ -456,23 +450,23 @@ fn accepted(response: &Response, step: &'static str) -> Result<Object, Error> {
     let words = format!("{status} {message}");
     // Of an object nothing else is shown: it may hold a lease.
     let excerpt = match words.trim() {
-        "" if response.is_success() => return Err(failed(step, Cause::field("status", "is missing"))),
+        "" if response.is_success() => return Err(failed(call, Cause::field("status", "is missing"))),
         "" => "JSON without status and message".to_owned(),
         words => response.excerpt_of(words),
     };
     let cause = Cause::Http { status: response.status, excerpt, retry_after: response.retry_after() };
-    Err(refusal(response.status, &words, step, cause))
+    Err(refusal(response.status, &words, call, cause))
 }
 
 /// What a refusal means and what to do, by status and words (the rows of PIA's own clients and their issue threads).
-fn refusal(status: u16, words: &str, step: &'static str, cause: Cause) -> Error {
+fn refusal(status: u16, words: &str, call: Call, cause: Cause) -> Error {
     let words = words.to_ascii_lowercase();
     let of_the_lease = |advice| Some((Retry::LeaseRefused, advice));
     let again = "nothing to do: a new signature is asked for";
     let known = match status {
         429 | 500.. => None,
         _ if words.contains("no auth data") => Some((Retry::Refused, "this is a bug of ours: please report it")),
-        401 | 403 if step == GET_SIGNATURE => Some((
+        401 | 403 if call == Call::GetSignature => Some((
             Retry::TokenRefused,
             "wrong gateway? set PIA_GATEWAY=auto; it is the address inside the tunnel, never the server's public one",
         )),
@@ -485,10 +479,10 @@ fn refusal(status: u16, words: &str, step: &'static str, cause: Cause) -> Error 
         200..500 => Some((Retry::Refused, "nothing to do if it passes: it is tried again")),
         _ => None,
     };
-    let error = failed(step, cause);
+    let error = failed(call, cause);
     match known {
         // A signature cannot be the lease's fault.
-        Some((Retry::LeaseRefused, advice)) if step != BIND_PORT => {
+        Some((Retry::LeaseRefused, advice)) if call != Call::BindPort => {
             error.with_retry(Retry::Refused).advise(Some(advice))
         }
         Some((retry, advice)) => error.with_retry(retry).advise(Some(advice)),
@@ -530,24 +524,24 @@ mod tests {
 
     #[test]
     fn every_documented_refusal_is_known() {
-        for (status, words, step, retry, advice) in [
-            (401, "Unauthorized client", GET_SIGNATURE, Retry::TokenRefused, "never the server's public one"),
-            (403, "", GET_SIGNATURE, Retry::TokenRefused, "never the server's public one"),
-            (401, "token expired", GET_SIGNATURE, Retry::TokenRefused, "never the server's public one"),
-            (401, " bad signature", BIND_PORT, Retry::LeaseRefused, "a new signature is asked for"),
-            (401, "Unauthorized client", BIND_PORT, Retry::LeaseRefused, "a new signature is asked for"),
-            (409, "ERROR Port 4711 is busy", BIND_PORT, Retry::LeaseRefused, "to another server"),
-            (200, "ERROR Port 4711 is busy", BIND_PORT, Retry::LeaseRefused, "to another server"),
-            (200, "ERROR no auth data", GET_SIGNATURE, Retry::Refused, "a bug of ours"),
-            (401, "ERROR port expired", BIND_PORT, Retry::LeaseRefused, "a new signature is asked for"),
-            (409, "ERROR busy", GET_SIGNATURE, Retry::Refused, "to another server"),
-            (200, "ERROR whatever", BIND_PORT, Retry::Refused, "nothing to do if it passes"),
-            (404, "", BIND_PORT, Retry::Refused, "nothing to do if it passes"),
-            (502, "", BIND_PORT, Retry::Backoff, "nothing to do if it passes"),
-            (429, "bad signature", BIND_PORT, Retry::Backoff, "nothing to do if it passes"),
+        for (status, words, call, retry, advice) in [
+            (401, "Unauthorized client", Call::GetSignature, Retry::TokenRefused, "never the server's public one"),
+            (403, "", Call::GetSignature, Retry::TokenRefused, "never the server's public one"),
+            (401, "token expired", Call::GetSignature, Retry::TokenRefused, "never the server's public one"),
+            (401, " bad signature", Call::BindPort, Retry::LeaseRefused, "a new signature is asked for"),
+            (401, "Unauthorized client", Call::BindPort, Retry::LeaseRefused, "a new signature is asked for"),
+            (409, "ERROR Port 4711 is busy", Call::BindPort, Retry::LeaseRefused, "to another server"),
+            (200, "ERROR Port 4711 is busy", Call::BindPort, Retry::LeaseRefused, "to another server"),
+            (200, "ERROR no auth data", Call::GetSignature, Retry::Refused, "a bug of ours"),
+            (401, "ERROR port expired", Call::BindPort, Retry::LeaseRefused, "a new signature is asked for"),
+            (409, "ERROR busy", Call::GetSignature, Retry::Refused, "to another server"),
+            (200, "ERROR whatever", Call::BindPort, Retry::Refused, "nothing to do if it passes"),
+            (404, "", Call::BindPort, Retry::Refused, "nothing to do if it passes"),
+            (502, "", Call::BindPort, Retry::Backoff, "nothing to do if it passes"),
+            (429, "bad signature", Call::BindPort, Retry::Backoff, "nothing to do if it passes"),
         ] {
             let cause = Cause::Http { status, excerpt: String::new(), retry_after: None };
-            let error = refusal(status, words, step, cause);
+            let error = refusal(status, words, call, cause);
             assert_eq!(error.retry, retry, "{status} {words}");
             assert!(error.advice.contains(advice), "{status} {words}: {}", error.advice);
         }
@@ -566,10 +560,10 @@ mod tests {
             (mismatch(), "set PIA_HOSTNAME"),
             (Cause::UnknownIssuer, "unset PIA_CA_CERT"),
             (Cause::NotTls, "set PIA_GATEWAY=auto"),
-            (Cause::CertificateExpired, "set this system's clock"),
+            (Cause::CertificateExpired { at: Timestamp::UNIX_EPOCH }, "set this system's clock"),
             (Cause::NotHttp, "check the address"),
         ] {
-            let error = failed(BIND_PORT, cause);
+            let error = failed(Call::BindPort, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
     }

@@ -11,7 +11,7 @@ pub mod trust;
 use std::path::Path;
 
 use crate::config::{InvalidValue, Reader, is_placeholder};
-use crate::error::{Cause, Error};
+use crate::error::{Call, Cause, Error};
 use crate::files;
 use crate::http::tls::{NamePolicy, read_roots};
 use crate::http::url::{self, Url};
@@ -77,7 +77,7 @@ impl Pia {
     pub fn store(&self, lease: &Lease) -> Exchange<Completed> {
         if self.persists {
             self.store.save(lease).map_err(|error| {
-                Error::new("lease", Cause::File { path: self.store.path().display().to_string(), error })
+                Error::new(Call::StoreLease, Cause::File { path: self.store.path().display().to_string(), error })
             })?;
         }
         Ok(Progress::Done(Completed::Stored))

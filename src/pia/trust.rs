@@ -15,15 +15,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::config::Reader;
-use crate::error::{Attempt, Cause, Error, Retry, io_message};
+use crate::error::{Attempt, Call, Cause, Error, Retry, io_message};
 use crate::files::{self, Durability};
 use crate::http::tls::{NamePolicy, tls_to};
 use crate::http::url::Url;
 use crate::http::{Connection, Request};
 use crate::keeper::step::{Exchange, Progress};
 
-/// Fetching the CA that signs the gateways' certificates.
-pub const STEP: &str = "PIA's CA";
 /// SHA-256 of PIA's CA in DER: RSA-4096, 2014 to 2034, `ca.rsa.4096.crt` in PIA's repositories.
 pub const PIA_CA_SHA256: &str = "1fd25658456eab3041fba77ccd398ab8124edcc1b8b2fc1d55fdf6b1bbfc9d70";
 /// Where PIA publishes its CA: the same certificate in two of its repositories.
@@ -181,7 +179,7 @@ impl Published {
         if self.tried.len() < self.urls.len() {
             return Ok(Progress::More);
         }
-        Err(Error::all_failed(STEP, std::mem::take(&mut self.tried)))
+        Err(Error::all_failed(Call::FetchCa, std::mem::take(&mut self.tried)))
     }
 
     fn fetch_from(&self, url: &Url) -> Result<CertificateDer<'static>, Error> {
@@ -228,7 +226,7 @@ impl Published {
 
 fn failed(cause: Cause) -> Error {
     let advice = "it is tried again; or get PIA's ca.rsa.4096.crt in another way and name it in PIA_CA_CERT";
-    Error::new(STEP, cause).advise(Some(advice))
+    Error::new(Call::FetchCa, cause).advise(Some(advice))
 }
 
 fn sha256(bytes: &[u8]) -> String {

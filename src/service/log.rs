@@ -158,7 +158,7 @@ fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
                 human_duration(jump.unsigned_abs())
             )
         }
-        Notice::Clock(ClockChange::Right) => "this system's clock agrees with the gateway's again".to_owned(),
+        Notice::Clock(ClockChange::Correct) => "this system's clock agrees with the gateway's again".to_owned(),
         Notice::Clock(ClockChange::Wrong { behind }) => {
             let direction = if behind.is_positive() { "behind" } else { "ahead of" };
             let by = human_duration(behind.unsigned_abs());

@@ -440,10 +440,10 @@ impl Service {
         if let (Some(renewal), Some((_, notice))) = (&mut self.renewal, &outcome.notice) {
             match notice {
                 Notice::PortKept { error, .. } | Notice::RenewalFailed(error) => {
-                    renewal.reason = Some(with_advice(error))
+                    renewal.reason = Some(with_advice(error));
                 }
                 Notice::Failed { error, .. } if outcome.remote != Remote::Client => {
-                    renewal.reason = Some(with_advice(error))
+                    renewal.reason = Some(with_advice(error));
                 }
                 _ => {}
             }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::error::{Cause, Error, Retry};
+use crate::error::{Call, Cause, Error, Retry};
 use crate::keeper::step::{Completed, Exchange, Progress, Step};
 use crate::keeper::tunnel::GatewayRoute;
 use crate::keeper::{self, Keeper, Remote, Setup};
@@ -126,7 +126,7 @@ impl Remotes {
         };
         let to = || gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
         let advice = "check that the VPN is up: it goes on as soon as there is a route again";
-        let no_route = |error| Error::new("tunnel", Cause::NoRoute { to: to(), error }).advise(Some(advice));
+        let no_route = |error| Error::new(Call::Route, Cause::NoRoute { to: to(), error }).advise(Some(advice));
         Some((gateway, route.map_err(no_route)))
     }
 
@@ -165,5 +165,8 @@ impl Remotes {
 
 /// The keeper knows where its port comes from and asks nobody else.
 fn wrong_provider() -> Error {
-    Error::new("port", Cause::Other("is asked of somebody who does not know it: this is a bug of ours".to_owned()))
+    Error::new(
+        Call::WrongProvider,
+        Cause::Other("is asked of somebody who does not know it: this is a bug of ours".to_owned()),
+    )
 }

@@ -12,7 +12,7 @@ use miniserde::json::{Number, Value};
 
 use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
-use crate::error::{AuthMethod, Cause, Error, Phase};
+use crate::error::{AuthMethod, Call, Cause, Error, Phase};
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
@@ -20,12 +20,12 @@ use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
-/// Steps, as errors name them.
-const LOGIN: &str = "Deluge login";
-const CONNECT: &str = "Deluge web.connect";
-const GET_PORT: &str = "Deluge core.get_listen_port";
-const SET_CONFIG: &str = "Deluge core.set_config";
-const REANNOUNCE: &str = "Deluge core.force_reannounce";
+/// Calls, as errors name them.
+const LOGIN: Call = Call::Client("Deluge login");
+const CONNECT: Call = Call::Client("Deluge web.connect");
+const GET_PORT: Call = Call::Client("Deluge core.get_listen_port");
+const SET_CONFIG: Call = Call::Client("Deluge core.set_config");
+const REANNOUNCE: Call = Call::Client("Deluge core.force_reannounce");
 /// Codes of errors: not logged in; an unknown method, or no daemon.
 const NOT_AUTHENTICATED: i64 = 1;
 const NO_DAEMON: i64 = 2;
@@ -34,7 +34,7 @@ const NO_DAEMON: i64 = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Daemon {
     /// To be asked, before a call that would hang.
-    Unasked,
+    Unchecked,
     Connected,
     /// It is not; which ones it knows is to be asked.
     Missing,
@@ -80,7 +80,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
         password,
         session,
         new_session: false,
-        daemon: Daemon::Unasked,
+        daemon: Daemon::Unchecked,
         torrents,
     }))
 }
@@ -111,14 +111,14 @@ impl Deluge {
     }
 
     /// A call of the web interface, or a login where there is no session.
-    fn call(&mut self, step: &'static str, method: &str, params: &str, even_when_stopping: bool) -> Exchange<Value> {
+    fn call(&mut self, call: Call, method: &str, params: &str, even_when_stopping: bool) -> Exchange<Value> {
         if self.session.is_none() {
             return self.log_in(even_when_stopping);
         }
         let new_session = std::mem::replace(&mut self.new_session, false);
-        let response = self.send(method, params, even_when_stopping).map_err(|cause| failed(step, cause))?;
+        let response = self.send(method, params, even_when_stopping).map_err(|cause| failed(call, cause))?;
         let reply = json::parse::<Reply>(&response.text());
-        let reply = reply.ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))?;
+        let reply = reply.ok_or_else(|| failed(call, Cause::field("body", "is not a JSON object")))?;
         match reply.error.map(|error| error.code.unwrap_or_default()) {
             None => Ok(Progress::Done(reply.result.unwrap_or(Value::Null))),
             Some(NOT_AUTHENTICATED) if !new_session => {
@@ -126,10 +126,10 @@ impl Deluge {
                 Ok(Progress::More)
             }
             Some(NO_DAEMON) if self.daemon == Daemon::Connected => {
-                self.daemon = Daemon::Unasked;
-                Err(failed(step, Cause::Other(NOT_CONNECTED.to_owned())))
+                self.daemon = Daemon::Unchecked;
+                Err(failed(call, Cause::NotConnected))
             }
-            Some(_) => Err(failed(step, Cause::field("error", format!("is set: {}", response.excerpt())))),
+            Some(_) => Err(failed(call, Cause::field("error", format!("is set: {}", response.excerpt())))),
         }
     }
 
@@ -152,22 +152,22 @@ impl Deluge {
     }
 
     /// A call of the daemon, or what has to come before it.
-    fn core(&mut self, step: &'static str, method: &str, params: &str, even_when_stopping: bool) -> Exchange<Value> {
-        let daemon = std::mem::replace(&mut self.daemon, Daemon::Unasked);
+    fn core(&mut self, call: Call, method: &str, params: &str, even_when_stopping: bool) -> Exchange<Value> {
+        let daemon = std::mem::replace(&mut self.daemon, Daemon::Unchecked);
         match &daemon {
             Daemon::Connected => {
                 self.daemon = daemon;
-                return self.call(step, method, params, even_when_stopping);
+                return self.call(call, method, params, even_when_stopping);
             }
-            Daemon::Unasked => {
-                if let Progress::Done(connected) = self.call(step, "web.connected", "[]", even_when_stopping)? {
+            Daemon::Unchecked => {
+                if let Progress::Done(connected) = self.call(call, "web.connected", "[]", even_when_stopping)? {
                     let connected = matches!(connected, Value::Bool(true));
                     self.daemon = if connected { Daemon::Connected } else { Daemon::Missing };
                 }
             }
             Daemon::Missing => {
                 if let Progress::Done(hosts) = self.call(CONNECT, "web.get_hosts", "[]", even_when_stopping)? {
-                    let none = || failed(CONNECT, Cause::Other(NO_HOST.to_owned()));
+                    let none = || failed(CONNECT, Cause::NoDaemon);
                     self.daemon = Daemon::Found(host_of(&hosts).ok_or_else(none)?);
                 }
             }
@@ -175,7 +175,7 @@ impl Deluge {
                 let params = miniserde::json::to_string(&[id.as_str()][..]);
                 match self.call(CONNECT, "web.connect", &params, even_when_stopping)? {
                     Progress::Done(Value::Null) => {
-                        return Err(failed(CONNECT, Cause::Other(NOT_CONNECTED.to_owned())));
+                        return Err(failed(CONNECT, Cause::NotConnected));
                     }
                     Progress::Done(_) => {
                         log::info!("{}: its web interface has connected to the daemon", self.name());
@@ -208,21 +208,16 @@ fn rejected(before: bool) -> Cause {
     Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
-const NOT_CONNECTED: &str = "its web interface cannot connect to the daemon";
-const NO_HOST: &str = "its web interface knows no daemon";
-
 /// The error of a step at Deluge.
-fn failed(step: &'static str, cause: Cause) -> Error {
+fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => {
             "check that deluge-web runs, and DELUGE_HOST; in Docker it must share the VPN's network"
         }
         Cause::Lookup { .. } => "correct DELUGE_HOST; in Docker, behind the VPN container, it is http://localhost:8112",
         Cause::CredentialsRejected { .. } => "correct DELUGE_PASSWORD, the one of the web interface, then restart",
-        Cause::Other(words) if words == NOT_CONNECTED => {
-            "check that deluged runs, and the Connection Manager in its web interface"
-        }
-        Cause::Other(words) if words == NO_HOST => "add the daemon in the Connection Manager of its web interface",
+        Cause::NotConnected => "check that deluged runs, and the Connection Manager in its web interface",
+        Cause::NoDaemon => "add the daemon in the Connection Manager of its web interface",
         Cause::NotTls => "it speaks plain HTTP: use http:// in DELUGE_HOST",
         Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
             "if its web interface is set to HTTPS, use https:// in DELUGE_HOST; and its port, not the daemon's 58846"
@@ -232,9 +227,9 @@ fn failed(step: &'static str, cause: Cause) -> Error {
         Cause::Http { status: 404 | 405 | 300..=399, .. } => {
             "check that DELUGE_HOST is Deluge's web interface, with its path prefix"
         }
-        _ => return Error::new(step, cause),
+        _ => return Error::new(call, cause),
     };
-    Error::new(step, cause).advise(Some(advice))
+    Error::new(call, cause).advise(Some(advice))
 }
 
 impl TorrentClient for Deluge {
@@ -308,7 +303,7 @@ impl TorrentClient for Deluge {
 
     /// By the next time its daemon may be gone.
     fn disconnect(&mut self) {
-        self.daemon = Daemon::Unasked;
+        self.daemon = Daemon::Unchecked;
         self.connection.disconnect();
     }
 
@@ -344,8 +339,8 @@ mod tests {
         for (cause, advice) in [
             (connect, "check that deluge-web runs"),
             (rejected(false), "the one of the web interface"),
-            (Cause::Other(NOT_CONNECTED.to_owned()), "check that deluged runs"),
-            (Cause::Other(NO_HOST.to_owned()), "Connection Manager"),
+            (Cause::NotConnected, "check that deluged runs"),
+            (Cause::NoDaemon, "Connection Manager"),
             (Cause::NotTls, "use http://"),
             (Cause::NotHttp, "use https://"),
             (http(404), "with its path prefix"),

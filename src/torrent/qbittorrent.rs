@@ -11,7 +11,7 @@ use miniserde::json::{Number, Value};
 
 use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
-use crate::error::{AuthMethod, Cause, Error, Phase, Retry};
+use crate::error::{AuthMethod, Call, Cause, Error, Phase, Retry};
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
@@ -19,14 +19,14 @@ use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
-/// Steps, as errors name them.
-const LOGIN: &str = "qBittorrent login";
-const PREFERENCES: &str = "qBittorrent preferences";
-const SET_PREFERENCES: &str = "qBittorrent setPreferences";
-const TRANSFER_INFO: &str = "qBittorrent transfer/info";
-const REANNOUNCE: &str = "qBittorrent reannounce";
-const TORRENTS: &str = "qBittorrent torrents/info";
-const TORRENT_PEERS: &str = "qBittorrent sync/torrentPeers";
+/// Calls, as errors name them.
+const LOGIN: Call = Call::Client("qBittorrent login");
+const PREFERENCES: Call = Call::Client("qBittorrent preferences");
+const SET_PREFERENCES: Call = Call::Client("qBittorrent setPreferences");
+const TRANSFER_INFO: Call = Call::Client("qBittorrent transfer/info");
+const REANNOUNCE: Call = Call::Client("qBittorrent reannounce");
+const TORRENTS: Call = Call::Client("qBittorrent torrents/info");
+const TORRENT_PEERS: Call = Call::Client("qBittorrent sync/torrentPeers");
 /// Torrents whose peers are looked at for one that came in: those of hundreds would be megabytes.
 const MAX_TORRENTS: &str = "5";
 /// Cookies that are kept; more than a session and a proxy or two set.
@@ -133,7 +133,7 @@ impl QBittorrent {
 
     fn send(
         &mut self,
-        call: &str,
+        method: &str,
         content: Content,
         secrets: &[&Secret],
         even_when_stopping: bool,
@@ -154,7 +154,7 @@ impl QBittorrent {
         }
         let values: Vec<_> = self.cookies.iter().map(cookie_value).collect();
         hidden.extend(&values);
-        let path = format!("{}/api/v2/{call}", self.prefix);
+        let path = format!("{}/api/v2/{method}", self.prefix);
         let request =
             Request { headers: &headers, secrets: &hidden, even_when_stopping, ..Request::new(&path, content) };
         let response = self.connection.send(&request)?;
@@ -178,20 +178,14 @@ impl QBittorrent {
 
     /// Sends a call, or what has to come before it: a login when the session is missing or over, a question when it is not
     /// clear why we are not let in.
-    fn call(
-        &mut self,
-        step: &'static str,
-        call: &str,
-        content: Content,
-        even_when_stopping: bool,
-    ) -> Exchange<Response> {
+    fn call(&mut self, call: Call, method: &str, content: Content, even_when_stopping: bool) -> Exchange<Response> {
         let session = std::mem::replace(&mut self.session, Session::Usual);
         match session {
             Session::Missing => self.log_in(even_when_stopping),
             Session::Unauthorized => Err(failed(LOGIN, self.unauthorized()?)),
             Session::Usual | Session::New => {
-                let sent = self.send(call, content, &[], even_when_stopping);
-                let response = sent.map_err(|cause| failed(step, cause))?;
+                let sent = self.send(method, content, &[], even_when_stopping);
+                let response = sent.map_err(|cause| failed(call, cause))?;
                 match response.status {
                     200..300 => Ok(Progress::Done(response)),
                     401 => {
@@ -206,7 +200,7 @@ impl QBittorrent {
                         self.session = if bypassed { Session::New } else { Session::Missing };
                         Ok(Progress::More)
                     }
-                    _ => Err(failed(step, response.unexpected())),
+                    _ => Err(failed(call, response.unexpected())),
                 }
             }
         }
@@ -245,15 +239,15 @@ impl QBittorrent {
     fn unauthorized(&mut self) -> Result<Cause, Error> {
         let path = format!("{}/api/v2/app/version", self.prefix);
         let response = self.connection.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
-        Ok(if response.status == 401 { Cause::Other(HOST_REJECTED.to_owned()) } else { self.auth.rejected(false) })
+        Ok(if response.status == 401 { Cause::HostRejected { status: 401 } } else { self.auth.rejected(false) })
     }
 
-    fn ask<T: Deserialize>(&mut self, step: &'static str, call: &str, fields: &[(&str, &str)]) -> Exchange<T> {
-        let Progress::Done(response) = self.call(step, call, Content::Query(fields), false)? else {
+    fn ask<T: Deserialize>(&mut self, call: Call, method: &str, fields: &[(&str, &str)]) -> Exchange<T> {
+        let Progress::Done(response) = self.call(call, method, Content::Query(fields), false)? else {
             return Ok(Progress::More);
         };
         let fields = json::parse(&response.text());
-        fields.map(Progress::Done).ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))
+        fields.map(Progress::Done).ok_or_else(|| failed(call, Cause::field("body", "is not a JSON object")))
     }
 }
 
@@ -295,8 +289,6 @@ impl TorrentPeers {
     }
 }
 
-const HOST_REJECTED: &str = "the Host header is not accepted (HTTP 401)";
-
 fn banned() -> Error {
     let advice = "correct the password, then restart qBittorrent or wait until its ban ends";
     let cause = Cause::Other("our address is banned after failed logins".to_owned());
@@ -304,7 +296,7 @@ fn banned() -> Error {
 }
 
 /// The error of a step at qBittorrent.
-fn failed(step: &'static str, cause: Cause) -> Error {
+fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => {
             "check that qBittorrent runs, and QBITTORRENT_HOST; in Docker it must share the VPN's network"
@@ -321,7 +313,7 @@ fn failed(step: &'static str, cause: Cause) -> Error {
         Cause::NoCredentials => {
             "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), or bypass authentication there"
         }
-        Cause::Other(words) if words == HOST_REJECTED => {
+        Cause::HostRejected { .. } => {
             "use localhost in QBITTORRENT_HOST, or add its name to 'Server domains' in the Web UI's settings"
         }
         Cause::NotTls => {
@@ -336,9 +328,9 @@ fn failed(step: &'static str, cause: Cause) -> Error {
             "check that QBITTORRENT_HOST is qBittorrent's Web UI, with its path prefix"
         }
         Cause::Http { status: 300..=399, .. } => "use the address that it redirects to in QBITTORRENT_HOST",
-        _ => return Error::new(step, cause),
+        _ => return Error::new(call, cause),
     };
-    Error::new(step, cause).advise(Some(advice))
+    Error::new(call, cause).advise(Some(advice))
 }
 
 fn cookie_value(pair: &Secret) -> Secret {
@@ -427,7 +419,7 @@ impl TorrentClient for QBittorrent {
         };
         let Some(hash) = hashes.pop() else {
             self.active = None;
-            return Ok(Progress::Done(Inbound::Nobody));
+            return Ok(Progress::Done(Inbound::NoneSeen));
         };
         let peers = self.ask::<TorrentPeers>(TORRENT_PEERS, "sync/torrentPeers", &[("hash", &hash)]);
         match peers.inspect_err(|_| self.active = None)? {
@@ -522,7 +514,7 @@ mod tests {
             ),
             (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false }, "copy QBITTORRENT_API_KEY"),
             (Cause::NoCredentials, "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
-            (Cause::Other(HOST_REJECTED.to_owned()), "'Server domains'"),
+            (Cause::HostRejected { status: 401 }, "'Server domains'"),
             (Cause::NotTls, "use http://"),
             (Cause::NotHttp, "use https://"),
             (Cause::Closed { phase: Phase::Head }, "use https://"),

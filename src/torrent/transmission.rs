@@ -13,7 +13,7 @@ use miniserde::json::{Number, Value};
 
 use super::{TorrentClient, read_endpoint};
 use crate::config::Reader;
-use crate::error::{AuthMethod, Cause, Error, Phase, Retry};
+use crate::error::{AuthMethod, Call, Cause, Error, Phase, Retry};
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
@@ -21,11 +21,11 @@ use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
-/// Steps, as errors name them.
-const LOGIN: &str = "Transmission login";
-const SESSION_GET: &str = "Transmission session-get";
-const SESSION_SET: &str = "Transmission session-set";
-const REANNOUNCE: &str = "Transmission torrent-reannounce";
+/// Calls, as errors name them.
+const LOGIN: Call = Call::Client("Transmission login");
+const SESSION_GET: Call = Call::Client("Transmission session-get");
+const SESSION_SET: Call = Call::Client("Transmission session-set");
+const REANNOUNCE: Call = Call::Client("Transmission torrent-reannounce");
 /// `rpc-version` of 3.00. Up to it the UDP socket stays on the port of the start.
 const LAST_WITHOUT_UDP: u64 = 16;
 /// The last two parts of the path, where there is no other.
@@ -131,19 +131,19 @@ impl Transmission {
     }
 
     /// One call; its result, or that there is a session now and it is to be sent again.
-    fn call(&mut self, step: &'static str, method: &str, arguments: &str, even_when_stopping: bool) -> Exchange<Value> {
+    fn call(&mut self, call: Call, method: &str, arguments: &str, even_when_stopping: bool) -> Exchange<Value> {
         let json = self.dialect.request(method, arguments);
         let new_session = std::mem::replace(&mut self.new_session, false);
-        let response = self.send(&json, even_when_stopping).map_err(|cause| failed(step, cause))?;
+        let response = self.send(&json, even_when_stopping).map_err(|cause| failed(call, cause))?;
         match response.status {
-            200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(step, cause))?)),
+            200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(call, cause))?)),
             // At the first request, once an hour, and when it was restarted, perhaps as another version.
             409 => {
                 self.session = response.header("x-transmission-session-id").next().map(Secret::new);
                 let speaks_json_rpc = response.header("x-transmission-rpc-version").next().is_some();
                 self.dialect = if speaks_json_rpc { Dialect::JsonRpc } else { Dialect::Old };
                 if new_session || self.session.is_none() {
-                    return Err(failed(step, response.unexpected()));
+                    return Err(failed(call, response.unexpected()));
                 }
                 self.new_session = true;
                 Ok(Progress::More)
@@ -154,9 +154,9 @@ impl Transmission {
             }
             401 => Err(failed(LOGIN, rejected(false))),
             403 if response.text().contains("login attempts") => Err(locked()),
-            403 => Err(refused("our address is not on its list (HTTP 403)", ADD_ADDRESS)),
-            421 => Err(refused("the Host header is not accepted (HTTP 421)", ADD_HOST)),
-            _ => Err(failed(step, response.unexpected())),
+            403 => Err(refused(Cause::Other("our address is not on its list (HTTP 403)".to_owned()), ADD_ADDRESS)),
+            421 => Err(refused(Cause::HostRejected { status: 421 }, ADD_HOST)),
+            _ => Err(failed(call, response.unexpected())),
         }
     }
 
@@ -212,19 +212,19 @@ const ADD_ADDRESS: &str = "add our address to 'rpc-whitelist' in its settings.js
 const ADD_HOST: &str =
     "use an address or localhost in TRANSMISSION_HOST, or add its name to 'rpc-host-whitelist' in settings.json";
 
-fn refused(words: &str, advice: &'static str) -> Error {
-    Error::new(LOGIN, Cause::Other(words.to_owned())).advise(Some(advice))
+fn refused(cause: Cause, advice: &'static str) -> Error {
+    Error::new(LOGIN, cause).advise(Some(advice))
 }
 
 /// 3.00 shuts everybody out after a hundred failed logins.
 fn locked() -> Error {
-    let words = "it lets nobody in after too many failed logins (HTTP 403)";
-    refused(words, "correct the passwords of all its users, then restart Transmission")
+    let cause = Cause::Other("it lets nobody in after too many failed logins (HTTP 403)".to_owned());
+    refused(cause, "correct the passwords of all its users, then restart Transmission")
         .with_retry(Retry::CredentialsRejected)
 }
 
 /// The error of a step at Transmission.
-fn failed(step: &'static str, cause: Cause) -> Error {
+fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => {
             "check that Transmission runs, and TRANSMISSION_HOST; in Docker it must share the VPN's network"
@@ -243,9 +243,9 @@ fn failed(step: &'static str, cause: Cause) -> Error {
         Cause::Http { status: 404 | 405 | 300..=399, .. } => {
             "check that TRANSMISSION_HOST is Transmission, with the path of its RPC if that was changed"
         }
-        _ => return Error::new(step, cause),
+        _ => return Error::new(call, cause),
     };
-    Error::new(step, cause).advise(Some(advice))
+    Error::new(call, cause).advise(Some(advice))
 }
 
 impl TorrentClient for Transmission {
@@ -411,6 +411,6 @@ mod tests {
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
         assert_eq!(locked().retry, Retry::CredentialsRejected);
-        assert_eq!(refused("", ADD_HOST).retry, Retry::Backoff);
+        assert_eq!(refused(Cause::HostRejected { status: 421 }, ADD_HOST).retry, Retry::Backoff);
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::status::{Status, remote_name};
-use crate::error::io_message;
+use crate::error::{Call, io_message};
 use crate::files;
 use crate::keeper::{Notice, Outcome, Remote};
 
@@ -31,7 +31,7 @@ impl Counts {
         let counter = match notice {
             Notice::Bound(_) => &mut self.binds,
             Notice::PortKept { .. } => &mut self.bind_failures,
-            Notice::Failed { error, .. } if error.step == "bindPort" => &mut self.bind_failures,
+            Notice::Failed { error, .. } if error.call == Call::BindPort => &mut self.bind_failures,
             Notice::Leased { lease, .. } | Notice::StoreFailed { lease, .. } => {
                 let this = Some((lease.port, lease.expires_at));
                 if std::mem::replace(&mut self.lease, this) == this {

@@ -400,7 +400,7 @@ mod tests {
 
     const NOW: &str = "2026-11-23T12:00:00Z";
 
-    fn well() -> Status {
+    fn healthy() -> Status {
         Status {
             interval_s: 300,
             port: Some(4711),
@@ -418,7 +418,7 @@ mod tests {
     }
 
     fn health(change: impl Fn(&mut Status)) -> Health {
-        let mut status = well();
+        let mut status = healthy();
         change(&mut status);
         status.health(&running(), None, None, NOW.parse().unwrap())
     }
@@ -478,7 +478,7 @@ mod tests {
         let health = |route: Option<Result<GatewayRoute, String>>| {
             let (gateway, local_address) = (Some("10.0.0.1:19999".to_owned()), Some("10.9.9.9".to_owned()));
             let (device, device_index) = (Some("tun0".to_owned()), Some(7));
-            let status = Status { gateway, local_address, device, device_index, ..well() };
+            let status = Status { gateway, local_address, device, device_index, ..healthy() };
             status.health(&running(), route, None, NOW.parse().unwrap())
         };
         assert!(matches!(health(None), Health::Healthy(_)), "not bound yet: nothing to compare with");
@@ -502,19 +502,19 @@ mod tests {
     #[test]
     fn a_stopped_service_is_not_healthy() {
         let stopped = |stopped_at: Option<&str>| {
-            let status = Status { stopped_at: stopped_at.map(str::to_owned), ..well() };
+            let status = Status { stopped_at: stopped_at.map(str::to_owned), ..healthy() };
             status.health(&Presence::Stopped, None, None, NOW.parse().unwrap())
         };
         assert_eq!(stopped(Some(NOW)), Health::Stopped(format!("not running: stopped at {NOW}")));
         assert!(stopped(None).message().contains("killed or crashed after 2026-11-23T11:59:00Z"));
         assert!(matches!(stopped(None), Health::Stopped(_)));
-        let unknown = well().health(&Presence::Unknown("no lock".to_owned()), None, None, NOW.parse().unwrap());
+        let unknown = healthy().health(&Presence::Unknown("no lock".to_owned()), None, None, NOW.parse().unwrap());
         assert_eq!(unknown, Health::Unhealthy("unknown: no lock".to_owned()));
     }
 
     #[test]
     fn a_description_begins_with_who_runs_then_health_then_problems() {
-        let mut status = well();
+        let mut status = healthy();
         status.problems.push(problem("client", NOW));
         let now = NOW.parse().unwrap();
         let text = status.describe(&running(), &status.health(&running(), None, None, now), now);

@@ -173,8 +173,8 @@ fn reply_to(path: &str, data: &PageData, check_health: HealthCheck) -> Reply {
     let path = path.split('?').next().unwrap_or(path);
     match path {
         "/metrics" => {
-            let well = matches!(check_health(&data.status), Health::Healthy(_));
-            let body = metrics::text(&data.status, well, &data.counts, Timestamp::now());
+            let healthy = matches!(check_health(&data.status), Health::Healthy(_));
+            let body = metrics::text(&data.status, healthy, &data.counts, Timestamp::now());
             Reply { status: "200 OK", kind: "text/plain; version=0.0.4; charset=utf-8", body }
         }
         "/healthz" => {
@@ -196,14 +196,14 @@ fn reply_to(path: &str, data: &PageData, check_health: HealthCheck) -> Reply {
 mod tests {
     use super::*;
 
-    fn well(_: &Status) -> Health {
+    fn healthy(_: &Status) -> Health {
         Health::Healthy("ok: all".to_owned())
     }
 
     /// A server on a port of the kernel's choice.
     fn server() -> (StatusServer, SocketAddr) {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let server = StatusServer::new(address, well);
+        let server = StatusServer::new(address, healthy);
         server.update(PageData { port: Some(4711), ..PageData::default() });
         (server, address)
     }

@@ -4,7 +4,7 @@ use rustls::RootCertStore;
 
 use super::outbox::Delivery;
 use crate::config::Reader;
-use crate::error::{Cause, Error};
+use crate::error::{Call, Cause, Error};
 use crate::http::tls::{Tls, tls_to};
 use crate::http::url::Url;
 use crate::http::{Connection, Request};
@@ -43,7 +43,7 @@ impl Webhook {
         let error = match connection.send(&request) {
             Ok(response) if response.is_success() => return Ok(()),
             // Of what it says nothing is shown: it may say what it was asked for.
-            Ok(response) => self.failed(Cause::Other(format!("HTTP {}", response.status))),
+            Ok(response) => self.failed(Cause::HttpStatus(response.status)),
             Err(cause) => self.failed(cause),
         };
         Err(format!("{error}; {}", error.advice))
@@ -51,13 +51,13 @@ impl Webhook {
 
     fn failed(&self, cause: Cause) -> Error {
         let advice = match &cause {
-            Cause::Other(words) if words.starts_with("HTTP 3") => "it redirects: use the address that it redirects to",
-            Cause::Other(_) | Cause::NotHttp => "check that it is the whole URL; it is tried again",
+            Cause::HttpStatus(300..=399) => "it redirects: use the address that it redirects to",
+            Cause::HttpStatus(_) | Cause::NotHttp => "check that it is the whole URL; it is tried again",
             Cause::UnknownIssuer => "set NOTIFY_CA_CERT to the CA of its certificate",
             Cause::NotTls => "use http:// in it",
-            _ => return Error::new(self.name, cause),
+            _ => return Error::new(Call::Notify(self.name), cause),
         };
-        Error::new(self.name, cause).advise(Some(advice))
+        Error::new(Call::Notify(self.name), cause).advise(Some(advice))
     }
 }
 
