@@ -311,6 +311,12 @@ mod tests {
     }
 
     #[test]
+    fn the_resolvers_reason_begins_in_lower_case() {
+        let error = io::Error::other("failed to lookup address information: Name or service not known");
+        assert_eq!(unresolved("h", &error).to_string(), "cannot resolve h: name or service not known");
+    }
+
+    #[test]
     fn a_silent_server_ends_at_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut tcp = dial("127.0.0.1", listener.local_addr().unwrap().port(), None, None, soon())

@@ -83,7 +83,7 @@ pub struct Request<'a> {
     /// Values that must not come back to light when a server echoes them in an error.
     pub secrets: &'a [&'a Secret],
     /// Ends what must not be left half done: sent also after a stop was asked for.
-    pub even_when_stopping: bool,
+    pub force: bool,
     /// The path, too, is a secret.
     pub secret_path: bool,
 }
@@ -96,7 +96,7 @@ impl<'a> Request<'a> {
 
     /// Nothing but what is asked, and where.
     pub fn new(path: &'a str, content: Content<'a>) -> Self {
-        Self { path, content, headers: &[], secrets: &[], even_when_stopping: false, secret_path: false }
+        Self { path, content, headers: &[], secrets: &[], force: false, secret_path: false }
     }
 }
 
@@ -340,7 +340,7 @@ impl Connection {
     /// A kept connection may have been closed while it was idle: if it ends before the first byte of a reply, the request
     /// is sent once more over a new one.
     pub fn send(&mut self, request: &Request) -> Result<Response, Cause> {
-        if !request.even_when_stopping {
+        if !request.force {
             check_not_stopping()?;
         }
         let deadline = Deadline::after(REQUEST_DEADLINE);

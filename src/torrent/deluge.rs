@@ -98,25 +98,24 @@ struct Failure {
 }
 
 impl Deluge {
-    fn send(&mut self, method: &str, params: &str, even_when_stopping: bool) -> Result<Response, Cause> {
+    fn send(&mut self, method: &str, params: &str, force: bool) -> Result<Response, Cause> {
         // The order and the spelling of the fields are as its own pages have them; 2.0 takes no other content type.
         let json = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
         let headers: Vec<_> = self.session.iter().map(|session| ("Cookie", session.expose())).collect();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
         let content = Content::Json(&json);
-        let request =
-            Request { headers: &headers, secrets: &secrets, even_when_stopping, ..Request::new(&self.path, content) };
+        let request = Request { headers: &headers, secrets: &secrets, force, ..Request::new(&self.path, content) };
         let response = self.connection.send(&request)?;
         if response.status == 200 { Ok(response) } else { Err(response.unexpected()) }
     }
 
     /// A call of the web interface, or a login where there is no session.
-    fn call(&mut self, call: Call, method: &str, params: &str, even_when_stopping: bool) -> Exchange<Value> {
+    fn call(&mut self, call: Call, method: &str, params: &str, force: bool) -> Exchange<Value> {
         if self.session.is_none() {
-            return self.log_in(even_when_stopping);
+            return self.log_in(force);
         }
         let new_session = std::mem::replace(&mut self.new_session, false);
-        let response = self.send(method, params, even_when_stopping).map_err(|cause| failed(call, cause))?;
+        let response = self.send(method, params, force).map_err(|cause| failed(call, cause))?;
         let reply = json::parse::<Reply>(&response.text());
         let reply = reply.ok_or_else(|| failed(call, Cause::field("body", "is not a JSON object")))?;
         match reply.error.map(|error| error.code.unwrap_or_default()) {
@@ -133,9 +132,9 @@ impl Deluge {
         }
     }
 
-    fn log_in(&mut self, even_when_stopping: bool) -> Exchange<Value> {
+    fn log_in(&mut self, force: bool) -> Exchange<Value> {
         let params = miniserde::json::to_string(&[self.password.expose()][..]);
-        let sent = self.send("auth.login", &params, even_when_stopping);
+        let sent = self.send("auth.login", &params, force);
         let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         let reply = json::parse::<Reply>(&response.text()).and_then(|reply| reply.result);
         match reply {
@@ -152,28 +151,28 @@ impl Deluge {
     }
 
     /// A call of the daemon, or what has to come before it.
-    fn core(&mut self, call: Call, method: &str, params: &str, even_when_stopping: bool) -> Exchange<Value> {
+    fn core(&mut self, call: Call, method: &str, params: &str, force: bool) -> Exchange<Value> {
         let daemon = std::mem::replace(&mut self.daemon, Daemon::Unchecked);
         match &daemon {
             Daemon::Connected => {
                 self.daemon = daemon;
-                return self.call(call, method, params, even_when_stopping);
+                return self.call(call, method, params, force);
             }
             Daemon::Unchecked => {
-                if let Progress::Done(connected) = self.call(call, "web.connected", "[]", even_when_stopping)? {
+                if let Progress::Done(connected) = self.call(call, "web.connected", "[]", force)? {
                     let connected = matches!(connected, Value::Bool(true));
                     self.daemon = if connected { Daemon::Connected } else { Daemon::Missing };
                 }
             }
             Daemon::Missing => {
-                if let Progress::Done(hosts) = self.call(CONNECT, "web.get_hosts", "[]", even_when_stopping)? {
+                if let Progress::Done(hosts) = self.call(CONNECT, "web.get_hosts", "[]", force)? {
                     let none = || failed(CONNECT, Cause::NoDaemon);
                     self.daemon = Daemon::Found(host_of(&hosts).ok_or_else(none)?);
                 }
             }
             Daemon::Found(id) => {
                 let params = miniserde::json::to_string(&[id.as_str()][..]);
-                match self.call(CONNECT, "web.connect", &params, even_when_stopping)? {
+                match self.call(CONNECT, "web.connect", &params, force)? {
                     Progress::Done(Value::Null) => {
                         return Err(failed(CONNECT, Cause::NotConnected));
                     }
@@ -271,9 +270,9 @@ impl TorrentClient for Deluge {
     }
 
     /// Without the second key the first is stored and nothing else; of a range 2.0 opens no port at all.
-    fn set_port(&mut self, port: u16, even_when_stopping: bool) -> Exchange<()> {
+    fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let params = format!(r#"[{{"listen_ports":[{port},{port}],"random_port":false}}]"#);
-        Ok(self.core(SET_CONFIG, "core.set_config", &params, even_when_stopping)?.map(|_| ()))
+        Ok(self.core(SET_CONFIG, "core.set_config", &params, force)?.map(|_| ()))
     }
 
     /// The port that it has shown is the one of its socket.

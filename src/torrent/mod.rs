@@ -32,8 +32,8 @@ pub trait TorrentClient {
     fn rejected_before(&self) -> Error;
     /// Reads the listen port.
     fn port(&mut self) -> Exchange<ListenPort>;
-    /// Sets the listen port and turns random ports off. What `even_when_stopping` a bounce is done also when a stop was asked for.
-    fn set_port(&mut self, port: u16, even_when_stopping: bool) -> Exchange<()>;
+    /// Sets the listen port and turns random ports off. With `force` also after a stop was asked for, to complete a bounce.
+    fn set_port(&mut self, port: u16, force: bool) -> Exchange<()>;
     /// Asks whether it listens.
     fn connectivity(&mut self) -> Exchange<Connectivity>;
     /// Asks whether any of its peers came in by itself.

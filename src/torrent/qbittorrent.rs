@@ -131,13 +131,7 @@ impl QBittorrent {
         Some(Self { url, connection, prefix, auth, session, reannounce, active: None, cookies: Vec::new() })
     }
 
-    fn send(
-        &mut self,
-        method: &str,
-        content: Content,
-        secrets: &[&Secret],
-        even_when_stopping: bool,
-    ) -> Result<Response, Cause> {
+    fn send(&mut self, method: &str, content: Content, secrets: &[&Secret], force: bool) -> Result<Response, Cause> {
         let bearer = match &self.auth {
             Auth::ApiKey(key) => Some(Secret::new(format!("Bearer {}", key.expose()))),
             _ => None,
@@ -155,8 +149,7 @@ impl QBittorrent {
         let values: Vec<_> = self.cookies.iter().map(cookie_value).collect();
         hidden.extend(&values);
         let path = format!("{}/api/v2/{method}", self.prefix);
-        let request =
-            Request { headers: &headers, secrets: &hidden, even_when_stopping, ..Request::new(&path, content) };
+        let request = Request { headers: &headers, secrets: &hidden, force, ..Request::new(&path, content) };
         let response = self.connection.send(&request)?;
         // Also outside a login: with authentication bypassed every request without a cookie makes a new session.
         for pair in response.header("set-cookie").filter_map(cookie_pair) {
@@ -178,13 +171,13 @@ impl QBittorrent {
 
     /// Sends a call, or what has to come before it: a login when the session is missing or over, a question when it is not
     /// clear why we are not let in.
-    fn call(&mut self, call: Call, method: &str, content: Content, even_when_stopping: bool) -> Exchange<Response> {
+    fn call(&mut self, call: Call, method: &str, content: Content, force: bool) -> Exchange<Response> {
         let session = std::mem::replace(&mut self.session, Session::Usual);
         match session {
-            Session::Missing => self.log_in(even_when_stopping),
+            Session::Missing => self.log_in(force),
             Session::Unauthorized => Err(failed(LOGIN, self.unauthorized()?)),
             Session::Usual | Session::New => {
-                let sent = self.send(method, content, &[], even_when_stopping);
+                let sent = self.send(method, content, &[], force);
                 let response = sent.map_err(|cause| failed(call, cause))?;
                 match response.status {
                     200..300 => Ok(Progress::Done(response)),
@@ -206,7 +199,7 @@ impl QBittorrent {
         }
     }
 
-    fn log_in(&mut self, even_when_stopping: bool) -> Exchange<Response> {
+    fn log_in(&mut self, force: bool) -> Exchange<Response> {
         let fail = |cause| Err(failed(LOGIN, cause));
         let (username, password) = match &self.auth {
             Auth::Bypass => return fail(Cause::NoCredentials),
@@ -215,7 +208,7 @@ impl QBittorrent {
             Auth::Password { username, password } => (username.clone(), password.clone()),
         };
         let fields = [("username", username.as_str()), ("password", password.expose())];
-        let sent = self.send("auth/login", Content::Form(&fields), &[&password], even_when_stopping);
+        let sent = self.send("auth/login", Content::Form(&fields), &[&password], force);
         let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         match response.status {
             200..300 if response.text().trim() == "Fails." => fail(self.auth.rejected(false)),
@@ -384,10 +377,10 @@ impl TorrentClient for QBittorrent {
         Ok(Progress::Done(ListenPort { port, random }))
     }
 
-    fn set_port(&mut self, port: u16, even_when_stopping: bool) -> Exchange<()> {
+    fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let preferences = format!(r#"{{"listen_port":{port},"random_port":false}}"#);
         let fields = [("json", preferences.as_str())];
-        Ok(self.call(SET_PREFERENCES, "app/setPreferences", Content::Form(&fields), even_when_stopping)?.map(|_| ()))
+        Ok(self.call(SET_PREFERENCES, "app/setPreferences", Content::Form(&fields), force)?.map(|_| ()))
     }
 
     fn connectivity(&mut self) -> Exchange<Connectivity> {

@@ -110,7 +110,7 @@ struct Reply {
 }
 
 impl Transmission {
-    fn send(&mut self, json: &str, even_when_stopping: bool) -> Result<Response, Cause> {
+    fn send(&mut self, json: &str, force: bool) -> Result<Response, Cause> {
         let basic = self.auth.as_ref().map(|(username, password)| {
             // Spelt so: from 4.0 on `basic` is not understood.
             Secret::new(format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose()))))
@@ -125,16 +125,16 @@ impl Transmission {
         self.connection.send(&Request {
             headers: &headers,
             secrets: &secrets,
-            even_when_stopping,
+            force,
             ..Request::new(&self.path, content)
         })
     }
 
     /// One call; its result, or that there is a session now and it is to be sent again.
-    fn call(&mut self, call: Call, method: &str, arguments: &str, even_when_stopping: bool) -> Exchange<Value> {
+    fn call(&mut self, call: Call, method: &str, arguments: &str, force: bool) -> Exchange<Value> {
         let json = self.dialect.request(method, arguments);
         let new_session = std::mem::replace(&mut self.new_session, false);
-        let response = self.send(&json, even_when_stopping).map_err(|cause| failed(call, cause))?;
+        let response = self.send(&json, force).map_err(|cause| failed(call, cause))?;
         match response.status {
             200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(call, cause))?)),
             // At the first request, once an hour, and when it was restarted, perhaps as another version.
@@ -160,19 +160,19 @@ impl Transmission {
         }
     }
 
-    fn set(&mut self, arguments: &str, even_when_stopping: bool) -> Exchange<()> {
-        Ok(self.call(SESSION_SET, "session-set", arguments, even_when_stopping)?.map(|_| ()))
+    fn set(&mut self, arguments: &str, force: bool) -> Exchange<()> {
+        Ok(self.call(SESSION_SET, "session-set", arguments, force)?.map(|_| ()))
     }
 
-    fn set_dht(&mut self, enabled: bool, even_when_stopping: bool) -> Exchange<()> {
-        self.set(&format!(r#"{{"dht-enabled":{enabled}}}"#), even_when_stopping)
+    fn set_dht(&mut self, enabled: bool, force: bool) -> Exchange<()> {
+        self.set(&format!(r#"{{"dht-enabled":{enabled}}}"#), force)
     }
 
     /// Switches DHT over and back, which opens the UDP socket anew on the port of now. Both in one go: nobody may be left with
     /// the setting that is not his.
-    fn move_udp(&mut self, dht: bool, even_when_stopping: bool) -> Exchange<()> {
+    fn move_udp(&mut self, dht: bool, force: bool) -> Exchange<()> {
         self.restore = Some(dht);
-        if self.set_dht(!dht, even_when_stopping)? == Progress::More {
+        if self.set_dht(!dht, force)? == Progress::More {
             self.restore = None;
             return Ok(Progress::More);
         }
@@ -180,8 +180,8 @@ impl Transmission {
         self.restore_dht(dht, true).or_else(|_| self.restore_dht(dht, true))
     }
 
-    fn restore_dht(&mut self, dht: bool, even_when_stopping: bool) -> Exchange<()> {
-        let done = self.set_dht(dht, even_when_stopping)?;
+    fn restore_dht(&mut self, dht: bool, force: bool) -> Exchange<()> {
+        let done = self.set_dht(dht, force)?;
         if done == Progress::Done(()) {
             self.restore = None;
         }
@@ -310,11 +310,11 @@ impl TorrentClient for Transmission {
 
     /// With a port forwarding of its own it would show the router's port, and with a random one this one would end with its next
     /// start.
-    fn set_port(&mut self, port: u16, even_when_stopping: bool) -> Exchange<()> {
+    fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let arguments =
             format!(r#"{{"peer-port":{port},"peer-port-random-on-start":false,"port-forwarding-enabled":false}}"#);
-        let Progress::Done(()) = self.set(&arguments, even_when_stopping)? else { return Ok(Progress::More) };
-        self.dht.map_or(Ok(Progress::Done(())), |dht| self.move_udp(dht, even_when_stopping))
+        let Progress::Done(()) = self.set(&arguments, force)? else { return Ok(Progress::More) };
+        self.dht.map_or(Ok(Progress::Done(())), |dht| self.move_udp(dht, force))
     }
 
     fn connectivity(&mut self) -> Exchange<Connectivity> {
