@@ -6,16 +6,15 @@ use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::SignedDuration;
-use support::daemon::{LATER, SOON, Setup, files, mode};
+use support::daemon::{LATER, SOON, files, mode};
 use support::pia::{self, BIND_PORT, GET_SIGNATURE};
 use support::qbt::{self, Flavour};
 use support::world::{Running, World};
-use support::{Reply, Request, Server, Signal, encode, for_all, lock, send, wait_until};
+use support::{Reply, Request, Server, Signal, encode, for_all, lock, wait_until};
 
 /// Characters that break when a form or a query is put together carelessly.
 const HARD_PASSWORD: &str = "a&b=c%d+e %41 üß€;\"'\\/#?";
@@ -164,31 +163,6 @@ fn stop_during_a_request_takes_no_longer_than_its_deadline() {
         daemon.settled(47047);
         assert_eq!(daemon.pia().counts().signatures, before + usize::from(!leased), "{endpoint}");
     });
-}
-
-#[test]
-fn it_behaves_the_same_as_process_1() {
-    let usable = Command::new("unshare").args(["--pid", "--fork", "true"]).status().is_ok_and(|s| s.success());
-    if !usable {
-        eprintln!("SKIPPED it_behaves_the_same_as_process_1: 'unshare --pid' does not work here (no root?)");
-        return;
-    }
-    let mut world = World::new();
-    let binary = support::daemon::binary();
-    let setup = Setup::with_binary("/usr/bin/unshare").pia(&world.pia).qbt(&world.qbt);
-    world.setup = setup;
-    let mut outer = world.setup.run_with(&["--pid", "--fork", "--kill-child", binary.to_str().expect("UTF-8")]);
-    outer.see("qBittorrent listens on port 47047");
-    let children = format!("/proc/{0}/task/{0}/children", outer.pid());
-    let inner = fs::read_to_string(children).expect("the list of children");
-    let inner = inner.trim().parse().expect("one child");
-    let bound = world.pia.bound().len();
-    send(inner, Signal::HUP).expect("it is there");
-    outer.wait_until("a bind after SIGHUP", || world.pia.bound().len() > bound);
-    let begin = Instant::now();
-    send(inner, Signal::TERM).expect("it is there");
-    let ended = outer.wait_for_end(SOON);
-    assert!(ended.success() && begin.elapsed() < Duration::from_secs(1), "{ended} after {:?}", begin.elapsed());
 }
 
 // ---- PIA: TLS and names

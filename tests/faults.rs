@@ -2,13 +2,15 @@
 //! row each. Of every row it is asserted what the user reads, that the bind gap stays within bounds, that the port is
 //! kept, and that memory stays flat. `cargo test --test faults NAME` runs the rows whose name contains NAME.
 //!
-//! Rows that need a network of their own run this program once more inside one. What the machine lacks is skipped
-//! loudly, and fails with `REQUIRE_FAULTS=1`.
+//! Rows that need a network of their own run this program once more inside one. A row that needs something that the machine
+//! lacks counts as ignored, and fails with `REQUIRE_FAULTS=1`.
 
 #[path = "faults/check.rs"]
 mod check;
 #[path = "faults/clock.rs"]
 mod clock;
+#[path = "faults/container.rs"]
+mod container;
 #[path = "faults/gateway.rs"]
 mod gateway;
 #[path = "faults/peers.rs"]
@@ -23,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Arguments;
 use support::daemon::SOON;
-use support::rows::{MEASURED, Row, SKIPPED};
+use support::rows::{MEASURED, Row};
 use support::wait_until;
 use support::world::{RECOVERY, Running, World};
 
@@ -37,7 +39,16 @@ const MEMORY: u64 = 24 * 1024;
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_ONCE);
-    let rows = [peers::rows(), gateway::rows(), tunnel::rows(), state::rows(), clock::rows(), check::rows()].concat();
+    let rows = [
+        peers::rows(),
+        gateway::rows(),
+        tunnel::rows(),
+        state::rows(),
+        clock::rows(),
+        check::rows(),
+        container::rows(),
+    ]
+    .concat();
     libtest_mimic::run(&arguments, rows.into_iter().map(Row::into_trial).collect()).exit();
 }
 

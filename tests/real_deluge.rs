@@ -4,12 +4,12 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitCode};
 use std::time::Duration;
 
 use ring::digest;
 use support::daemon::{Daemon, LATER, SOON, Setup};
-use support::drive::{self, drive, tell_version};
+use support::drive::{self, Client, Scenario, assert_uses_own_libraries, report_version, scenarios};
 use support::pia::Pia;
 use support::real_client::{
     FIRST, LEASED, OTHER, RealClient, Tracker, change_port, end, follow_a_new_tunnel, output_of, see_binds, see_port,
@@ -26,11 +26,11 @@ const HOST: &str = "00000000000000000000000000000001";
 /// The web interface's user at the daemon, who is made up here.
 const LOCAL: &str = "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1";
 
-drive! {
-    "Deluge" "deluge-web";
-    bookworm: password changed_by_hand restarted daemon_restarted unconnected wrong_password port_taken udp_taken tunnel_anew trackers;
-    trixie: password changed_by_hand restarted daemon_restarted unconnected wrong_password port_taken udp_taken tunnel_anew trackers;
-    sid: password changed_by_hand restarted daemon_restarted unconnected wrong_password port_taken udp_taken tunnel_anew trackers;
+const CLIENT: Client = Client { name: "Deluge", program: "deluge-web" };
+const EVERYWHERE: &[Scenario] = scenarios!(password changed_by_user restarted daemon_restarted unconnected wrong_password port_taken udp_taken recreated_tunnel trackers);
+
+fn main() -> ExitCode {
+    drive::main(&CLIENT, &[("bookworm", EVERYWHERE), ("trixie", EVERYWHERE), ("sid", EVERYWHERE)])
 }
 
 /// How a Deluge is to be configured.
@@ -61,7 +61,7 @@ impl Deluge {
         let program = drive::program("deluge", suite, "deluged").expect("a suite that is there");
         let version = Command::new(&program).arg("--version").output().expect("deluged");
         let version = String::from_utf8_lossy(&version.stdout).into_owned();
-        tell_version(version.split_whitespace().nth(1).expect("a version"));
+        report_version(version.split_whitespace().nth(1).expect("a version"));
         let profile = TempDir::new();
         configure(&profile, options);
         let daemon = spawn_daemon(suite, &profile);
@@ -204,13 +204,16 @@ fn password(suite: &str) {
     assert_eq!(daemon.count_lines("Deluge: logged in"), 1, "{}", daemon.log());
     let random = client.call("core.get_config_value", r#"["random_port"]"#);
     assert!(random.contains(r#""result": false"#), "{random}");
+    for process in [&client.daemon, &client.web] {
+        assert_uses_own_libraries(process.id(), &drive::tree("deluge", suite));
+    }
     end(daemon, &pia, PASSWORD);
     let check = setup.run_once(&["check"]);
     assert!(check.code == Some(0) && check.stdout.contains("ok   listener       yes"), "{check:?}");
 }
 
 /// A change by somebody else is put right within one interval.
-fn changed_by_hand(suite: &str) {
+fn changed_by_user(suite: &str) {
     const INTERVAL: Duration = Duration::from_secs(4);
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let mut daemon = setup(&pia).env("CHECK_INTERVAL", INTERVAL.as_secs().to_string()).run();
@@ -312,7 +315,7 @@ fn udp_taken(suite: &str) {
 
 /// The tunnel is made anew with the same address: whoever is at its far end reaches Deluge again. libtorrent 2.0.8 keeps a dead
 /// socket and shows its port all the same; the others open theirs again.
-fn tunnel_anew(suite: &str) {
+fn recreated_tunnel(suite: &str) {
     let start = || Deluge::start(suite, &Options { interface: "pialink", ..Options::default() });
     let last = |daemon: &mut Daemon| {
         if suite == "bookworm" {

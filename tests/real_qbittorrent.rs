@@ -7,12 +7,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use real_qbt::{Https, Options, PASSWORD, RealQbt, USERNAME};
 use support::daemon::{Daemon, LATER, SOON, Setup};
-use support::drive::{drive, link_or_skip, tell_version};
+use support::drive::{self, Client, Scenario, assert_uses_own_libraries, report_version, scenarios};
 use support::link::{End, Quality};
 use support::pia::{self, Pia};
 use support::{Reply, Server, TempDir, lock, netns, wait_until};
@@ -22,18 +23,26 @@ const LEASED: u16 = 47_047;
 /// Another port, neither leased nor qBittorrent's first.
 const OTHER: u16 = 50_505;
 
-drive! {
-    "qBittorrent" "qbittorrent-nox";
-    bullseye: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers;
-    bookworm: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers link_down;
-    trixie: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers;
-    sid: password bypass changed_by_hand restarted wrong_password banned random_port port_taken https tunnel_anew trackers api_key;
+const CLIENT: Client = Client { name: "qBittorrent", program: "qbittorrent-nox" };
+const EVERYWHERE: &[Scenario] = scenarios!(password bypass changed_in_web_ui restarted wrong_password banned random_port port_taken https recreated_tunnel trackers);
+
+fn main() -> ExitCode {
+    let also = |more: &[Scenario]| [EVERYWHERE, more].concat();
+    drive::main(
+        &CLIENT,
+        &[
+            ("bullseye", EVERYWHERE),
+            ("bookworm", &also(scenarios!(link_down))),
+            ("trixie", EVERYWHERE),
+            ("sid", &also(scenarios!(api_key))),
+        ],
+    )
 }
 
 /// Starts the qBittorrent under test and says which one it is.
 fn start(suite: &str, options: Options) -> RealQbt {
     let qbt = RealQbt::start(suite, options).expect("a suite that is there");
-    tell_version(&qbt.version());
+    report_version(&qbt.version());
     qbt
 }
 
@@ -136,7 +145,7 @@ fn bypass(suite: &str) {
 }
 
 /// A change in the Web UI is put right within one interval.
-fn changed_by_hand(suite: &str) {
+fn changed_in_web_ui(suite: &str) {
     const INTERVAL: Duration = Duration::from_secs(6);
     let (pia, qbt) = (Pia::start(), start(suite, Options::default()));
     let mut daemon = setup(&pia, &qbt).env("CHECK_INTERVAL", INTERVAL.as_secs().to_string()).run();
@@ -265,6 +274,8 @@ fn https(suite: &str) {
     see_port(&mut daemon, &qbt, LEASED);
     see_verified(&mut daemon, LEASED);
     see_binds(&mut daemon, &pia, 2);
+    // Qt opens its TLS libraries with the first connection.
+    assert_uses_own_libraries(qbt.pid(), &drive::tree("qbittorrent", suite));
     end(daemon, &pia);
 }
 
@@ -288,12 +299,12 @@ fn api_key(suite: &str) {
 
 /// The tunnel is made anew with the same address while qBittorrent keeps to it: whoever is at its far end reaches
 /// qBittorrent again, although some versions keep their socket in the old one and say that all is well.
-fn tunnel_anew(suite: &str) {
+fn recreated_tunnel(suite: &str) {
     let peers = netns::Namespace::new().expect("a second namespace");
     let own = End { pid: std::process::id(), address: [10, 10, 229, 5].into() };
     let gateway = End { pid: peers.pid(), address: [10, 10, 224, 1].into() };
-    let raise = || link_or_skip("tunnel_anew", own, gateway, Quality::default());
-    let Some(link) = raise() else { return };
+    let raise = || drive::link(own, gateway, Quality::default());
+    let first = raise();
     let qbt = start(suite, Options { device: Some("pialink"), ..Options::default() });
     let pia = Pia::with(pia::Options {
         namespace_of: Some(gateway.pid),
@@ -313,8 +324,8 @@ fn tunnel_anew(suite: &str) {
     };
     assert!(wait_until(SOON, reached), "qBittorrent is not reached through the first tunnel");
 
-    drop(link);
-    let _link = raise();
+    drop(first);
+    let _second = raise();
     let began = Instant::now();
     assert!(wait_until(SOON, reached), "qBittorrent is not reached through the new tunnel\n{}", daemon.log());
     println!("reached after {:.1?}", began.elapsed());
@@ -357,7 +368,7 @@ fn link_down(suite: &str) {
     let here = End { pid: std::process::id(), address: [10, 77, 0, 1].into() };
     let there = End { pid: clients.pid(), address: [10, 77, 0, 2].into() };
     let quality = Quality { delay: Duration::from_millis(20), loss_percent: 0.5 };
-    let Some(link) = link_or_skip("link_down", here, there, quality) else { return };
+    let link = drive::link(here, there, quality);
     let pia = Pia::with(pia::Options { address: here.address.into(), ..pia::Options::default() });
     let options = Options { device: Some("pialink"), ..Options::default() };
     let qbt = RealQbt::start_beside(Some(there.pid), suite, options).expect("a suite that is there");

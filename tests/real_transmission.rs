@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitCode};
 use std::time::Duration;
 
 use support::daemon::{Daemon, LATER, SOON, Setup};
-use support::drive::{self, drive, link_or_skip, tell_version};
+use support::drive::{self, Client, Scenario, assert_uses_own_libraries, report_version, scenarios};
 use support::link::Quality;
 use support::pia::Pia;
 use support::real_client::{
@@ -26,11 +26,19 @@ const ARGUMENTS: [&str; 2] = ["--foreground", "--config-dir"];
 const USERNAME: &str = "tester";
 const PASSWORD: &str = "p:ss=%+ wörd\"\\";
 
-drive! {
-    "Transmission" "transmission-daemon";
-    bookworm: password no_password changed_by_hand restarted wrong_password locked not_listed port_taken address_late tunnel_anew trackers;
-    trixie: password no_password changed_by_hand restarted wrong_password not_listed port_taken address_late tunnel_anew;
-    sid: password no_password changed_by_hand restarted wrong_password not_listed port_taken address_late tunnel_anew trackers;
+const CLIENT: Client = Client { name: "Transmission", program: "transmission-daemon" };
+const EVERYWHERE: &[Scenario] = scenarios!(password no_password changed_by_user restarted wrong_password not_listed port_taken address_late recreated_tunnel);
+
+fn main() -> ExitCode {
+    let also = |more: &[Scenario]| [EVERYWHERE, more].concat();
+    drive::main(
+        &CLIENT,
+        &[
+            ("bookworm", &also(scenarios!(locked trackers))),
+            ("trixie", EVERYWHERE),
+            ("sid", &also(scenarios!(trackers))),
+        ],
+    )
 }
 
 /// How a Transmission is to be configured.
@@ -64,7 +72,7 @@ impl Transmission {
         let version = Command::new(&program).arg("--version").output().expect("transmission-daemon");
         let version = [version.stdout, version.stderr].concat();
         let version = String::from_utf8_lossy(&version);
-        tell_version(version.split_whitespace().nth(1).expect("a version"));
+        report_version(version.split_whitespace().nth(1).expect("a version"));
         let profile = TempDir::new();
         let text = |text: &str| miniserde::json::to_string(text);
         let settings = format!(
@@ -181,6 +189,7 @@ fn password(suite: &str) {
     assert!(settings.contains(r#""peer-port-random-on-start":false"#), "{settings}");
     // Switched over and back where the UDP socket has to be moved by that.
     assert!(settings.contains(r#""dht-enabled":true"#), "{settings}");
+    assert_uses_own_libraries(client.pid(), &drive::tree("transmission", suite));
     end(daemon, &pia, PASSWORD);
     client.stop();
     client.start_again();
@@ -204,7 +213,7 @@ fn no_password(suite: &str) {
 }
 
 /// A change by somebody else is put right within one interval.
-fn changed_by_hand(suite: &str) {
+fn changed_by_user(suite: &str) {
     const INTERVAL: Duration = Duration::from_secs(4);
     let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
     let mut daemon = setup(&pia).env("CHECK_INTERVAL", INTERVAL.as_secs().to_string()).run();
@@ -307,7 +316,7 @@ fn address_late(suite: &str) {
     let (_peers, own, gateway) = ends();
     let options = Options { listen_port: LEASED, address: "10.10.229.5", ..Options::default() };
     let client = Transmission::start(suite, &options);
-    let Some(_link) = link_or_skip("address_late", own, gateway, Quality::default()) else { return };
+    let _link = drive::link(own, gateway, Quality::default());
     assert!(!client.ports()[0].contains(&LEASED) || !reaches(gateway, own), "it listens already");
     let (pia, setup) = beyond(gateway, setup);
     let mut daemon = setup.run();
@@ -317,7 +326,7 @@ fn address_late(suite: &str) {
 }
 
 /// The tunnel is made anew with the same address: it is bound to no device, so nothing has to be opened again.
-fn tunnel_anew(suite: &str) {
+fn recreated_tunnel(suite: &str) {
     let start = || Transmission::start(suite, &Options { address: "10.10.229.5", ..Options::default() });
     let last = |daemon: &mut Daemon| assert_eq!(daemon.count_lines("reopened its socket"), 0, "{}", daemon.log());
     follow_a_new_tunnel(start, setup, last, PASSWORD);

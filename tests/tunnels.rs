@@ -2,8 +2,8 @@
 //! bound, and a peer outside that connects twenty times a second. Of every row it is asserted for how long no peer could
 //! connect, and that `healthcheck` never says something else than the peer sees for long.
 //!
-//! `cargo test --test tunnels NAME` runs the rows whose name contains NAME. What the machine lacks is skipped loudly, and
-//! fails with `REQUIRE_TUNNELS=1`.
+//! `cargo test --test tunnels NAME` runs the rows whose name contains NAME. A row that needs something
+//! that the machine lacks counts as ignored, and fails with `REQUIRE_TUNNELS=1`.
 
 #[allow(dead_code, reason = "real_qbittorrent.rs uses other parts of it")]
 #[path = "support/real_qbt.rs"]
@@ -21,7 +21,7 @@ use real_qbt::{Options, PASSWORD, RealQbt, USERNAME};
 use support::daemon::{Daemon, LATER, SOON, Setup};
 use support::netns::here;
 use support::pia::{self, Pia};
-use support::rows::{MEASURED, Row, SKIPPED};
+use support::rows::{MEASURED, Row, missing};
 use support::{Signal, wait_until};
 use vpn::{Internet, Kind, OPENVPN, Vpn, WIREGUARD, Watcher};
 
@@ -91,6 +91,9 @@ impl Home {
             Kind::WireGuard { .. } => &["wireguard-go", "wg", "wg-quick", "nft", "ip"],
         };
         vpn::need(programs);
+        if real_qbt::launcher(suite()).is_none() {
+            missing(format!("qBittorrent of {0}; run .ci/fetch-client qbittorrent {0}", suite()));
+        }
         let net = Arc::new(Internet::new());
         let mut vpn = Vpn::new(&net, kind, own, gateway);
         let pia = Arc::new(Pia::with(pia::Options {
@@ -105,8 +108,7 @@ impl Home {
             vpn.wait_until_up();
         }
         let options = Options { device: Some(device), ..Options::default() };
-        let qbt = RealQbt::start(suite(), options);
-        let qbt = qbt.unwrap_or_else(|| panic!("{SKIPPED}{} is not there; run .ci/fetch-client qbittorrent", suite()));
+        let qbt = RealQbt::start(suite(), options).expect("a suite that is there");
         let setup = Setup::new().pia(&pia).without("PIA_GATEWAY").env("QBITTORRENT_HOST", qbt.url());
         let setup = setup.env("QBITTORRENT_USERNAME", USERNAME).env("QBITTORRENT_PASSWORD", PASSWORD);
         let setup = Arc::new(change(setup.env("CHECK_INTERVAL", "300")));

@@ -5,7 +5,6 @@ mod support;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -130,31 +129,6 @@ fn what_a_command_leaves_behind_is_not_waited_for() {
     daemon.wait_for_line("PORT_CHANGE_COMMAND: has run for port 47047", SOON);
     assert_eq!(daemon.count_lines("PORT_CHANGE_COMMAND: line"), 5, "{}", daemon.log());
     assert_eq!(children(&daemon), [""; 0]);
-}
-
-/// In a container the daemon is the first process, and whoever is left behind is its child in the end.
-#[test]
-fn the_first_process_of_a_container_takes_leave_of_its_orphans() {
-    let unshare = ["--fork", "--kill-child", "--pid", "--mount-proc"];
-    if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|status| status.success()) {
-        println!("SKIPPED: this machine lets us make no PID namespace");
-        return;
-    }
-    let world = World::new();
-    let hook = script(&world, "(sleep 0.2 &) & exit 0");
-    let setup = support::daemon::Setup::with_binary("unshare").pia(&world.pia).qbt(&world.qbt);
-    let binary = world.setup.binary().display().to_string();
-    let mut daemon = setup.env("PORT_CHANGE_COMMAND", hook).run_with(&[&unshare[..], &[&binary]].concat());
-    daemon.wait_for_line("PORT_CHANGE_COMMAND: has run for port 47047", LATER);
-    let unshare = daemon.pid().to_string();
-    let ours = || fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
-    let init = ours().trim().to_owned();
-    let left = || {
-        let threads = fs::read_dir(format!("/proc/{init}/task")).expect("the daemon");
-        let left = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-        left.collect::<String>()
-    };
-    assert!(wait_until(LATER, || left().is_empty()), "left: {}", left());
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::support::daemon::mode;
 use super::support::pia::{self, BIND_PORT, Fault as Bad, GET_SIGNATURE, WEBSITES};
+use super::support::rows::missing;
 use super::support::world::{Running, World};
 use super::support::{Mood, Reply, Request, Server, wait_until};
-use super::{Fault, Row, SKIPPED, TOLD, harmless};
+use super::{Fault, Row, TOLD, harmless};
 
 pub fn rows() -> Vec<Row> {
     [refusals(), certificates(), ca(), logins()].concat()
@@ -126,7 +127,7 @@ fn certificates() -> Vec<Row> {
     rows.push(Row::isolated("the gateway has an IPv6 address", || {
         let address = std::net::Ipv6Addr::LOCALHOST.into();
         if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
-            panic!("{SKIPPED}no IPv6: {error}");
+            missing(format!("IPv6: {error}"));
         }
         harmless(World::pia(pia::Options { address, ..pia::Options::default() }).settle());
     }));

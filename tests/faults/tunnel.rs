@@ -6,13 +6,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::support::daemon::Setup;
+use super::support::drive;
 use super::support::link::{End, Link, Quality};
 use super::support::netns::{Namespace, here, ip};
 use super::support::pia;
 use super::support::qbt::{self, Flavour, Qbt};
 use super::support::world::{Running, World};
 use super::support::{Mood, TempDir, wait_until};
-use super::{Fault, MEASURED, RECOVERY, Row, SKIPPED, TOLD};
+use super::{Fault, MEASURED, RECOVERY, Row, TOLD};
 
 const PORT: u16 = 19999;
 /// What a change of the tunnel may cost on a busy machine.
@@ -42,7 +43,7 @@ impl Wires {
         let (address, _) = own.split_once('/').expect("a prefix length");
         let own_end = End { pid: std::process::id(), address: parsed(address) };
         let server_end = End { pid: self.server.pid(), address: parsed(gateway) };
-        self.link = Some(Link::start(own_end, server_end, quality).unwrap_or_else(|why| panic!("{SKIPPED}{why}")));
+        self.link = Some(drive::link(own_end, server_end, quality));
         here("addr flush dev pialink");
         here(&format!("addr add {own} dev pialink"));
     }

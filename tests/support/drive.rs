@@ -1,158 +1,114 @@
-//! Tests that drive real torrent clients of Debian's releases: each runs itself once more in a network namespace of its own that has
-//! only a loopback interface. `.ci/fetch-client` brings the clients; what is missing is skipped loudly, and fails with
+//! Tests that drive real torrent clients of Debian's releases, each in a network namespace of its own that has only a loopback
+//! interface. `.ci/fetch-client` unpacks the clients; a test whose client is missing counts as ignored, and fails with
 //! `REQUIRE_CLIENTS=1`.
 
 use std::collections::BTreeMap;
 use std::env;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
-use super::link::{End, Link, Quality};
-use super::{lock, netns};
+use libtest_mimic::Arguments;
 
+use super::link::{End, Link, Quality};
+use super::lock;
+use super::rows::{Row, missing};
+
+/// Tests at a time: they mostly wait.
+const AT_ONCE: usize = 8;
 /// Precedes a version in the output of such a test.
 const DRIVEN: &str = "driven: ";
 
-/// The program of a client and a suite, if it was unpacked.
+/// A test of a client: its name, and what it does with the client of a suite.
+pub type Scenario = (&'static str, fn(&str));
+
+/// Which client a test program drives.
+pub struct Client {
+    pub name: &'static str,
+    /// A program without which none of its tests can run.
+    pub program: &'static str,
+}
+
+/// Version of the client of each suite, as its tests reported it.
+static VERSIONS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+/// `name` of the tests in `scenarios!`, as a [`Scenario`].
+macro_rules! scenarios {
+    ($($name:ident)+) => { &[$((stringify!($name), $name as fn(&str))),+] };
+}
+pub(crate) use scenarios;
+
+/// Runs the scenarios of each suite as tests named `suite::scenario`, and prints which versions were driven.
+pub fn main(client: &'static Client, suites: &[(&'static str, &[Scenario])]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    let mut trials = Vec::new();
+    for &(suite, scenarios) in suites {
+        for &(name, body) in scenarios {
+            let row = Row::isolated(format!("{suite}::{name}"), move || {
+                require(client, suite);
+                body(suite);
+            });
+            trials.push(row.required_by("REQUIRE_CLIENTS").read_by(read_version).into_trial());
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let driven: Vec<String> = lock(&VERSIONS).iter().map(|(suite, version)| format!("{suite} {version}")).collect();
+    if !driven.is_empty() {
+        println!("{} driven: {}", client.name, driven.join(", "));
+    }
+    conclusion.exit_code()
+}
+
+fn require(client: &Client, suite: &str) {
+    let name = client.name.to_lowercase();
+    if program(&name, suite, client.program).is_none() {
+        missing(format!("{} of {suite}; run .ci/fetch-client {name} {suite}", client.name));
+    }
+    if Command::new("curl").arg("--version").output().is_err() {
+        missing("curl");
+    }
+}
+
+fn read_version(row: &str, line: &str) {
+    if let (Some((suite, _)), Some(version)) = (row.split_once("::"), line.strip_prefix(DRIVEN)) {
+        lock(&VERSIONS).insert(suite.to_owned(), version.to_owned());
+    }
+}
+
+/// A program of the client of a suite, if it was unpacked.
 pub fn program(client: &str, suite: &str, program: &str) -> Option<PathBuf> {
-    let roots = env::var_os("CLIENT_ROOTS").unwrap_or_else(|| "/var/tmp/pia-qbittorrent-sync/clients".into());
-    let program = Path::new(&roots).join(client).join(suite).join("bin").join(program);
+    let program = tree(client, suite).join("bin").join(program);
     program.is_file().then_some(program)
 }
 
-fn is_required() -> bool {
-    env::var("REQUIRE_CLIENTS").as_deref() == Ok("1")
+/// Folder into which the client of a suite is unpacked: below `CLIENT_ROOTS`, or in the cache of `.ci/lib.sh`.
+pub fn tree(client: &str, suite: &str) -> PathBuf {
+    let path = |name| env::var_os(name).map(PathBuf::from);
+    let cache = || path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")));
+    let own = || path("PIA_SYNC_CACHE").or_else(|| Some(cache()?.join("pia-qbittorrent-sync")));
+    let roots = path("CLIENT_ROOTS").or_else(|| Some(own()?.join("clients")));
+    roots.unwrap_or_default().join(client).join(suite)
 }
 
 /// To be called by a test when its client runs.
-pub fn tell_version(version: &str) {
+pub fn report_version(version: &str) {
     println!("{DRIVEN}{version}");
 }
 
-/// A link, where this machine can make one.
-pub fn link_or_skip(scenario: &str, own: End, other: End, quality: Quality) -> Option<Link> {
-    Link::start(own, other, quality)
-        .inspect_err(|why| {
-            assert!(!is_required(), "SKIPPED: {scenario}: {why}");
-            println!("SKIPPED: {scenario}: {why}");
-        })
-        .ok()
+/// A link, if this machine can make one.
+pub fn link(own: End, other: End, quality: Quality) -> Link {
+    Link::start(own, other, quality).unwrap_or_else(|why| missing(format!("a link between two namespaces: {why}")))
 }
 
-/// The tests of one client.
-pub struct Driven {
-    client: &'static str,
-    program: &'static str,
-    suites: &'static [&'static str],
-    tests: usize,
-    report: Mutex<Report>,
+/// Fails if the process has opened a file of this machine instead of its tree's: it would depend on what is installed here.
+#[track_caller]
+pub fn assert_uses_own_libraries(pid: u32, tree: &Path) {
+    let tree = tree.canonicalize().expect("an unpacked client");
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process that runs");
+    let files = maps.lines().filter_map(|line| line.split_once('/')).map(|(_, path)| format!("/{path}"));
+    let foreign: std::collections::BTreeSet<String> =
+        files.filter(|path| path.contains(".so") && !Path::new(path).starts_with(&tree)).collect();
+    assert!(foreign.is_empty(), "files that are not below {}: {foreign:?}", tree.display());
+    assert!(maps.contains("libc"), "nothing was read: {maps}");
 }
-
-/// What became of the tests so far.
-struct Report {
-    finished: usize,
-    versions: BTreeMap<&'static str, String>,
-    skipped: BTreeMap<&'static str, String>,
-}
-
-impl Driven {
-    pub const fn new(
-        client: &'static str,
-        program: &'static str,
-        suites: &'static [&'static str],
-        tests: usize,
-    ) -> Self {
-        let report = Report { finished: 0, versions: BTreeMap::new(), skipped: BTreeMap::new() };
-        Self { client, program, suites, tests, report: Mutex::new(report) }
-    }
-
-    /// Runs one test: in this process if it is in a namespace already, else in a new process in a new namespace.
-    pub fn drive(&'static self, suite: &'static str, name: &str, scenario: fn(&str)) {
-        if env::var_os(netns::INSIDE).is_some() {
-            netns::raise_loopback();
-            scenario(suite);
-            return;
-        }
-        let _finish = Finish(self);
-        let again = match self.repetition(suite) {
-            Ok(again) => again,
-            Err(why) => {
-                assert!(!is_required(), "SKIPPED: {suite}: {why}");
-                lock(&self.report).skipped.insert(suite, why);
-                return;
-            }
-        };
-        self.run_again(again, suite, name);
-    }
-
-    /// This test program, to be run in a new namespace, or what is missing.
-    fn repetition(&self, suite: &str) -> Result<Command, String> {
-        let client = self.client.to_lowercase();
-        if program(&client, suite, self.program).is_none() {
-            return Err(format!("it is not there; run .ci/fetch-client {client} {suite}"));
-        }
-        if Command::new("curl").arg("--version").output().is_err() {
-            return Err("curl is missing".into());
-        }
-        let program = env::current_exe().map_err(|e| e.to_string())?;
-        netns::isolated(program).ok_or_else(|| "unshare and ip cannot make a network namespace here".into())
-    }
-
-    fn run_again(&self, mut again: Command, suite: &'static str, name: &str) {
-        let path = format!("{suite}::{name}");
-        let output = again.args(["--exact", &path, "--nocapture"]).env(netns::INSIDE, "1").output().expect("unshare");
-        let text = String::from_utf8_lossy(&output.stdout);
-        if let Some(version) = text.lines().find_map(|line| line.split_once(DRIVEN)) {
-            lock(&self.report).versions.insert(suite, version.1.to_owned());
-        }
-        for line in text.lines().filter(|line| line.starts_with("SKIPPED: ")) {
-            let _ = writeln!(std::io::stdout(), "{line}");
-        }
-        let ran = output.status.success() && text.contains("1 passed");
-        assert!(ran, "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    }
-}
-
-/// Counts a test as finished, also one that failed; the last one prints what was driven.
-struct Finish(&'static Driven);
-
-impl Drop for Finish {
-    fn drop(&mut self) {
-        let Driven { client, suites, tests, report, .. } = self.0;
-        let mut report = lock(report);
-        report.finished += 1;
-        if report.finished < *tests {
-            return;
-        }
-        let known = |suite: &&str| Some(format!("{suite} {}", report.versions.get(suite)?));
-        let driven: Vec<String> = suites.iter().filter_map(known).collect();
-        // Not println!: cargo test shows that of failed tests only.
-        if !driven.is_empty() {
-            let _ = writeln!(std::io::stdout(), "{client} driven: {}", driven.join(", "));
-        }
-        for (suite, why) in &report.skipped {
-            let _ = writeln!(std::io::stdout(), "SKIPPED: all tests with {client} of {suite}: {why}");
-        }
-    }
-}
-
-/// `drive!("Client" "program"; suite: scenario scenario; suite: scenario;)`: a test `suite::scenario` of each.
-macro_rules! drive {
-    ($client:literal $program:literal; $($suite:ident: $($scenario:ident)+;)+) => {
-        static DRIVEN: $crate::support::drive::Driven = $crate::support::drive::Driven::new(
-            $client,
-            $program,
-            &[$(stringify!($suite)),+],
-            [$($(stringify!($scenario)),+),+].len(),
-        );
-        $(mod $suite {
-            $(#[test]
-            fn $scenario() {
-                super::DRIVEN.drive(stringify!($suite), stringify!($scenario), super::$scenario);
-            })+
-        })+
-    };
-}
-pub(crate) use drive;

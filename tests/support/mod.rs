@@ -87,11 +87,6 @@ pub fn loopback() -> IpAddr {
     IpAddr::from([127, a.clamp(1, 254), b, c.clamp(1, 254)])
 }
 
-/// A port of 127.0.0.1 on which nothing listens.
-pub fn closed_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
-}
-
 /// `%XX` decoded; `+` is a space, as every server of ours reads it.
 pub fn decode(text: &str) -> String {
     let bytes = text.as_bytes();

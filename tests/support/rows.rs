@@ -1,17 +1,27 @@
-//! Rows of a matrix: tests with names of their own, some of them in network and mount namespaces of their own. What the
-//! machine lacks is skipped loudly, and fails where a variable says that nothing may be skipped.
+//! Rows of a matrix: tests with names of their own, some of them in network and mount namespaces of their own. A row that needs
+//! something that this machine lacks counts as ignored, and fails if a variable says that nothing may be ignored.
 
 use std::env;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 
 use super::netns;
 
-/// Precedes what this machine lacks.
-pub const SKIPPED: &str = "SKIPPED: ";
+/// Precedes what this machine lacks, in the output of a row that runs in a namespace.
+const MISSING: &str = "missing: ";
 /// Precedes what a row measured.
 pub const MEASURED: &str = "measured: ";
+
+/// Payload of the panic with which [`missing`] ends a row.
+struct Missing(String);
+
+/// Ends the row that calls it: this machine lacks something.
+pub fn missing(what: impl Into<String>) -> ! {
+    // Without the panic hook: this is not a failure.
+    panic::resume_unwind(Box::new(Missing(what.into())))
+}
 
 /// One line of the matrix.
 #[derive(Clone)]
@@ -19,8 +29,10 @@ pub struct Row {
     name: String,
     body: Arc<dyn Fn() + Send + Sync>,
     place: Place,
-    /// The variable that is `1` where nothing may be skipped.
+    /// The variable that is `1` if nothing may be ignored.
     required_by: &'static str,
+    /// Receives the lines that the row printed in its namespace.
+    reader: Option<fn(&str, &str)>,
 }
 
 /// Where a row runs.
@@ -34,7 +46,8 @@ enum Place {
 
 impl Row {
     pub fn new(name: impl Into<String>, body: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { name: name.into(), body: Arc::new(body), place: Place::Here, required_by: "REQUIRE_FAULTS" }
+        let (name, body) = (name.into(), Arc::new(body));
+        Self { name, body, place: Place::Here, required_by: "REQUIRE_FAULTS", reader: None }
     }
 
     pub fn isolated(name: impl Into<String>, body: impl Fn() + Send + Sync + 'static) -> Self {
@@ -46,49 +59,66 @@ impl Row {
         Self { required_by, ..self }
     }
 
+    /// `reader` gets the row's name and each line that it printed in its namespace.
+    #[must_use]
+    pub fn read_by(self, reader: fn(&str, &str)) -> Self {
+        Self { reader: Some(reader), ..self }
+    }
+
     pub fn into_trial(self) -> Trial {
         let name = self.name.clone();
-        Trial::test(name, move || {
-            if self.place == Place::Isolated && env::var_os(netns::INSIDE).is_none() {
-                return self.run_inside();
-            }
-            if self.place == Place::Isolated {
+        Trial::ignorable_test(name, move || match self.place {
+            Place::Isolated if env::var_os(netns::INSIDE).is_none() => self.run_inside(),
+            Place::Isolated => {
                 netns::raise_loopback();
+                self.run()
             }
-            (self.body)();
-            Ok(())
+            Place::Here => self.run(),
         })
     }
 
-    fn run_inside(&self) -> Result<(), Failed> {
-        let program = env::current_exe()?;
+    fn run(&self) -> Result<Completion, Failed> {
+        match panic::catch_unwind(AssertUnwindSafe(|| (self.body)())) {
+            Ok(()) => Ok(Completion::Completed),
+            Err(payload) => match payload.downcast::<Missing>() {
+                Ok(missing) => {
+                    println!("{MISSING}{}", missing.0);
+                    self.ignored(&missing.0)
+                }
+                Err(payload) => panic::resume_unwind(payload),
+            },
+        }
+    }
+
+    fn run_inside(&self) -> Result<Completion, Failed> {
         let usable =
             netns::isolated_with_mounts("true").is_some_and(|mut command| command.status().is_ok_and(|s| s.success()));
-        let Some(mut again) = netns::isolated_with_mounts(program).filter(|_| usable) else {
-            return skip(self.required_by, &self.name, "unshare and ip cannot make namespaces here");
+        let Some(mut again) = netns::isolated_with_mounts(env::current_exe()?).filter(|_| usable) else {
+            return self.ignored("unshare and ip cannot make namespaces here");
         };
-        let output = again.args(["--exact", &self.name]).env(netns::INSIDE, "1").output()?;
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() {
-            // What the row measured, without what the harness says of it.
-            for line in text(&output.stdout).lines().filter(|line| line.starts_with(MEASURED)) {
+        let output = again.args(["--exact", &self.name, "--nocapture"]).env(netns::INSIDE, "1").output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        for line in text.lines() {
+            if line.starts_with(MEASURED) {
                 println!("{}: {line}", self.name);
             }
-            return Ok(());
+            if let Some(read) = self.reader {
+                read(&self.name, line);
+            }
         }
-        let all = format!("{}\n{}", text(&output.stdout), text(&output.stderr));
-        match all.split_once(SKIPPED) {
-            Some((_, why)) => skip(self.required_by, &self.name, why.lines().next().unwrap_or_default()),
-            None => Err(all.into()),
+        if let Some(what) = text.lines().find_map(|line| line.strip_prefix(MISSING)) {
+            return self.ignored(what);
         }
+        if output.status.success() && text.contains("1 passed") {
+            return Ok(Completion::Completed);
+        }
+        Err(format!("{text}\n{}", String::from_utf8_lossy(&output.stderr)).into())
     }
-}
 
-/// For what this machine cannot do.
-pub fn skip(required_by: &str, name: &str, why: &str) -> Result<(), Failed> {
-    if env::var(required_by).as_deref() == Ok("1") {
-        return Err(format!("{SKIPPED}{why}").into());
+    fn ignored(&self, what: &str) -> Result<Completion, Failed> {
+        if env::var(self.required_by).as_deref() == Ok("1") {
+            return Err(format!("{}=1, but: {what}", self.required_by).into());
+        }
+        Ok(Completion::ignored_with(what))
     }
-    eprintln!("{SKIPPED}{name}: {why}");
-    Ok(())
 }
