@@ -1,8 +1,8 @@
-//! The decisions, and the only place that remembers: what is known, and given what time it is, what is the next thing to do.
+//! The decisions, and the only place that remembers: from the facts and the time, [`Keeper::next`] derives the next step, and
+//! [`Keeper::record`] turns the result of a step into new facts and an outcome to report.
 //!
-//! Pure: no I/O, no clock, no randomness of its own. There are no named states, only facts and deadlines; [`Keeper::next`] reads
-//! them from the most urgent to the least, so no transition can be forgotten. Three gates (account, gateway, client) back
-//! off separately. [`Keeper::record`] takes how a step went and says what that means.
+//! Pure: no I/O, no clock, no randomness of its own. There are no named states, only facts and deadlines, read from the most urgent
+//! to the least, so no transition can be forgotten. Three gates (account, gateway, client) back off separately.
 
 pub mod client;
 mod gate;
@@ -33,99 +33,91 @@ pub use outcome::{Day, Notice, Outcome, Remote, Visibility};
 use step::{Completed, Connectivity, Exchange, Inbound, Progress, Step};
 use tunnel::{GatewayRoute, RouteChange, Tunnel};
 
-/// The longest `Retry-After` of an account that is believed.
+/// Longest `Retry-After` accepted from the account API.
 const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
-/// The same for the gateway, where a port is at stake.
+/// Longest `Retry-After` accepted from the gateway: a port is at stake.
 const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
-/// Between two logins for tokens that the gateway refuses: a fresh token that is refused means a wrong gateway, not a
-/// wrong token.
+/// Shortest time between two logins because of refused tokens: if the gateway refuses a fresh token, the gateway is wrong, not the
+/// token.
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
-/// Between two tries in a tunnel that has just come up.
+/// Wait between attempts in a tunnel that has just come up.
 const SETTLING_RETRY: Duration = Duration::from_millis(500);
-/// Between two lines that tell how it went.
+/// Interval of the daily summary.
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Unexplained refusals of a bind after which the lease is taken to be the reason.
+/// Unexplained refusals of a bind in a row that count as a refusal of the lease.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
 
-/// What a keeper starts with.
+/// Initial values of a keeper.
 pub struct Setup {
-    /// Between two binds, and between two looks at the client.
+    /// Time between two binds, and between two checks of the client.
     pub interval: Duration,
-    /// Where the port comes from.
     pub origin: Origin,
-    /// Of the client.
     pub profile: ClientProfile,
-    /// The client is looked at and left as it is.
+    /// Read the client's state, but never change it.
     pub hands_off: bool,
-    /// How long to stay where no device but loopback is left; for ever if there is none.
+    /// Time to keep running when only the loopback device is left; `None` means forever.
     pub isolation: Option<Duration>,
-    /// Makes the jitter.
+    /// For the jitter of waits.
     pub seed: u64,
 }
 
-/// Where the port comes from.
+/// Origin of the port.
 pub enum Origin {
-    /// We lease and bind.
+    /// We lease and bind, beginning with the stored lease if there is one.
     Lease(Option<Lease>),
-    /// Somebody else does; ask this often.
-    Source {
-        /// Between two questions.
-        poll_interval: Duration,
-    },
+    /// Another program leases and binds, and we poll it for the port.
+    Source { poll_interval: Duration },
 }
 
-/// Somebody else leases and binds, we follow.
+/// A port that another program leases and binds.
 #[derive(Debug)]
 struct Followed {
     poll_interval: Duration,
     poll_at: Instant,
     port: Option<u16>,
-    /// It has none now.
+    /// The program has no port now; `port` is its last one.
     gone: bool,
 }
 
-/// The last bind that was granted.
+/// The last successful bind.
 #[derive(Debug, Clone)]
 pub struct LastBind {
-    /// When.
     pub at: Timestamp,
-    /// The gateway's address.
     pub gateway: Option<SocketAddr>,
-    /// The route there.
+    /// The route to the gateway.
     pub route: Option<GatewayRoute>,
 }
 
-/// The keeper.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub struct Keeper {
     interval: Duration,
     isolation: Option<Duration>,
-    /// None when we lease and bind ourselves.
+    /// `None` if we lease and bind ourselves.
     followed: Option<Followed>,
     token: Option<Secret>,
-    /// The token that was refused last: the cache file is not believed while it holds this one.
+    /// The token that was refused last: the cache file is ignored while it holds this token.
     token_refused: Option<Secret>,
-    /// Tokens that were refused since the last one that was accepted.
+    /// Refused tokens since the last accepted one.
     tokens_refused: u32,
     logged_in: Option<Instant>,
     lease: Option<Held>,
-    /// Somebody wants another port than this lease's.
+    /// The user asked for a port other than the present lease's.
     wants_new_port: bool,
-    /// The lease that is given up when the one that was asked for in its place is bound.
+    /// The previous lease, kept until the one that replaces it is bound.
     fallback: Option<Held>,
-    /// When the last signature was given.
+    /// Time of the last signature.
     signed: Option<Instant>,
-    /// A signature was asked for since there is this lease, and not given.
+    /// A request for a signature has failed since the present lease was granted.
     renewal_failed: bool,
-    /// That leases cannot be stored was told.
+    /// The user knows that leases cannot be stored.
     store_failed: bool,
     last_bind: Option<LastBind>,
-    /// Binds in a row that failed.
+    /// Failed binds in a row.
     binds_failed: u32,
-    /// Somebody waits to hear of the next bind: it is the first one, or one after a change.
+    /// The next bind is news: it is the first one, or the first one after a change.
     log_next_bind: bool,
-    /// What has happened since the last line that told so, and when the next one is due.
+    /// Counts since the last daily summary.
     day: Day,
     day_ends: Instant,
     tunnel: Tunnel,
@@ -136,38 +128,35 @@ pub struct Keeper {
     random: u64,
 }
 
-/// All that is remembered and shown, at one moment.
+/// All facts that views show, at one moment.
 pub struct Snapshot<'a> {
-    /// The port is somebody else's, whom we follow.
+    /// Another program leases the port, and we follow.
     pub follows: bool,
-    /// The leased port, or the followed one.
+    /// The leased or followed port.
     pub port: Option<u16>,
-    /// When the lease ends.
     pub expires_at: Option<Timestamp>,
-    /// The last bind of this lease; none while it was not bound.
+    /// The last bind of the present lease.
     pub last_bind: Option<&'a LastBind>,
-    /// The route to the gateway, or into the tunnel, as it is now; none while there is none.
+    /// The present route to the gateway, or into the tunnel while the gateway is unknown.
     pub route: Option<&'a GatewayRoute>,
-    /// Binds in a row that failed.
+    /// Failed binds in a row.
     pub binds_failed: u32,
-    /// The port that the client was last seen with.
+    /// Latest port in the client's settings.
     pub client_port: Option<u16>,
-    /// When the client was last seen listening, and on which port.
+    /// Time and port of the last proof that the client listens.
     pub last_listening: Option<(Timestamp, u16)>,
-    /// What it said of that.
+    /// The client's latest report.
     pub connectivity: Option<Connectivity>,
-    /// The kernel sees its socket.
+    /// The kernel shows the client's socket.
     pub socket_seen: bool,
-    /// Since when it has this port.
+    /// Time since which the client has its port.
     pub port_since: Option<Timestamp>,
-    /// When a peer from outside was last seen on it.
+    /// Last sign of a peer from outside on this port.
     pub peer_seen_at: Option<Timestamp>,
-    /// What is failing.
     pub troubles: Vec<(Remote, &'a Trouble)>,
 }
 
 impl Keeper {
-    /// A keeper that knows nothing but `setup`.
     pub fn new(setup: Setup, now: Now) -> Self {
         let client = Client::new(&setup, now);
         let (lease, followed) = match setup.origin {
@@ -204,9 +193,8 @@ impl Keeper {
         }
     }
 
-    /// The next thing to do.
-    ///
-    /// A wait is never zero and never longer than an interval, so that a jump of the wall clock costs one interval at most.
+    /// The next step. A wait is never zero, and never longer than an interval, so that a jump of the wall clock costs one interval at
+    /// most.
     pub fn next(&self, now: Now) -> Step {
         let mut soonest = now.mono + self.interval;
         for (at, step) in self.agenda(self.clock.correct(now)).into_iter().flatten() {
@@ -215,14 +203,14 @@ impl Keeper {
             }
             soonest = soonest.min(at);
         }
-        // One timer tick later than the deadline, so that it has surely passed.
+        // One timer tick after the deadline, so that the deadline has certainly passed.
         Step::Wait(soonest - now.mono + Duration::from_millis(1))
     }
 
-    /// What is to be done and when, from the most urgent to the least.
+    /// The pending steps and their times, from the most urgent to the least.
     fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 6] {
         let end = self.tunnel.isolated.zip(self.isolation).map(|(since, limit)| (since + limit, Step::Exit));
-        // Whoever is in the middle of a bounce goes back to the old port when the new one is not bound.
+        // In the middle of a bounce the client goes back to the old port if a new one is not bound.
         let client = self
             .port_to_listen_on()
             .or(self.client.away_from())
@@ -236,8 +224,8 @@ impl Keeper {
         [end, store, ask, self.bind(now), self.renew(now), client]
     }
 
-    /// A good lease is bound when its time has come. A refused or expired one is tried again, too, while no other can be
-    /// had: the gateway or our clock may have been wrong.
+    /// A good lease is bound when due. So is a refused or expired one while we cannot get a new one: the gateway or our clock may
+    /// have been wrong.
     fn bind(&self, now: Now) -> Option<(Instant, Step)> {
         let no_other = self.renewal_failed || self.next_signature(now.mono) > now.mono;
         let held = self.lease.as_ref().filter(|held| held.is_good(now) || no_other)?;
@@ -258,13 +246,13 @@ impl Keeper {
         })
     }
 
-    /// The earliest time from `at` on at which a signature may be asked for: a gateway that gives leases which end at once, or
-    /// refuses to bind what it gave, is not asked for one after the other.
+    /// Earliest time, not before `at`, for the next request of a signature. The spacing prevents a storm if a gateway grants leases
+    /// that end at once, or refuses to bind what it granted.
     fn next_signature(&self, at: Instant) -> Instant {
         self.signed.map_or(at, |signed| at.max(signed + self.interval))
     }
 
-    /// The port that the client is to have: one that was bound, or the one of somebody else.
+    /// The port that the client should have: our own once it is bound, or the followed one.
     pub fn port_to_listen_on(&self) -> Option<u16> {
         match &self.followed {
             Some(followed) => followed.port,
@@ -272,24 +260,22 @@ impl Keeper {
         }
     }
 
-    /// Whether nothing is failing and everything was done: the end of one full pass.
+    /// Whether a full pass is complete: nothing is failing, and nothing is left to do before the next interval.
     pub fn is_settled(&self, now: Now) -> bool {
-        // The next look at the client is due with the next bind.
+        // The next check of the client is due with the next bind.
         self.port_to_listen_on().is_some() && !self.client.is_busy(now) && !self.has_troubles()
     }
 
-    /// Whether anything is failing.
     pub fn has_troubles(&self) -> bool {
         self.troubles().next().is_some()
     }
 
-    /// The port that the client is to be brought back to before a stop: it is in the middle of a bounce.
+    /// The second half of a bounce that must still be sent before a stop.
     pub fn unfinished_bounce(&self) -> Option<Step> {
         let port = self.port_to_listen_on().or(self.client.away_from());
         port.filter(|_| self.client.may_be_away()).map(Step::BounceBack)
     }
 
-    /// Everything that is shown.
     pub fn snapshot(&self) -> Snapshot<'_> {
         let lease = self.lease.as_ref().map(|held| &held.lease);
         Snapshot {
@@ -315,7 +301,7 @@ impl Keeper {
         gates.into_iter().filter_map(|(remote, gate)| Some((remote, gate.trouble()?)))
     }
 
-    /// Takes down how `step` went.
+    /// Records the result of `step` and returns what to report.
     pub fn record(&mut self, now: Now, step: &Step, result: Exchange<Completed>) -> Outcome {
         let remote = step.remote();
         let outcome = match result {
@@ -337,7 +323,7 @@ impl Keeper {
         }
     }
 
-    /// Once a day, in place of a line that nobody would miss.
+    /// Replaces an unimportant line by the summary of the day, once a day.
     fn summarise_day(&mut self, now: Now, outcome: Outcome) -> Outcome {
         let due = now.mono >= self.day_ends && outcome.recovered.is_none();
         match (&outcome.notice, self.port_to_listen_on()) {
@@ -350,7 +336,7 @@ impl Keeper {
         }
     }
 
-    /// What was done is right, or not as it should be after all.
+    /// Handles a completed step; `Err` if its result turns out to be a problem.
     fn completed(&mut self, now: Now, step: &Step, completed: Completed) -> Result<Outcome, Error> {
         let remote = step.remote();
         match completed {
@@ -374,12 +360,12 @@ impl Keeper {
                 if std::mem::take(&mut self.wants_new_port) {
                     self.fallback = before.filter(|held| !held.refused);
                 }
-                // Until it is bound, the one that it is to replace is worth more after a kill.
+                // Until the new lease is bound, the old one is worth more after a kill.
                 held.store_at = held.store_at.filter(|_| self.fallback.is_none());
                 self.lease = Some(held);
                 Ok(Outcome::quiet(remote))
             }
-            // Only now it survives a kill, and is worth a word.
+            // Reported only now, when the lease survives a kill.
             Completed::Stored => {
                 self.store_failed = false;
                 let corrected = self.clock.correct(now);
@@ -403,8 +389,8 @@ impl Keeper {
                 }
                 Ok(Outcome::quiet(remote))
             }
-            Completed::Inspected(witness) => match self.port_to_listen_on() {
-                Some(port) => self.client.inspected(now, port, witness),
+            Completed::Inspected(sockets) => match self.port_to_listen_on() {
+                Some(port) => self.client.inspected(now, port, sockets),
                 None => Ok(Outcome::quiet(remote)),
             },
             Completed::Inbound(inbound) => {
@@ -430,7 +416,7 @@ impl Keeper {
     fn bound(&mut self, now: Now, gateway: Option<SocketAddr>, route: Option<GatewayRoute>) -> Outcome {
         let before = self.port_to_listen_on();
         let corrected = self.clock.correct(now);
-        // Seen with the bind and not with the next look, by when the client may have opened a new socket.
+        // Recorded with the bind, not with the next observation, because the client may have opened a new socket by then.
         if let Some(route) = &route
             && self.tunnel.has_other_target(gateway)
         {
@@ -448,7 +434,7 @@ impl Keeper {
         held.expiry_trusted |=
             held.remaining(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.remaining(corrected).is_positive();
         let port = held.lease.port;
-        // The lease is good after all: nobody asks the account until another one is wanted, so nothing would show its recovery.
+        // The lease is good, so the account is not needed until renewal, and nothing else would end its trouble.
         if held.renew_at(corrected).is_none_or(|at| at > now.mono) {
             self.account.forget();
         }
@@ -458,7 +444,7 @@ impl Keeper {
             self.client.begin_round(now.mono);
         }
         self.client.tunnel_confirmed(now);
-        // A signature alone does not open the gate: a gateway that gives signatures and refuses to bind them is failing.
+        // A signature alone does not open the gate: a gateway that signs leases and refuses to bind them is failing.
         let recovered = self.gateway.open(now);
         let worth = std::mem::take(&mut self.log_next_bind) || before != Some(port) || recovered.is_some();
         let level = if worth { Level::Info } else { Level::Debug };
@@ -503,19 +489,19 @@ impl Keeper {
                     Some((level, Notice::StoreFailed { lease: Rc::clone(lease), error: Rc::new(error) })),
                 );
             }
-            // Whatever it was asked for: with the same password it is not asked for anything else at once.
+            // Rejected credentials close the gate for every step, even for one whose other failures do not matter.
             Step::Reannounce | Step::CheckInbound
                 if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut { .. }) =>
             {
                 self.client.reannounced();
                 return self.client.failed(now, error, |wait| jittered(random, wait));
             }
-            // The port is right all the same, and the trackers are told at their own intervals.
+            // The port is right all the same, and the client announces it to its trackers at their regular interval.
             Step::Reannounce => {
                 self.client.reannounced();
                 return Outcome::of(Remote::Client, Some((Level::Warn, Notice::ReannounceFailed(Rc::new(error)))));
             }
-            // Asked in an hour again; what is failing with the client shows with the next round.
+            // Retried in an hour; the next round shows any trouble with the client.
             Step::CheckInbound => {
                 self.client.inbound(now, Inbound::Idle);
                 return Outcome::quiet(Remote::Client);
@@ -564,7 +550,7 @@ impl Keeper {
             Step::PollSource | Step::Wait(_) | Step::Exit => {}
         }
         let random = &mut self.random;
-        // What a tunnel that has just come up does not carry yet it may carry at any moment.
+        // A tunnel that has just come up may carry packets at any moment.
         let next = if error.retry == Retry::Backoff && self.tunnel.is_settling(now) {
             self.gateway.pause(now.mono + SETTLING_RETRY);
             SETTLING_RETRY
@@ -574,7 +560,7 @@ impl Keeper {
         record_trouble(&mut self.gateway, Remote::Gateway, now, error, next)
     }
 
-    /// A bind failed. True when it is the lease's fault for the first time: that leads to a new signature without a wait.
+    /// Handles a failed bind. True on the first refusal of the lease itself, which leads to a new signature without a wait.
     fn lease_failed(&mut self, now: Now, error: &Error) -> bool {
         let corrected = self.clock.correct(now);
         let no_other = self.next_signature(now.mono) > now.mono;
@@ -597,7 +583,8 @@ impl Keeper {
         first
     }
 
-    /// Whether nothing has failed but that another port was wanted than a good one. What protects an account is taken down.
+    /// Whether only a request for a different port has failed, while the lease is good. Failures that protect an account do not count:
+    /// they are recorded as troubles.
     fn is_not_renewed(&self, now: Now, error: &Error) -> bool {
         let good = self.lease.as_ref().is_some_and(|held| held.is_good(self.clock.correct(now)));
         let passes = match error.retry {
@@ -608,17 +595,17 @@ impl Keeper {
         self.wants_new_port && good && passes
     }
 
-    /// A token from the file may always be replaced by a login, one from a login only after a while.
+    /// A token from the file may be replaced by a login at any time, a token from a login only after [`LOGIN_SPACING`].
     fn token_is_replaceable(&self, now: Now) -> bool {
         self.logged_in.is_none_or(|at| now.mono.saturating_duration_since(at) >= LOGIN_SPACING)
     }
 
-    /// Leases cannot be stored, and the user knows.
+    /// Suppresses the warning that leases cannot be stored, because the user knows.
     pub fn expect_no_store(&mut self) {
         self.store_failed = true;
     }
 
-    /// These credentials were rejected `ago`, by an earlier run: they are not tried before the wait after that is over.
+    /// Continues the wait of an earlier run, in which `remote` rejected these credentials `ago`.
     pub fn remember_rejection(&mut self, now: Now, remote: Remote, error: Error, ago: Duration) {
         let gate = match remote {
             Remote::Account => &mut self.account,
@@ -632,7 +619,7 @@ impl Keeper {
         }
     }
 
-    /// The route to the gateway, or to wherever the tunnel leads while that is not known, as it is now.
+    /// Records the present route to the gateway, or into the tunnel while the gateway is unknown.
     pub fn observe_route(
         &mut self,
         now: Now,
@@ -646,7 +633,7 @@ impl Keeper {
                 let outcome = if self.followed.is_none() {
                     record_trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO)
                 } else {
-                    // Who knows the port can be asked all the same, and answering does not mean that the tunnel is back.
+                    // The source of the port can still be polled, and its answer does not mean that the tunnel is back.
                     let notice = Notice::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
                     Outcome::of(Remote::Gateway, Some((Level::Error, notice)))
                 };
@@ -669,15 +656,15 @@ impl Keeper {
         }
     }
 
-    /// Whether there is a network device besides loopback; true where that is bad news.
+    /// Records whether only loopback is left; true if the last other device has just gone.
     pub fn observe_devices(&mut self, now: Now, isolated: bool) -> bool {
         let before = self.tunnel.isolated;
         self.tunnel.observe_devices(now, isolated);
         before.is_none() && self.tunnel.isolated.is_some()
     }
 
-    /// Looks at the clock: when it was set or the machine has slept, the binding may have lapsed, and of the lease's end the
-    /// clock is not believed before the next bind.
+    /// Handles a jump of the clock, which was set, or the machine has slept: the binding may have lapsed, and the clock is not trusted
+    /// for the end of the lease before the next bind.
     pub fn observe_clock(&mut self, now: Now) -> Option<Outcome> {
         let jump = self.tunnel.clock_jump(now)?;
         self.clock.forget();
@@ -688,15 +675,15 @@ impl Keeper {
         Some(Outcome::of(Remote::Gateway, Some((Level::Info, Notice::ClockJumped(jump)))))
     }
 
-    /// What time it is by the gateway, which has proved itself.
+    /// Compares the clock with the time of the authenticated gateway.
     pub fn compare_clock(&mut self, now: Now, date: SystemTime) -> Option<Outcome> {
         let notice = self.clock.compare(date, now)?;
         let level = if notice == ClockChange::Correct { Level::Info } else { Level::Warn };
         Some(Outcome::of(Remote::Gateway, Some((level, Notice::Clock(notice)))))
     }
 
-    /// Somebody wants another port: a new lease is asked for at once, and this one is given up when that is bound. Nothing is wanted
-    /// for later: not without a tunnel, nor while the account has to be left alone.
+    /// Requests a different port at once; the present lease is given up when the new one is bound. The request is dropped, not
+    /// deferred, without a tunnel or while the account must be left alone.
     pub fn force_renewal(&mut self, now: Now) {
         self.account.retry_now();
         self.gateway.retry_now();
@@ -705,7 +692,7 @@ impl Keeper {
         self.wants_new_port = at_once && self.followed.is_none() && self.lease.is_some();
     }
 
-    /// Somebody asks to bind and check now: every wait ends, except those that protect an account.
+    /// Ends every wait, except those that protect an account: bind and check the client now.
     pub fn retry_now(&mut self, now: Now) {
         self.account.retry_now();
         self.gateway.retry_now();
@@ -722,7 +709,7 @@ impl Keeper {
 }
 
 impl Step {
-    /// Whose step it is.
+    /// The remote whose gate and troubles the step belongs to.
     pub fn remote(&self) -> Remote {
         match self {
             Self::GetToken { .. } => Remote::Account,
@@ -744,16 +731,16 @@ impl Step {
     }
 }
 
-/// Takes down what is failing with a remote.
+/// Records a failure of `remote` and returns what to report.
 fn record_trouble(gate: &mut Gate, remote: Remote, now: Now, error: Error, next: Duration) -> Outcome {
     let error = Rc::new(error);
     let (level, attempts) = gate.record_trouble(now, Rc::clone(&error));
     Outcome::of(remote, Some((level, Notice::Failed { error, attempts, next })))
 }
 
-/// 80 to 100 % of `wait`: many daemons that lost one server do not come back in step.
+/// 80 to 100 % of `wait`, so that many daemons that lost the same server do not come back at the same moment.
 fn jittered(random: &mut u64, wait: Duration) -> Duration {
-    // xorshift64: good enough to spread waits, and it can be replayed from the seed.
+    // xorshift64: good enough to spread waits, and reproducible from the seed.
     *random ^= *random << 13;
     *random ^= *random >> 7;
     *random ^= *random << 17;

@@ -1,4 +1,4 @@
-//! What a step or a look has led to, for whoever tells people.
+//! The outcome of a step or an observation, for the log and other observers. How an outcome is worded belongs to `service`.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,73 +13,60 @@ use super::tunnel::GatewayRoute;
 use crate::error::Error;
 use crate::time::ClockChange;
 
-/// The three remotes whose troubles are kept apart.
+/// The three remotes, each with troubles of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remote {
     /// PIA's account API.
     Account,
-    /// PIA's gateway, or whoever else leases the port.
+    /// PIA's gateway, or the program that leases the port instead of us.
     Gateway,
     /// The torrent client.
     Client,
 }
 
-/// What a step or a look has led to, for whoever tells people.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Whose it is.
     pub remote: Remote,
-    /// What happened and at which level it is logged; none in the middle of something.
+    /// The event and its log level; `None` if there is nothing to report, as in the middle of a sequence.
     pub notice: Option<(Level, Notice)>,
-    /// The remote does as asked again.
+    /// Set if the remote works again after a trouble.
     pub recovered: Option<Recovery>,
 }
 
-/// What happened.
+/// An event worth reporting.
 #[derive(Debug)]
 pub enum Notice {
-    /// A login gave a token.
     LoggedIn,
-    /// The cache file gave a token.
+    /// A token was read from the cache file.
     TokenCached,
-    /// The gateway refused the token, and another one is got at once.
+    /// The gateway refused the token; we get a new one at once.
     TokenRefused(Rc<Error>),
-    /// There is a new lease, and it survives a restart.
+    /// A new lease was stored and survives a restart.
     Leased {
-        /// The lease.
         lease: Rc<Lease>,
-        /// It seems to be over by our clock.
+        /// The lease has already expired by our clock.
         over: bool,
     },
-    /// There is a new lease, and it could not be stored.
     StoreFailed {
-        /// The lease.
         lease: Rc<Lease>,
-        /// Why not.
         error: Rc<Error>,
     },
-    /// Another lease in the place of a good one cannot be had.
+    /// A different port was requested, but there is no new lease; the good one is kept.
     RenewalFailed(Rc<Error>),
-    /// A lease that was asked for in the place of a good one cannot be bound, and the good one is kept.
+    /// A different port was requested, but the new lease cannot be bound; the good one is kept.
     PortKept {
-        /// The port that is kept.
         port: u16,
-        /// The one that is not.
         refused: u16,
-        /// Why not.
         error: Rc<Error>,
     },
-    /// This port was bound.
     Bound(u16),
-    /// Somebody else has leased this port.
+    /// The port that another program has leased.
     Source(u16),
-    /// Somebody else has no port now; the last one is kept.
+    /// The program that leases the port has none now; the last one is kept.
     SourceHasNoPort,
-    /// The client has another port in its settings now.
+    /// The client's listen port was changed.
     Moved {
-        /// Before.
         from: i64,
-        /// Now.
         to: u16,
     },
     /// The client reopened its socket on this port.
@@ -88,71 +75,64 @@ pub enum Notice {
     NotListening(u16),
     /// The client listens.
     Listening {
-        /// On which port.
         port: u16,
-        /// What it says of its reachability.
         connectivity: Connectivity,
-        /// How that is known.
         visibility: Visibility,
     },
-    /// How the last day was.
     Day(Day),
-    /// Torrents are active, and nobody has come in on this port for a day.
+    /// Torrents are active, but no peer has connected to this port from outside for a day.
     NoInbound(u16),
-    /// The client tells its trackers this port.
+    /// The client announces this port to its trackers.
     Reannounced(u16),
-    /// The client cannot be made to tell its trackers.
     ReannounceFailed(Rc<Error>),
     /// A step failed.
     Failed {
-        /// Why.
         error: Rc<Error>,
         /// Failed attempts in a row.
         attempts: u32,
-        /// Until it is tried again; zero if that is not known or when there is another way.
+        /// Wait until the next attempt; zero if unknown, or if an alternative is tried at once.
         next: Duration,
     },
-    /// The tunnel is another one.
+    /// The tunnel has changed.
     Tunnel {
-        /// The route before; none if there was none yet.
+        /// `None` if there was no route before.
         from: Option<GatewayRoute>,
-        /// The route now.
         to: GatewayRoute,
     },
-    /// The wall clock went this far beyond the time that passed, or back.
+    /// Jump of the wall clock relative to the time that passed.
     ClockJumped(SignedDuration),
-    /// The gateway's clock and ours.
+    /// Our clock compared with the gateway's.
     Clock(ClockChange),
 }
 
-/// How it is known that a client listens.
+/// Evidence that a client listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visibility {
-    /// The kernel shows its socket, or it says so and is on another machine.
+    /// The kernel shows the socket, or the client reports listening and runs on another machine.
     Confirmed,
-    /// The kernel shows its TCP socket and none for UDP.
+    /// The kernel shows a TCP socket, but none for UDP.
     TcpOnly,
-    /// It says so, and the kernel, which should show its socket, does not.
+    /// The client reports listening, but the kernel, which should show the socket, does not.
     Hidden,
-    /// It has the port in its settings, and nobody tells more.
+    /// The port is in the client's settings; neither client nor kernel reports more.
     Unknown,
 }
 
-/// A day of keeping a port.
+/// Summary of a day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Day {
-    /// The port at its end.
+    /// The port at the end of the day.
     pub port: u16,
-    /// Binds that were granted.
+    /// Successful binds.
     pub binds: u32,
-    /// Times at which whoever knows the port, or the route there, began to fail.
+    /// Times at which the gateway, the source of the port or the route began to fail.
     pub outages: u32,
-    /// When a peer from outside was last seen.
+    /// Last sign of a peer from outside.
     pub peer_seen_at: Option<Timestamp>,
 }
 
 impl Outcome {
-    /// Nothing to tell.
+    /// An outcome without anything to report.
     pub(super) fn quiet(remote: Remote) -> Self {
         Self::of(remote, None)
     }

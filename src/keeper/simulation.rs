@@ -1,4 +1,4 @@
-//! Hundreds of virtual days with seeded random faults: what the decisions add up to.
+//! Hundreds of virtual days with seeded random faults: the long-term behaviour of the decisions. Single decisions belong to `tests`.
 
 use super::step::{ListenPort, ListenState, PortSockets};
 use super::tests::{PROFILE, SILENT_PROFILE};
@@ -11,9 +11,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86400);
 const INTERVAL: Duration = Duration::from_secs(300);
-/// Between a decision and its bounce there may be a bind that takes its whole deadline, and a wait for the client.
+/// Shortest time between two bounces: a slow bind and a wait for the client may come between a decision and its bounce.
 const NEARLY_AN_INTERVAL: Duration = Duration::from_secs(240);
-/// A lease's life at PIA.
+/// Lifetime of PIA's leases.
 const LEASE_LIFE: Duration = Duration::from_secs(60 * 86400);
 
 struct Random(u64);
@@ -29,7 +29,7 @@ impl Random {
     }
 }
 
-/// What the world does at a point in time.
+/// The faults at one point in time.
 #[derive(Clone, Copy, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fault that can be switched on by itself")]
 struct Weather {
@@ -40,22 +40,21 @@ struct Weather {
     client_not_listening: bool,
     /// The kernel shows the client's socket.
     socket_shown: bool,
-    /// What every exchange of the client takes; some milliseconds if it is zero.
+    /// Duration of each exchange with the client; zero means some milliseconds.
     client_takes: Duration,
-    /// Chance in percent of any call to fail.
+    /// Percentage of calls that fail.
     loss: u64,
     wrong_password: bool,
-    /// Tokens are refused, new ones too: a wrong gateway.
+    /// The gateway refuses even fresh tokens: a wrong gateway.
     tokens_refused: bool,
-    /// Chance in percent of a bind to be refused for good.
+    /// Percentage of binds that refuse the lease.
     refusals: u64,
-    /// The tunnel that there is; none when it is gone.
     tunnel: Tunnel,
-    /// What the system's clock is ahead, until the gateway tells the time.
+    /// Error of the system's clock, until the gateway sends its time.
     clock_ahead: Duration,
 }
 
-/// Which tunnel there is, and whether somebody watches it: most weather has one, and to watch it takes time.
+/// The tunnel. Unwatched by default, because watching needs a simulated pass each second.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Tunnel {
     #[default]
@@ -64,20 +63,20 @@ enum Tunnel {
     Gone,
 }
 
-/// A torrent client that has a port and a socket.
+/// A simulated torrent client.
 #[derive(Default)]
 struct Torrent {
     port: i64,
-    /// Its socket is in a tunnel that is gone.
+    /// The socket belongs to a previous tunnel.
     stale: bool,
-    /// It is on the other port of a bounce.
+    /// In the middle of a bounce.
     away: bool,
 }
 
 #[derive(Default)]
 struct Tally {
     binds: Vec<Duration>,
-    /// The longest time between a bind being due and its beginning.
+    /// Longest delay of a bind after it was due.
     latest_bind: Duration,
     signatures: Vec<Duration>,
     logins: Vec<Duration>,
@@ -85,7 +84,7 @@ struct Tally {
     confirmed: Vec<Duration>,
     bounces: Vec<Duration>,
     waits: usize,
-    /// When a line of the log at INFO or above was written.
+    /// Times of log lines at INFO or above.
     lines: Vec<Duration>,
     torrent: Torrent,
 }
@@ -126,12 +125,12 @@ fn observe_tunnel(keeper: &mut Keeper, now: Now, tunnel: Tunnel) -> Option<Outco
     keeper.observe_route(now, None, route)
 }
 
-/// Runs a keeper for `length` under `weather` and counts.
+/// Runs a keeper for `length` under `weather` and counts its actions.
 fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
     run_with(PROFILE, seed, length, weather)
 }
 
-/// The same beside a client with this profile.
+/// Like [`run`], with a client of this profile.
 fn run_with(profile: ClientProfile, seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
     let start = Instant::now();
     let epoch: Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
@@ -162,7 +161,7 @@ fn run_with(profile: ClientProfile, seed: u64, length: Duration, weather: impl F
             without_wait = 0;
             elapsed += match sky.tunnel {
                 Tunnel::Unwatched => wait,
-                // The kernel tells, and the weather changes by the second.
+                // The kernel reports changes, and the weather may change each second.
                 _ => wait.min(SECOND),
             };
             continue;
@@ -210,7 +209,7 @@ fn execute(
     if down || (!matches!(step, Step::StoreLease(_)) && random.percent(sky.loss)) {
         // Refused at once, or the whole deadline of a request.
         let took = if random.percent(50) { Duration::from_millis(1) } else { 10 * SECOND };
-        // What is lost may be the reply alone. That the client is away is then unknown to whoever asked.
+        // Possibly only the reply is lost. The keeper then does not know that the client is away.
         if let (Step::SetPort(port) | Step::BounceBack(port) | Step::BounceAway { other: port, .. }, true) =
             (step, !down && random.percent(50))
         {
@@ -308,7 +307,7 @@ fn a_quiet_year_costs_one_bind_per_interval_and_one_signature_per_lease() {
     assert_eq!(tally.signatures.len(), 7);
     let intervals = usize::try_from(365 * 86400 / 300).unwrap();
     assert!(tally.binds.len().abs_diff(intervals) < 400, "{} binds", tally.binds.len());
-    assert!(tally.confirmed.len().abs_diff(intervals) < 400, "{} looks at the client", tally.confirmed.len());
+    assert!(tally.confirmed.len().abs_diff(intervals) < 400, "{} checks of the client", tally.confirmed.len());
     assert!(tally.waits < intervals * 2, "{} wake-ups", tally.waits);
     assert!(longest_gap(&tally.binds, Duration::ZERO, 365 * DAY) < INTERVAL + 5 * SECOND);
     assert_eq!(tally.bounces.len(), 0, "the port was moved at the start, and nothing has changed");
@@ -332,7 +331,7 @@ fn a_day_is_a_few_lines_of_log() {
         lines(&rough, 1),
         lines(&rough, 2)
     );
-    assert_eq!(lines(&quiet, 2), 1, "how the day was");
+    assert_eq!(lines(&quiet, 2), 1, "the summary of the day");
     for day in 0..5 {
         assert!(
             lines(&quiet, day) <= 8 && lines(&rough, day) <= 20,
@@ -372,7 +371,7 @@ fn a_slow_client_delays_a_bind_by_one_exchange() {
 }
 
 #[test]
-fn a_client_that_never_listens_is_bounced_once_an_interval() {
+fn a_client_that_never_listens_is_bounced_once_per_interval() {
     let tally = run(9, 10 * DAY, |_| Weather { client_not_listening: true, ..Weather::default() });
     assert!(tally.bounces.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= INTERVAL));
     assert!(tally.bounces.len() > 1000, "{}", tally.bounces.len());
@@ -380,14 +379,14 @@ fn a_client_that_never_listens_is_bounced_once_an_interval() {
 }
 
 #[test]
-fn lost_replies_and_another_tunnel_every_hour_make_no_bounce_storm() {
+fn lost_replies_and_a_new_tunnel_every_hour_cause_no_bounce_storm() {
     for seed in 1..=10 {
         let tunnel = |at: Duration| Tunnel::Up(u32::try_from(at.as_secs() / 3600).unwrap());
         let weather =
             |at: Duration| Weather { client_not_listening: true, loss: 30, tunnel: tunnel(at), ..Weather::default() };
         let tally = run(seed, 5 * DAY, weather);
         let most = most_within(&tally.bounces, NEARLY_AN_INTERVAL);
-        assert!(most <= 3, "one of an interval, one while the new tunnel is in doubt and one when it works: {most}");
+        assert!(most <= 3, "one per interval, one while the new tunnel is unconfirmed and one when it works: {most}");
         let calm: Vec<_> = tally.bounces.iter().copied().filter(|at| at.as_secs() % 3600 > 600).collect();
         assert_eq!(most_within(&calm, NEARLY_AN_INTERVAL), 1, "seed {seed}");
         assert!(tally.bounces.len() <= 5 * 24 * 14, "{}", tally.bounces.len());
@@ -402,13 +401,13 @@ fn a_wrong_password_is_tried_twice_an_hour() {
 }
 
 #[test]
-fn a_wrong_gateway_makes_no_login_storm() {
+fn a_wrong_gateway_causes_no_login_storm() {
     let tally = run(5, 10 * DAY, |_| Weather { tokens_refused: true, ..Weather::default() });
     assert!(most_within(&tally.logins, HOUR) <= 3);
 }
 
 #[test]
-fn refused_leases_make_no_signature_storm() {
+fn refused_leases_cause_no_signature_storm() {
     let tally = run(6, DAY, |_| Weather { refusals: 100, ..Weather::default() });
     assert!(tally.signatures.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= INTERVAL));
     assert!(tally.signatures.len() > 200, "{}", tally.signatures.len());
@@ -419,7 +418,7 @@ fn refused_leases_make_no_signature_storm() {
 #[test]
 fn a_tunnel_that_comes_and_goes_costs_seconds() {
     for (seed, socket_shown) in (1..=10).flat_map(|seed| [(seed, false), (seed, true)]) {
-        // Each hour has a tunnel of its own, and some of them begin with none.
+        // Each hour has a tunnel of its own, and some hours begin without one.
         let gone = move |hour: u64| {
             let mut dice = Random(seed * 7_654_321 + hour);
             dice.below(2);
@@ -437,7 +436,7 @@ fn a_tunnel_that_comes_and_goes_costs_seconds() {
             let after = |times: &[Duration]| times.iter().find(|&&time| time >= up).unwrap().saturating_sub(up);
             assert!(after(&tally.binds) <= 2 * SECOND, "hour {hour}: bound after {:?}", after(&tally.binds));
             assert!(after(&tally.bounces) <= 5 * SECOND, "hour {hour}: {:?}", after(&tally.bounces));
-            // Before the bounce a client with a dead socket says that it listens.
+            // Before the bounce, a client with a dead socket reports that it listens.
             assert!(after(&tally.confirmed) <= 8 * SECOND, "hour {hour}: {:?}", after(&tally.confirmed));
         }
         assert!(tally.bounces.len() <= 120, "{} for 119 changes", tally.bounces.len());
@@ -461,7 +460,7 @@ fn clocks_that_jump_by_months_cost_no_port() {
 #[test]
 fn everything_at_once_for_a_year() {
     for seed in 1..=5 {
-        // Each day draws its own faults; every fourth one is calm.
+        // Each hour draws its own faults; every fourth day is calm.
         let weather = move |at: Duration| {
             let hour = at.as_secs() / 3600;
             let mut dice = Random(seed * 1_000_003 + hour);
@@ -506,10 +505,13 @@ fn a_client_seen_only_by_the_kernel_is_bounced_once_per_interval_at_most() {
             };
             let tally = run_with(SILENT_PROFILE, seed, 4 * DAY, weather);
             let most = most_within(&tally.bounces, NEARLY_AN_INTERVAL);
-            assert!(most <= 1, "{most} bounces within an interval, witness {socket_shown}");
-            assert!(socket_shown || tally.bounces.is_empty(), "nobody tells that there is a reason");
+            assert!(most <= 1, "{most} bounces within an interval, socket shown: {socket_shown}");
+            assert!(
+                socket_shown || tally.bounces.is_empty(),
+                "without a view of the socket there is no reason to bounce"
+            );
             let gap = longest_gap(&tally.confirmed, 3 * DAY, 4 * DAY);
-            assert!(gap <= INTERVAL + MINUTE, "not confirmed for {gap:?}, witness {socket_shown}");
+            assert!(gap <= INTERVAL + MINUTE, "not confirmed for {gap:?}, socket shown: {socket_shown}");
             assert_eq!(tally.torrent.port, 47047);
         }
     }

@@ -11,7 +11,7 @@ const HOUR: u64 = 3600;
 /// Seconds of a lease that is not about to end.
 const LONG: i64 = 1000 * 3600;
 const PORT: u16 = 47047;
-/// Of qBittorrent.
+/// The profile of qBittorrent.
 pub(super) const PROFILE: ClientProfile = ClientProfile {
     listen_timeout: Duration::from_secs(3),
     poll_interval: Duration::from_millis(250),
@@ -67,7 +67,7 @@ impl Bench {
         Self::with(Origin::Lease(None), false, false)
     }
 
-    /// With a stored lease that ends in so many seconds.
+    /// With a stored lease that ends after `seconds`.
     fn stored(seconds: i64) -> Self {
         let mut bench = Self::new();
         let lease = bench.lease(seconds);
@@ -138,7 +138,7 @@ impl Bench {
         outcome
     }
 
-    /// The kernel abstains where it is asked.
+    /// The kernel has no answer, if it is asked.
     #[track_caller]
     fn kernel_reports_nothing(&mut self) {
         if self.next() == "inspect" {
@@ -176,7 +176,7 @@ impl Bench {
         self.reports(Connectivity::Firewalled);
     }
 
-    /// In its steady state, a second and a half after its bind.
+    /// In the steady state, 1.5 s after a bind.
     fn steady() -> Self {
         let mut bench = Self::new();
         bench.logs_in();
@@ -196,7 +196,7 @@ impl Bench {
 
     #[track_caller]
     fn waits(&self) -> u64 {
-        let Step::Wait(wait) = self.keeper.next(self.now) else { panic!("{} and not a wait", self.next()) };
+        let Step::Wait(wait) = self.keeper.next(self.now) else { panic!("{} instead of a wait", self.next()) };
         wait.as_secs()
     }
 
@@ -212,7 +212,7 @@ impl Bench {
 }
 
 fn level(outcome: &Outcome) -> Level {
-    outcome.notice.as_ref().expect("news").0
+    outcome.notice.as_ref().expect("a notice").0
 }
 
 // ---- the order of a pass
@@ -235,7 +235,7 @@ fn an_unbound_port_is_not_given_to_the_client() {
     bench.binds();
     bench.moves();
 
-    // Nor is a new one: the client keeps the old port until then.
+    // Nor is a new port: the client keeps the old one until then.
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
@@ -264,13 +264,13 @@ fn bind_and_client_share_one_wake_up() {
 }
 
 #[test]
-fn settled_means_bound_and_listened_on_while_nothing_fails() {
+fn settled_means_bound_and_listening_without_failures() {
     let mut bench = Bench::new();
     bench.logs_in();
     bench.signs(LONG);
     assert!(!bench.is_settled(), "not bound");
     bench.binds();
-    assert!(!bench.is_settled(), "not placed");
+    assert!(!bench.is_settled(), "not set");
     bench.reads(6881);
     bench.completes("set", Completed::PortSet);
     bench.reads(PORT.into());
@@ -286,7 +286,7 @@ fn settled_means_bound_and_listened_on_while_nothing_fails() {
 }
 
 #[test]
-fn more_exchanges_of_a_step_are_asked_for_at_once() {
+fn a_step_continues_at_once_until_it_is_done() {
     let mut bench = Bench::steady();
     bench.pass(300);
     for _ in 0..5 {
@@ -319,7 +319,7 @@ fn a_failed_store_is_retried_after_an_interval_and_reported_once() {
 // ---- failures
 
 #[test]
-fn a_failing_gateway_is_asked_every_30_s_at_the_latest() {
+fn a_failing_gateway_is_retried_at_least_every_30_s() {
     let mut bench = Bench::steady();
     bench.pass(300);
     for (low, high) in [(4, 5), (8, 10), (16, 20), (24, 30), (24, 30)] {
@@ -348,7 +348,7 @@ fn a_failure_is_an_error_once_and_debug_while_it_repeats() {
         bench.pass(31);
     }
     let other = Error::new(Call::Token, Cause::NotTls);
-    assert_eq!(level(&bench.record("bind", Err(other))), Level::Error, "another one");
+    assert_eq!(level(&bench.record("bind", Err(other))), Level::Error, "a different error");
     assert_eq!(bench.keeper.snapshot().troubles.len(), 1);
     assert_eq!(bench.keeper.snapshot().binds_failed, 4);
 }
@@ -376,7 +376,7 @@ fn waits_are_spread_by_the_seed() {
 }
 
 #[test]
-fn a_rejected_client_password_waits_half_an_hour_and_binds_go_on() {
+fn a_rejected_client_password_waits_half_an_hour_while_binds_go_on() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
@@ -386,7 +386,7 @@ fn a_rejected_client_password_waits_half_an_hour_and_binds_go_on() {
         bench.waits_between(295, 300);
         bench.keeper.retry_now(bench.now);
         bench.binds();
-        assert_eq!(bench.next(), "wait", "no signal shortens it");
+        assert_eq!(bench.next(), "wait", "a signal does not shorten the wait");
         bench.pass(300);
         bench.binds();
     }
@@ -396,15 +396,15 @@ fn a_rejected_client_password_waits_half_an_hour_and_binds_go_on() {
 }
 
 #[test]
-fn a_refused_token_means_one_login_and_one_repeat() {
+fn a_refused_token_leads_to_one_login_and_one_retry() {
     let mut bench = Bench::new();
     bench.completes("token", Completed::Token { token: Secret::new("old"), logged_in: false });
     let outcome = bench.fails("sign", Retry::TokenRefused);
     assert!(matches!(outcome.notice, Some((Level::Warn, Notice::TokenRefused(_)))));
     let Step::GetToken { refused } = bench.keeper.next(bench.now) else { panic!("{}", bench.next()) };
-    assert_eq!(refused, Some(Secret::new("old")), "the file is not believed while it holds it");
+    assert_eq!(refused, Some(Secret::new("old")), "the file is ignored while it holds the refused token");
     bench.logs_in();
-    // A fresh token that is refused means a wrong gateway.
+    // If a fresh token is refused, the gateway is wrong.
     assert_eq!(level(&bench.fails("sign", Retry::TokenRefused)), Level::Error);
     for _ in 0..5 {
         bench.waits_between(3, 30);
@@ -430,7 +430,7 @@ fn rejected_credentials_wait_half_an_hour_even_after_retry_now() {
 }
 
 #[test]
-fn credentials_that_an_earlier_run_had_rejected_wait_for_the_rest_of_it() {
+fn credentials_rejected_in_an_earlier_run_wait_for_the_rest_of_its_wait() {
     for (ago, left) in [(0, 300), (1700, 100), (1800, 0)] {
         let mut bench = Bench::new();
         let rejected = error(Retry::CredentialsRejected);
@@ -445,7 +445,7 @@ fn credentials_that_an_earlier_run_had_rejected_wait_for_the_rest_of_it() {
 }
 
 #[test]
-fn lockouts_last_as_long_as_they_say_or_longer_and_longer() {
+fn a_lockout_lasts_as_long_as_announced_and_doubles_when_repeated() {
     let lockout = |seconds: Option<u64>| Retry::LockedOut { retry_after: seconds.map(Duration::from_secs) };
     let mut bench = Bench::new();
     for wait in [60, 120, 240, 300, 300] {
@@ -459,11 +459,11 @@ fn lockouts_last_as_long_as_they_say_or_longer_and_longer() {
     assert_eq!(bench.waits(), 200);
     bench.pass(201);
     bench.fails("token", lockout(Some(0)));
-    assert_eq!(bench.waits(), 10, "doubled, whatever it says");
+    assert_eq!(bench.waits(), 10, "doubled, although it asks for less");
 }
 
 #[test]
-fn gateway_and_client_may_ask_for_five_minutes_and_no_more() {
+fn gateway_and_client_may_ask_for_five_minutes_at_most() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
@@ -486,12 +486,12 @@ fn gateway_and_client_may_ask_for_five_minutes_and_no_more() {
 // ---- the lease
 
 #[test]
-fn a_refused_lease_leads_to_a_new_one_at_once_but_one_signature_an_interval() {
+fn a_refused_lease_is_replaced_at_once_but_with_one_signature_per_interval() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
-    // Meanwhile the refused one is tried: the gateway may have been wrong.
+    // Meanwhile the refused lease is tried again: the gateway may have been wrong.
     for _ in 0..9 {
         bench.fails("bind", Retry::LeaseRefused);
         if bench.next() == "read" {
@@ -505,7 +505,7 @@ fn a_refused_lease_leads_to_a_new_one_at_once_but_one_signature_an_interval() {
     bench.binds();
     assert_eq!(bench.next(), "read");
 
-    // Whoever asks for it is not kept waiting.
+    // A reload does not wait for the interval.
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
@@ -515,7 +515,7 @@ fn a_refused_lease_leads_to_a_new_one_at_once_but_one_signature_an_interval() {
 }
 
 #[test]
-fn a_gateway_whose_leases_last_15_minutes_gives_one_an_interval() {
+fn a_gateway_with_leases_of_15_minutes_gives_one_per_interval() {
     let mut bench = Bench::new();
     bench.logs_in();
     let mut signatures = 0;
@@ -547,7 +547,7 @@ fn a_gateway_whose_leases_last_15_minutes_gives_one_an_interval() {
 }
 
 #[test]
-fn a_refused_lease_is_tried_again_while_there_is_no_other() {
+fn a_refused_lease_is_retried_while_there_is_no_new_one() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
@@ -585,7 +585,7 @@ fn a_rejected_password_does_not_end_the_binds_of_a_refused_lease() {
 }
 
 #[test]
-fn unexplained_refusals_renew_after_three() {
+fn three_unexplained_refusals_lead_to_renewal() {
     let mut bench = Bench::steady();
     bench.pass(301);
     for _ in 0..3 {
@@ -613,7 +613,7 @@ fn renewal_begins_15_minutes_before_expiry_and_keeps_the_old_lease_bound() {
 }
 
 #[test]
-fn a_stored_lease_that_seems_to_be_over_is_not_given_up_before_the_gateway_says_so() {
+fn a_stored_lease_that_seems_expired_is_kept_until_the_gateway_refuses_it() {
     let mut bench = Bench::stored(-LONG);
     bench.binds();
     bench.moves();
@@ -628,7 +628,7 @@ fn a_stored_lease_that_seems_to_be_over_is_not_given_up_before_the_gateway_says_
 }
 
 #[test]
-fn leases_that_seem_to_be_over_when_they_arrive_make_no_storm() {
+fn leases_that_seem_expired_on_arrival_cause_no_storm() {
     for seconds in [60, 15 * 60, -3600] {
         let mut bench = Bench::new();
         bench.logs_in();
@@ -641,7 +641,7 @@ fn leases_that_seem_to_be_over_when_they_arrive_make_no_storm() {
         bench.waits_between(298, 300);
         bench.pass(300);
         bench.fails("bind", Retry::LeaseRefused);
-        assert_eq!(bench.next(), "sign", "the gateway tells when it has expired");
+        assert_eq!(bench.next(), "sign", "only the refusal shows that the lease has expired");
     }
 }
 
@@ -656,9 +656,9 @@ fn a_clock_that_jumps_costs_no_port() {
     bench.listens();
     bench.waits_between(299, 300);
 
-    // The gateway tells the time: from here on the lease's end is known again.
+    // The gateway sends its time: from here on the end of the lease is known again.
     let date = bench.now.wall - SignedDuration::from_hours(2000);
-    let outcome = bench.keeper.compare_clock(bench.now, date.into()).expect("it differs");
+    let outcome = bench.keeper.compare_clock(bench.now, date.into()).expect("a difference");
     assert!(matches!(outcome.notice, Some((Level::Warn, Notice::Clock(ClockChange::Wrong { .. })))));
     bench.pass_well();
     bench.pass(1000 * HOUR);
@@ -688,13 +688,13 @@ impl Bench {
     }
 
     fn loses_route(&mut self) -> Option<Outcome> {
-        let error = Error::new(Call::Route, Cause::Other("no way".to_owned()));
+        let error = Error::new(Call::Route, Cause::Other("no route".to_owned()));
         self.keeper.observe_route(self.now, None, Err(error))
     }
 }
 
 #[test]
-fn a_socket_from_before_our_start_is_opened_again_unless_the_port_was_moved() {
+fn a_socket_from_before_our_start_is_reopened_unless_the_port_was_changed() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
@@ -708,11 +708,11 @@ fn a_socket_from_before_our_start_is_opened_again_unless_the_port_was_moved() {
 }
 
 #[test]
-fn another_tunnel_means_a_bind_at_once_and_one_bounce_when_it_works() {
+fn a_new_tunnel_is_bound_at_once_and_leads_to_one_bounce() {
     let mut bench = Bench::steady();
-    assert!(bench.observes_route(7).is_none(), "the first look has nothing to compare with");
+    assert!(bench.observes_route(7).is_none(), "the first route has nothing to compare with");
     bench.pass(10);
-    let outcome = bench.observes_route(8).expect("another device");
+    let outcome = bench.observes_route(8).expect("a new device");
     assert!(matches!(outcome.notice, Some((Level::Info, Notice::Tunnel { from: Some(_), .. }))));
     bench.fails("bind", Retry::Backoff);
     bench.listens();
@@ -727,7 +727,7 @@ fn another_tunnel_means_a_bind_at_once_and_one_bounce_when_it_works() {
 }
 
 #[test]
-fn a_bounce_that_fails_is_tried_again() {
+fn a_failed_bounce_is_retried() {
     let mut bench = Bench::steady();
     bench.observes_route(7);
     bench.observes_route(8);
@@ -741,7 +741,7 @@ fn a_bounce_that_fails_is_tried_again() {
 }
 
 #[test]
-fn another_gateway_is_no_change_of_the_tunnel_and_leaves_the_socket_in_doubt() {
+fn a_different_gateway_is_not_a_new_tunnel_but_makes_the_socket_suspect() {
     let mut bench = Bench::steady();
     bench.observes_route(7);
     let gateway = Some("10.1.0.1:19999".parse().unwrap());
@@ -753,7 +753,7 @@ fn another_gateway_is_no_change_of_the_tunnel_and_leaves_the_socket_in_doubt() {
 }
 
 #[test]
-fn a_gateway_that_is_found_with_the_bind_leaves_no_doubt_of_what_is_opened_after_it() {
+fn a_socket_opened_after_the_bind_that_found_the_gateway_is_not_suspect() {
     let mut bench = Bench::stored(LONG);
     let gateway = Some("10.1.0.1:19999".parse().unwrap());
     bench.completes("bind", Completed::Bound { gateway, route: Some(route(7)) });
@@ -769,10 +769,10 @@ fn a_gateway_that_is_found_with_the_bind_leaves_no_doubt_of_what_is_opened_after
     assert_eq!(bench.next(), "confirm");
 }
 
-// ---- the kernel as a witness
+// ---- sockets as the kernel shows them
 
 #[test]
-fn another_programs_socket_on_a_new_port_is_not_the_clients() {
+fn a_socket_of_another_program_on_a_new_port_is_no_proof_for_the_client() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
@@ -785,7 +785,7 @@ fn another_programs_socket_on_a_new_port_is_not_the_clients() {
 }
 
 impl Bench {
-    /// The client has its port, and the kernel says this of the socket.
+    /// The client has its port, and the kernel shows this state of the socket.
     #[track_caller]
     fn shows(&mut self, listen_state: ListenState) -> Outcome {
         self.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: false }));
@@ -800,7 +800,7 @@ impl Bench {
         )
     }
 
-    /// Bound, and its socket is seen from the start.
+    /// Bound, and the kernel shows the socket from the start.
     fn socket_seen() -> Self {
         let mut bench = Self::stored(LONG);
         bench.observes_route(7);
@@ -812,7 +812,7 @@ impl Bench {
 }
 
 #[test]
-fn a_socket_that_the_kernel_shows_is_not_opened_again() {
+fn a_socket_that_the_kernel_shows_as_reachable_is_not_reopened() {
     let mut bench = Bench::socket_seen();
     bench.pass(100);
     bench.observes_route(8);
@@ -827,24 +827,24 @@ fn a_stale_socket_is_reopened_when_the_tunnel_works() {
     let mut bench = Bench::socket_seen();
     bench.pass(100);
     bench.observes_route(8);
-    assert_eq!(bench.keeper.snapshot().last_listening, None, "the socket of the old tunnel says nothing");
+    assert_eq!(bench.keeper.snapshot().last_listening, None, "the socket of the old tunnel proves nothing");
     bench.fails("bind", Retry::Backoff);
     bench.shows(ListenState::Stale);
-    assert_eq!(bench.next(), "wait", "there may be no device to open it on");
+    assert_eq!(bench.next(), "wait", "there may be no device for a new socket yet");
     bench.pass(1);
     bench.binds();
     bench.shows(ListenState::Stale);
     bench.completes("bounce away", Completed::PortSet);
     bench.completes("bounce back", Completed::PortSet);
     bench.shows(ListenState::Stale);
-    assert_eq!(bench.next(), "wait", "it takes a moment");
+    assert_eq!(bench.next(), "wait", "opening the socket takes a moment");
     bench.pass_ms(21);
     bench.inspects(ListenState::Reachable);
-    assert!(bench.keeper.snapshot().last_listening.is_some(), "what the kernel shows need not be said");
+    assert!(bench.keeper.snapshot().last_listening.is_some(), "the kernel is proof enough");
     bench.pass_ms(1500);
     bench.reports(Connectivity::Firewalled);
     assert!(bench.is_settled());
-    // And again at once when the next tunnel comes.
+    // The next tunnel leads to another bounce at once.
     bench.observes_route(9);
     bench.binds();
     bench.shows(ListenState::Stale);
@@ -865,10 +865,10 @@ fn a_socket_that_stays_stale_is_a_failure() {
     assert_eq!(level(&outcome), Level::Error);
     bench.pass(6);
     let outcome = bench.shows(ListenState::Stale);
-    assert!(matches!(outcome.notice, Some((Level::Debug, Notice::Failed { .. }))), "and no second bounce: {outcome:?}");
+    assert!(matches!(outcome.notice, Some((Level::Debug, Notice::Failed { .. }))), "no second bounce: {outcome:?}");
 }
 
-/// Of Transmission only the kernel tells.
+/// The profile of Transmission: only the kernel shows whether it listens.
 pub(super) const SILENT_PROFILE: ClientProfile = ClientProfile {
     reports_listening: false,
     always_has_udp: true,
@@ -878,7 +878,7 @@ pub(super) const SILENT_PROFILE: ClientProfile = ClientProfile {
 };
 
 impl Bench {
-    /// Bound, beside a client of which only the kernel tells.
+    /// Bound, with a client that does not report whether it listens.
     fn with_silent_client() -> Self {
         let lease = Self::new().lease(LONG);
         let mut bench = Self::of(Origin::Lease(Some(lease)), false, SILENT_PROFILE);
@@ -898,7 +898,7 @@ impl Bench {
     }
 
     #[track_caller]
-    fn is_silent(&mut self) -> Visibility {
+    fn reports_unknown(&mut self) -> Visibility {
         match self.reports(Connectivity::Unknown).notice {
             Some((Level::Info, Notice::Listening { visibility, .. })) => visibility,
             other => panic!("{other:?}"),
@@ -923,7 +923,7 @@ fn a_listener_before_the_port_is_set_is_another_program() {
     assert_eq!(bench.keeper.snapshot().last_listening, None, "not yet");
     bench.pass_ms(251);
     bench.kernel(Reachable, Reachable);
-    assert_eq!(bench.is_silent(), Visibility::Confirmed);
+    assert_eq!(bench.reports_unknown(), Visibility::Confirmed);
     assert!(bench.is_settled() && bench.keeper.snapshot().last_listening.is_some());
 }
 
@@ -940,7 +940,7 @@ fn a_client_whose_socket_stays_missing_is_bounced_and_then_a_failure() {
             }
             bench.pass_ms(251);
         }
-        panic!("waits for ever");
+        panic!("waits forever");
     };
     bench.reads_port(PORT.into());
     let outcome = waits(&mut bench);
@@ -960,13 +960,16 @@ fn an_unknown_listen_state_is_reported_as_unknown() {
     bench.reads(6881);
     bench.completes("set", Completed::PortSet);
     bench.reads(PORT.into());
-    assert_eq!(bench.is_silent(), Visibility::Unknown);
+    assert_eq!(bench.reports_unknown(), Visibility::Unknown);
     assert!(bench.is_settled() && !bench.keeper.snapshot().socket_seen);
     bench.pass(301);
     bench.binds();
     bench.reads(PORT.into());
-    assert!(matches!(bench.reports(Connectivity::Unknown).notice, Some((Level::Debug, _))), "said once, and no bounce");
-    // But after a change of the tunnel.
+    assert!(
+        matches!(bench.reports(Connectivity::Unknown).notice, Some((Level::Debug, _))),
+        "reported once, without a bounce"
+    );
+    // A new tunnel does lead to a bounce.
     bench.observes_route(8);
     bench.binds();
     bench.reads(PORT.into());
@@ -974,7 +977,7 @@ fn an_unknown_listen_state_is_reported_as_unknown() {
 }
 
 #[test]
-fn a_udp_socket_that_was_left_behind_is_fetched_once() {
+fn a_udp_socket_left_on_the_old_port_is_bounced_once() {
     use ListenState::{Missing, Reachable};
     let mut bench = Bench::with_silent_client();
     bench.reads_port(PORT.into());
@@ -985,7 +988,7 @@ fn a_udp_socket_that_was_left_behind_is_fetched_once() {
     bench.kernel(Reachable, Missing);
     bench.pass(4);
     bench.kernel(Reachable, Missing);
-    assert_eq!(bench.is_silent(), Visibility::TcpOnly);
+    assert_eq!(bench.reports_unknown(), Visibility::TcpOnly);
     bench.pass(301);
     bench.binds();
     bench.reads_port(PORT.into());
@@ -994,7 +997,7 @@ fn a_udp_socket_that_was_left_behind_is_fetched_once() {
 }
 
 #[test]
-fn a_port_that_setting_does_not_change_is_bounced() {
+fn a_port_that_cannot_be_changed_by_setting_it_is_bounced() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
@@ -1013,13 +1016,13 @@ fn a_port_that_setting_does_not_change_is_bounced() {
 }
 
 #[test]
-fn a_client_on_another_device_is_a_failure_that_names_both() {
+fn a_client_on_the_wrong_device_is_a_failure_that_names_both_devices() {
     let mut bench = Bench::socket_seen();
     bench.pass(300);
     bench.binds();
     let outcome = bench.shows(ListenState::WrongDevice { on: "eth0".to_owned(), tunnel: "tun0".to_owned() });
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
-    assert_eq!(error.to_string(), "client socket: it listens on eth0, the port comes in on tun0");
+    assert_eq!(error.to_string(), "client socket: it listens on eth0, but the port comes in on tun0");
     assert!(error.advice.contains("network interface"));
 }
 
@@ -1061,7 +1064,10 @@ fn a_day_without_incoming_peers_is_one_warning_a_day() {
     bench.shows(ListenState::Reachable);
     bench.reports(Connectivity::Firewalled);
     a_day(&mut bench);
-    assert!(bench.completes("check inbound", Completed::Inbound(Inbound::Idle)).notice.is_none(), "nobody would come");
+    assert!(
+        bench.completes("check inbound", Completed::Inbound(Inbound::Idle)).notice.is_none(),
+        "no peer is expected"
+    );
     bench.pass(3600);
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.shows(ListenState::Reachable);
@@ -1102,7 +1108,7 @@ fn a_new_port_is_reannounced_and_a_bounce_is_not() {
 }
 
 #[test]
-fn a_password_that_is_rejected_by_an_announce_is_not_tried_again_either() {
+fn a_password_rejected_during_an_announcement_is_not_retried_either() {
     let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, false, true);
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.reads(6881);
@@ -1118,11 +1124,11 @@ fn a_password_that_is_rejected_by_an_announce_is_not_tried_again_either() {
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.keeper.retry_now(bench.now);
     bench.completes("poll", Completed::Source(Some(PORT)));
-    assert_eq!(bench.next(), "wait", "no signal shortens it");
+    assert_eq!(bench.next(), "wait", "a signal does not shorten the wait");
 }
 
 #[test]
-fn a_tunnel_that_has_just_come_up_is_tried_every_half_second() {
+fn a_new_tunnel_is_tried_every_half_second() {
     let mut bench = Bench::socket_seen();
     bench.observes_route(8);
     bench.fails("bind", Retry::Backoff);
@@ -1137,27 +1143,27 @@ fn a_tunnel_that_has_just_come_up_is_tried_every_half_second() {
 }
 
 #[test]
-fn an_isolated_namespace_is_left_after_a_minute() {
+fn an_isolated_namespace_leads_to_an_exit_after_a_minute() {
     let mut bench = Bench::socket_seen();
-    let observes_route = |bench: &mut Bench, isolated| bench.keeper.observe_devices(bench.now, isolated);
-    assert!(!observes_route(&mut bench, true), "there was none yet: a VPN container may be starting");
+    let observe = |bench: &mut Bench, isolated| bench.keeper.observe_devices(bench.now, isolated);
+    assert!(!observe(&mut bench, true), "there was no device yet: a VPN container may be starting");
     bench.pass(61);
     assert_eq!(bench.next(), "wait");
-    observes_route(&mut bench, false);
-    assert!(observes_route(&mut bench, true));
+    observe(&mut bench, false);
+    assert!(observe(&mut bench, true));
     bench.pass(59);
-    assert!(!observes_route(&mut bench, true), "once");
+    assert!(!observe(&mut bench, true), "once");
     assert_eq!(bench.waits(), 1);
-    observes_route(&mut bench, false);
+    observe(&mut bench, false);
     bench.pass(2);
     assert_eq!(bench.next(), "wait", "the device is back");
-    observes_route(&mut bench, true);
+    observe(&mut bench, true);
     bench.pass(60);
     assert_eq!(bench.next(), "exit");
 }
 
 #[test]
-fn another_tunnel_ends_the_backoff_but_no_lockout() {
+fn a_new_tunnel_ends_the_backoff_but_not_a_lockout() {
     let mut bench = Bench::stored(LONG);
     bench.observes_route(7);
     bench.fails("bind", Retry::Backoff);
@@ -1187,16 +1193,16 @@ fn without_a_route_only_the_client_is_asked() {
     assert_eq!(outcome.recovered.map(|recovery| recovery.attempts), Some(1));
 }
 
-// ---- somebody else's port
+// ---- a followed port
 
 #[test]
-fn a_followed_port_is_asked_for_often_and_the_last_one_kept() {
+fn the_source_is_polled_often_and_its_last_port_kept() {
     let mut bench = Bench::following();
     assert!(matches!(
         bench.completes("poll", Completed::Source(None)).notice,
         Some((Level::Warn, Notice::SourceHasNoPort))
     ));
-    assert_eq!(bench.waits(), 15, "nothing for the client to follow, and PIA is not spoken to");
+    assert_eq!(bench.waits(), 15, "no port for the client yet, and no request to PIA");
     assert!(!bench.is_settled());
     bench.pass(16);
     bench.completes("poll", Completed::Source(Some(PORT)));
@@ -1238,13 +1244,13 @@ fn with_a_followed_port_the_socket_is_reopened_at_start_and_after_a_change() {
     bench.reports(Connectivity::Firewalled);
     assert!(bench.loses_route().is_some());
     bench.pass(16);
-    assert_eq!(bench.next(), "poll", "who knows the port can be asked all the same");
+    assert_eq!(bench.next(), "poll", "the source can still be polled");
 }
 
 // ---- the client
 
 #[test]
-fn a_random_port_is_bounced_away() {
+fn a_client_with_random_ports_is_bounced() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: true }));
@@ -1255,46 +1261,46 @@ fn a_random_port_is_bounced_away() {
 }
 
 #[test]
-fn a_port_that_is_not_taken_is_an_error() {
+fn a_port_that_the_client_does_not_accept_is_an_error() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
     bench.completes("set", Completed::PortSet);
     let outcome = bench.reads(6881);
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
-    assert_eq!(error.to_string(), "client port: port 47047 was set, 6881 is what it has");
+    assert_eq!(error.to_string(), "client port: port 47047 was set, but the client has 6881");
     bench.waits_between(3, 5);
 }
 
-/// Asks until something else than another look is due.
+/// Confirms until there is a notice; returns the number of confirmations and the outcome.
 fn poll_until_notice(bench: &mut Bench) -> (usize, Outcome) {
-    for poll_until_notice in 1..100 {
+    for count in 1..100 {
         let outcome = bench.reports(Connectivity::Disconnected);
         if outcome.notice.is_some() {
-            return (poll_until_notice, outcome);
+            return (count, outcome);
         }
         assert_eq!(bench.next(), "wait");
         bench.pass_ms(251);
     }
-    panic!("it is looked at for ever")
+    panic!("polls forever")
 }
 
 #[test]
-fn a_client_that_does_not_listen_is_bounced_once_an_interval_and_reported_once() {
+fn a_client_that_does_not_listen_is_bounced_once_per_interval_and_reported_once() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
     bench.reads(PORT.into());
     let (count, outcome) = poll_until_notice(&mut bench);
-    assert!((12..=14).contains(&count), "3 s of a look every 250 ms: {count}");
+    assert!((12..=14).contains(&count), "every 250 ms for 3 s: {count}");
     assert!(matches!(outcome.notice, Some((Level::Warn, Notice::NotListening(PORT)))));
     bench.bounces();
     let (count, outcome) = poll_until_notice(&mut bench);
-    assert!((6..=8).contains(&count), "the rest of the patience: {count}");
+    assert!((6..=8).contains(&count), "without the status lag: {count}");
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
-    assert_eq!(error.to_string(), "client socket: port 47047 is set and nothing listens on it");
+    assert_eq!(error.to_string(), "client socket: port 47047 is set, but nothing listens on it");
 
-    // Within the interval it is only looked at.
+    // Within the interval it is checked, but not bounced.
     bench.pass(6);
     bench.reads(PORT.into());
     assert_eq!(level(&poll_until_notice(&mut bench).1), Level::Debug);
@@ -1310,7 +1316,7 @@ fn a_client_that_does_not_listen_is_bounced_once_an_interval_and_reported_once()
 }
 
 #[test]
-fn a_client_that_begins_to_listen_late_is_waited_for() {
+fn a_client_may_begin_to_listen_late() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
@@ -1355,12 +1361,12 @@ fn a_bind_goes_before_the_second_half_of_a_bounce() {
 }
 
 #[test]
-fn hands_off_leaves_the_client_as_it_is() {
+fn hands_off_does_not_change_the_client() {
     let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, true, false);
     bench.completes("poll", Completed::Source(Some(PORT)));
     let outcome = bench.reads(6881);
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
-    assert!(error.to_string().contains("6881") && error.advice.contains("the service sets it"));
+    assert!(error.to_string().contains("6881") && error.advice.contains("the service sets the port"));
     bench.pass(6);
     bench.reads(PORT.into());
     let (_, outcome) = poll_until_notice(&mut bench);
@@ -1384,7 +1390,7 @@ fn retry_now_binds_and_checks_at_once() {
 // ---- bounces
 
 #[test]
-fn a_gateway_that_is_found_with_the_bind_puts_no_bounce_off() {
+fn a_gateway_that_is_found_with_the_bind_does_not_delay_a_bounce() {
     let mut bench = Bench::stored(LONG);
     bench.observes_route(7);
     bench.binds();
@@ -1397,7 +1403,7 @@ fn a_gateway_that_is_found_with_the_bind_puts_no_bounce_off() {
 }
 
 #[test]
-fn a_client_in_the_middle_of_a_bounce_is_not_left_there_for_a_lease_that_cannot_be_bound() {
+fn an_unbindable_lease_does_not_leave_the_client_in_the_middle_of_a_bounce() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
@@ -1414,17 +1420,17 @@ fn a_client_in_the_middle_of_a_bounce_is_not_left_there_for_a_lease_that_cannot_
 }
 
 #[test]
-fn a_stop_while_a_bounce_begins_brings_the_client_back() {
+fn a_stop_during_the_first_half_of_a_bounce_brings_the_client_back() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
-    // Its first half was sent, and of its answer nobody heard.
+    // The first half was sent, but its reply has not arrived.
     assert_eq!(bench.next(), "bounce away");
     assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)));
 }
 
 #[test]
-fn a_socket_that_was_reopened_is_not_reopened_because_a_reply_was_lost() {
+fn a_lost_reply_does_not_reopen_a_socket_again() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
@@ -1437,13 +1443,13 @@ fn a_socket_that_was_reopened_is_not_reopened_because_a_reply_was_lost() {
 }
 
 #[test]
-fn a_client_that_does_not_listen_is_bounced_once_an_interval_despite_lost_replies() {
+fn a_client_that_does_not_listen_is_bounced_once_per_interval_despite_lost_replies() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
     bench.reads(PORT.into());
     poll_until_notice(&mut bench);
-    // The first half arrives and its reply does not: the client is found on the other port.
+    // The first half arrives, but its reply is lost: the client is found on the neighbouring port.
     bench.fails("bounce away", Retry::Backoff);
     bench.pass(6);
     bench.reads(i64::from(PORT) + 1);
@@ -1455,7 +1461,7 @@ fn a_client_that_does_not_listen_is_bounced_once_an_interval_despite_lost_replie
 }
 
 #[test]
-fn a_client_that_does_not_listen_is_bounced_once_for_another_tunnel() {
+fn a_client_that_does_not_listen_is_bounced_once_for_a_new_tunnel() {
     let mut bench = Bench::steady();
     bench.observes_route(7);
     bench.observes_route(8);
@@ -1467,7 +1473,7 @@ fn a_client_that_does_not_listen_is_bounced_once_for_another_tunnel() {
 }
 
 #[test]
-fn a_client_that_insists_on_random_ports_is_bounced_once_an_interval() {
+fn a_client_that_insists_on_random_ports_is_bounced_once_per_interval() {
     let mut bench = Bench::stored(LONG);
     let random = || Completed::Port(ListenPort { port: PORT.into(), random: true });
     bench.binds();
@@ -1485,7 +1491,7 @@ fn a_client_that_insists_on_random_ports_is_bounced_once_an_interval() {
 }
 
 #[test]
-fn the_status_of_the_old_port_is_not_believed_after_a_reload_either() {
+fn the_status_of_the_old_port_is_ignored_even_after_a_reload() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
@@ -1493,7 +1499,7 @@ fn the_status_of_the_old_port_is_not_believed_after_a_reload_either() {
     bench.keeper.retry_now(bench.now);
     bench.binds();
     bench.reads(PORT.into());
-    assert_eq!(bench.next(), "wait", "a second and a half");
+    assert_eq!(bench.next(), "wait", "1.5 s");
     bench.pass_ms(1501);
     bench.reports(Connectivity::Firewalled);
 }
@@ -1507,10 +1513,10 @@ fn hands_off_reports_a_random_port() {
     assert!(error.to_string().contains("random"), "{error}");
 }
 
-// ---- what is shown
+// ---- the snapshot
 
 #[test]
-fn a_lease_that_was_not_bound_does_not_show_the_bind_of_the_last_one() {
+fn an_unbound_lease_does_not_show_the_bind_of_the_previous_one() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
@@ -1521,7 +1527,7 @@ fn a_lease_that_was_not_bound_does_not_show_the_bind_of_the_last_one() {
 }
 
 #[test]
-fn an_account_that_is_not_needed_any_more_is_no_trouble() {
+fn an_account_that_is_no_longer_needed_is_not_a_trouble() {
     let mut bench = Bench::stored(LONG);
     bench.fails("bind", Retry::LeaseRefused);
     bench.fails("token", Retry::Backoff);
@@ -1532,7 +1538,7 @@ fn an_account_that_is_not_needed_any_more_is_no_trouble() {
 }
 
 #[test]
-fn a_source_that_has_its_port_again_is_reported_too() {
+fn a_source_that_has_its_port_again_is_reported() {
     let mut bench = Bench::following();
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.moves();
@@ -1554,7 +1560,7 @@ fn a_stop_after_a_lost_reply_to_the_first_half_brings_the_client_back() {
     bench.pass(6);
     bench.reads(PORT.into());
     bench.fails("bounce away", Retry::CredentialsRejected);
-    assert_eq!(bench.keeper.unfinished_bounce(), None, "a password that was rejected is not tried again");
+    assert_eq!(bench.keeper.unfinished_bounce(), None, "rejected credentials are not sent again");
 
     let mut bench = Bench::stored(LONG);
     bench.binds();
@@ -1568,7 +1574,7 @@ fn a_stop_after_a_lost_reply_to_the_first_half_brings_the_client_back() {
 }
 
 #[test]
-fn a_port_that_is_not_wanted_any_more_is_given_up_when_another_one_is_bound() {
+fn an_unwanted_port_is_given_up_when_a_new_one_is_bound() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
@@ -1584,8 +1590,8 @@ fn a_port_that_is_not_wanted_any_more_is_given_up_when_another_one_is_bound() {
 }
 
 #[test]
-fn a_port_is_kept_where_another_one_cannot_be_had() {
-    // Not given.
+fn a_port_is_kept_if_there_is_no_new_one() {
+    // No signature.
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
@@ -1598,7 +1604,7 @@ fn a_port_is_kept_where_another_one_cannot_be_had() {
     bench.pass(301);
     bench.binds();
     bench.listens();
-    // Not bound.
+    // No bind.
     bench.keeper.force_renewal(bench.now);
     let lease = Lease { port: 50002, ..bench.lease(LONG) };
     bench.completes("sign", Completed::Leased(lease));
@@ -1607,7 +1613,7 @@ fn a_port_is_kept_where_another_one_cannot_be_had() {
     assert!(matches!(bench.binds().notice, Some((_, Notice::Bound(PORT)))));
     assert_eq!(bench.keeper.port_to_listen_on(), Some(PORT));
     assert!(!bench.keeper.has_troubles());
-    // Somebody else's.
+    // A followed port.
     let mut bench = Bench::following();
     bench.keeper.force_renewal(bench.now);
     assert_eq!(bench.next(), "poll");
