@@ -1,8 +1,8 @@
-//! The errors of everything that can fail after the settings were accepted, with the advice that does for any remote.
+//! Errors of everything that can fail once the settings are accepted, with general advice that fits any remote.
 //!
-//! An error names the call, the cause, what it means for the next try and what to do. Whoever makes it knows its remote and may
-//! know better than the general rows in here, which name none. Nothing in here holds a secret: causes carry figures, names
-//! that a certificate shows to everybody, and excerpts of replies that were redacted when they were read.
+//! An error names the call, the cause, the consequence for the next attempt, and what to do. The module that creates an error
+//! knows its remote and may override the general advice in this file, which names no remote. No error holds a secret: causes
+//! carry figures, names from public certificates, and excerpts of replies that were redacted when they were read.
 
 use std::fmt;
 use std::io;
@@ -15,17 +15,12 @@ use crate::time::rfc3339;
 /// The part of an exchange in which a deadline fired or a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Looking up a name.
     Lookup,
-    /// TCP connect.
     Connect,
-    /// TLS handshake.
     Handshake,
-    /// Sending the request.
     Send,
-    /// Waiting for and reading the head of the reply.
+    /// Waiting for the head of the reply and reading it.
     Head,
-    /// Reading the body of the reply.
     Body,
 }
 
@@ -56,15 +51,15 @@ pub enum Call {
     StoreLease,
     /// Finding the route to the gateway.
     Route,
-    /// Asking the program that leases the port in our place.
+    /// Asking the program that leases the port instead of us.
     PollSource,
-    /// Asking for a port what does not have one: a bug of ours.
+    /// Asking the wrong provider for a port: a bug in this program.
     WrongProvider,
     /// Comparing the client's listen port with the leased one.
     ClientPort,
     /// Inspecting the client's socket.
     ClientSocket,
-    /// A client's own call, in that client's words.
+    /// A call to a torrent client, named in that client's terms.
     Client(&'static str),
     /// Sending a notification to the URL in this variable.
     Notify(&'static str),
@@ -89,199 +84,162 @@ impl fmt::Display for Call {
     }
 }
 
-/// What somebody shows to be let in.
+/// Kind of credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMethod {
-    /// User name and password.
     Password,
-    /// An API key.
     ApiKey,
 }
 
-/// What went wrong.
 #[derive(Debug)]
 pub enum Cause {
-    /// A name could not be resolved.
     Lookup {
-        /// The name.
         name: String,
-        /// The resolver's words.
         error: String,
     },
-    /// No TCP connection.
     Connect {
         /// `host:port` as dialled.
         to: String,
-        /// The system's error.
         error: io::Error,
     },
-    /// The deadline of the request passed.
     Timeout {
-        /// What was going on.
         phase: Phase,
-        /// The whole deadline.
+        /// The whole deadline, not the time spent in `phase`.
         after: Duration,
     },
-    /// The remote ended the connection too early.
+    /// The remote closed the connection too early.
     Closed {
-        /// What was going on.
         phase: Phase,
     },
-    /// The kernel knows no route to an address.
+    /// The kernel has no route to the address.
     NoRoute {
         /// `host:port` or the address.
         to: String,
-        /// The system's error.
         error: io::Error,
     },
-    /// We were asked to end.
+    /// The user or the system asked this program to stop.
     Stopping,
-    /// It was given up, because the route to the remote is another one now.
+    /// Cancelled because the route to the remote has changed.
     RouteChanged,
     /// Any other failure of the connection.
     Broken {
-        /// What was going on.
         phase: Phase,
-        /// The system's error.
         error: io::Error,
     },
-    /// The certificate is not for the configured name.
     NameMismatch {
-        /// The name that was asked for.
         expected: String,
-        /// The names that the certificate does carry.
         carried: Vec<String>,
     },
     /// The certificate does not lead to a trusted root.
     UnknownIssuer,
-    /// The certificate's time is over, by our clock.
     CertificateExpired {
-        /// Our clock when the certificate was refused.
+        /// This system's clock when the certificate was refused.
         at: Timestamp,
     },
-    /// The certificate's time has not begun, by our clock.
     CertificateNotYetValid {
-        /// Our clock when the certificate was refused.
+        /// This system's clock when the certificate was refused.
         at: Timestamp,
     },
-    /// Several servers that would do were tried, and each one failed; never empty.
+    /// Several equivalent servers were tried, and each one failed; never empty.
     AllFailed(Vec<Attempt>),
-    /// Another certificate came than the one that is known by its SHA-256.
+    /// The SHA-256 of a certificate differs from the one that we know.
     WrongCertificate {
-        /// What it has.
         found: String,
-        /// What it should have.
         wanted: String,
     },
-    /// The remote does not speak TLS.
     NotTls,
     /// Any other TLS failure, in rustls' words.
     Tls(String),
-    /// The remote does not speak HTTP.
     NotHttp,
-    /// A reply beyond our limits.
     TooLarge {
-        /// What was too large: head or body.
+        /// `head` or `body`.
         what: &'static str,
-        /// The limit in bytes.
+        /// Bytes.
         limit: usize,
     },
-    /// A malformed reply: the field and what is wrong with it.
+    /// A malformed field of a reply.
     Field {
-        /// The field's name in the protocol.
+        /// Name in the protocol.
         field: &'static str,
-        /// What is wrong; never the value of a secret field.
+        /// Never contains the value of a secret field.
         problem: String,
     },
-    /// A reply that is no success.
+    /// An unsuccessful reply.
     Http {
-        /// The HTTP status.
         status: u16,
-        /// What may be shown of the body.
+        /// The part of the body that may be shown.
         excerpt: String,
-        /// `Retry-After`, when it was sent.
         retry_after: Option<Duration>,
     },
-    /// User name, password or API key are not accepted.
     CredentialsRejected {
-        /// Which of them.
         what: AuthMethod,
-        /// It was said a while ago, and not asked again.
+        /// Rejected a while ago, and not sent again since.
         before: bool,
     },
-    /// There are no credentials, and they are needed.
+    /// Credentials are required, but none are set.
     NoCredentials,
     /// Too many logins.
     LockedOut {
-        /// How long to wait, when the remote said so.
         retry_after: Option<Duration>,
     },
-    /// A file cannot be read or written.
     File {
-        /// Its path.
         path: String,
-        /// The system's error.
         error: io::Error,
     },
-    /// An HTTP status that is no success, with a body that may not be shown.
+    /// An unsuccessful HTTP status whose body must not be shown.
     HttpStatus(u16),
-    /// No tunnel in which to find the gateway.
+    /// There is no tunnel in which to find the gateway.
     NoTunnel,
-    /// The torrent client does not accept our Host header.
+    /// The torrent client rejects our Host header.
     HostRejected {
-        /// The HTTP status of its reply.
         status: u16,
     },
-    /// The web interface of the torrent client has no connection to its daemon.
+    /// The torrent client's web interface has no connection to its daemon.
     NotConnected,
-    /// The web interface of the torrent client has no daemon to connect to.
+    /// The torrent client's web interface has no daemon to connect to.
     NoDaemon,
-    /// What only this remote can do wrong, in words that stay the same while it repeats.
+    /// A failure that only one remote can have; its text stays the same while the failure repeats.
     Other(String),
 }
 
 /// One of several servers that were tried.
 #[derive(Debug)]
 pub struct Attempt {
-    /// Which one, for people.
+    /// The server, as shown to the user.
     pub at: String,
-    /// Why it did not do.
     pub error: Error,
 }
 
-/// What a failure means for the next try.
+/// Consequence of a failure for the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Try again after the backoff.
     Backoff,
-    /// The remote said when to come back.
+    /// The remote named the wait.
     After(Duration),
-    /// Locked out after too many logins.
+    /// Too many logins.
     LockedOut {
-        /// For how long, if the remote said so.
         retry_after: Option<Duration>,
     },
-    /// User name, password or key are wrong, or we are banned: trying again makes it worse.
+    /// Wrong credentials or a ban: trying again makes things worse.
     CredentialsRejected,
-    /// The token is not accepted.
     TokenRefused,
-    /// The lease is not accepted, so that only another one helps.
+    /// Only a different lease helps.
     LeaseRefused,
     /// The remote refused for a reason of its own.
     Refused,
 }
 
 impl Cause {
-    /// In the words that are left where it was is said already.
+    /// Short text for a line that has named the server already.
     fn brief(&self) -> String {
         match self {
             Self::Connect { error, .. } | Self::NoRoute { error, .. } => io_message(error),
-            Self::Lookup { error, .. } => format!("no address for that name, {error}"),
+            Self::Lookup { error, .. } => format!("cannot resolve the name: {error}"),
             cause => cause.to_string(),
         }
     }
 
-    /// The one that says most, where there are several.
+    /// The most informative cause if this one consists of several.
     pub fn most_informative(&self) -> &Self {
         match self {
             Self::AllFailed(attempts) => {
@@ -291,12 +249,11 @@ impl Cause {
         }
     }
 
-    /// A malformed field of a reply.
     pub fn field(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Field { field, problem: problem.into() }
     }
 
-    /// Without what changes from one attempt to the next.
+    /// Text without the parts that change from one attempt to the next.
     fn fingerprint(&self) -> String {
         match self {
             Self::Http { status, .. } => format!("HTTP {status}"),
@@ -314,11 +271,11 @@ impl Cause {
         }
     }
 
-    /// How much it says: a server that answers, if wrongly, says more than one that refuses, and that more than silence.
+    /// How informative the cause is: an answer, even a wrong one, beats a refusal, and a refusal beats silence.
     fn rank(&self) -> u8 {
         match self {
             Self::NoRoute { .. } | Self::Timeout { .. } => 0,
-            // Without names nobody is found, and who can be reached without one is asked last.
+            // Without DNS no server is found by name, and servers with fixed addresses are tried last.
             Self::Lookup { .. } => 1,
             Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
             _ => 2,
@@ -336,16 +293,16 @@ impl Cause {
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::Lookup { .. } => "check the name; if it is right, DNS does not work here: check /etc/resolv.conf",
-            Self::CertificateExpired { .. } | Self::CertificateNotYetValid { .. } => "set this system's clock",
-            Self::LockedOut { .. } => "nothing to do: it is tried again when the lockout is over",
+            Self::Lookup { .. } => "check the name; if it is right, check DNS (/etc/resolv.conf)",
+            Self::CertificateExpired { .. } | Self::CertificateNotYetValid { .. } => "check this system's clock",
+            Self::LockedOut { .. } => "nothing to do: wait until the lockout is over",
             Self::Timeout { .. } | Self::Closed { .. } | Self::Broken { .. } => {
-                "nothing to do if it passes: it is tried again; else check the network"
+                "if this keeps happening, check the network"
             }
             Self::TooLarge { .. } | Self::Field { .. } | Self::NotHttp => {
-                "something else than expected answers: check the address"
+                "a different program may have answered: check the address"
             }
-            _ => "nothing to do if it passes: it is tried again",
+            _ => "if this keeps happening, check the server",
         }
     }
 }
@@ -359,32 +316,32 @@ impl fmt::Display for Cause {
                 write!(f, "no answer within {} s while {phase}", after.as_secs())
             }
             Self::Closed { phase } => write!(f, "the connection was closed while {phase}"),
-            Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", io_message(error)),
-            Self::Stopping => f.write_str("not asked any more, because we were asked to end"),
+            Self::NoRoute { to, error } => write!(f, "no route to {to}: {}", io_message(error)),
+            Self::Stopping => f.write_str("cancelled because this program is stopping"),
             Self::Broken { phase, error } => write!(f, "{} while {phase}", io_message(error)),
             Self::NameMismatch { expected, carried } if carried.is_empty() => {
-                write!(f, "the certificate carries no name at all, {expected} was asked for")
+                write!(f, "the certificate contains no name, expected {expected}")
             }
             Self::NameMismatch { expected, carried } => {
                 write!(f, "the certificate is for {}, not for {expected}", carried.join(", "))
             }
-            Self::UnknownIssuer => f.write_str("the certificate is not signed by the CA that it should be"),
+            Self::UnknownIssuer => f.write_str("the certificate is not signed by the expected CA"),
             Self::CertificateExpired { at } => {
-                write!(f, "the certificate has expired by this system's clock ({})", rfc3339(*at))
+                write!(f, "the certificate has expired according to this system's clock ({})", rfc3339(*at))
             }
             Self::CertificateNotYetValid { at } => {
-                write!(f, "the certificate is not valid yet by this system's clock ({})", rfc3339(*at))
+                write!(f, "the certificate is not valid yet according to this system's clock ({})", rfc3339(*at))
             }
             Self::AllFailed(attempts) => {
-                write!(f, "{} were tried in vain", attempts.len())?;
+                write!(f, "all {} attempts failed", attempts.len())?;
                 most_informative(attempts)
-                    .map_or(Ok(()), |Attempt { at, error }| write!(f, ", {at}: {}", error.cause.brief()))
+                    .map_or(Ok(()), |Attempt { at, error }| write!(f, "; {at}: {}", error.cause.brief()))
             }
-            Self::WrongCertificate { .. } => f.write_str("another certificate came in its place"),
-            Self::RouteChanged => f.write_str("given up, because the tunnel has changed"),
-            Self::NotTls => f.write_str("whoever answers does not speak TLS"),
+            Self::WrongCertificate { .. } => f.write_str("received a different certificate than expected"),
+            Self::RouteChanged => f.write_str("cancelled because the tunnel changed"),
+            Self::NotTls => f.write_str("the server does not speak TLS"),
             Self::Tls(text) => write!(f, "TLS: {text}"),
-            Self::NotHttp => f.write_str("whoever answers does not speak HTTP"),
+            Self::NotHttp => f.write_str("the server does not speak HTTP"),
             Self::TooLarge { what, limit } => {
                 write!(f, "the {what} of the reply is larger than {limit} bytes")
             }
@@ -395,33 +352,33 @@ impl fmt::Display for Cause {
             Self::Http { status, excerpt, .. } => write!(f, "HTTP {status}: {excerpt}"),
             Self::CredentialsRejected { what, before } => {
                 f.write_str(match what {
-                    AuthMethod::Password => "wrong user name or password",
-                    AuthMethod::ApiKey => "the API key is not accepted",
+                    AuthMethod::Password => "user name or password rejected",
+                    AuthMethod::ApiKey => "API key rejected",
                 })?;
-                f.write_str(if *before { ", as it said a while ago" } else { "" })
+                f.write_str(if *before { " a while ago" } else { "" })
             }
-            Self::NoCredentials => f.write_str("a password is needed and none is set"),
+            Self::NoCredentials => f.write_str("a password is required, but none is set"),
             Self::LockedOut { retry_after: Some(wait) } => {
-                write!(f, "locked out after too many logins, for {} s", wait.as_secs())
+                write!(f, "locked out for {} s after too many logins", wait.as_secs())
             }
             Self::LockedOut { retry_after: None } => f.write_str("locked out after too many logins"),
             Self::File { path, error } => write!(f, "{path}: {}", io_message(error)),
             Self::HttpStatus(status) => write!(f, "HTTP {status}"),
-            Self::NoTunnel => f.write_str("no VPN tunnel is up here"),
-            Self::HostRejected { status } => write!(f, "the Host header is not accepted (HTTP {status})"),
-            Self::NotConnected => f.write_str("its web interface cannot connect to the daemon"),
-            Self::NoDaemon => f.write_str("its web interface knows no daemon"),
+            Self::NoTunnel => f.write_str("no VPN tunnel is up on this machine"),
+            Self::HostRejected { status } => write!(f, "HTTP {status}: the Host header was rejected"),
+            Self::NotConnected => f.write_str("the web interface is not connected to its daemon"),
+            Self::NoDaemon => f.write_str("the web interface has no daemon to connect to"),
             Self::Other(words) => f.write_str(words),
         }
     }
 }
 
-/// The attempt that says most; of equals the first.
+/// The most informative attempt; the first one wins a tie.
 fn most_informative(attempts: &[Attempt]) -> Option<&Attempt> {
     attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.rank())
 }
 
-/// The system's message without Rust's ` (os error N)`, to be continued in the middle of a sentence.
+/// The system's message without Rust's ` (os error N)`, in a form that fits into the middle of a sentence.
 pub fn io_message(error: &io::Error) -> String {
     let text = error.to_string();
     lower_first(text.split(" (os error").next().unwrap_or(&text))
@@ -438,26 +395,22 @@ pub fn lower_first(text: &str) -> String {
     }
 }
 
-/// A failed call.
 #[derive(Debug)]
 pub struct Error {
     pub call: Call,
-    /// What went wrong.
     pub cause: Cause,
-    /// What it means for the next try.
     pub retry: Retry,
-    /// What the user can do about it.
     pub advice: &'static str,
 }
 
 impl Error {
-    /// An error of `call`, with the meaning and the advice of the general rows.
+    /// An error with the general advice and consequence of its cause.
     pub fn new(call: Call, cause: Cause) -> Self {
         Self { call, retry: cause.retry(), advice: cause.advice(), cause }
     }
 
-    /// The error of `call` when each of `attempts`, which are one or more, has failed. Attempts within them count like the
-    /// rest; meaning and advice are those of the most telling one.
+    /// The error of `call` after every one of `attempts` (at least one) has failed. Nested attempts are flattened; `retry` and
+    /// `advice` come from the most informative one.
     pub fn all_failed(call: Call, attempts: Vec<Attempt>) -> Self {
         let mut flat = Vec::new();
         for Attempt { at, error } in attempts {
@@ -472,24 +425,23 @@ impl Error {
         Self { call, cause, retry, advice }
     }
 
-    /// The same with another meaning.
     #[must_use]
     pub fn with_retry(self, retry: Retry) -> Self {
         Self { retry, ..self }
     }
 
-    /// The same with better advice, if there is any.
+    /// Replaces the advice if there is a better one.
     #[must_use]
     pub fn advise(self, advice: Option<&'static str>) -> Self {
         Self { advice: advice.unwrap_or(self.advice), ..self }
     }
 
-    /// What one line has no room for, a line each: what was tried, by how it failed, and figures to compare.
+    /// Further lines to show below the error: failed attempts, grouped by reason, and hashes to compare.
     pub fn details(&self) -> Vec<String> {
         let attempts = match &self.cause {
             Cause::AllFailed(attempts) => attempts,
             Cause::WrongCertificate { found, wanted } => {
-                return vec![format!("its SHA-256 is {found}"), format!("it should be {wanted}")];
+                return vec![format!("received SHA-256: {found}"), format!("expected SHA-256: {wanted}")];
             }
             _ => return Vec::new(),
         };
@@ -501,10 +453,10 @@ impl Error {
                 None => groups.push((reason, vec![at])),
             }
         }
-        groups.into_iter().map(|(reason, places)| format!("tried in vain: {}: {reason}", places.join(", "))).collect()
+        groups.into_iter().map(|(reason, places)| format!("failed attempts: {}: {reason}", places.join(", "))).collect()
     }
 
-    /// The error without what changes from one attempt to the next, to tell a repetition from something new.
+    /// Text without the parts that change from one attempt to the next, to distinguish a repetition from a new failure.
     pub fn fingerprint(&self) -> String {
         format!("{}: {}", self.call, self.cause.fingerprint())
     }
@@ -593,29 +545,29 @@ mod tests {
             (broken(Phase::Send), "connection reset while sending the request"),
             (timeout(Phase::Head), "no answer within 10 s while waiting for the reply"),
             (timeout(Phase::Body), "no answer within 10 s while reading the reply"),
-            (mismatch(&[]), "the certificate carries no name at all, mexico was asked for"),
+            (mismatch(&[]), "the certificate contains no name, expected mexico"),
             (mismatch(&["mexico409", "x"]), "the certificate is for mexico409, x, not for mexico"),
-            (Cause::UnknownIssuer, "the certificate is not signed by the CA that it should be"),
-            (Cause::NotTls, "whoever answers does not speak TLS"),
+            (Cause::UnknownIssuer, "the certificate is not signed by the expected CA"),
+            (Cause::NotTls, "the server does not speak TLS"),
             (Cause::Tls("no cipher".to_owned()), "TLS: no cipher"),
-            (Cause::NotHttp, "whoever answers does not speak HTTP"),
+            (Cause::NotHttp, "the server does not speak HTTP"),
             (Cause::TooLarge { what: "body", limit: 9 }, "the body of the reply is larger than 9 bytes"),
             (Cause::field("payload", "is missing"), "bad reply: payload is missing"),
             (http(502, ""), "HTTP 502, empty body"),
             (http(502, "later"), "HTTP 502: later"),
-            (Cause::CredentialsRejected { what: AuthMethod::Password, before: false }, "wrong user name or password"),
             (
-                Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: true },
-                "the API key is not accepted, as it said a while ago",
+                Cause::CredentialsRejected { what: AuthMethod::Password, before: false },
+                "user name or password rejected",
             ),
-            (Cause::NoCredentials, "a password is needed and none is set"),
-            (locked(Some(59)), "locked out after too many logins, for 59 s"),
+            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: true }, "API key rejected a while ago"),
+            (Cause::NoCredentials, "a password is required, but none is set"),
+            (locked(Some(59)), "locked out for 59 s after too many logins"),
             (locked(None), "locked out after too many logins"),
             (Cause::HttpStatus(502), "HTTP 502"),
-            (Cause::NoTunnel, "no VPN tunnel is up here"),
-            (Cause::HostRejected { status: 421 }, "the Host header is not accepted (HTTP 421)"),
-            (Cause::NotConnected, "its web interface cannot connect to the daemon"),
-            (Cause::NoDaemon, "its web interface knows no daemon"),
+            (Cause::NoTunnel, "no VPN tunnel is up on this machine"),
+            (Cause::HostRejected { status: 421 }, "HTTP 421: the Host header was rejected"),
+            (Cause::NotConnected, "the web interface is not connected to its daemon"),
+            (Cause::NoDaemon, "the web interface has no daemon to connect to"),
             (Cause::Other("it is odd".to_owned()), "it is odd"),
             (file(), "/port: permission denied"),
         ] {
@@ -624,8 +576,8 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_out_of_its_time_shows_our_clock_of_then() {
-        let clock = "by this system's clock (2026-11-28T07:37:28Z)";
+    fn an_expired_or_future_certificate_shows_the_clock_at_the_time_of_the_check() {
+        let clock = "according to this system's clock (2026-11-28T07:37:28Z)";
         for (cause, problem) in [
             (expired(), "the certificate has expired"),
             (Cause::CertificateNotYetValid { at: moment() }, "the certificate is not valid yet"),
@@ -666,28 +618,28 @@ mod tests {
             assert_eq!(all(causes).retry, Retry::After(Duration::from_secs(9)));
         }
         let refused = connect(io::ErrorKind::ConnectionRefused);
-        assert_eq!(all(vec![refused, lookup()]).advice, "nothing to do if it passes: it is tried again");
-        assert!(all(vec![lookup(), silent()]).advice.contains("DNS"), "the first of equals");
-        // What one attempt brings along counts like the rest.
+        assert_eq!(all(vec![refused, lookup()]).advice, "if this keeps happening, check the server");
+        assert!(all(vec![lookup(), silent()]).advice.contains("DNS"), "the most informative one, not the last");
+        // Nested attempts count like the rest.
         let inner = Attempt { at: "y".to_owned(), error: all(vec![silent(), expired()]) };
         let nested = Error::all_failed(Call::Login, vec![attempt(lookup()), inner]);
         assert!(
-            nested.to_string().starts_with("PIA login: 3 were tried in vain, x: the certificate has expired"),
+            nested.to_string().starts_with("PIA login: all 3 attempts failed; x: the certificate has expired"),
             "{nested}"
         );
         assert_eq!(nested.details().len(), 3, "{:?}", nested.details());
         let twice = all(vec![silent(), silent(), lookup()]);
-        assert_eq!(twice.details()[0], "tried in vain: x, x: no answer within 10 s while connecting");
-        assert_eq!(nested.advice, "set this system's clock");
+        assert_eq!(twice.details()[0], "failed attempts: x, x: no answer within 10 s while connecting");
+        assert_eq!(nested.advice, "check this system's clock");
         assert!(nested.fingerprint().contains("x: no answer within 10 s while connecting; x: certificate expired"));
         assert_eq!(all(vec![silent()]).to_string(), "PIA login: no answer within 10 s while connecting");
     }
 
     #[test]
-    fn the_maker_of_an_error_can_override_retry_and_advice() {
+    fn callers_can_override_retry_and_advice() {
         let error = Error::new(Call::Route, locked(Some(7)));
         assert_eq!(error.retry, Retry::LockedOut { retry_after: Some(Duration::from_secs(7)) });
-        assert_eq!(error.advice, "nothing to do: it is tried again when the lockout is over");
+        assert_eq!(error.advice, "nothing to do: wait until the lockout is over");
         let error = error.with_retry(Retry::Backoff).advise(None);
         assert_eq!(error.retry, Retry::Backoff);
         assert_eq!(error.advise(Some("better")).advice, "better");

@@ -1,16 +1,16 @@
-//! The type that keeps secrets out of logs: no `Display`, a `Debug` that says nothing, and the judge of replies that may
-//! echo them.
+//! The type that keeps secrets out of logs: no `Display`, a `Debug` that shows nothing, and the filter for replies that may
+//! echo a secret.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
 
-/// Bytes: PIA's tokens have 128, qBittorrent's sessions 32, and words less.
+/// Bytes. PIA's tokens have 128, qBittorrent's sessions 32, words fewer than 24.
 const TOKEN_LENGTH: usize = 24;
-/// Letters and digits of a secret in a row that are an echo of it; of a shorter secret all of them.
+/// Consecutive letters and digits of a secret that count as its echo; a shorter secret counts as a whole.
 const ECHO_LENGTH: usize = 6;
-/// Letters and digits. A secret with fewer could not be distinguished from any other text.
+/// Letters and digits. A secret with fewer cannot be distinguished from ordinary text.
 const MIN_COMPARABLE: usize = 4;
 
 /// A password, token, payload, signature, cookie or API key.
@@ -18,18 +18,18 @@ const MIN_COMPARABLE: usize = 4;
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps `value`; from here on it leaves only through [`Secret::expose`].
+    /// Wraps `value`, which can then be read only through [`Secret::expose`].
     pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
 
-    /// The value itself, for a request or a 0600 file and nothing else.
+    /// The value, for a request or a 0600 file and nothing else.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// What is compared of it: letters and digits, as it is and in base64. There each begins at another bit, depending on
-    /// what stands before it (`user:password`); the characters that belong to its neighbours as well are left out.
+    /// Letters and digits to compare: plain, and in base64 at each of its three bit offsets, which depend on the text before the
+    /// secret (`user:password`). Base64 characters that also encode neighbouring text are left out.
     fn forms(&self) -> [Vec<u8>; 4] {
         let encoded = |before: usize| {
             let bytes = [&[0; 2][..before], self.0.trim().as_bytes()].concat();
@@ -41,12 +41,12 @@ impl Secret {
     }
 }
 
-/// The first `limit` characters of `text`, none where they might give one of `secrets` away, or something that looks like a
-/// secret: a server may say one that we do not know yet.
+/// The first `limit` characters of `text`; `None` if they might reveal one of `secrets`, or anything that looks like a secret: a
+/// server may send one that we do not know yet.
 ///
-/// Nothing is cut out and nothing is decoded, because for both every way to write a character would have to be known. Instead
-/// any piece of a secret, in plain text or in base64, and any character with which an escape begins hide it all. As much
-/// again as is shown is looked at, for what the limit cuts through.
+/// Nothing is cut out or decoded, because both would require knowing every way to write a character. Instead, the whole text is
+/// hidden by any piece of a secret, in plain text or in base64, and by any character that begins an escape. The search covers
+/// twice the limit, so that it finds a secret that the limit cuts in two.
 pub fn safe_excerpt<'a>(text: &'a str, secrets: &[Secret], limit: usize) -> Option<&'a str> {
     let first = |count| text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end]);
     let seen = first(2 * limit);
@@ -54,14 +54,14 @@ pub fn safe_excerpt<'a>(text: &'a str, secrets: &[Secret], limit: usize) -> Opti
     (!hidden).then(|| first(limit))
 }
 
-/// Whether as many characters are without a space or a sentence's mark as only base64 and hexadecimal have, with escapes or
-/// without.
+/// Whether `text` contains a run without spaces or punctuation that is too long for a word: base64 or hexadecimal, with or without
+/// escapes.
 fn holds_token(text: &str) -> bool {
     let between = |c: char| !c.is_ascii_alphanumeric() && !"+/-_=%\\".contains(c);
     text.split(between).any(|run| run.len() >= TOKEN_LENGTH)
 }
 
-/// Of a URL or a form, JSON or a program's string, HTML.
+/// Escapes of URLs and forms (`%`), of JSON and other string literals (`\`), or of HTML (`&`).
 fn holds_escape(text: &str) -> bool {
     text.contains(['%', '\\', '&'])
 }
@@ -73,13 +73,13 @@ fn echoes(text: &str, secrets: &[Secret]) -> bool {
         if length < MIN_COMPARABLE {
             return true;
         }
-        // Looked up instead of searched for: a hostile server can make secrets long.
+        // A set instead of a search per piece: a hostile server can make secrets long.
         let pieces: HashSet<&[u8]> = text.windows(length).collect();
         form.windows(length).any(|piece| pieces.contains(piece))
     })
 }
 
-/// What survives every change of case, line break and wrong character set.
+/// The characters that survive changes of case, line breaks and wrong character sets.
 fn alphanumeric(text: &str) -> Vec<u8> {
     text.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect()
 }
@@ -117,7 +117,7 @@ mod tests {
             r"hunter\x272",
             r"hunter\u00272",
             r"hunter\'2",
-            // Alone, behind one and behind two other characters.
+            // Alone, after one and after two other characters.
             "aHVudGVyJzI=",
             "Omh1bnRlcicy",
             "YTpodW50ZXInMg",

@@ -1,7 +1,7 @@
-//! Text of servers and users on its way to a log or a terminal.
+//! Makes text from servers and users safe for logs and terminals.
 
-/// `text` with `?` for whatever could end a line, move a cursor, or show something else than what stands there: control
-/// characters, line and paragraph separators, invisible characters, and those that turn the direction of writing.
+/// `text` with `?` in place of each character that could end a line, move the cursor, or disguise the text: control characters,
+/// line and paragraph separators, invisible characters, and changes of the writing direction.
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if is_printable(c) { c } else { '?' }).collect()
 }

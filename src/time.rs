@@ -1,32 +1,31 @@
-//! What time it is. Time enters at one seam, [`Now`]; the wall clock is the system's, unless a server shows that it is evidently
-//! wrong: routers boot in 1970.
+//! Time enters at one seam, [`Now`]. The wall clock is the system's, unless a server shows that it is clearly wrong: routers boot
+//! in 1970.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Clocks that are kept by NTP differ by far less; what we judge by this, leases, lasts two months.
+/// Clocks kept by NTP differ by far less, and the leases that we judge by the clock last two months.
 const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// Seconds since 1970: 2026-01-01. This program is younger: an earlier clock is wrong, whosever it is.
+/// Seconds since 1970: 2026-01-01. This program is younger, so any earlier clock is wrong.
 const TOO_EARLY: i64 = 1_767_225_600;
-/// Seconds since 1970: 2100-01-01, long after PIA's CA has ended.
+/// Seconds since 1970: 2100-01-01, long after PIA's CA expires.
 const TOO_LATE: i64 = 4_102_444_800;
 
-/// One moment by both clocks: intervals go by `mono`, expiry by `wall`.
+/// One moment on both clocks: `mono` is for intervals, `wall` for expiry.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     /// Never jumps.
     pub mono: Instant,
-    /// UTC, may jump.
+    /// UTC; may jump.
     pub wall: Timestamp,
 }
 
-/// This moment.
 pub fn now() -> Now {
     Now { mono: Instant::now(), wall: Timestamp::now() }
 }
 
-/// A time as the log and the status show it: RFC 3339, UTC, to the second.
+/// RFC 3339, UTC, to the second, as in the log and the status.
 pub fn rfc3339(time: Timestamp) -> String {
     format!("{time:.0}")
 }
@@ -44,33 +43,31 @@ pub fn human_duration(duration: Duration) -> String {
     if second.0 == 0 { part(first) } else { format!("{} {}", part(first), part(second)) }
 }
 
-/// What is known of the error of the system's clock.
+/// Correction of the system's clock.
 #[derive(Debug, Default)]
 pub struct Clock {
-    /// What the system's clock lacks; zero while it is not evidently wrong.
+    /// Lag of the system's clock, negative if it is ahead; zero while it is not clearly wrong.
     behind: SignedDuration,
 }
 
-/// The system's clock differs from a server's, or does so no more.
+/// The system's clock begins to differ from a server's, or agrees again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockChange {
-    /// It begins to differ by this much, or differs by another amount after it was set.
     Wrong {
-        /// What it lacks; negative when it is ahead.
+        /// Negative if the system's clock is ahead.
         behind: SignedDuration,
     },
-    /// It agrees again.
     Correct,
 }
 
 impl Clock {
-    /// The same moment with the wall clock corrected.
+    /// `now` with its wall clock corrected.
     pub fn correct(&self, now: Now) -> Now {
         Now { wall: now.wall.saturating_add(self.behind).unwrap_or(Timestamp::MAX), ..now }
     }
 
-    /// Compares the system's clock with `date`, what a server that has proved itself just said. Leases end by that server's
-    /// clock, so where the two differ it is the one to go by; tells when they begin and end to differ.
+    /// Compares the system's clock with `date`, which an authenticated server has just sent. Leases end by that server's clock, so
+    /// it wins if the two differ. Returns a change only when they begin or cease to differ.
     pub fn compare(&mut self, date: SystemTime, now: Now) -> Option<ClockChange> {
         let date = Timestamp::try_from(date).ok().filter(|date| (TOO_EARLY..TOO_LATE).contains(&date.as_second()))?;
         let behind = date.duration_since(now.wall);
@@ -82,7 +79,7 @@ impl Clock {
         }
     }
 
-    /// The system's clock was set: what was known of its error is not any more.
+    /// Drops the correction, because the system's clock was set.
     pub fn forget(&mut self) {
         self.behind = SignedDuration::ZERO;
     }
@@ -105,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_evident_skew_is_corrected() {
+    fn only_a_large_skew_is_corrected() {
         assert_eq!(behind("2026-11-24T12:05:00Z", "2026-11-24T12:00:00Z"), 0);
         assert_eq!(behind("2026-11-24T12:05:01Z", "2026-11-24T12:00:00Z"), 301);
         assert_eq!(behind("2026-11-24T12:00:00Z", "2027-11-24T12:00:00Z"), -365 * 86400);
@@ -113,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_with_a_date_in_the_past_is_not_believed() {
+    fn a_server_date_in_the_past_is_ignored() {
         assert_eq!(behind("1970-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
         assert_eq!(behind("2025-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
         assert_ne!(behind("2026-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
     }
 
     #[test]
-    fn nor_is_one_with_a_date_in_the_far_future() {
+    fn a_server_date_in_the_far_future_is_ignored() {
         assert_eq!(behind("2100-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
         assert_ne!(behind("2099-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
     }
@@ -141,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_is_believed_again() {
+    fn a_clock_that_was_set_is_trusted_again() {
         let mut clock = Clock::default();
         let now = at("2026-11-24T12:00:00Z");
         clock.compare((now.wall + SignedDuration::from_hours(2)).into(), now);
