@@ -1,4 +1,4 @@
-//! The health of this moment: what is known, and what the kernel says of it now.
+//! Current health: what the status document records, checked against what the kernel shows now.
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use crate::pia::discover;
 use crate::state::Presence;
 use crate::views::status::{Health, Status};
 
-/// How whoever wrote `status` is doing, `presence` says whether they run.
+/// Health of the process that wrote `status`; `presence` records whether that process still runs.
 pub fn check(status: &Status, presence: &Presence) -> Health {
     let network = Network::snapshot();
     let route = route(status, &network);
@@ -18,15 +18,15 @@ pub fn check(status: &Status, presence: &Presence) -> Health {
     status.health(presence, route, listen_state.as_ref(), Timestamp::now())
 }
 
-/// The same of ourselves.
+/// Health of this process, which certainly runs.
 pub fn check_own(status: &Status) -> Health {
     check(status, &Presence::Running(String::new()))
 }
 
-/// The route that the last bind took, as it is now; none where it was not known then.
+/// The current route to the gateway of the last bind; `None` if that bind recorded no route.
 fn route(status: &Status, network: &Network) -> Option<Result<GatewayRoute, String>> {
     if status.follows && network.is_isolated() {
-        return Some(Err("there is no network device but lo".to_owned()));
+        return Some(Err("only the loopback device is left".to_owned()));
     }
     status.local_address.as_ref()?;
     let route = match &status.gateway {
@@ -36,10 +36,10 @@ fn route(status: &Status, network: &Network) -> Option<Result<GatewayRoute, Stri
     Some(route.map_err(|error| io_message(&error)))
 }
 
-/// Who listens on the port now; none where the kernel did not show the client's socket to the service.
+/// Current sockets on the port; `None` if the kernel did not show the client's socket to the service.
 fn listen_state(status: &Status, network: &Network, route: Option<&GatewayRoute>) -> Option<ListenState> {
     let port = status.port.filter(|_| status.listener_seen)?;
     let sockets = kernel::inspect(network, port, route, false).ok()?;
-    // Where only the kernel tells, a UDP socket on a port that was left is no answer.
+    // With the kernel as the only witness TCP decides: a client may keep a UDP socket on a port that it has left.
     Some(if status.reports_no_listening() { sockets.tcp } else { sockets.listen_state().clone() })
 }

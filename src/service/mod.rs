@@ -1,4 +1,5 @@
-//! The loop: looks at tunnel and clock, does what the keeper asks for, tells what came of it, and waits.
+//! The loop: observes tunnel and clock, runs the steps that the keeper asks for, publishes the outcome, and waits. What to do
+//! next is decided in `keeper`, not here.
 
 pub mod health;
 mod log;
@@ -29,25 +30,23 @@ use log::LogObserver;
 pub use log::{describe_inbound, details, error_lines, truncated, with_advice};
 pub use remotes::Remotes;
 
-/// Between two looks at the tunnel where the kernel does not tell of changes.
+/// Interval between two observations of the tunnel if the kernel does not report changes.
 const TUNNEL_POLL: Duration = Duration::from_secs(15);
-/// From the first of a burst of changes to the look at what came of them: wg-quick's default route comes 40 ms after its device.
+/// Delay from the first of a burst of changes to the observation: wg-quick's default route comes 40 ms after its device.
 const SETTLE: Duration = Duration::from_millis(200);
-/// For the second half of a bounce after a stop was asked for: the exchange itself, and no second one after a late answer.
+/// Time for the second half of a bounce after a stop request: one exchange, and no second one after a late answer.
 const BOUNCE_BACK_LIMIT: Duration = Duration::from_secs(11);
 
-/// Who listens to what the loop does: the log, or `check`.
+/// Observes the loop: the log, or `check`.
 pub trait Observer {
-    /// A step is about to be carried out.
     fn step_started(&mut self, step: &Step);
-    /// A step was carried out, with this result; the keeper's outcome follows.
+    /// Called before the keeper's outcome for `step`.
     fn step_finished(&mut self, step: &Step, result: &Exchange<Completed>, remotes: &Remotes);
-    /// What it or a look has led to.
     fn outcome(&mut self, outcome: &Outcome);
 }
 
 impl Observer for LogObserver {
-    // What is asked of whom is the remotes' to log.
+    // The remotes log their own calls.
     fn step_started(&mut self, _: &Step) {}
     fn step_finished(&mut self, _: &Step, _: &Exchange<Completed>, _: &Remotes) {}
 
@@ -56,52 +55,48 @@ impl Observer for LogObserver {
     }
 }
 
-/// Why the loop has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// A signal asked for it.
     Stopped,
     /// No device but loopback was left for as long as `EXIT_WHEN_ISOLATED` allows.
     Isolated,
 }
 
-/// That another port was asked for.
+/// A pending request for another port.
 #[derive(Default)]
 struct Renewal {
     requesters: Vec<UnixStream>,
     from: Option<u16>,
-    /// What has failed since.
+    /// The last failure since the request.
     reason: Option<String>,
 }
 
-/// The loop and what it needs.
 pub struct Service {
     keeper: Keeper,
     remotes: Remotes,
     state: State,
     interval: Duration,
-    /// What tells of changes; none while nobody looks for long.
+    /// Kernel events; `None` outside [`Service::run`].
     events: Option<Rc<Events>>,
-    /// Where somebody asks for another port; none while nobody stays to hear it.
+    /// Socket for `renew`; `None` outside [`Service::run`], and after an error.
     requests: Option<UnixListener>,
-    /// Another port was asked for, and what has become of that is not known yet.
     renewal: Option<Renewal>,
-    /// Devices and addresses as they were last seen, and when.
+    /// Devices and addresses at `observed_at`.
     network: Network,
     observed_at: Option<Instant>,
-    /// There is something new to be written into the status.
+    /// The status document has to be written again.
     status_dirty: bool,
-    /// That the status cannot be written was said; it is still tried, because disks fill up and empty again.
+    /// A warning about a failed write was logged. Writing goes on, because full disks are cleaned up.
     unwritable: bool,
     notifier: Notifier,
-    /// None for `check`.
+    /// `None` for `check`.
     views: Option<Views>,
-    /// The service manager knows that we are ready.
+    /// The pass was over at the last wait, so the service manager was sent `READY=1`.
     ready: bool,
 }
 
 impl Service {
-    /// For a daemon, which `long_running`, or `once`: tells what it starts with. Reads the stored lease; nothing is sent yet.
+    /// For the daemon (`long_running`) or for `once`. Logs the settings and the stored lease, and sends nothing.
     pub fn new(mut settings: Settings, state: State, long_running: bool) -> (Self, Box<dyn Observer>) {
         for warning in &settings.warnings {
             ::log::warn!("{warning}");
@@ -109,8 +104,8 @@ impl Service {
         let unwritable = files::probe_folder(state.folder()).err();
         if let Some(error) = &unwritable {
             ::log::warn!(
-                "STATE_DIR {}: {}; the lease is kept in memory only, so a restart gets another port, and status and \
-                 healthcheck do not know the state",
+                "STATE_DIR {}: {}; the lease stays in memory: a restart gets a different port, and status and healthcheck \
+                 see nothing; make it writable",
                 state.folder().display(),
                 io_message(error)
             );
@@ -137,7 +132,7 @@ impl Service {
         (service, Box::new(observer))
     }
 
-    /// For `check`, which has words of its own; with `hands_off` the client is left as it is.
+    /// For `check`, which prints rows instead of a log. With `hands_off` the client is not changed.
     pub fn quiet(settings: Settings, state: State, hands_off: bool) -> Self {
         let interval = settings.interval;
         let seed = RandomState::new().build_hasher().finish();
@@ -161,22 +156,20 @@ impl Service {
         }
     }
 
-    /// What is known.
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
     }
 
-    /// The route to the gateway, or into the tunnel, as it is now; none where the gateway is a name that was not looked up yet.
+    /// The current route to the gateway, or into the tunnel; `None` while the gateway is a name that was not looked up yet.
     pub fn route(&self) -> Option<Result<GatewayRoute, Error>> {
         self.remotes.route(&Network::snapshot()).map(|(_, route)| route)
     }
 
-    /// The gateway is to be found.
     pub fn searches_for_gateway(&self) -> bool {
         matches!(&self.remotes.port, PortProvider::Pia(pia) if pia.gateway.is_auto())
     }
 
-    /// The gateway is to be found, and there is no tunnel to find it in.
+    /// The gateway has to be found, and there is no tunnel to search.
     pub fn has_no_tunnel(&self) -> bool {
         match &self.remotes.port {
             PortProvider::Pia(pia) => !pia.gateway.has_candidates(&Network::snapshot()),
@@ -184,19 +177,17 @@ impl Service {
         }
     }
 
-    /// Runs until a signal says stop, or until there is nothing left to run in.
+    /// Runs until a stop signal, or until this network namespace counts as dead.
     pub fn run(&mut self, signals: &Signals, observer: &mut dyn Observer) -> Exit {
         self.notifier = Notifier::from_environment();
-        // What the last run has left says nothing of this one.
+        // The status of the last run does not apply to this one.
         self.write_status(None);
-        // Subscribed before the first look, so that nothing happens in between.
+        // Subscribe before the first observation, so that no change in between is missed.
         let events = self.events.insert(Rc::new(Events::subscribe()));
         if let Some(error) = events.refused() {
             let error = io_message(error);
             let every = TUNNEL_POLL.as_secs();
-            ::log::warn!(
-                "the kernel does not tell of network changes ({error}): the tunnel is looked at every {every} s"
-            );
+            ::log::warn!("cannot subscribe to network changes ({error}); polling the tunnel every {every} s");
         }
         self.requests = self.state.listen_for_requests().inspect_err(|error| ::log::debug!("requests: {error}")).ok();
         let mut exit = Exit::Stopped;
@@ -221,7 +212,7 @@ impl Service {
         exit
     }
 
-    /// One full pass, as by hand: until everything is done (true) or something fails (false).
+    /// Runs one full pass, until everything is done (true) or something fails (false).
     pub fn run_once(&mut self, observer: &mut dyn Observer) -> bool {
         self.remotes.restore_rejections(&mut self.keeper, &self.state, time::now());
         let complete = loop {
@@ -239,7 +230,7 @@ impl Service {
         complete
     }
 
-    /// Writes what `once` has found, and waits until everybody has heard of it.
+    /// Writes the result of `once`, and waits until every notification is delivered or has failed.
     pub fn finish(mut self) {
         self.send_heartbeat(&self.status(time::now()));
         self.write_status(Some(time::now()));
@@ -248,7 +239,7 @@ impl Service {
         }
     }
 
-    /// What fails, a line each.
+    /// Current failures, a line each.
     pub fn problems(&self) -> Vec<String> {
         let snapshot = self.keeper.snapshot();
         let mut lines: Vec<_> = snapshot.troubles.iter().flat_map(|(_, trouble)| error_lines(&trouble.error)).collect();
@@ -266,7 +257,7 @@ impl Service {
         let now = time::now();
         let status = self.status(now);
         self.notify_manager(now, &status);
-        // Where a pass waits in its middle, nothing is certain yet.
+        // In the middle of a pass neither health nor renewal is final.
         if self.ready {
             self.send_heartbeat(&status);
             self.end_renewal();
@@ -300,7 +291,7 @@ impl Service {
         }
     }
 
-    /// Whether somebody asks for another port.
+    /// Accepts a request for another port; true if there was one.
     fn accept_request(&mut self) -> bool {
         match self.requests.as_ref().map(UnixListener::accept) {
             Some(Ok((requester, _))) => {
@@ -308,9 +299,9 @@ impl Service {
                 self.renewal.get_or_insert_default().requesters.push(requester);
                 return true;
             }
-            // Who waits there would wake us again and again.
+            // The pending connection would end every wait at once.
             Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
-                ::log::warn!("requests for another port are not heard any more: {}", io_message(&error));
+                ::log::warn!("no longer accepting renew requests: {}; restart to accept them", io_message(&error));
                 self.requests = None;
             }
             _ => {}
@@ -318,22 +309,22 @@ impl Service {
         false
     }
 
-    /// Another port is wanted than the one that there is.
+    /// Handles the user's request for another port.
     pub fn renew(&mut self) {
-        ::log::info!("asked for another port: a new lease replaces this one when it is bound");
+        ::log::info!("another port was requested; the current one is kept until the new one is bound");
         let from = self.keeper.snapshot().port;
         self.renewal.get_or_insert_default().from = from;
         self.keeper.force_renewal(time::now());
     }
 
-    /// What has become of it, where it was asked for; an error where there is no other port.
+    /// Answers a pending request for another port and returns the result; an error if there is no other port.
     pub fn end_renewal(&mut self) -> Option<Result<String, String>> {
         let Renewal { requesters, from, reason } = self.renewal.take()?;
         let result = match (from, self.keeper.port_to_listen_on()) {
             (Some(from), Some(port)) if from != port => Ok(format!("port {from} -> {port}")),
             (None, Some(port)) => Ok(format!("port {port}")),
             (_, port) => Err(reason.or_else(|| self.problems().into_iter().next()).unwrap_or_else(|| {
-                port.map_or("there is no port".to_owned(), |port| format!("PIA gives port {port} again"))
+                port.map_or("there is no port".to_owned(), |port| format!("PIA assigned port {port} again"))
             })),
         };
         for requester in requesters {
@@ -344,13 +335,13 @@ impl Service {
         Some(result)
     }
 
-    /// The kernel tells nothing of changes.
+    /// The kernel does not report changes.
     fn must_poll(&self) -> bool {
         self.events.as_ref().is_none_or(|events| events.refused().is_some())
     }
 
-    /// Looks at the tunnel if it has changed, or may have, and always at the clock, which costs nothing; true if there is
-    /// something new to decide.
+    /// Observes the tunnel if it may have changed, and the clock in any case, which costs nothing; true if there is something new
+    /// to decide.
     fn observe_if_changed(&mut self, observer: &mut dyn Observer) -> bool {
         let take = |events: &Option<Rc<Events>>| events.as_ref().is_some_and(|events| events.take());
         let mut changed = take(&self.events);
@@ -369,14 +360,14 @@ impl Service {
         outcome.is_some()
     }
 
-    /// Looks at clock and tunnel; true if there is something new to decide.
+    /// Observes clock and tunnel; true if there is something new to decide.
     fn observe(&mut self, observer: &mut dyn Observer) -> bool {
         let now = time::now();
         self.observed_at = Some(now.mono);
         self.network = Network::watched(self.events.as_ref());
         let isolated = self.keeper.observe_devices(now, self.network.is_isolated());
         if isolated {
-            ::log::warn!("no network device but lo is left: if this does not pass, the VPN container was restarted");
+            ::log::warn!("only the loopback device is left; if the VPN container was restarted, restart this one, too");
         }
         let mut outcomes: Vec<_> = self.keeper.observe_clock(now).into_iter().collect();
         if let Some((gateway, route)) = self.remotes.route(&self.network) {
@@ -388,16 +379,16 @@ impl Service {
             }
             self.handle_outcome(outcome, observer);
         }
-        // What is not well any more is shown before it is mended.
+        // Publish the problem before starting to fix it.
         if !outcomes.is_empty() && self.events.is_some() {
             self.write_status(None);
         }
         isolated || !outcomes.is_empty()
     }
 
-    /// What the state is; and at the end of a pass that we are ready, whether it went well or is being tried again.
+    /// Sends the state to the service manager, and at the end of a pass, successful or not, that the service is ready.
     fn notify_manager(&mut self, now: Now, status: &Status) {
-        // Where a client takes its time to show that it listens, a pass waits in its middle.
+        // A pass also waits in its middle, for a client that is slow to listen.
         let over = self.keeper.is_settled(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
         let ready = if over && !std::mem::replace(&mut self.ready, over) { "READY=1\n" } else { "" };
         self.notifier.send(&format!("{ready}STATUS={}", status.one_line()));
@@ -408,7 +399,7 @@ impl Service {
         let result = self.remotes.execute(step, &self.network);
         self.notifier.feed_watchdog();
         let now = time::now();
-        // What was given up for a stop is no failure, nor what will be done in another tunnel.
+        // A step that was abandoned for a stop or for another tunnel is no failure.
         if let Err(error) = &result
             && (stopping() || matches!(error.cause, Cause::RouteChanged))
         {
@@ -432,7 +423,7 @@ impl Service {
             let snapshot = self.keeper.snapshot();
             let device = snapshot.route.and_then(|route| route.device.as_ref()).map_or("", |device| &device.name);
             match self.keeper.port_to_listen_on() {
-                // Between a lease and its first bind the port of before is still the right one, or nobody's.
+                // Between a lease and its first bind there is no better port than the one published before.
                 None if snapshot.port.is_some() => {}
                 port => views.publish_port(port, device, Instant::now()),
             }
@@ -458,7 +449,7 @@ impl Service {
         }
     }
 
-    /// A stop in the middle of a bounce would leave the client on a port that nobody knows.
+    /// Completes a bounce: a stop in its middle would leave the client on an unknown port.
     fn finish_bounce(&mut self, observer: &mut dyn Observer) {
         let end = Instant::now() + BOUNCE_BACK_LIMIT;
         while let Some(step) = self.keeper.unfinished_bounce() {
@@ -485,7 +476,7 @@ impl Service {
         match status.write(self.state.folder()) {
             Ok(()) => self.unwritable = false,
             Err(error) if !std::mem::replace(&mut self.unwritable, true) => {
-                ::log::warn!("{error}; status and healthcheck do not know the state");
+                ::log::warn!("{error}; until STATE_DIR is writable, status and healthcheck cannot see the state");
             }
             Err(_) => {}
         }

@@ -1,4 +1,4 @@
-//! A step to its remote: what the keeper asks for is done here, one exchange at a time.
+//! Runs each step at its remote, one exchange at a time. Nothing is decided here.
 
 use std::net::SocketAddr;
 
@@ -15,16 +15,14 @@ use crate::time::Now;
 use crate::torrent::TorrentClient;
 use crate::views::status::remote_name;
 
-/// The remotes, built from settings; nothing is sent by building them.
+/// The remotes that settings describe.
 pub struct Remotes {
-    /// Who knows the port.
     pub port: PortProvider,
-    /// The torrent client.
     pub client: Box<dyn TorrentClient>,
 }
 
 impl Remotes {
-    /// Builds the remotes, and a keeper that knows what earlier runs left in `state`.
+    /// Builds the remotes, and a keeper that starts from what earlier runs left in `state`. Sends nothing.
     pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
         let Settings { mut port, client, interval, isolation, .. } = settings;
         let origin = match &mut port {
@@ -43,7 +41,7 @@ impl Remotes {
         (Self { port, client }, Keeper::new(setup, now))
     }
 
-    /// What proves us to a remote, and the error where it was rejected a while ago.
+    /// The credentials for a remote, and the error to report if they were rejected recently.
     fn credentials(&self, remote: Remote) -> Option<(Secret, Error)> {
         match (remote, &self.port) {
             (Remote::Account, PortProvider::Pia(pia)) => Some((pia.account.credentials()?, account::rejected_before())),
@@ -52,7 +50,7 @@ impl Remotes {
         }
     }
 
-    /// Has the keeper respect what an earlier run was told: a few rejected logins in a row ban the user's address.
+    /// Restores the rejections of earlier runs: a few rejected logins in a row ban the user's address.
     pub fn restore_rejections(&self, keeper: &mut Keeper, state: &State, now: Now) {
         for remote in [Remote::Account, Remote::Client] {
             if let Some((credentials, error)) = self.credentials(remote)
@@ -63,12 +61,12 @@ impl Remotes {
         }
     }
 
-    /// Keeps what a step has shown of the credentials for the next run.
+    /// Stores for the next run whether a step's credentials were rejected.
     pub fn store_rejection(&self, step: &Step, result: &Exchange<Completed>, state: &State, now: Now) {
         let remote = step.remote();
         let rejected = match result {
             Err(error) if error.retry == Retry::CredentialsRejected => true,
-            // A call that was answered shows that we are let in.
+            // A completed call proves that the credentials are accepted.
             Ok(Progress::Done(_)) if matches!(step, Step::GetToken { .. } | Step::ReadPort) => false,
             _ => return,
         };
@@ -77,7 +75,7 @@ impl Remotes {
         }
     }
 
-    /// Carries `step` out, as far as one exchange leads.
+    /// Runs one exchange of `step`.
     pub fn execute(&mut self, step: &Step, network: &Network) -> Exchange<Completed> {
         let client = self.client.as_mut();
         let set = |exchange: Exchange<()>| Ok(exchange?.map(|()| Completed::PortSet));
@@ -87,7 +85,7 @@ impl Remotes {
             Step::BounceAway { other, .. } => set(client.set_port(*other, false)),
             Step::BounceBack(port) => set(client.set_port(*port, true)),
             Step::Inspect { port, route, peers } => {
-                // Of a client that is somewhere else the kernel knows nothing.
+                // This kernel knows nothing about a client on another machine.
                 let here = client.dialled().is_some_and(|client| network.has_address(client.ip()));
                 let seen = here.then(|| kernel::inspect(network, *port, route.as_ref(), *peers).ok());
                 Ok(Progress::Done(Completed::Inspected(seen.flatten())))
@@ -116,28 +114,27 @@ impl Remotes {
         }
     }
 
-    /// The gateway's address, if it is known, and the route to it or to wherever the tunnel leads; none where the gateway is a
-    /// name that was not looked up yet.
+    /// The gateway's address, if it is known, and the route to it or into the tunnel; `None` while the gateway is a name that was
+    /// not looked up yet.
     pub fn route(&self, network: &Network) -> Option<(Option<SocketAddr>, Result<GatewayRoute, Error>)> {
         let (gateway, route) = match &self.port {
             PortProvider::Pia(pia) => (pia.gateway.dialled(), pia.gateway.route(network)?),
-            // Whoever binds the port does so through the same tunnel.
+            // The program that binds the port uses the same tunnel.
             PortProvider::Source(_) => (None, discover::route(network)),
         };
         let to = || gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
-        let advice = "check that the VPN is up: it goes on as soon as there is a route again";
+        let advice = "check that the VPN is up; the service continues as soon as there is a route";
         let no_route = |error| Error::new(Call::Route, Cause::NoRoute { to: to(), error }).advise(Some(advice));
         Some((gateway, route.map_err(no_route)))
     }
 
-    /// The tunnel is another one.
     pub fn forget_gateway(&mut self) {
         if let PortProvider::Pia(pia) = &mut self.port {
             pia.gateway.forget();
         }
     }
 
-    /// Closes the connections, before a wait that the remotes would not sit through.
+    /// Closes the connections before a wait, during which the remotes would close them.
     pub fn disconnect(&mut self) {
         match &mut self.port {
             PortProvider::Pia(pia) => pia.gateway.disconnect(),
@@ -146,7 +143,6 @@ impl Remotes {
         self.client.disconnect();
     }
 
-    /// Who knows the port, for the log.
     pub fn describe_source(&self) -> String {
         match &self.port {
             PortProvider::Pia(pia) => format!("gateway {}", pia.gateway.address()),
@@ -154,7 +150,6 @@ impl Remotes {
         }
     }
 
-    /// The name of whoever else leases the port.
     pub fn source_name(&self) -> String {
         match &self.port {
             PortProvider::Source(source) => source.name(),
@@ -163,10 +158,8 @@ impl Remotes {
     }
 }
 
-/// The keeper knows where its port comes from and asks nobody else.
+/// A bug: the keeper has to ask the provider that it was built for.
 fn wrong_provider() -> Error {
-    Error::new(
-        Call::WrongProvider,
-        Cause::Other("is asked of somebody who does not know it: this is a bug of ours".to_owned()),
-    )
+    let cause = "requested from the wrong provider; this is a bug of this program".to_owned();
+    Error::new(Call::WrongProvider, Cause::Other(cause))
 }
