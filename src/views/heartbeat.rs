@@ -1,4 +1,4 @@
-//! `HEARTBEAT_URL`: a monitor that calls somebody when it hears nothing for a while, or that something is wrong.
+//! `HEARTBEAT_URL`: pings a monitor, which alerts its user when pings stop or report a problem.
 
 use std::time::{Duration, Instant};
 
@@ -7,21 +7,18 @@ use super::webhook::Webhook;
 use crate::http::percent_encoded;
 use crate::secret::Secret;
 
-/// The variable, as the log names it.
 pub const NAME: &str = "HEARTBEAT_URL";
 
-/// What a monitor hears.
+/// One report to the monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ping {
-    /// Whether all is well.
     pub healthy: bool,
-    /// Why not, or what is.
     pub message: String,
-    /// The port; zero while there is none.
+    /// Zero if there is no port.
     pub port: u16,
 }
 
-/// Tells the monitor once an interval, and at once that it is otherwise than before.
+/// Pings the monitor once an interval, and at once when the health changes.
 pub struct Heartbeat {
     outbox: Outbox<Ping>,
     every: Duration,
@@ -29,15 +26,13 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Nothing is told yet.
     pub fn new(webhook: Webhook, every: Duration) -> Self {
         let send = move |ping: Ping| webhook.get(&path(webhook.template(), &ping));
         Self { outbox: Outbox::new(NAME, send), every, last: None }
     }
 
-    /// How it is now.
     pub fn update(&mut self, now: Instant, ping: Ping) {
-        // A round of the loop ends a moment earlier or later.
+        // A round of the loop may be slightly shorter than the interval.
         let due = |at: Instant| now.saturating_duration_since(at) >= self.every / 10 * 9;
         if self.last.is_none_or(|(healthy, at)| healthy != ping.healthy || due(at)) {
             self.last = Some((ping.healthy, now));
@@ -45,14 +40,14 @@ impl Heartbeat {
         }
     }
 
-    /// Waits until it is told.
+    /// Waits until the last ping is delivered or has failed.
     pub fn finish(self) {
         self.outbox.finish();
     }
 }
 
-/// As whoever is asked understands it: with placeholders as they stand; Uptime Kuma by its own parameters; all others by a path with
-/// `/fail` behind it (healthchecks.io and those made like it).
+/// The path in the monitor's own format: placeholders are filled in; Uptime Kuma gets its own parameters; all others
+/// (healthchecks.io and compatible ones) get `/fail` after the path for a problem.
 fn path(template: &str, ping: &Ping) -> Secret {
     let status = if ping.healthy { "up" } else { "down" };
     let message = percent_encoded(&ping.message);

@@ -1,5 +1,5 @@
-//! What the outside sees of the keeper: the status document, what the service manager is told, and what other programs ask for or are
-//! told. Views only show: each is a function of a snapshot, one can fail, and nothing waits for it.
+//! The keeper as seen from outside: the status document, the service manager's notifications, and what other programs request or
+//! receive. Views only show: each is a function of a snapshot, may fail, and delays nothing.
 
 mod command;
 mod heartbeat;
@@ -29,10 +29,10 @@ use status::{Health, Status};
 use status_server::{HealthCheck, PageData, StatusServer};
 use webhook::Webhook;
 
-/// A URL that is asked for with each new port.
+/// A URL that is requested for each new port.
 const PORT_CHANGE_URL: &str = "PORT_CHANGE_URL";
 
-/// What of it the user wants.
+/// The views that the user has configured.
 pub struct Settings {
     port_file: Option<PathBuf>,
     command: Option<Vec<String>>,
@@ -43,10 +43,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads them; problems are the reader's.
+    /// Problems are left in `reader`.
     pub fn read(reader: &mut Reader) -> Self {
         let roots = read_roots(reader, "NOTIFY_CA_CERT");
-        let remedy = "an address and a port are right, e.g. 127.0.0.1:9849";
+        let remedy = "use an address and a port, e.g. 127.0.0.1:9849";
         Self {
             port_file: reader.get("PORT_FILE").map(PathBuf::from),
             command: command::read(reader),
@@ -54,30 +54,30 @@ impl Settings {
             heartbeat: Webhook::read(reader, heartbeat::NAME, roots.as_ref()),
             metrics_file: reader.get("METRICS_FILE").map(PathBuf::from),
             address: reader.optional(status_server::NAME, remedy, |text| {
-                text.parse::<SocketAddr>().map_err(|_| "is no address with a port".to_owned())
+                text.parse::<SocketAddr>().map_err(|_| "is not an address with a port".to_owned())
             }),
         }
     }
 }
 
-/// That the port is another one now.
+/// A change of port, as a subscriber receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortChange {
     port: u16,
-    /// The one that was told before; zero if none was.
+    /// The last port that was delivered; zero if there was none.
     old_port: u16,
-    /// The tunnel's device, as far as it is known.
+    /// The tunnel's device; empty if unknown.
     interface: String,
 }
 
 impl PortChange {
-    /// Names and values, for an environment.
+    /// Environment variables for the command.
     fn values(&self) -> [(&'static str, String); 3] {
         let (port, old_port) = (self.port.to_string(), self.old_port.to_string());
         [("PORT", port), ("OLD_PORT", old_port), ("INTERFACE", self.interface.clone())]
     }
 
-    /// `template` with its placeholders filled, ours and gluetun's.
+    /// Fills in the placeholders of `template`, ours and gluetun's.
     fn fill(&self, template: &str, encode: fn(&str) -> String) -> String {
         let (port, old_port, interface) = (self.port.to_string(), self.old_port.to_string(), encode(&self.interface));
         let pairs = [
@@ -92,11 +92,11 @@ impl PortChange {
     }
 }
 
-/// Somebody who is told each new port, once.
+/// Receives each new port once.
 struct Subscriber {
     outbox: Outbox<PortChange>,
     last: Option<(u16, Instant)>,
-    /// The last port that was heard of; zero before that.
+    /// The last port that was delivered; zero before that.
     delivered: u16,
 }
 
@@ -105,13 +105,13 @@ impl Subscriber {
         Self { outbox, last: None, delivered: 0 }
     }
 
-    /// What was not heard is told again with the next bind.
+    /// Sends a new port, or at the next bind a port that was not delivered.
     fn notify(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
         if let Some((last, at)) = self.last {
             if self.outbox.is_delivered() {
                 self.delivered = last;
             }
-            // A round begins an interval after the last one, or a moment earlier.
+            // A round may be slightly shorter than the interval.
             let due = now.saturating_duration_since(at) >= interval / 10 * 9;
             if last == port && !(due && self.outbox.has_failed()) {
                 return;
@@ -122,7 +122,7 @@ impl Subscriber {
     }
 }
 
-/// The views that the user wants, but for the status document and the service manager.
+/// The configured views. Status document and service manager are not among them.
 pub struct Views {
     interval: Duration,
     check_health: HealthCheck,
@@ -136,7 +136,7 @@ pub struct Views {
 }
 
 impl Views {
-    /// As `settings` say; `interval` is the one between two binds. `long_running` says that those who ask can be answered.
+    /// `interval` is the time between two binds. The status server runs only if `long_running`.
     pub fn new(settings: Settings, interval: Duration, check_health: HealthCheck, long_running: bool) -> Self {
         let command = settings.command.map(|words| {
             let run = move |change| command::run(&words, &change);
@@ -163,12 +163,11 @@ impl Views {
         }
     }
 
-    /// Counts what `outcome` says.
     pub fn count(&mut self, outcome: &Outcome) {
         self.counts.count(outcome);
     }
 
-    /// The port is this one now, and comes in on `interface`; none: there is none any more.
+    /// Publishes the current port, which comes in on `interface`; `None` if there is no port any more.
     pub fn publish_port(&mut self, port: Option<u16>, interface: &str, now: Instant) {
         if let Some(file) = &mut self.port_file {
             file.write(port);
@@ -180,7 +179,7 @@ impl Views {
         }
     }
 
-    /// Something has happened, or a pass is over.
+    /// Called after an event, and at the end of a pass.
     pub fn update(&mut self, status: &Status, port: Option<u16>) {
         if let Some(file) = &mut self.metrics_file {
             let well = status.stopped_at.is_none() && matches!((self.check_health)(status), Health::Healthy(_));
@@ -191,7 +190,7 @@ impl Views {
         }
     }
 
-    /// A pass is over: this is how it is for a while.
+    /// Called at the end of a pass, so that the health is final for a while.
     pub fn send_heartbeat(&mut self, status: &Status, port: Option<u16>) {
         if let Some(heartbeat) = &mut self.heartbeat {
             let health = (self.check_health)(status);
@@ -200,14 +199,14 @@ impl Views {
         }
     }
 
-    /// We were asked to end, and so is a command that runs.
+    /// Waits for a running command, which is killed during a stop.
     pub fn stop(&mut self) {
         if let Some(command) = self.command.take() {
             command.outbox.finish();
         }
     }
 
-    /// Waits until everybody was told, or was tried in vain.
+    /// Waits until all notifications are delivered or have failed.
     pub fn finish(self) {
         for subscriber in self.command.into_iter().chain(self.url) {
             subscriber.outbox.finish();

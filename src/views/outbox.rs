@@ -1,5 +1,5 @@
-//! Something to be told to somebody who may not listen: by a thread of its own, so that it costs no bind. Only the last of what waits
-//! is told.
+//! Delivers notifications on a thread of its own, so that a slow receiver never delays a bind. Of several waiting notifications
+//! only the newest is delivered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,29 +9,29 @@ use std::time::{Duration, Instant};
 
 /// Bytes of a thread's stack. TLS takes most of it.
 const STACK: usize = 256 * 1024;
-/// Between two looks after what has to be looked after while nothing is told.
+/// Interval between two calls of `reap` while there is nothing to deliver.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How one telling went; the error is a line for the log.
+/// Result of one delivery; the error is a line for the log.
 pub type Delivery = Result<(), String>;
 
-/// The thread, and what was put there.
+/// The thread and its queue.
 pub struct Outbox<T> {
     jobs: Sender<(u64, T)>,
     sent: u64,
-    /// The last that was heard, and the last that was tried.
+    /// Numbers of the last job that was delivered, and of the last one that was attempted.
     delivered: Arc<AtomicU64>,
     tried: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Outbox<T> {
-    /// `deliver` tells; it is bounded in time. `name` is the variable's, for the log. A failure is a line, and so is its end.
+    /// `deliver` must be bounded in time. `name` is the variable's, for the log, which gets the first failure and its end.
     pub fn new(name: &'static str, deliver: impl FnMut(T) -> Delivery + Send + 'static) -> Self {
         Self::with_reaper(name, deliver, || false)
     }
 
-    /// The same, and between two tellings `reap`, for as long as it says that there is something left to look after.
+    /// Like `new`, but also calls `reap` between two deliveries, as long as `reap` reports that children are left.
     pub fn with_reaper(
         name: &'static str,
         deliver: impl FnMut(T) -> Delivery + Send + 'static,
@@ -41,27 +41,26 @@ impl<T: Send + 'static> Outbox<T> {
         let (delivered, tried) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let numbers = (Arc::clone(&delivered), Arc::clone(&tried));
         let thread = Builder::new().stack_size(STACK).spawn(move || work(name, &waiting, &numbers, deliver, reap));
-        let thread = thread.inspect_err(|error| log::warn!("{name}: no thread for it: {error}")).ok();
+        let thread = thread.inspect_err(|error| log::warn!("{name}: cannot start a thread: {error}")).ok();
         Self { jobs, sent: 0, delivered, tried, thread }
     }
 
-    /// Puts something there.
     pub fn put(&mut self, job: T) {
         self.sent += 1;
         let _ = self.jobs.send((self.sent, job));
     }
 
-    /// Whether the last of it was heard.
+    /// True if the newest job was delivered.
     pub fn is_delivered(&self) -> bool {
         self.delivered.load(Ordering::Relaxed) == self.sent
     }
 
-    /// Whether the last of it was tried in vain.
+    /// True if the newest job was attempted and failed.
     pub fn has_failed(&self) -> bool {
         self.tried.load(Ordering::Relaxed) == self.sent && !self.is_delivered()
     }
 
-    /// Waits until all is told, or has failed.
+    /// Waits until all jobs are delivered or have failed.
     pub fn finish(self) {
         let Self { jobs, thread, .. } = self;
         drop(jobs);
@@ -87,11 +86,11 @@ fn work<T>(
             (Ok(()), since) => {
                 delivered.store(number, Ordering::Relaxed);
                 if let Some(since) = since {
-                    log::info!("{name}: heard again after {}", crate::time::human_duration(since.elapsed()));
+                    log::info!("{name}: works again after {}", crate::time::human_duration(since.elapsed()));
                 }
                 failing = None;
             }
-            // What was given up for a stop is no failure.
+            // A delivery that was abandoned for a stop is no failure.
             (Err(_), _) if crate::signals::stopping() => {}
             (Err(reason), None) => {
                 log::warn!("{reason}");
@@ -103,7 +102,7 @@ fn work<T>(
     }
 }
 
-/// What comes next; none when nothing will.
+/// The next job; `None` after the last one.
 fn next<T>(waiting: &Receiver<T>, reap: fn() -> bool) -> Option<T> {
     loop {
         if !reap() {
@@ -133,7 +132,7 @@ mod tests {
             let _ = start.send(number);
             let _ = gate.recv();
             log.lock().unwrap().push(number);
-            if number == 3 { Err("TEST: not heard".to_owned()) } else { Ok(()) }
+            if number == 3 { Err("TEST: not delivered".to_owned()) } else { Ok(()) }
         });
         outbox.put(1);
         assert_eq!(started.1.recv(), Ok(1));

@@ -1,27 +1,25 @@
-//! The port file (`PORT_FILE`): the number alone, as gluetun writes it, for whoever else needs the port.
+//! The port file (`PORT_FILE`): only the number, in gluetun's format, for other programs.
 
 use std::path::PathBuf;
 
 use crate::error::io_message;
 use crate::files;
 
-/// The file, and what is known to be in it.
 pub struct PortFile {
     path: PathBuf,
-    /// What this run has written; none before the first time and after one that failed.
+    /// The last text that this run has written.
     written: Option<String>,
-    /// That it cannot be written was said.
+    /// A warning about the failure was logged.
     failed: bool,
 }
 
 impl PortFile {
-    /// Nothing is written yet.
     pub fn new(path: PathBuf) -> Self {
         Self { path, written: None, failed: false }
     }
 
-    /// Whoever reads it or waits for it to change learns that this is the port; none empties it. A file that cannot be written is
-    /// a warning, and tried again with the next look.
+    /// Overwrites the file in place, so that programs which watch it notice; `None` empties the file. The first of several failures
+    /// is a warning; each call tries again.
     pub fn write(&mut self, port: Option<u16>) {
         let text = port.map_or(String::new(), |port| format!("{port}\n"));
         if self.written.as_ref() == Some(&text) {
@@ -31,7 +29,7 @@ impl PortFile {
             Ok(()) => (self.written, self.failed) = (Some(text), false),
             Err(error) if !std::mem::replace(&mut self.failed, true) => {
                 let path = files::display_path(&self.path);
-                log::warn!("PORT_FILE {path}: {}; name a file that the service may write", io_message(&error));
+                log::warn!("PORT_FILE {path}: {}; use a file that the service can write to", io_message(&error));
             }
             Err(_) => {}
         }
@@ -60,7 +58,7 @@ mod tests {
         assert_eq!(text(), "", "none");
         file.write(Some(4711));
         assert_eq!((text().as_str(), std::fs::metadata(&path).unwrap().ino()), ("4711\n", first.ino()));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is beside it");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no other file next to it");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The status document: `STATE_DIR/status.json`, the words of `status`, and the outcome of `healthcheck`.
+//! The status document: `STATE_DIR/status.json`, the output of `status`, and the result of `healthcheck`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,79 +16,73 @@ use crate::state::Presence;
 use crate::text::one_line;
 use crate::time::{human_duration, rfc3339};
 
-/// A followed source that has not answered for this long has lost the port.
+/// Without an answer of a followed source for this long, the port counts as lost.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A binding lapses when it is not repeated for this long (PIA).
+/// A binding lapses if it is not repeated within this time (PIA).
 const BINDING_LIFETIME: Duration = Duration::from_secs(15 * 60);
-/// Failed binds in a row after which the port is not taken to be well any more, although it is still bound.
+/// Failed binds in a row after which the service is unhealthy, although the port is still bound.
 const MAX_BINDS_FAILED: u32 = 3;
 
-/// What `status --json` prints. Times are RFC 3339, UTC.
+/// The output of `status --json`. Times are RFC 3339, UTC.
 #[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
-// `connection_status` is qBittorrent's own word for it.
+// `connection_status` is qBittorrent's own name.
 #[allow(clippy::struct_field_names)]
 pub struct Status {
-    /// Of the program that wrote it.
+    /// Version of the program that wrote the document.
     pub version: String,
     /// `CHECK_INTERVAL` in effect, seconds.
     pub interval_s: u64,
-    /// Whether the port is somebody else's, whom we follow.
+    /// True if another program leases the port.
     pub follows: bool,
     /// The leased port, or the followed one.
     pub port: Option<u16>,
-    /// When the lease ends.
+    /// End of the lease.
     pub expires_at: Option<String>,
-    /// The last bind that was granted.
+    /// Time of the last successful bind.
     pub bound_at: Option<String>,
-    /// Binds in a row that failed since then.
+    /// Failed binds in a row since then.
     pub binds_failed: u32,
     /// `address:port` of the gateway at that bind.
     pub gateway: Option<String>,
-    /// Our address towards it at that bind; of a followed port, in the tunnel.
+    /// Our address towards the gateway at that bind; for a followed port, in the tunnel.
     pub local_address: Option<String>,
-    /// The tunnel's device then.
+    /// The tunnel's device at that bind.
     pub device: Option<String>,
-    /// Its index: a recreated device has another one.
+    /// A recreated device has a different index.
     pub device_index: Option<u32>,
-    /// The torrent client's name.
     pub client: String,
-    /// The port that the client was last seen with.
+    /// The client's port when last seen.
     pub client_port: Option<u16>,
-    /// When the client was last seen listening on it, or having it, where nobody tells more.
+    /// When the client was last seen listening on the port, or having it if nothing more can be seen.
     pub client_verified_at: Option<String>,
-    /// What the client said of its reachability: qBittorrent's words, `listening`, or `unknown`.
+    /// The client's own report about its reachability: qBittorrent's words, `listening`, or `unknown`.
     pub connection_status: Option<String>,
-    /// The kernel shows the client's socket, so that whoever asks for the health can have a look.
+    /// The kernel shows the client's socket, so that a health check can inspect it.
     pub listener_seen: bool,
-    /// Since when the client has this port.
+    /// When the client got this port.
     pub port_since: Option<String>,
-    /// When a peer from outside was last seen on it.
+    /// When an incoming peer was last seen on the port.
     pub peer_seen_at: Option<String>,
-    /// What is failing now.
     pub problems: Vec<Problem>,
-    /// When it stopped; none while it runs, or when it was killed.
+    /// When the service stopped; `None` while it runs, or if it was killed.
     pub stopped_at: Option<String>,
-    /// When this was written.
     pub updated_at: String,
 }
 
-/// One remote that is failing.
+/// A failing remote.
 #[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Problem {
     /// `account`, `gateway` or `client`.
     #[serde(rename = "with")]
     pub remote: String,
-    /// Since when.
     pub since: String,
-    /// Failed attempts since then.
+    /// Failed attempts in a row.
     pub failures: u32,
-    /// The last error.
     pub error: String,
-    /// What to do.
     pub remedy: String,
 }
 
-/// The remote in the words of the log and of the document.
+/// The remote's name in the log and in the document.
 pub fn remote_name(remote: Remote) -> &'static str {
     match remote {
         Remote::Account => "account",
@@ -97,19 +91,16 @@ pub fn remote_name(remote: Remote) -> &'static str {
     }
 }
 
-/// How whoever runs is doing.
+/// Health of the service, with a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Health {
     /// The port is bound and the client listens on it.
     Healthy(String),
-    /// Something is missing.
     Unhealthy(String),
-    /// Nobody runs.
     Stopped(String),
 }
 
 impl Health {
-    /// For people.
     pub fn message(&self) -> &str {
         match self {
             Self::Healthy(message) | Self::Unhealthy(message) | Self::Stopped(message) => message,
@@ -118,7 +109,6 @@ impl Health {
 }
 
 impl Status {
-    /// The document of a moment.
     pub fn of(snapshot: &Snapshot, client: &str, interval: Duration, now: Timestamp) -> Self {
         let bind = snapshot.last_bind;
         let followed = snapshot.route.filter(|_| snapshot.follows);
@@ -160,14 +150,13 @@ impl Status {
         state_dir.join("status.json")
     }
 
-    /// Writes the document.
     pub fn write(&self, state_dir: &Path) -> Result<(), String> {
         let path = Self::path(state_dir);
         files::write(&path, json::to_string(self).as_bytes(), Durability::Volatile)
             .map_err(|error| format!("{}: {}", path.display(), io_message(&error)))
     }
 
-    /// Reads the document in `state_dir`; none if there is none. The error is for people.
+    /// Reads the document in `state_dir`; `None` if there is none. The error is a message for the user.
     pub fn read(state_dir: &Path) -> Result<Option<Self>, String> {
         let path = Self::path(state_dir);
         let text = match files::read(&path) {
@@ -175,17 +164,17 @@ impl Status {
             Err(error) if files::is_absent(&error) => return Ok(None),
             Err(error) => {
                 let hint = match error.kind() {
-                    std::io::ErrorKind::PermissionDenied => "ask as root or as the service's user",
+                    std::io::ErrorKind::PermissionDenied => "run this as root or as the service's user",
                     _ => "check STATE_DIR",
                 };
                 return Err(format!("{}: {}; {hint}", path.display(), io_message(&error)));
             }
         };
-        let damaged = || format!("{} is damaged; it is replaced at the next bind", path.display());
+        let damaged = || format!("{} is damaged; the next bind replaces it", path.display());
         json::from_str(&text).map(Some).map_err(|_| damaged())
     }
 
-    /// The state in a few words, for the service manager.
+    /// Short state for the service manager.
     pub fn one_line(&self) -> String {
         match (self.problems.last(), self.port) {
             (Some(problem), _) => problem.error.clone(),
@@ -197,8 +186,8 @@ impl Status {
         }
     }
 
-    /// Whether the port is bound and the client listens on it. `route` is the one to the gateway of the last bind as it is now,
-    /// `listen_state` whoever listens on the port.
+    /// Checks that the port is bound and the client listens on it. `route` is the current one to the gateway of the last bind,
+    /// `listen_state` describes the sockets on the port.
     pub fn health(
         &self,
         presence: &Presence,
@@ -221,7 +210,7 @@ impl Status {
     fn stopped(&self) -> String {
         match &self.stopped_at {
             Some(at) => format!("not running: stopped at {at}"),
-            None => format!("not running: it was killed or crashed after {}", self.updated_at),
+            None => format!("not running: killed or crashed after {}", self.updated_at),
         }
     }
 
@@ -233,7 +222,7 @@ impl Status {
         let port = self.port.ok_or_else(|| unhealthy("there is no port".to_owned()))?;
         let verified =
             age(self.client_verified_at.as_deref(), now).filter(|_| self.client_port == Some(port)).ok_or_else(|| {
-                unhealthy(format!("{} was not seen listening on port {port} yet in this tunnel", self.client))
+                unhealthy(format!("{} was not seen listening on port {port} in this tunnel yet", self.client))
             });
         let fresh = |age: Duration| age <= Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60));
         if self.follows {
@@ -242,7 +231,7 @@ impl Status {
                 lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= SOURCE_TIMEOUT)
             {
                 return Err(unhealthy(format!(
-                    "port {port} was last seen at its source {} ago",
+                    "port {port} was last confirmed by its source {} ago",
                     human_duration(since)
                 )));
             }
@@ -251,7 +240,7 @@ impl Status {
                 .ok_or_else(|| unhealthy("the port has not been bound since the service started".to_owned()))?;
             if bound >= BINDING_LIFETIME {
                 return Err(unhealthy(format!(
-                    "the last bind is {} old, a binding lapses after 15 min",
+                    "the last bind was {} ago, but a binding lapses after 15 min",
                     human_duration(bound)
                 )));
             }
@@ -269,29 +258,29 @@ impl Status {
         }
         let bound = age(self.bound_at.as_deref(), now)
             .map_or(String::new(), |age| format!(" bound {} ago", human_duration(age)));
-        let listens = if self.is_unverifiable() { "has it, whether it listens is not known" } else { "listening" };
+        let listens = if self.is_unverifiable() { "has it set (listening not confirmed)" } else { "listening" };
         Ok(format!("port {port}{bound}, {} {listens}", self.client))
     }
 
-    /// The client has the port in its settings and does not say whether it listens, and the kernel does not show it.
+    /// The client does not report whether it listens, and the kernel does not show its socket.
     fn is_unverifiable(&self) -> bool {
         self.reports_no_listening() && !self.listener_seen
     }
 
-    /// The client does not say whether it listens.
+    /// The client does not report whether it listens.
     pub fn reports_no_listening(&self) -> bool {
         self.connection_status == Some(Connectivity::Unknown.to_string())
     }
 
-    /// Whether the route that the last bind took is still there. A container whose VPN container was restarted is left in a
-    /// namespace without any way out, and all else looks well.
+    /// Checks that the route of the last bind still exists. When a VPN container restarts, a container that shares its network is
+    /// left in a namespace without routes, and everything else looks fine.
     fn check_route(&self, route: Option<Result<GatewayRoute, String>>) -> Result<(), String> {
         let now = match route {
             None => return Ok(()),
             Some(Err(error)) => {
                 let to =
                     self.gateway.as_ref().map_or("the tunnel".to_owned(), |gateway| format!("the gateway {gateway}"));
-                return Err(format!("no way to {to}: {error}; check that the VPN is up"));
+                return Err(format!("no route to {to}: {error}; check that the VPN is up"));
             }
             Some(Ok(now)) => now,
         };
@@ -299,35 +288,35 @@ impl Status {
             && *local != now.local.to_string()
         {
             let now = now.local;
-            return Err(format!("the tunnel has changed: our address was {local} at the last bind and is {now}"));
+            return Err(format!("tunnel changed: our address is now {now}, was {local} at the last bind"));
         }
         if let (Some(index), Some(device)) = (self.device_index, &self.device)
             && now.device.is_none_or(|now| now.index != index)
         {
-            return Err(format!("the tunnel has changed: {device} is another device than at the last bind"));
+            return Err(format!("tunnel changed: {device} is a different device than at the last bind"));
         }
         Ok(())
     }
 
-    /// Whether peers reach the client now, as far as the kernel tells.
+    /// Checks that peers can reach the client now, as far as the kernel shows.
     fn check_listen_state(&self, listen_state: Option<&ListenState>) -> Result<(), String> {
         let client = &self.client;
         let Some(port) = self.port else { return Ok(()) };
         Err(match listen_state {
             None | Some(ListenState::Reachable) => return Ok(()),
-            Some(ListenState::Missing) => format!("nothing listens on port {port}; check that {client} runs"),
+            Some(ListenState::Missing) => format!("nothing listens on port {port}; check that {client} is running"),
             Some(ListenState::Stale) => {
-                format!("{client} listens on port {port} of a device or an address that is gone; it is mended at once")
+                format!("{client} is bound to a device or address that no longer exists; reopening port {port} now")
             }
             Some(ListenState::WrongDevice { on, tunnel }) => {
                 format!(
-                    "{client} listens on {on}, the port comes in on {tunnel}; set its network interface to {tunnel}"
+                    "{client} listens on {on}, but the port comes in on {tunnel}; set its network interface to {tunnel}"
                 )
             }
         })
     }
 
-    /// For people.
+    /// Output of `status`.
     pub fn describe(&self, presence: &Presence, health: &Health, now: Timestamp) -> String {
         let ago = |time: &Option<String>| {
             age(time.as_deref(), now).map_or("never".to_owned(), |age| human_duration(age) + " ago")
@@ -360,24 +349,24 @@ impl Status {
         }
         match (self.port, &self.expires_at) {
             (Some(port), Some(expires_at)) => line("lease", format!("port {port} until {expires_at}")),
-            (Some(port), None) => line("port", format!("{port}, followed")),
+            (Some(port), None) => line("port", format!("{port}, leased by another program")),
             _ => line("port", "none".to_owned()),
         }
         if !self.follows {
             line("bound", ago(&self.bound_at));
         }
         let seen = self.client_port.map_or("no port seen".to_owned(), |port| format!("port {port}"));
-        let listening = if self.is_unverifiable() { "seen with it" } else { "seen listening" };
+        let listening = if self.is_unverifiable() { "seen with that port" } else { "seen listening" };
         line("client", format!("{}: {seen}, {listening} {}", self.client, ago(&self.client_verified_at)));
         if let Some(since) = &self.port_since {
             let inbound = match &self.peer_seen_at {
-                Some(_) => format!("peer from outside seen {}", ago(&self.peer_seen_at)),
+                Some(_) => format!("incoming peer seen {}", ago(&self.peer_seen_at)),
                 None if self.connection_status.as_deref() == Some("connected") => {
-                    "peers from outside reach it".to_owned()
+                    "incoming peers can reach it".to_owned()
                 }
                 None => {
                     let since = ago(&Some(since.clone()));
-                    format!("no peer from outside yet, normal at first; the port was set {since}")
+                    format!("no incoming peer yet, normal at first; the port was set {since}")
                 }
             };
             line("inbound", inbound);
@@ -387,7 +376,7 @@ impl Status {
     }
 }
 
-/// How long ago `time` was. A time in the future (the clock was set back) counts as far away, not as fresh.
+/// Time since `time`. A time in the future (the clock was set back) counts by its distance, not as fresh.
 fn age(time: Option<&str>, now: Timestamp) -> Option<Duration> {
     let time: Timestamp = time?.parse().ok()?;
     Some(now.duration_since(time).unsigned_abs())
@@ -443,7 +432,7 @@ mod tests {
         unhealthy("15 min", |s| s.bound_at = at("2026-11-24T12:00:00Z"));
         assert!(matches!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")), Health::Healthy(_)));
         unhealthy("last seen listening", |s| s.client_verified_at = at("2026-11-23T11:48:59Z"));
-        unhealthy("not seen listening on port 4711 yet", |s| s.client_port = Some(1));
+        unhealthy("not seen listening on port 4711", |s| s.client_port = Some(1));
         unhealthy("no port", |s| s.port = None);
         unhealthy("not been bound", |s| s.bound_at = None);
         assert!(matches!(health(|s| s.interval_s = u64::MAX), Health::Healthy(_)));
@@ -465,7 +454,7 @@ mod tests {
             }
         };
         assert!(matches!(health(follows("2026-11-23T11:59:01Z")), Health::Healthy(_)));
-        unhealthy("last seen at its source 1 min ago", follows("2026-11-23T11:59:00Z"));
+        unhealthy("last confirmed by its source 1 min ago", follows("2026-11-23T11:59:00Z"));
     }
 
     fn route(local: &str, index: u32) -> GatewayRoute {
@@ -484,9 +473,9 @@ mod tests {
         assert!(matches!(health(None), Health::Healthy(_)), "not bound yet: nothing to compare with");
         assert!(matches!(health(Some(Ok(route("10.9.9.9", 7)))), Health::Healthy(_)));
         for (route, message) in [
-            (Ok(route("10.8.8.8", 7)), "our address was 10.9.9.9 at the last bind and is 10.8.8.8"),
-            (Ok(route("10.9.9.9", 8)), "tun0 is another device than at the last bind"),
-            (Err("network is unreachable".to_owned()), "no way to the gateway 10.0.0.1:19999"),
+            (Ok(route("10.8.8.8", 7)), "our address is now 10.8.8.8, was 10.9.9.9 at the last bind"),
+            (Ok(route("10.9.9.9", 8)), "tun0 is a different device than at the last bind"),
+            (Err("network is unreachable".to_owned()), "no route to the gateway 10.0.0.1:19999"),
         ] {
             let health = health(Some(route));
             assert!(matches!(health, Health::Unhealthy(_)) && health.message().contains(message), "{health:?}");

@@ -1,5 +1,5 @@
-//! `STATUS_ADDRESS`: what the other views show, over HTTP, for those who ask. Read-only, without a password, and bounded: so many
-//! clients, so many seconds, so many bytes. Whoever reads slowly keeps nobody waiting.
+//! `STATUS_ADDRESS`: serves the other views over HTTP. Read-only, without a password, and bounded in clients, seconds and bytes. A
+//! slow client delays no other one.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,48 +14,43 @@ use super::metrics::{self, Counts};
 use super::status::{Health, Status};
 use crate::error::io_message;
 
-/// The variable, as the log names it.
 pub const NAME: &str = "STATUS_ADDRESS";
-/// Clients at one time.
+/// Concurrent clients.
 const CLIENTS: usize = 8;
-/// For a request and its reply.
+/// Time for a request and its reply.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Bytes of a request.
+/// Longest request, in bytes.
 const REQUEST: usize = 4096;
 /// Bytes of a thread's stack.
 const STACK: usize = 64 * 1024;
-/// Between two tries to listen, and after an error of a listener.
+/// Interval between two attempts to listen.
 const LISTEN_RETRY: Duration = Duration::from_secs(30);
 
-/// What is shown.
 #[derive(Clone, Default)]
 pub struct PageData {
-    /// The status document.
     pub status: Status,
-    /// What was counted.
     pub counts: Counts,
-    /// The port to listen on; none while there is none.
+    /// The port that the torrent client should listen on.
     pub port: Option<u16>,
 }
 
-/// The health of this moment.
+/// Computes the current health.
 pub type HealthCheck = fn(&Status) -> Health;
 
-/// Who listens, and what is shown there.
+/// Data for the server's threads.
 pub struct StatusServer(Arc<Mutex<PageData>>);
 
 impl StatusServer {
-    /// Listens at `address`, now or when that is possible.
+    /// Starts a thread that listens at `address` as soon as possible.
     pub fn new(address: SocketAddr, check_health: HealthCheck) -> Self {
         let data = Arc::new(Mutex::new(PageData::default()));
         let server = Arc::clone(&data);
         if let Err(error) = Builder::new().stack_size(STACK).spawn(move || listen(address, &server, check_health)) {
-            log::warn!("{NAME}: no thread for it: {error}");
+            log::warn!("{NAME}: cannot start a thread: {error}");
         }
         Self(data)
     }
 
-    /// Shows this from now on.
     pub fn update(&self, data: PageData) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = data;
     }
@@ -67,7 +62,7 @@ fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: Health
         match TcpListener::bind(address) {
             Ok(listener) => break listener,
             Err(error) if !std::mem::replace(&mut warned, true) => {
-                log::warn!("{NAME} {address}: {}; it is tried again", io_message(&error));
+                log::warn!("{NAME} {address}: {}; retrying every {} s", io_message(&error), LISTEN_RETRY.as_secs());
             }
             Err(_) => {}
         }
@@ -77,11 +72,11 @@ fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: Health
     let clients = Arc::new(AtomicUsize::new(0));
     for client in listener.incoming() {
         let Ok(client) = client else {
-            // No more files, say.
+            // For example, no file descriptor is left.
             sleep(LIMIT);
             continue;
         };
-        // Beyond that the connection is closed without a word.
+        // One client too many: close the connection without a reply.
         if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
             clients.fetch_sub(1, Ordering::Relaxed);
             continue;
@@ -108,8 +103,8 @@ fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthChec
             let data = data.lock().unwrap_or_else(PoisonError::into_inner).clone();
             reply_to(path, &data, check_health)
         }
-        (Some(_), Some(_)) if complete => Reply::text("405 Method Not Allowed", "only GET and HEAD\n".to_owned()),
-        _ => Reply::text("400 Bad Request", "not understood\n".to_owned()),
+        (Some(_), Some(_)) if complete => Reply::text("405 Method Not Allowed", "use GET or HEAD\n".to_owned()),
+        _ => Reply::text("400 Bad Request", "not an HTTP request\n".to_owned()),
     };
     let Reply { status, kind, body } = reply;
     let head = format!(
@@ -121,7 +116,7 @@ fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthChec
     write_all(&mut client, format!("{head}{body}").as_bytes(), end)
 }
 
-/// The time that is left, or the error that there is none.
+/// Time until `end`, or an error if there is none left.
 fn remaining(end: Instant) -> io::Result<Option<Duration>> {
     match end.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
@@ -183,7 +178,7 @@ fn reply_to(path: &str, data: &PageData, check_health: HealthCheck) -> Reply {
             Reply::text(status, format!("{}\n", health.message()))
         }
         "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&data.status))),
-        // As gluetun's control server has it: the route of now and the one of before.
+        // Paths of gluetun's control server, the current and the former one.
         "/v1/portforward" | "/v1/openvpn/portforwarded" => Reply::json(match data.port {
             Some(port) => format!("{{\"port\":{port},\"ports\":[{port}]}}\n"),
             None => "{\"port\":0,\"ports\":[]}\n".to_owned(),
@@ -200,7 +195,7 @@ mod tests {
         Health::Healthy("ok: all".to_owned())
     }
 
-    /// A server on a port of the kernel's choice.
+    /// A server on a port that the kernel chose.
     fn server() -> (StatusServer, SocketAddr) {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let server = StatusServer::new(address, healthy);
@@ -215,7 +210,7 @@ mod tests {
             }
             sleep(Duration::from_millis(10));
         }
-        panic!("nobody listens");
+        panic!("the server does not listen");
     }
 
     fn ask(address: SocketAddr, request: &str) -> String {
