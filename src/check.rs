@@ -1,5 +1,5 @@
-//! `check`: the loop with another observer. The same steps and the same decisions; of each it is said whether it works or what to do, and the
-//! torrent client is left as it is.
+//! `check`: the service's loop with a different observer. Steps and decisions are the service's own; this file prints a row for
+//! each, with what works and what to fix. The torrent client is not changed.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -14,7 +14,7 @@ use crate::state::State;
 use crate::text::one_line;
 use crate::time::{self, rfc3339};
 
-/// What is told where PIA is spoken to, in the order in which the loop works.
+/// The rows for PIA, in the order in which the loop works.
 const ROWS: [&str; 12] = [
     "settings",
     "tunnel",
@@ -29,15 +29,14 @@ const ROWS: [&str; 12] = [
     "listener",
     "inbound",
 ];
-/// The same where somebody else leases the port.
+/// The rows if another program leases the port.
 const ROWS_FOLLOWING: [&str; 7] = ["settings", "tunnel", "source", "client", "port", "listener", "inbound"];
-/// What to do where there is no tunnel.
 const START_VPN: &str = "start the VPN, then check again";
-/// A step that takes longer than this is told at once. Less than the second after which the search for a gateway ends, or it
-/// would be told when it is over.
+/// A step that takes longer than this is reported while it runs. Less than the second after which the search for a gateway ends,
+/// or the report would come too late.
 const SLOW_STEP: Duration = Duration::from_millis(750);
 
-/// Runs the check; true if all is well. `colours` is for a terminal.
+/// Runs the check; true if all is well. Set `colours` for a terminal.
 pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     let follows = matches!(settings.port, PortProvider::Source(_));
     let rows = if follows { &ROWS_FOLLOWING[..] } else { &ROWS[..] };
@@ -62,7 +61,7 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     let state = State::open_read_only(&settings.state_dir);
     observer.service_running = state.is_read_only();
     if observer.service_running {
-        observer.note("settings", "the service runs: it keeps its lease, and nothing is written here");
+        observer.note("settings", "the service is running and keeps its lease; this check writes nothing");
     }
     let mut service = Service::quiet(settings, state, true);
     observer.tunnel(&service);
@@ -72,7 +71,7 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     observer.has_stored_lease = has_stored_lease.is_some();
     let complete = service.run_once(&mut observer);
     for (remote, trouble) in service.keeper().snapshot().troubles {
-        // What an earlier run left is of no step of this one.
+        // A rejection of an earlier run belongs to no step of this one.
         let row = row_of(remote, &trouble.error);
         if matches!(trouble.error.cause, Cause::CredentialsRejected { before: true, .. })
             && !observer.printed.contains(&row)
@@ -86,7 +85,7 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     observer.end(complete)
 }
 
-/// How a line begins.
+/// First word of a line.
 #[derive(Clone, Copy)]
 enum Mark {
     Ok,
@@ -97,7 +96,7 @@ enum Mark {
 }
 
 impl Mark {
-    /// Its word, and its colour on a terminal (ECMA-48).
+    /// The word, and its colour on a terminal (ECMA-48).
     fn label(self) -> (&'static str, &'static str) {
         match self {
             Self::Ok => ("ok", "32"),
@@ -109,31 +108,29 @@ impl Mark {
     }
 }
 
-/// Tells people what the loop does.
-#[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
+/// Prints what the loop does.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 struct CheckObserver<'a> {
     out: &'a mut dyn Write,
     colours: bool,
     rows: &'static [&'static str],
-    /// The rows that something was said of.
+    /// Rows with at least one line.
     printed: Vec<&'static str>,
-    /// What has to be done first: the row, and what can be typed.
+    /// The first problem to fix: its row, and the fix.
     fix: Option<(&'static str, String)>,
-    /// The client has another port, which the service will set.
+    /// The client has a different port, which the service will set.
     port_unset: bool,
-    /// The service runs.
     service_running: bool,
-    /// There is a lease of an earlier run.
     has_stored_lease: bool,
-    /// The gateway is looked for, and no VPN device is here.
+    /// The gateway has to be found, and this machine has no VPN device.
     no_device: bool,
-    /// A peer from outside is connected.
+    /// An incoming peer is connected.
     peer_seen: bool,
     slow: Sender<Option<(&'static str, &'static str)>>,
 }
 
 impl CheckObserver<'_> {
-    // A reader that went away is no reason to end before the check is complete.
+    // If the reader has gone away, the check goes on for its exit code.
     fn write(&mut self, mark: Mark, row: &str, text: &str) {
         let (word, colour) = mark.label();
         let text = one_line(text);
@@ -150,7 +147,7 @@ impl CheckObserver<'_> {
         self.write(mark, row, text);
     }
 
-    /// What stands before `row` and was not said was not needed, or not reached.
+    /// Prints the missing rows before `row` as skipped, for `reason`.
     fn skip_to(&mut self, row: &'static str, reason: &str) {
         let row_index = self.row_index(row);
         if self.printed.iter().any(|printed| self.row_index(printed) > row_index) {
@@ -196,29 +193,29 @@ impl CheckObserver<'_> {
         }
     }
 
-    /// The route to the gateway, or into the tunnel where that has to be found.
+    /// Prints the route to the gateway, or into the tunnel if the gateway has to be found.
     fn tunnel(&mut self, service: &Service) {
         if service.has_no_tunnel() {
             self.fail_with("tunnel", &format!("{}; {START_VPN}", Cause::NoTunnel), START_VPN.to_owned());
             return;
         }
-        // Without a route the loop itself says so; a name has to be looked up first.
+        // The loop reports a missing route; a name has to be looked up first.
         let Some(Ok(route)) = service.route() else { return };
         let device = route.device.as_ref().map_or("an unknown device", |device| &device.name);
-        let through = route.hop.map_or(String::new(), |hop| format!(" by way of {hop}"));
+        let through = route.hop.map_or(String::new(), |hop| format!(" via {hop}"));
         if route.is_tunnel() {
-            self.ok("tunnel", &format!("{device}, our address in it is {}{through}", route.local));
+            self.ok("tunnel", &format!("{device}, our address is {}{through}", route.local));
         } else {
             self.no_device = service.searches_for_gateway();
             let text = format!(
-                "{device} ({}{through}) is no VPN device of this machine: right only if another machine runs the VPN",
+                "{device} ({}{through}) is not a VPN device of this machine; that is right only if another machine runs the VPN",
                 route.local
             );
             self.note("tunnel", &text);
         }
     }
 
-    /// What an exchange with the gateway has shown of it: whether it is there, and whether it is who it should be.
+    /// Prints whether the gateway was reached, and whether its certificate proves its identity.
     fn gateway(&mut self, remotes: &Remotes, error: Option<&Error>) {
         let PortProvider::Pia(pia) = &remotes.port else { return };
         let gateway = &pia.gateway;
@@ -233,12 +230,12 @@ impl CheckObserver<'_> {
         }
         let Some(names) = gateway.certificate_names() else { return };
         if let Some(hostname) = gateway.hostname() {
-            self.ok("certificate", &format!("is signed by the CA and is for {hostname}"));
+            self.ok("certificate", &format!("is signed by the CA and issued for {hostname}"));
         } else {
             let names = names.join(", ");
             self.note(
                 "certificate",
-                &format!("is signed by the CA; its name is not checked: set PIA_HOSTNAME={names}"),
+                &format!("is signed by the CA; to check its name as well, set PIA_HOSTNAME={names}"),
             );
         }
     }
@@ -248,18 +245,18 @@ impl CheckObserver<'_> {
             Completed::Token { logged_in: true, .. } => self.ok("account", "logged in to PIA"),
             Completed::Token { .. } => {
                 if let PortProvider::Pia(pia) = &remotes.port {
-                    self.ok("account", &format!("there is a token in {}", pia.account.token_file().display()));
+                    self.ok("account", &format!("using the token in {}", pia.account.token_file().display()));
                 }
             }
             Completed::Source(Some(port)) => self.ok("source", &format!("{} has port {port}", remotes.source_name())),
             Completed::Source(None) => {
-                let fix = "turn port forwarding on there, in a region that has it";
+                let fix = "turn on port forwarding there, in a region that supports it";
                 let text = format!("{} has no port now; {fix}", remotes.source_name());
                 self.fail_with("source", &text, fix.to_owned());
             }
             Completed::Port(_) => {
                 let client = remotes.client.as_ref();
-                self.ok("client", &format!("{} answers at {} and lets us in", client.name(), client.address()));
+                self.ok("client", &format!("{} answers at {} and grants access", client.name(), client.address()));
             }
             Completed::Inspected(Some(sockets)) => self.peer_seen |= sockets.incoming_peer,
             Completed::Leased(_)
@@ -273,32 +270,32 @@ impl CheckObserver<'_> {
         }
     }
 
-    /// `retries_at_once` says that there is another way, which is taken at once.
+    /// `retries_at_once` is true if the loop continues without a wait.
     fn failed(&mut self, remote: Remote, error: &Error, retries_at_once: bool) {
         let row = row_of(remote, error);
         match row {
-            // Whoever checks before the first start has done nothing wrong.
+            // A different port before the service's first start is no failure.
             "port" if !self.service_running => {
                 self.port_unset = true;
                 self.note("port", &format!("{}; the service will set it", error.cause));
             }
             "gateway" if matches!(error.cause, Cause::NoTunnel) => {
                 self.skip_to(row, "not reached");
-                self.line(Mark::Skipped, row, "not looked for without a tunnel");
+                self.line(Mark::Skipped, row, "not searched for without a tunnel");
             }
             "gateway" if self.no_device => {
                 self.fail_with(row, &truncated(&error.to_string(), &format!("; {START_VPN}")), START_VPN.to_owned());
             }
-            "bind" if retries_at_once => self.note("bind", &format!("{error}; asking for another lease")),
+            "bind" if retries_at_once => self.note("bind", &format!("{error}; getting a new lease")),
             _ => self.fail(row, error),
         }
     }
 
-    /// What was not reached, and what all of it comes to.
+    /// Prints the missing rows as skipped, and the conclusion.
     fn end(&mut self, complete: bool) -> bool {
         let reason = match &self.fix {
-            Some((row, _)) => format!("not tried: first '{row}' has to work"),
-            None if self.port_unset => "not looked at before the port is set".to_owned(),
+            Some((row, _)) => format!("skipped until '{row}' works"),
+            None if self.port_unset => "skipped until the port is set".to_owned(),
             None => "not needed".to_owned(),
         };
         for row in self.rows {
@@ -310,7 +307,7 @@ impl CheckObserver<'_> {
             Some((_, fix)) => ("1;31", format!("fix this first: {fix}")),
             None if self.port_unset => ("32", "all is well: start the service, which sets the port".to_owned()),
             None if complete => ("32", "all is well".to_owned()),
-            None => ("1;31", "not everything could be tried: check again".to_owned()),
+            None => ("1;31", "not every step could run: check again".to_owned()),
         };
         let label = one_line(&label);
         let _ = if self.colours {
@@ -322,7 +319,7 @@ impl CheckObserver<'_> {
     }
 }
 
-/// What can be typed, or done, about an error.
+/// The setting that fixes an error, as it can be typed, or else the error's advice.
 fn fix(row: &str, error: &Error) -> String {
     match error.cause.most_informative() {
         Cause::NameMismatch { carried, .. } if row == "certificate" && !carried.is_empty() => {
@@ -332,7 +329,6 @@ fn fix(row: &str, error: &Error) -> String {
     }
 }
 
-/// The row of an error.
 fn row_of(remote: Remote, error: &Error) -> &'static str {
     let cause = error.cause.most_informative();
     match (remote, error.call) {
@@ -351,7 +347,7 @@ fn row_of(remote: Remote, error: &Error) -> &'static str {
     }
 }
 
-/// Whether somebody answered, if not as it should be.
+/// True if the remote answered, even with an error.
 fn is_beyond_connect(cause: &Cause) -> bool {
     !matches!(
         cause.most_informative(),
@@ -376,19 +372,19 @@ fn is_of_certificate(cause: &Cause) -> bool {
     )
 }
 
-/// Whom a step waits for.
+/// The row that a step belongs to, and the remote that the step waits for.
 fn waits_for(step: &Step) -> Option<(&'static str, &'static str)> {
     match step {
         Step::GetToken { .. } => Some(("account", "PIA's website")),
         Step::GetSignature { .. } => Some(("gateway", "PIA's gateway")),
         Step::Bind(_) => Some(("bind", "PIA's gateway")),
-        Step::PollSource => Some(("source", "whoever has the port")),
+        Step::PollSource => Some(("source", "the source of the port")),
         Step::ReadPort | Step::Confirm(_) => Some(("client", "the torrent client")),
         _ => None,
     }
 }
 
-/// A step is blocking, so somebody else tells that it takes long. It ends with its sender.
+/// Reports slow steps from a thread of its own, because a step blocks. The thread ends with the sender.
 fn report_slow_steps() -> Sender<Option<(&'static str, &'static str)>> {
     let (sender, steps) = channel::<Option<(&'static str, &'static str)>>();
     std::thread::spawn(move || {
@@ -401,7 +397,7 @@ fn report_slow_steps() -> Sender<Option<(&'static str, &'static str)>> {
             match (next, current.take()) {
                 (Ok(step), _) => current = step,
                 (Err(RecvTimeoutError::Timeout), Some((row, who))) => {
-                    let _ = writeln!(io::stdout(), "{:<5}{row:<15}waiting for {who}, 10 s at most", "...");
+                    let _ = writeln!(io::stdout(), "{:<5}{row:<15}waiting for {who}, up to 10 s", "...");
                 }
                 (Err(_), _) => return,
             }
@@ -430,7 +426,7 @@ impl Observer for CheckObserver<'_> {
             self.ok("lease", &format!("port {} until {}, stored", lease.port, rfc3339(lease.expires_at)));
         }
         let Ok(Progress::Done(completed)) = result else { return };
-        // The socket is looked at when the port is right.
+        // The socket is inspected only if the port is right.
         if let (Step::Inspect { port, .. }, false) = (step, self.printed.contains(&"port")) {
             self.ok("port", &format!("is {port}"));
         }
@@ -440,13 +436,13 @@ impl Observer for CheckObserver<'_> {
     fn outcome(&mut self, outcome: &Outcome) {
         let Some((_, notice)) = &outcome.notice else { return };
         match notice {
-            Notice::TokenRefused(error) => self.note("account", &format!("{error}; getting another token")),
+            Notice::TokenRefused(error) => self.note("account", &format!("{error}; getting a new token")),
             Notice::Leased { lease, .. } => {
                 self.ok("lease", &format!("port {} until {}", lease.port, rfc3339(lease.expires_at)));
             }
             Notice::StoreFailed { lease, error } => {
                 let text =
-                    format!("port {}; it cannot be stored, so the service gets another: {}", lease.port, error.cause);
+                    format!("port {}; storing it failed, so the service gets another: {}", lease.port, error.cause);
                 self.note("lease", &text);
             }
             Notice::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
@@ -456,7 +452,7 @@ impl Observer for CheckObserver<'_> {
                 self.line(
                     Mark::Note,
                     "clock",
-                    &format!("this system's clock ({now}) differs from the gateway's: set it"),
+                    &format!("this system's clock ({now}) differs from the gateway's; set the clock"),
                 );
             }
             Notice::Failed { error, next, .. } => self.failed(outcome.remote, error, next.is_zero()),
@@ -469,16 +465,16 @@ impl CheckObserver<'_> {
     fn listens(&mut self, connectivity: Connectivity, visibility: Visibility) {
         match visibility {
             Visibility::Confirmed => self.ok("listener", "yes"),
-            Visibility::TcpOnly => self.note("listener", "by TCP alone: nobody listens on its port by UDP"),
+            Visibility::TcpOnly => self.note("listener", "over TCP only; nothing listens on the port over UDP"),
             Visibility::Hidden => {
-                let text = "it says so, but no program here listens on the port: in a container it must share the VPN's \
-                            network (network_mode), not map its ports";
+                let text = "the client reports that it listens, but nothing here listens on the port; a client in a \
+                            container has to share the VPN's network (network_mode) instead of mapping ports";
                 self.note("listener", text);
             }
-            Visibility::Unknown => self.note("listener", "not known: it is not on this machine, and does not say"),
+            Visibility::Unknown => self.note("listener", "unknown: the client runs elsewhere and does not report it"),
         }
         if self.peer_seen || connectivity == Connectivity::Connected {
-            self.ok("inbound", "peers from outside reach it");
+            self.ok("inbound", "incoming peers can reach it");
         } else {
             self.note("inbound", describe_inbound(connectivity));
         }

@@ -18,25 +18,23 @@ use crate::text::one_line;
 use crate::views::status::{Health, Status};
 use crate::{check, logging};
 
-/// The service is not healthy, or a command failed.
+/// The service is unhealthy, or a command failed.
 const EXIT_FAILED: u8 = 1;
-/// Nothing runs.
+/// The service is not running.
 const EXIT_STOPPED: u8 = 3;
 /// `EX_USAGE` of sysexits.
 const EXIT_USAGE: u8 = 64;
 /// `EX_UNAVAILABLE` of sysexits: the network namespace is dead.
 const EXIT_ISOLATED: u8 = 69;
-/// `EX_TEMPFAIL` of sysexits: another one runs.
+/// `EX_TEMPFAIL` of sysexits: another instance uses the folder.
 const EXIT_LOCKED: u8 = 75;
-/// `EX_CONFIG` of sysexits: the services do not restart us after it.
+/// `EX_CONFIG` of sysexits: the service files do not restart the program after this code.
 const EXIT_CONFIG: u8 = 78;
 
-/// Why a command did not do what it was asked for.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit code.
     pub code: u8,
-    /// What is said on standard error, a line each.
+    /// For standard error.
     pub lines: Vec<String>,
 }
 
@@ -52,13 +50,13 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// A command, for `--help` and for the search for mistyped ones.
+/// A command, for `--help` and for suggestions after a typing error.
 struct Command {
     name: &'static str,
-    /// Its options and arguments.
+    /// Options and arguments, all of them optional.
     takes: &'static [&'static str],
     help: &'static str,
-    /// The rest of it, for its own `--help`.
+    /// The rest of the command's own `--help`.
     more: &'static str,
 }
 
@@ -72,7 +70,6 @@ const fn command(
 }
 
 impl Command {
-    /// With what it takes; all of that is optional.
     fn usage(&self) -> String {
         let takes = self
             .takes
@@ -82,53 +79,52 @@ impl Command {
     }
 }
 
-/// What can be asked of the program, beside running until it is told to end.
+/// Without a command, the program runs as the service.
 const COMMANDS: [Command; 6] = [
     command(
         "check",
         &["--config-only"],
-        "go the whole way once and say of each step whether it works or what to do",
-        "Takes the service's steps, tunnel first. Changes nothing at the torrent client; beside a running service it writes nothing.\n\
-         --config-only looks at the settings alone and sends nothing.\n\
-         Exit codes: 0 all is well, 1 something has to be fixed, 78 the settings are wrong.\n",
+        "run every step once and report what works and what to fix",
+        "Runs the service's steps, tunnel first. Changes nothing in the torrent client, and writes nothing while the service runs.\n\
+         --config-only checks the settings and sends nothing.\n\
+         Exit codes: 0 all is well, 1 something needs fixing, 78 invalid settings.\n",
     ),
     command(
         "once",
         &[],
-        "bind the port and set it in the torrent client once, then end",
-        "Exit codes: 0 done, 1 something failed, 75 the service runs with this STATE_DIR, 78 the settings are wrong.\n",
+        "bind the port and set it in the torrent client once, then exit",
+        "Exit codes: 0 done, 1 something failed, 75 the service uses this STATE_DIR, 78 invalid settings.\n",
     ),
     command(
         "status",
         &["--json"],
-        "tell how the running service is doing",
-        "--json is for programs.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+        "show the state of the running service",
+        "--json prints it as JSON, for programs.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
     ),
     command(
         "healthcheck",
         &[],
         "succeed only if the port is bound and the torrent client listens on it",
-        "One line says why, or why not. For containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+        "Prints one line with the reason. For containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
     ),
     command(
         "renew",
         &[],
-        "ask PIA for another port, in place of one that is blocked or abused",
-        "The service does it if it runs. The current port is kept until the new one is bound.\n\
-         Exit codes: 0 there is another port, 1 there is none, 78 the settings are wrong.\n",
+        "replace the port with another one from PIA, e.g. because it is blocked or abused",
+        "Works with or without a running service. The current port is kept until the new one is bound.\n\
+         Exit codes: 0 there is another port, 1 the port is unchanged, 78 invalid settings.\n",
     ),
     command(
         "fetch-ca",
         &["[PATH]"],
-        "fetch PIA's CA certificate, check it, and store it where the service looks for it, or in PATH",
-        "Needs no account. Exit codes: 0 it is there, 1 it cannot be had, 78 the settings are wrong.\n",
+        "download PIA's CA certificate, verify it, and store it for the service, or in PATH",
+        "Needs no account. Exit codes: 0 it is stored, 1 it could not be fetched or stored, 78 invalid settings.\n",
     ),
 ];
 
-/// What the arguments ask for.
 struct Arguments<'a> {
     file: Option<&'a Path>,
-    /// None is the service.
+    /// `None` runs the service.
     command: Option<&'a str>,
     option: Option<&'a str>,
     path: Option<&'a str>,
@@ -167,7 +163,7 @@ impl<'a> Arguments<'a> {
                         Some(names.clone().find(|name| *name == arg).ok_or_else(|| unknown("command", arg, names))?);
                 }
                 _ if takes == ["[PATH]"] && arguments.path.is_none() => arguments.path = Some(arg),
-                _ => return Err(usage_error(&format!("{arg} is too much"))),
+                _ => return Err(usage_error(&format!("unexpected argument '{arg}'"))),
             }
         }
         Ok(arguments)
@@ -178,7 +174,7 @@ fn usage_error(what: &str) -> Failure {
     Failure::new(EXIT_USAGE, format!("{what}; see --help"))
 }
 
-/// What was probably meant is the closest one that is not far away.
+/// An error that suggests the closest known name, if that is close enough.
 fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
     let near = known.map(|known| (strsim::osa_distance(name, known), known)).min();
     let meant = near.filter(|(distance, known)| *distance <= known.len() / 3 || known.starts_with(name));
@@ -186,7 +182,7 @@ fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     Failure::new(EXIT_USAGE, format!("unknown {kind} {name}; {meant}--help lists them all"))
 }
 
-/// Runs the command that `args` (without the program's name) ask for.
+/// Runs the command in `args`, which do not include the program's name.
 pub fn run(args: &[String]) -> Result<(), Failure> {
     let Arguments { file, command, option, path, help } = Arguments::parse(args)?;
     if help {
@@ -211,7 +207,7 @@ pub fn run(args: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// To standard output; a reader that went away is not our failure.
+/// Prints to standard output. A reader that has gone away is not an error of this program.
 fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -226,16 +222,16 @@ fn check_configuration(file: Option<&Path>) -> Result<(), Failure> {
     for warning in &settings.warnings {
         print(&format!("warning: {}\n", one_line(warning)));
     }
-    print(&format!("the configuration is valid, {}\n", settings.origin));
+    print(&format!("the configuration is valid ({})\n", settings.origin));
     Ok(())
 }
 
-/// The settings and the folder, which nobody else uses.
+/// The settings, and exclusive use of the state folder.
 fn acquire(file: Option<&Path>, who: &str) -> Result<(Settings, State), Failure> {
     let settings = configuration(file)?;
     logging::init(settings.log_level, settings.log_file.as_deref());
     let state = State::acquire(&settings.state_dir, who).map_err(|who| {
-        let line = format!("{who}, runs already with this STATE_DIR; stop it, or set another STATE_DIR");
+        let line = format!("{who}, already uses this STATE_DIR; stop it, or set a different STATE_DIR");
         Failure::new(EXIT_LOCKED, line)
     })?;
     Ok((settings, state))
@@ -250,7 +246,7 @@ fn daemon(file: Option<&Path>) -> Result<(), Failure> {
         Exit::Stopped => Ok(()),
         Exit::Isolated => {
             let line =
-                "no network device but lo is left: ending, so that a restart joins the VPN container's new namespace";
+                "only the loopback device is left; exiting, so that a restart joins the VPN container's new namespace";
             log::error!("{line}");
             Err(Failure { code: EXIT_ISOLATED, lines: Vec::new() })
         }
@@ -268,7 +264,7 @@ fn once(file: Option<&Path>) -> Result<(), Failure> {
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
     let settings = configuration(file)?;
-    // The lines of the check say all that is wrong; the log is for those who ask for more.
+    // The rows already show every problem; the log is only for users who request more.
     if settings.log_level >= log::LevelFilter::Debug {
         logging::init(settings.log_level, None);
     }
@@ -283,10 +279,10 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-/// For a lease, a bind and what the client takes.
+/// Time for a lease, a bind, and the client's change of port.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
 
-const LEASED_ELSEWHERE: &str = "the port is leased by another program, which has to be asked for another one";
+const LEASED_ELSEWHERE: &str = "the port is leased by another program; get a different one there";
 
 fn renew(file: Option<&Path>) -> Result<(), Failure> {
     let state_dir = settings::state_dir(&settings::variables(file)?);
@@ -295,7 +291,7 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
             Err(LEASED_ELSEWHERE.to_owned())
         } else {
             state::request_renewal(&state_dir, RENEWAL_LIMIT).unwrap_or_else(|error| {
-                let advice = "type it as root or as the service's user, where the service runs; its log says more";
+                let advice = "run this as root or as the service's user, where the service runs; check its log";
                 Err(format!("the service does not answer: {}; {advice}", io_message(&error)))
             })
         }
@@ -316,7 +312,6 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is shown of the state.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Show {
     Text,
@@ -331,11 +326,11 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     let Some(status) = status else {
         let folder = state_dir.display();
         return Err(match presence {
-            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("{who} runs and has not done anything yet")),
+            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("{who}, has not recorded a state yet")),
             Presence::Unknown(reason) => Failure::new(EXIT_FAILED, format!("unknown: {reason}")),
             Presence::Stopped => {
-                let line = "not running: it has not run yet with STATE_DIR";
-                Failure::new(EXIT_STOPPED, format!("{line} {folder}; start it, or set its STATE_DIR"))
+                let line = "not running: no state is stored in STATE_DIR";
+                Failure::new(EXIT_STOPPED, format!("{line} {folder}; start the service, or set its STATE_DIR"))
             }
         });
     };
@@ -396,18 +391,18 @@ fn full_help() -> String {
         env!("CARGO_PKG_VERSION"),
         ": keeps PIA's forwarded port bound and the torrent client listening on it\n\n",
         "Usage: pia-qbittorrent-sync [--config PATH] [COMMAND]\n\n",
-        "Without a command it runs until SIGTERM or SIGINT; SIGHUP binds and checks at once. Commands:\n",
+        "Without a command the service runs, until SIGTERM or SIGINT; SIGHUP binds and checks at once. Commands:\n",
     ));
     for command in &COMMANDS {
         let _ = writeln!(text, "  {:<24}{}", command.usage(), command.help);
     }
     text.push_str(concat!(
         "  --version\n",
-        "COMMAND --help tells more.\n\n",
-        "Settings are NAME=value, in the environment, which wins, or in a file: the one that --config names, else\n",
-        "/etc/pia-qbittorrent-sync/config.env or, with OpenRC, /etc/conf.d/pia-qbittorrent-sync.\n\n",
-        "Exit codes: 0 done, 1 failed or not healthy, 3 not running, 64 wrong usage, 69 no network device but lo is left,\n",
-        "75 another one runs with this STATE_DIR, 78 wrong settings\n\n",
+        "COMMAND --help shows more.\n\n",
+        "Settings are NAME=value, in the environment or in a file: PATH of --config, or else\n",
+        "/etc/pia-qbittorrent-sync/config.env (OpenRC: /etc/conf.d/pia-qbittorrent-sync). The environment takes precedence.\n\n",
+        "Exit codes: 0 done, 1 failed or not healthy, 3 not running, 64 invalid usage, 69 only the loopback device is left,\n",
+        "75 another instance uses this STATE_DIR, 78 invalid settings\n\n",
         "Variables:\n",
     ));
     for variable in &VARIABLES {
@@ -417,7 +412,7 @@ fn full_help() -> String {
         }
         text.push('\n');
     }
-    text.push_str("Each of these may instead come from a file that the variable with _FILE at its end names:\n");
+    text.push_str("Each of these names a file with the value of the variable without _FILE:\n");
     for variable in VARIABLES.iter().filter(|variable| variable.from_file) {
         let _ = writeln!(text, "  {}_FILE", variable.name);
     }
@@ -430,36 +425,36 @@ mod tests {
 
     const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/man/pia-qbittorrent-sync.1");
 
-    /// `text` as roff has it.
+    /// Escapes `text` for roff.
     fn roff(text: &str) -> String {
         let text = text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
         if text.starts_with('.') { format!("\\&{text}") } else { text }
     }
 
-    /// A paragraph with a name in bold before it.
+    /// A paragraph below a name in bold.
     fn item(name: &str, text: &str) -> String {
         format!(".TP\n.B {}\n{}\n", roff(name), roff(text))
     }
 
     fn manual() -> String {
         let mut page = String::from(concat!(
-            ".\\\" Made of the tables in src/cli.rs and src/settings.rs: UPDATE_MANUAL=1 cargo test --bins manual\n",
+            ".\\\" Generated from the tables in src/cli.rs and src/settings.rs: UPDATE_MANUAL=1 cargo test --bins manual\n",
             ".TH PIA\\-QBITTORRENT\\-SYNC 1\n",
             ".SH NAME\n",
             "pia\\-qbittorrent\\-sync \\- keeps PIA\\(aqs forwarded port bound and the torrent client listening on it\n",
             ".SH SYNOPSIS\n",
             ".B pia\\-qbittorrent\\-sync\n[\\fB\\-\\-config\\fR \\fIPATH\\fR] [\\fICOMMAND\\fR]\n",
             ".SH DESCRIPTION\n",
-            "Without a command it runs until SIGTERM or SIGINT; SIGHUP binds and checks at once.\n",
+            "Without a command the service runs, until SIGTERM or SIGINT; SIGHUP binds and checks at once.\n",
             ".SH COMMANDS\n",
         ));
         for command in &COMMANDS {
             let help = format!("{}. {}", capitalized(command.help), command.more.replace('\n', " "));
             page += &item(&command.usage(), help.trim());
         }
-        page += &item("--help, --version", "Behind a command, --help tells more of it.");
-        page += ".SH VARIABLES\nSettings are NAME=value, in the environment, which wins, or in a file (see FILES).\n";
-        page += "An empty value counts as unset.\n";
+        page += &item("--help, --version", "After a command, --help shows more about it.");
+        page += ".SH VARIABLES\nSettings are NAME=value, in the environment or in a file (see FILES).\n";
+        page += "The environment takes precedence. An empty value counts as unset.\n";
         for variable in &VARIABLES {
             let name =
                 if variable.from_file { format!("{0}, {0}_FILE", variable.name) } else { variable.name.to_owned() };
@@ -472,7 +467,7 @@ mod tests {
         page += ".PP\nA variable with _FILE at its end names a file that holds the value.\n.SH FILES\n";
         for (file, text) in [
             ("/etc/pia-qbittorrent-sync/config.env", "The settings, unless --config names another file."),
-            ("/etc/conf.d/pia-qbittorrent-sync", "The same with OpenRC."),
+            ("/etc/conf.d/pia-qbittorrent-sync", "The settings with OpenRC."),
             ("/var/lib/pia-qbittorrent-sync", "Lease, status and PIA's CA certificate (STATE_DIR)."),
         ] {
             page += &item(file, text);
@@ -482,10 +477,10 @@ mod tests {
             (0, "Done, or healthy."),
             (EXIT_FAILED, "Failed, or not healthy."),
             (EXIT_STOPPED, "Not running."),
-            (EXIT_USAGE, "Wrong usage."),
-            (EXIT_ISOLATED, "No network device but lo is left (EXIT_WHEN_ISOLATED)."),
-            (EXIT_LOCKED, "Another one runs with this STATE_DIR."),
-            (EXIT_CONFIG, "Wrong settings."),
+            (EXIT_USAGE, "Invalid usage."),
+            (EXIT_ISOLATED, "Only the loopback device is left (EXIT_WHEN_ISOLATED)."),
+            (EXIT_LOCKED, "Another instance uses this STATE_DIR."),
+            (EXIT_CONFIG, "Invalid settings."),
         ] {
             page += &item(&code.to_string(), text);
         }
@@ -498,6 +493,6 @@ mod tests {
             std::fs::write(MANUAL, manual()).unwrap();
         }
         let kept = std::fs::read_to_string(MANUAL).unwrap_or_default();
-        assert!(kept == manual(), "type: UPDATE_MANUAL=1 cargo test --bins manual");
+        assert!(kept == manual(), "run: UPDATE_MANUAL=1 cargo test --bins manual");
     }
 }
