@@ -1,4 +1,4 @@
-//! The files in `STATE_DIR`, as a crash, a full disk or another version may have left them.
+//! The files in `STATE_DIR` after a crash, on a full disk, or from a different version.
 #![no_main]
 
 use std::time::Duration;
@@ -36,10 +36,10 @@ fuzz_target!(|input: &[u8]| {
     match Status::read(folder()) {
         Ok(None) => panic!("there is a file"),
         Ok(Some(status)) => {
-            // Whoever runs has left a line of its own, in a file that may be as bad.
-            let who = String::from_utf8_lossy(input).into_owned();
-            for presence in [Presence::Running(who.clone()), Presence::Stopped, Presence::Unknown(who)] {
-                for route in [None, Some(Ok(a_route())), Some(Err("no way".to_owned()))] {
+            // The running process describes itself in a file that may be just as damaged.
+            let holder = String::from_utf8_lossy(input).into_owned();
+            for presence in [Presence::Running(holder.clone()), Presence::Stopped, Presence::Unknown(holder)] {
+                for route in [None, Some(Ok(a_route())), Some(Err("no route".to_owned()))] {
                     let health = status.health(&presence, route, Some(&ListenState::Stale), Timestamp::UNIX_EPOCH);
                     assert_one_line(health.message());
                     status.describe(&presence, &health, Timestamp::UNIX_EPOCH).lines().for_each(assert_one_line);
