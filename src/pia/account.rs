@@ -1,5 +1,5 @@
-//! The account: a token from the cache file, or from a login at PIA's public endpoints or, when none of them can be
-//! reached, at the gateway.
+//! The PIA account. A token comes from the cache file or else from a login: at PIA's public endpoints or, if all of
+//! them fail, through the gateway. When to ask for a token is the keeper's decision.
 
 use std::path::{Path, PathBuf};
 
@@ -18,19 +18,17 @@ use crate::keeper::step::{Completed, Exchange, Progress};
 use crate::kernel::Network;
 use crate::secret::Secret;
 
-/// PIA's public login endpoints, in the order of PIA's own desktop client. Both take a form.
+/// PIA's public login endpoints, in the order that PIA's desktop client tries them. Both expect a form.
 pub const LOGIN_URLS: [&str; 2] = [
     "https://www.privateinternetaccess.com/api/client/v2/token",
     "https://apiv2.privateinternetaccess.com/api/client/v2/token",
 ];
-/// Bytes; PIA's tokens have 128. More is not a token.
+/// Longest text accepted as a token, in bytes; PIA's have 128.
 const MAX_TOKEN: usize = 4096;
 
-/// User name and password of a PIA account.
 pub struct Credentials {
-    /// `p1234567`.
+    /// Looks like `p1234567`.
     pub username: String,
-    /// The account's password.
     pub password: Secret,
 }
 
@@ -40,7 +38,7 @@ impl Credentials {
     }
 }
 
-/// Where the token is cached: the Python daemon's place, and below /run/pia where a service has made that folder.
+/// Default: `token` in the service's runtime directory if that exists, otherwise the file of the Python daemon.
 pub fn token_file(reader: &Reader) -> PathBuf {
     let folder = reader.get("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next()).unwrap_or("/run/pia");
     match Path::new(folder) {
@@ -49,26 +47,24 @@ pub fn token_file(reader: &Reader) -> PathBuf {
     }
 }
 
-/// The account.
 pub struct Account {
     credentials: Option<Credentials>,
-    /// In the order in which they are tried.
+    /// Tried in this order.
     endpoints: Vec<Url>,
-    /// Whether the gateway may be asked after them.
+    /// Whether a login through the gateway may follow when all endpoints have failed.
     in_tunnel: bool,
-    /// Roots for the login instead of the public ones.
+    /// Roots for logins in place of the public ones.
     roots: Option<RootCertStore>,
     token_file: PathBuf,
-    /// A token from a login is written to the file.
+    /// Whether a token from a login is written to the file.
     persists: bool,
-    /// The endpoints that were tried in vain in this round.
+    /// Endpoints that have failed in this round.
     tried: Vec<Attempt>,
-    /// What is wrong with the cache file was said.
+    /// Whether the log has a warning about an unusable cache file.
     warned: bool,
 }
 
 impl Account {
-    /// Nothing is read or sent yet.
     pub fn new(
         credentials: Option<Credentials>,
         endpoints: Vec<Url>,
@@ -79,10 +75,9 @@ impl Account {
         Self { credentials, endpoints, in_tunnel, roots, token_file, persists: true, tried: Vec::new(), warned: false }
     }
 
-    /// Gets a token: from the cache file, unless it holds the one that was `refused`, else by a login.
+    /// Reads the token from the cache file, or logs in if the file has none or only the `refused` one.
     ///
-    /// An endpoint that cannot be reached or does not know the call leads to the next one; rejected credentials and a
-    /// lockout end the round.
+    /// After a failed login the next endpoint follows, but rejected credentials and a lockout end the round.
     pub fn get_token(
         &mut self,
         refused: Option<&Secret>,
@@ -99,7 +94,7 @@ impl Account {
             && let Err(error) = files::write(&self.token_file, token.expose().as_bytes(), Durability::Durable)
         {
             log::warn!(
-                "PIA_TOKEN_FILE {}: {}; the token is kept in memory, and every start will log in",
+                "cannot write PIA_TOKEN_FILE {}: {}; the token stays in memory, and every start logs in again",
                 files::display_path(&self.token_file),
                 io_message(&error)
             );
@@ -107,18 +102,17 @@ impl Account {
         Ok(Progress::Done(Completed::Token { token, logged_in: true }))
     }
 
-    /// Tokens are not written to the cache file.
+    /// Stops writing tokens to the cache file.
     pub fn disable_persistence(&mut self) {
         self.persists = false;
     }
 
-    /// What proves us; none without an account.
+    /// User name and password as one secret, to recognise a rejected pair.
     pub fn credentials(&self) -> Option<Secret> {
         let credentials = self.credentials.as_ref()?;
         Some(Secret::new(format!("{}\0{}", credentials.username, credentials.password.expose())))
     }
 
-    /// The file that caches the token.
     pub fn token_file(&self) -> &Path {
         &self.token_file
     }
@@ -130,14 +124,14 @@ impl Account {
                 if let Some(problem) = problem
                     && !std::mem::replace(&mut self.warned, true)
                 {
-                    log::warn!("PIA_TOKEN_FILE {} {problem}; it is not used", files::display_path(&self.token_file));
+                    log::warn!("PIA_TOKEN_FILE {} {problem}; ignoring it", files::display_path(&self.token_file));
                 }
                 None
             }
         }
     }
 
-    /// Asks the next endpoint.
+    /// Tries the next endpoint.
     fn log_in(&mut self, gateway: &mut Gateway, network: &Network) -> Exchange<Secret> {
         let Some(credentials) = &self.credentials else {
             return Err(failed(Call::Token, Cause::NoCredentials));
@@ -175,7 +169,8 @@ impl Account {
     }
 }
 
-/// As PIA's desktop client does where the website is blocked (`10.0.0.1:443/apiv2/token`); JSON.
+/// Logs in through the gateway with JSON, as PIA's desktop client does if the website is blocked
+/// (`10.0.0.1:443/apiv2/token`).
 fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials, network: &Network) -> Exchange<Secret> {
     let Progress::Done(connection) = gateway.login_connection(Call::Login, network)? else { return Ok(Progress::More) };
     let json = encode_json(&credentials.fields());
@@ -193,24 +188,24 @@ fn ask_for_token(
     connection.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(Call::Login, cause))
 }
 
-/// The error of a step at the account.
+/// Adds the advice for a failed call to PIA's account API.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => "correct PIA_USERNAME and PIA_PASSWORD, then restart",
         Cause::NoCredentials => "put a new token into PIA_TOKEN_FILE, or set PIA_USERNAME and PIA_PASSWORD and restart",
         Cause::Lookup { .. } => {
-            "DNS does not work here: check /etc/resolv.conf; through a VPN, check that the VPN is up"
+            "DNS does not work here: check /etc/resolv.conf; if traffic goes through a VPN, check that it is up"
         }
-        Cause::Connect { .. } | Cause::NoRoute { .. } => "check that the VPN is up and lets this machine out",
+        Cause::Connect { .. } | Cause::NoRoute { .. } => "check that the VPN is up and allows outgoing connections",
         Cause::UnknownIssuer | Cause::NameMismatch { .. } => {
-            "something intercepts the connection, or PIA_LOGIN_CA_CERT does not fit PIA_LOGIN_URL"
+            "check for a proxy that intercepts TLS; if PIA_LOGIN_CA_CERT is set, check that it fits PIA_LOGIN_URL"
         }
         _ => return Error::new(call, cause),
     };
     Error::new(call, cause).advise(Some(advice))
 }
 
-/// The error where these credentials were rejected a while ago and are not tried again yet.
+/// Error for credentials that PIA rejected earlier and that are not tried again yet.
 pub fn rejected_before() -> Error {
     failed(Call::Login, rejected(true))
 }
@@ -219,7 +214,7 @@ fn rejected(before: bool) -> Cause {
     Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
-/// `{"token":"…"}`, a rejection (401), or a lockout (429 or `too_many_attempts`).
+/// Reads `{"token":"…"}`, a rejection (401), or a lockout (429 or `too_many_attempts`).
 fn token_of(response: &Response) -> Result<Secret, Cause> {
     let fields = json::object(&response.text()).unwrap_or_default();
     let text = |name: &str| match fields.get(name) {
@@ -236,17 +231,17 @@ fn token_of(response: &Response) -> Result<Secret, Cause> {
         return Err(response.unexpected());
     }
     let token = text("token").ok_or_else(|| Cause::field("token", "is missing"))?;
-    check_token(token).map(Secret::new).ok_or_else(|| Cause::field("token", "is not a token"))
+    check_token(token).map(Secret::new).ok_or_else(|| Cause::field("token", "is malformed"))
 }
 
-/// A token without the white space around it; none when it cannot be one. Its characters go into a URL encoded.
+/// Trims `text`; `None` if it cannot be a token. Any printable ASCII may be one, because URLs carry it encoded.
 fn check_token(text: &str) -> Option<&str> {
     let token = text.trim();
     let plausible = (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
     plausible.then_some(token)
 }
 
-/// The token in a file; `Err(None)` when the file is absent or empty, `Err(Some(problem))` when it cannot be used.
+/// Reads a token file; `Err(None)` if it is absent or empty, `Err(Some(problem))` if it is unusable.
 pub fn read_token(path: &Path) -> Result<Secret, Option<String>> {
     let text = match files::read(path) {
         Ok(text) if text.trim().is_empty() => return Err(None),
@@ -269,7 +264,7 @@ mod tests {
         Account::new(None, Vec::new(), false, None, file.to_owned())
     }
 
-    /// From the file: no gateway is asked.
+    /// Reads the token from the file alone.
     fn token(account: &mut Account, refused: Option<&str>) -> Result<String, Error> {
         let address = GatewayAddress::At { host: "127.0.0.1".to_owned(), port: 1 };
         let authority = Authority::given(RootCertStore::empty());
@@ -281,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_put_there_manually_is_used() {
+    fn a_token_from_the_user_is_used() {
         let dir = TempDir::new();
         let file = dir.path().join("token");
         std::fs::write(&file, "\n  abc123 \r\n").unwrap();
@@ -289,13 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_is_not_believed_again_until_the_file_changes() {
+    fn a_refused_token_is_ignored_until_the_file_changes() {
         let dir = TempDir::new();
         let file = dir.path().join("token");
         std::fs::write(&file, "old").unwrap();
         let mut account = account(&file);
         assert!(matches!(token(&mut account, Some("old")).unwrap_err().cause, Cause::NoCredentials));
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "old", "the file is the user's");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "old", "the user's file is left alone");
         std::fs::write(&file, "new").unwrap();
         assert_eq!(token(&mut account, Some("old")).unwrap(), "new");
     }
@@ -311,7 +306,7 @@ mod tests {
             (connect, "check that the VPN is up"),
             (Cause::UnknownIssuer, "PIA_LOGIN_CA_CERT"),
             (mismatch, "PIA_LOGIN_CA_CERT"),
-            (Cause::LockedOut { retry_after: None }, "when the lockout is over"),
+            (Cause::LockedOut { retry_after: None }, "the lockout is over"),
             (lookup, "DNS"),
         ] {
             let error = failed(Call::Login, cause);
@@ -320,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_no_token() {
+    fn garbage_is_not_a_token() {
         let dir = TempDir::new();
         let file = dir.path().join("token");
         for garbage in ["two words", "ümlaut", "a\nb", &"x".repeat(MAX_TOKEN + 1)] {

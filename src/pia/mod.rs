@@ -1,6 +1,6 @@
-//! Private Internet Access: the account (token), the gateway (signature and bind), where the lease is kept, and what we trust.
+//! Private Internet Access: the account (token), the gateway (signature and bind), the stored lease, and what we trust.
 //!
-//! Facts come from PIA's own scripts and desktop client; when something is asked again is the keeper's decision.
+//! Facts come from PIA's own scripts and desktop client. When to call or retry what is the keeper's decision.
 
 pub mod account;
 pub mod discover;
@@ -24,19 +24,15 @@ use gateway::{Gateway, GatewayAddress};
 use lease::LeaseStore;
 use trust::{Authority, gateway_name, published, urls};
 
-/// PIA's side: account, gateway, and where the lease is kept.
 pub struct Pia {
-    /// The account.
     pub account: Account,
-    /// The gateway.
     pub gateway: Gateway,
-    /// Where the lease is kept.
     pub store: LeaseStore,
     persists: bool,
 }
 
 impl Pia {
-    /// Its settings; lease and CA are kept in `state_dir`. Nothing is sent yet.
+    /// Reads PIA's settings; `state_dir` keeps lease and CA. Sends nothing.
     pub fn read(reader: &mut Reader, state_dir: &Path) -> Option<Self> {
         let token_file = account::token_file(reader);
         let credentials = credentials(reader, &token_file);
@@ -45,10 +41,10 @@ impl Pia {
         let policy = name_policy(reader);
         let given = read_roots(reader, "PIA_CA_CERT");
         let published = published(reader, state_dir);
-        let remedy = "an https URL is right";
+        let remedy = "use an https URL";
         let login_urls = urls(reader, "PIA_LOGIN_URL", &account::LOGIN_URLS, remedy, |text| match Url::parse(text)? {
             url if url.https => Ok(url),
-            _ => Err("is not https, and the password would be readable on its way".to_owned()),
+            _ => Err("is not https, so the password would travel unencrypted".to_owned()),
         });
         let in_tunnel = reader.get("PIA_LOGIN_URL").is_none();
         let login_roots = read_roots(reader, "PIA_LOGIN_CA_CERT");
@@ -61,19 +57,17 @@ impl Pia {
         })
     }
 
-    /// Nothing is written: neither token nor lease nor CA.
+    /// Stops writing token, lease and CA.
     pub fn disable_persistence(&mut self) {
         self.persists = false;
         self.account.disable_persistence();
         self.gateway.disable_persistence();
     }
 
-    /// Gets a token.
     pub fn get_token(&mut self, refused: Option<&Secret>, network: &Network) -> Exchange<Completed> {
         self.account.get_token(refused, &mut self.gateway, network)
     }
 
-    /// Stores the lease.
     pub fn store(&self, lease: &Lease) -> Exchange<Completed> {
         if self.persists {
             self.store.save(lease).map_err(|error| {
@@ -84,7 +78,7 @@ impl Pia {
     }
 }
 
-/// None when a token file does without them, or when they are wrong.
+/// `None` if a token file makes them unnecessary, or if they are invalid.
 fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
     let before = reader.problems();
     let pair = reader.pair("PIA_USERNAME", "PIA_PASSWORD");
@@ -92,7 +86,7 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
         && reader.problems() == before
         && let Err(problem) = account::read_token(token_file)
     {
-        let problem = problem.unwrap_or_else(|| "holds no token".to_owned());
+        let problem = problem.unwrap_or_else(|| "is absent or empty".to_owned());
         let problem = format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::display_path(token_file));
         let remedy = "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)";
         reader.problem("PIA_USERNAME", None, problem, remedy);
@@ -102,7 +96,7 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
 
 fn name_policy(reader: &mut Reader) -> NamePolicy {
     let remedy =
-        "the name in the gateway's certificate is right, e.g. mexico409; leave it unset to see the name in the log";
+        "use the name in the gateway's certificate, e.g. mexico409; the log shows it if PIA_HOSTNAME is not set";
     let policy = reader.optional("PIA_HOSTNAME", remedy, |name| {
         if is_placeholder(name) {
             return Err(InvalidValue::from("is a placeholder"));
