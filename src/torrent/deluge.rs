@@ -1,8 +1,8 @@
 //! Deluge's web interface (JSON-RPC), 2.0 to 2.2, as measured on 2.0.3, 2.2.0 and a snapshot of 2.2.1.
 //!
-//! It tells the port on which it listens by TCP, by its socket, and does not say whether anybody came in. It stands between us and
-//! the daemon: while it is not connected to that, calls of the daemon hang, and it does not connect again by itself.
-//! `core.test_listen_port` is never called, because it asks a third party.
+//! Deluge reports the TCP port of its open socket, but no incoming peers. The web interface stands between us and the
+//! daemon: while the two are not connected, calls to the daemon hang, and the web interface does not reconnect
+//! automatically. `core.test_listen_port` is never called, because it asks a third party.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,44 +20,41 @@ use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
-/// Calls, as errors name them.
 const LOGIN: Call = Call::Client("Deluge login");
 const CONNECT: Call = Call::Client("Deluge web.connect");
 const GET_PORT: Call = Call::Client("Deluge core.get_listen_port");
 const SET_CONFIG: Call = Call::Client("Deluge core.set_config");
 const REANNOUNCE: Call = Call::Client("Deluge core.force_reannounce");
-/// Codes of errors: not logged in; an unknown method, or no daemon.
+/// Error codes of the web interface. `NO_DAEMON` also stands for an unknown method.
 const NOT_AUTHENTICATED: i64 = 1;
 const NO_DAEMON: i64 = 2;
 
-/// Whether the web interface is connected to a daemon.
+/// Connection of the web interface to a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Daemon {
-    /// To be asked, before a call that would hang.
+    /// Must be checked before the next call, which might hang.
     Unchecked,
     Connected,
-    /// It is not; which ones it knows is to be asked.
+    /// Not connected; the list of known daemons comes next.
     Missing,
-    /// It is to connect to the one with this id.
+    /// Connecting to the daemon with this id comes next.
     Found(String),
 }
 
-/// A Deluge and our session with its web interface.
 pub struct Deluge {
     url: Url,
     connection: Connection,
     path: String,
     password: Secret,
-    /// `name=value`.
+    /// Cookie, `name=value`.
     session: Option<Secret>,
-    /// The session was just made: to be told that there is none is a failure.
+    /// The session is new: another `NOT_AUTHENTICATED` is a failure.
     new_session: bool,
     daemon: Daemon,
-    /// The torrents whose trackers are to be told, in the middle of that.
+    /// Torrents to reannounce, between the two calls that this takes.
     torrents: Option<String>,
 }
 
-/// Its settings.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     let endpoint = read_endpoint(reader, "DELUGE_HOST", "http://localhost:8112", "DELUGE_CA_CERT", true);
     let before = reader.problems();
@@ -67,7 +64,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     }
     let ((url, tls), password) = (endpoint?, password?);
     if password.expose() == "deluge" {
-        let warning = "DELUGE_PASSWORD is Deluge's first one, which everybody knows: change it in its web interface";
+        let warning = "DELUGE_PASSWORD is Deluge's well-known default: change it in Deluge's web interface";
         reader.warnings.push(warning.to_owned());
     }
     let connection = Connection::new(url.host.clone(), url.port, url.host_header(), tls);
@@ -85,7 +82,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     }))
 }
 
-/// A reply, always with HTTP 200.
+/// A reply; its HTTP status is always 200.
 #[derive(Deserialize)]
 struct Reply {
     result: Option<Value>,
@@ -99,7 +96,7 @@ struct Failure {
 
 impl Deluge {
     fn send(&mut self, method: &str, params: &str, force: bool) -> Result<Response, Cause> {
-        // The order and the spelling of the fields are as its own pages have them; 2.0 takes no other content type.
+        // Order and spelling of the fields are those of Deluge's own pages; 2.0 accepts only the content type JSON.
         let json = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
         let headers: Vec<_> = self.session.iter().map(|session| ("Cookie", session.expose())).collect();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
@@ -109,7 +106,7 @@ impl Deluge {
         if response.status == 200 { Ok(response) } else { Err(response.unexpected()) }
     }
 
-    /// A call of the web interface, or a login where there is no session.
+    /// Calls the web interface, or logs in if there is no session.
     fn call(&mut self, call: Call, method: &str, params: &str, force: bool) -> Exchange<Value> {
         if self.session.is_none() {
             return self.log_in(force);
@@ -142,7 +139,7 @@ impl Deluge {
             Some(Value::Bool(false)) => return Err(failed(LOGIN, rejected(false))),
             _ => return Err(failed(LOGIN, Cause::field("result", "is neither true nor false"))),
         }
-        // The last one is the new one.
+        // The last cookie is the new one.
         let session = response.header("set-cookie").filter_map(cookie_pair).last().map(Secret::new);
         self.session = Some(session.ok_or_else(|| failed(LOGIN, Cause::field("Set-Cookie", "is missing")))?);
         self.new_session = true;
@@ -150,7 +147,7 @@ impl Deluge {
         Ok(Progress::More)
     }
 
-    /// A call of the daemon, or what has to come before it.
+    /// Calls the daemon, or takes the next step to a connection with it.
     fn core(&mut self, call: Call, method: &str, params: &str, force: bool) -> Exchange<Value> {
         let daemon = std::mem::replace(&mut self.daemon, Daemon::Unchecked);
         match &daemon {
@@ -177,7 +174,7 @@ impl Deluge {
                         return Err(failed(CONNECT, Cause::NotConnected));
                     }
                     Progress::Done(_) => {
-                        log::info!("{}: its web interface has connected to the daemon", self.name());
+                        log::info!("{}: the web interface is now connected to the daemon", self.name());
                         self.daemon = Daemon::Connected;
                     }
                     Progress::More => self.daemon = daemon,
@@ -188,7 +185,7 @@ impl Deluge {
     }
 }
 
-/// The id of the daemon to connect to: one of this machine, or the first one.
+/// Id of the daemon to connect to: one on this machine if there is one, otherwise the first.
 fn host_of(hosts: &Value) -> Option<String> {
     let Value::Array(hosts) = hosts else { return None };
     let entries = hosts.iter().filter_map(|host| match host {
@@ -207,24 +204,24 @@ fn rejected(before: bool) -> Cause {
     Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
-/// The error of a step at Deluge.
+/// Adds the advice for a failed call to Deluge.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => {
-            "check that deluge-web runs, and DELUGE_HOST; in Docker it must share the VPN's network"
+            "check that deluge-web runs and DELUGE_HOST is right; in Docker it must share the VPN's network"
         }
-        Cause::Lookup { .. } => "correct DELUGE_HOST; in Docker, behind the VPN container, it is http://localhost:8112",
-        Cause::CredentialsRejected { .. } => "correct DELUGE_PASSWORD, the one of the web interface, then restart",
-        Cause::NotConnected => "check that deluged runs, and the Connection Manager in its web interface",
-        Cause::NoDaemon => "add the daemon in the Connection Manager of its web interface",
-        Cause::NotTls => "it speaks plain HTTP: use http:// in DELUGE_HOST",
+        Cause::Lookup { .. } => "correct DELUGE_HOST; in the VPN container's network it is http://localhost:8112",
+        Cause::CredentialsRejected { .. } => "set DELUGE_PASSWORD to the web interface's password, then restart",
+        Cause::NotConnected => "check that deluged runs, and the Connection Manager in Deluge's web interface",
+        Cause::NoDaemon => "add the daemon in the Connection Manager of Deluge's web interface",
+        Cause::NotTls => "it probably speaks plain HTTP: use http:// in DELUGE_HOST",
         Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
-            "if its web interface is set to HTTPS, use https:// in DELUGE_HOST; and its port, not the daemon's 58846"
+            "use the web interface's port in DELUGE_HOST, not the daemon's 58846; with HTTPS there, use https://"
         }
-        Cause::UnknownIssuer => "set DELUGE_CA_CERT to the CA of its certificate, or to the certificate itself",
+        Cause::UnknownIssuer => "set DELUGE_CA_CERT to the CA of Deluge's certificate, or to the certificate itself",
         Cause::NameMismatch { .. } => "use one of those names in DELUGE_HOST",
         Cause::Http { status: 404 | 405 | 300..=399, .. } => {
-            "check that DELUGE_HOST is Deluge's web interface, with its path prefix"
+            "check that DELUGE_HOST is the URL of Deluge's web interface, with any path prefix"
         }
         _ => return Error::new(call, cause),
     };
@@ -240,7 +237,7 @@ impl TorrentClient for Deluge {
         self.url.to_string()
     }
 
-    /// Its socket is open 7 to 9 ms after a change, and the port that it shows is right at once.
+    /// Measured: the socket opens 7 to 9 ms after a change, and the reported port is right at once.
     fn profile(&self) -> ClientProfile {
         ClientProfile {
             listen_timeout: Duration::from_secs(1),
@@ -269,13 +266,13 @@ impl TorrentClient for Deluge {
         Ok(Progress::Done(ListenPort { port, random: false }))
     }
 
-    /// Without the second key the first is stored and nothing else; of a range 2.0 opens no port at all.
+    /// Without `random_port`, Deluge only stores `listen_ports`. Given a range, 2.0 opens no port at all.
     fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let params = format!(r#"[{{"listen_ports":[{port},{port}],"random_port":false}}]"#);
         Ok(self.core(SET_CONFIG, "core.set_config", &params, force)?.map(|_| ()))
     }
 
-    /// The port that it has shown is the one of its socket.
+    /// Deluge reports the port of its open socket, so a reported port is one that it listens on.
     fn connectivity(&mut self) -> Exchange<Connectivity> {
         Ok(Progress::Done(Connectivity::Listening))
     }
@@ -300,7 +297,7 @@ impl TorrentClient for Deluge {
         self.connection.dialled()
     }
 
-    /// By the next time its daemon may be gone.
+    /// Also forgets the daemon, which may be gone before the next connection.
     fn disconnect(&mut self) {
         self.daemon = Daemon::Unchecked;
         self.connection.disconnect();
@@ -321,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemon_of_this_machine_is_connected_to() {
+    fn a_daemon_on_this_machine_is_preferred() {
         let host = |text: &str| host_of(&miniserde::json::from_str(text).unwrap());
         let far = r#"["f", "nas.lan", 58846, "u"]"#;
         assert_eq!(host(&format!(r#"[{far}, ["l", "127.0.0.1", 58846, "u"]]"#)), Some("l".to_owned()));
@@ -337,13 +334,13 @@ mod tests {
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         for (cause, advice) in [
             (connect, "check that deluge-web runs"),
-            (rejected(false), "the one of the web interface"),
+            (rejected(false), "the web interface's password"),
             (Cause::NotConnected, "check that deluged runs"),
             (Cause::NoDaemon, "Connection Manager"),
             (Cause::NotTls, "use http://"),
             (Cause::NotHttp, "use https://"),
-            (http(404), "with its path prefix"),
-            (http(500), "nothing to do if it passes"),
+            (http(404), "path prefix"),
+            (http(500), "if this keeps happening"),
         ] {
             let error = failed(GET_PORT, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);

@@ -1,7 +1,8 @@
 //! Transmission's RPC, 3.00 to 4.1, as measured on 3.00, 4.1.0-beta.2 and 4.1.4.
 //!
-//! It shows its settings and never its sockets, takes any value for a success, and does not say whether it listens: what was set is
-//! read back, and the rest is the kernel's to tell. `port-test` is never called, because it asks a third party.
+//! Transmission shows settings but no sockets, reports success for any value, and does not report whether it listens.
+//! So settings are read back after a change, and only the kernel shows the socket. `port-test` is never called, because
+//! it asks a third party.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,27 +22,26 @@ use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
-/// Calls, as errors name them.
 const LOGIN: Call = Call::Client("Transmission login");
 const SESSION_GET: Call = Call::Client("Transmission session-get");
 const SESSION_SET: Call = Call::Client("Transmission session-set");
 const REANNOUNCE: Call = Call::Client("Transmission torrent-reannounce");
-/// `rpc-version` of 3.00. Up to it the UDP socket stays on the port of the start.
+/// `rpc-version` of 3.00, the last release whose UDP socket stays on the port that was set at its start.
 const LAST_WITHOUT_UDP: u64 = 16;
-/// The last two parts of the path, where there is no other.
+/// Default path of the RPC.
 const RPC: &str = "/transmission/rpc";
 
-/// How requests are spelt. The header of a 409 tells.
+/// Spelling of requests, as the header of a 409 reply announces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
-    /// Hyphens, `arguments` and `result`: all versions so far, and it will be removed.
+    /// Hyphens, `arguments` and `result`: all versions so far, but deprecated.
     Old,
-    /// JSON-RPC 2.0, with underscores: 4.1 and later.
+    /// JSON-RPC 2.0 with underscores: 4.1 and later.
     JsonRpc,
 }
 
 impl Dialect {
-    /// A request. Names are written with hyphens, and nothing but names has any.
+    /// Writes a request. Names are passed with hyphens, and nothing but names may contain any.
     fn request(self, method: &str, arguments: &str) -> String {
         match self {
             Self::Old => format!(r#"{{"method":"{method}","arguments":{arguments},"tag":1}}"#),
@@ -53,7 +53,6 @@ impl Dialect {
     }
 }
 
-/// A Transmission and our session with it.
 pub struct Transmission {
     url: Url,
     connection: Connection,
@@ -62,15 +61,14 @@ pub struct Transmission {
     auth: Option<(String, Secret)>,
     dialect: Dialect,
     session: Option<Secret>,
-    /// The session was just given: another 409 is a failure.
+    /// The session is new: another 409 is a failure.
     new_session: bool,
-    /// Whether it uses DHT, of a version whose UDP socket has to be moved by that.
+    /// Whether DHT is on, in a version whose UDP socket only moves when DHT is toggled.
     dht: Option<bool>,
-    /// Its DHT has to be set to this again, because the reply to that was lost.
+    /// DHT must be set to this again, because the reply to that request was lost.
     restore: Option<bool>,
 }
 
-/// Its settings.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     let auth = reader.pair("TRANSMISSION_USERNAME", "TRANSMISSION_PASSWORD");
     let default = "http://localhost:9091";
@@ -90,7 +88,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     }))
 }
 
-/// The path of the RPC, of what people copy from their browsers and other programs: none, the one of the Web UI, or the RPC's own.
+/// Path of the RPC, for any path that users copy from elsewhere: none, the Web UI's, or the RPC's own.
 fn rpc_path(path: &str) -> String {
     let path = path.trim_end_matches('/');
     match path.strip_suffix("/web").unwrap_or(path) {
@@ -101,7 +99,7 @@ fn rpc_path(path: &str) -> String {
     }
 }
 
-/// A reply: `result` is a word in the old dialect and an object in the new one.
+/// A reply; `result` is a word in the old dialect and an object in the new one.
 #[derive(Deserialize)]
 struct Reply {
     arguments: Option<Value>,
@@ -112,11 +110,11 @@ struct Reply {
 impl Transmission {
     fn send(&mut self, json: &str, force: bool) -> Result<Response, Cause> {
         let basic = self.auth.as_ref().map(|(username, password)| {
-            // Spelt so: from 4.0 on `basic` is not understood.
+            // 4.0 and later do not accept `basic`.
             Secret::new(format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose()))))
         });
         let mut headers = Vec::new();
-        // At once: each request without counts as a failed login.
+        // From the first request on: each one without credentials counts as a failed login.
         headers.extend(basic.as_ref().map(|basic| ("Authorization", basic.expose())));
         headers.extend(self.session.as_ref().map(|session| ("X-Transmission-Session-Id", session.expose())));
         let password = self.auth.as_ref().map(|(_, password)| password);
@@ -130,14 +128,14 @@ impl Transmission {
         })
     }
 
-    /// One call; its result, or that there is a session now and it is to be sent again.
+    /// Sends one call; `More` if the reply opened a session, so that the call must be sent again.
     fn call(&mut self, call: Call, method: &str, arguments: &str, force: bool) -> Exchange<Value> {
         let json = self.dialect.request(method, arguments);
         let new_session = std::mem::replace(&mut self.new_session, false);
         let response = self.send(&json, force).map_err(|cause| failed(call, cause))?;
         match response.status {
             200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(call, cause))?)),
-            // At the first request, once an hour, and when it was restarted, perhaps as another version.
+            // For the first request, once an hour, and after a restart, perhaps of another version.
             409 => {
                 self.session = response.header("x-transmission-session-id").next().map(Secret::new);
                 let speaks_json_rpc = response.header("x-transmission-rpc-version").next().is_some();
@@ -148,13 +146,13 @@ impl Transmission {
                 self.new_session = true;
                 Ok(Progress::More)
             }
-            // Each such request counts as a failed login.
+            // Each 401 counts as a failed login.
             401 if self.auth.is_none() => {
                 Err(failed(LOGIN, Cause::NoCredentials).with_retry(Retry::CredentialsRejected))
             }
             401 => Err(failed(LOGIN, rejected(false))),
             403 if response.text().contains("login attempts") => Err(locked()),
-            403 => Err(refused(Cause::Other("our address is not on its list (HTTP 403)".to_owned()), ADD_ADDRESS)),
+            403 => Err(refused(Cause::Other("HTTP 403: our address may not be whitelisted".to_owned()), ADD_ADDRESS)),
             421 => Err(refused(Cause::HostRejected { status: 421 }, ADD_HOST)),
             _ => Err(failed(call, response.unexpected())),
         }
@@ -168,15 +166,15 @@ impl Transmission {
         self.set(&format!(r#"{{"dht-enabled":{enabled}}}"#), force)
     }
 
-    /// Switches DHT over and back, which opens the UDP socket anew on the port of now. Both in one go: nobody may be left with
-    /// the setting that is not his.
+    /// Toggles DHT and toggles it back, which reopens the UDP socket on the current port. Both requests belong to one
+    /// step, so that the user's setting is not left changed.
     fn move_udp(&mut self, dht: bool, force: bool) -> Exchange<()> {
         self.restore = Some(dht);
         if self.set_dht(!dht, force)? == Progress::More {
             self.restore = None;
             return Ok(Progress::More);
         }
-        // Once more over another connection, because nobody may be left with a setting that is not his.
+        // The second attempt uses a new connection; the user's setting must not be left changed.
         self.restore_dht(dht, true).or_else(|_| self.restore_dht(dht, true))
     }
 
@@ -189,7 +187,7 @@ impl Transmission {
     }
 }
 
-/// The result of a call that was let in.
+/// Result of a call that was answered with HTTP 200.
 fn result_of(response: &Response) -> Result<Value, Cause> {
     let text = response.text();
     let Some(reply) = json::parse::<Reply>(&text) else {
@@ -198,7 +196,7 @@ fn result_of(response: &Response) -> Result<Value, Cause> {
     match (reply.result, reply.arguments) {
         (Some(Value::String(word)), arguments) if word == "success" => Ok(arguments.unwrap_or(Value::Null)),
         (Some(result @ Value::Object(_)), _) => Ok(result),
-        (Some(Value::String(_)), _) => Err(Cause::field("result", format!("is no success: {}", response.excerpt()))),
+        (Some(Value::String(_)), _) => Err(Cause::field("result", format!("is not success: {}", response.excerpt()))),
         _ if reply.error.is_some() => Err(Cause::field("error", format!("is set: {}", response.excerpt()))),
         _ => Err(Cause::field("result", "is missing")),
     }
@@ -208,40 +206,38 @@ fn rejected(before: bool) -> Cause {
     Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
-const ADD_ADDRESS: &str = "add our address to 'rpc-whitelist' in its settings.json, while it does not run";
+const ADD_ADDRESS: &str = "stop Transmission, add our address to 'rpc-whitelist' in its settings.json, then start it";
 const ADD_HOST: &str =
-    "use an address or localhost in TRANSMISSION_HOST, or add its name to 'rpc-host-whitelist' in settings.json";
+    "use an IP address or localhost in TRANSMISSION_HOST, or add its name to 'rpc-host-whitelist' in settings.json";
 
 fn refused(cause: Cause, advice: &'static str) -> Error {
     Error::new(LOGIN, cause).advise(Some(advice))
 }
 
-/// 3.00 shuts everybody out after a hundred failed logins.
+/// 3.00 refuses every request after a hundred failed logins.
 fn locked() -> Error {
-    let cause = Cause::Other("it lets nobody in after too many failed logins (HTTP 403)".to_owned());
-    refused(cause, "correct the passwords of all its users, then restart Transmission")
+    let cause = Cause::Other("HTTP 403: locked after too many failed logins".to_owned());
+    refused(cause, "correct the password in every program that uses Transmission, then restart Transmission")
         .with_retry(Retry::CredentialsRejected)
 }
 
-/// The error of a step at Transmission.
+/// Adds the advice for a failed call to Transmission.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => {
-            "check that Transmission runs, and TRANSMISSION_HOST; in Docker it must share the VPN's network"
+            "check that Transmission runs and TRANSMISSION_HOST is right; in Docker it must share the VPN's network"
         }
-        Cause::Lookup { .. } => {
-            "correct TRANSMISSION_HOST; in Docker, behind the VPN container, it is http://localhost:9091"
-        }
+        Cause::Lookup { .. } => "correct TRANSMISSION_HOST; in the VPN container's network it is http://localhost:9091",
         Cause::CredentialsRejected { .. } => "correct TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD, then restart",
         Cause::NoCredentials => "set TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD",
-        Cause::NotTls => "it speaks plain HTTP, unless a proxy does TLS for it: use http:// in TRANSMISSION_HOST",
+        Cause::NotTls => "Transmission speaks plain HTTP unless a proxy adds TLS: use http:// in TRANSMISSION_HOST",
         Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
-            "check that TRANSMISSION_HOST has the port of its Web UI, not the one for torrents"
+            "check that TRANSMISSION_HOST has the port of the Web UI, not the one for torrents"
         }
         Cause::UnknownIssuer => "set TRANSMISSION_CA_CERT to the CA of the certificate",
         Cause::NameMismatch { .. } => "use one of those names in TRANSMISSION_HOST",
         Cause::Http { status: 404 | 405 | 300..=399, .. } => {
-            "check that TRANSMISSION_HOST is Transmission, with the path of its RPC if that was changed"
+            "check that TRANSMISSION_HOST is Transmission's URL, with the path of the RPC if that was changed"
         }
         _ => return Error::new(call, cause),
     };
@@ -257,7 +253,7 @@ impl TorrentClient for Transmission {
         self.url.to_string()
     }
 
-    /// Its socket is open 7 to 17 ms after a change.
+    /// Measured: the socket opens 7 to 17 ms after a change.
     fn profile(&self) -> ClientProfile {
         ClientProfile {
             listen_timeout: Duration::from_secs(1),
@@ -303,13 +299,13 @@ impl TorrentClient for Transmission {
             Some(_) => return bad("is not a whole number"),
             None => return bad("is missing"),
         };
-        // With a port forwarding of its own the port is the router's, and its socket may be on another one.
+        // With Transmission's own port forwarding, this is the router's port, and the socket may be on a different one.
         let random = is("peer-port-random-on-start") || is("port-forwarding-enabled");
         Ok(Progress::Done(ListenPort { port, random }))
     }
 
-    /// With a port forwarding of its own it would show the router's port, and with a random one this one would end with its next
-    /// start.
+    /// Also turns off Transmission's own port forwarding, which would report the router's port, and the random port,
+    /// which would replace this one at the next start.
     fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let arguments =
             format!(r#"{{"peer-port":{port},"peer-port-random-on-start":false,"port-forwarding-enabled":false}}"#);
@@ -337,7 +333,7 @@ impl TorrentClient for Transmission {
         self.connection.disconnect();
     }
 
-    /// Its sessions are nobody's in particular.
+    /// Nothing to end: all clients share one session.
     fn log_out(&mut self) {}
 }
 
@@ -346,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_spelt_as_its_reader_wants_it() {
+    fn each_dialect_has_its_own_spelling() {
         let request =
             |dialect: Dialect| dialect.request("session-set", r#"{"peer-port":1,"port-forwarding-enabled":false}"#);
         assert_eq!(
@@ -360,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_is_found_from_what_people_copy() {
+    fn any_copied_path_leads_to_the_rpc() {
         for (copied, path) in [
             ("/", "/transmission/rpc"),
             ("/transmission/web/", "/transmission/rpc"),
@@ -375,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_a_success_in_either_dialect_or_none() {
+    fn success_is_recognised_in_either_dialect() {
         let result = |text: &str| result_of(&Response::of(200, text)).map_err(|cause| cause.to_string());
         let port = |value: Result<Value, String>| match value {
             Ok(Value::Object(fields)) => fields.len(),
@@ -385,7 +381,7 @@ mod tests {
         assert_eq!(port(result(r#"{"id":1,"jsonrpc":"2.0","result":{"peer_port":50000}}"#)), 1);
         assert!(result(r#"{"result":"success"}"#).is_ok());
         for (text, words) in [
-            (r#"{"result":"no method name"}"#, "result is no success: "),
+            (r#"{"result":"no method name"}"#, "result is not success: "),
             (r#"{"error":{"code":-32601,"message":"Method not found"},"id":1}"#, "error is set: "),
             (r#"{"arguments":{}}"#, "result is missing"),
             ("[]", "body is not a JSON object"),
@@ -404,8 +400,8 @@ mod tests {
             (Cause::NoCredentials, "set TRANSMISSION_USERNAME"),
             (Cause::NotTls, "use http://"),
             (Cause::Closed { phase: Phase::Head }, "not the one for torrents"),
-            (http(301), "with the path of its RPC"),
-            (http(500), "nothing to do if it passes"),
+            (http(301), "with the path of the RPC"),
+            (http(500), "if this keeps happening"),
         ] {
             let error = failed(SESSION_GET, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
