@@ -1,4 +1,4 @@
-//! Ports that somebody else has leased and bound: gluetun's control server, or a file. PIA is not spoken to.
+//! Ports that another program leases and binds: gluetun's control server, or a file. Nothing here contacts PIA.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -15,26 +15,22 @@ use crate::json;
 use crate::keeper::step::{Exchange, Progress};
 use crate::secret::Secret;
 
-/// Between two questions to gluetun.
 const GLUETUN_POLL: Duration = Duration::from_secs(15);
-/// Between two looks at a file; a change is to be followed within 2 s. A look is one open and one read.
+/// A change of the file must be followed within 2 s; a check costs one open and one read.
 const FILE_POLL: Duration = Duration::from_millis(1500);
 
-/// The control server's route of today, and the one of older gluetuns, which answer 404 to the other. The old one answers 301
-/// where it is gone.
+/// The control server's current route, and the one of older versions, which answer 404 to the current one. Newer
+/// versions answer 301 to the old one.
 const ROUTES: [&str; 2] = ["/v1/portforward", "/v1/openvpn/portforwarded"];
 
-/// Where the port is found.
 pub enum Source {
-    /// gluetun's control server.
     Gluetun {
-        /// The server.
         connection: Box<Connection>,
         /// Sent as `X-API-Key`.
         api_key: Option<Secret>,
-        /// Path in front of the routes.
+        /// Path before the routes.
         base: String,
-        /// Which of the routes is asked.
+        /// Index into `ROUTES`.
         route: usize,
     },
     /// A text file whose first number is the port, as gluetun and others write it.
@@ -42,10 +38,10 @@ pub enum Source {
 }
 
 impl Source {
-    /// The settings of the source that `PORT_SOURCE` names with `value`.
+    /// Reads the settings of the source that `value` of `PORT_SOURCE` names.
     pub fn read(reader: &mut Reader, value: &str) -> Option<Self> {
         if value == "gluetun" {
-            let remedy = "a URL is right, e.g. http://127.0.0.1:8000";
+            let remedy = "use a URL, e.g. http://127.0.0.1:8000";
             let url = reader.parsed("GLUETUN_URL", "http://127.0.0.1:8000", remedy, |text| match Url::parse(text)? {
                 url if url.https => Err("is https, which gluetun's control server does not speak".to_owned()),
                 url => Ok(url),
@@ -59,12 +55,11 @@ impl Source {
         if let Some(path) = value.strip_prefix("file:").filter(|path| path.starts_with('/')) {
             return Some(Self::File(path.into()));
         }
-        let remedy = "pia, gluetun or file: and an absolute path is right, e.g. file:/run/gluetun/forwarded_port";
-        reader.problem("PORT_SOURCE", Some(value), "is no source of a port", remedy);
+        let remedy = "use pia, gluetun or file: with an absolute path, e.g. file:/run/gluetun/forwarded_port";
+        reader.problem("PORT_SOURCE", Some(value), "is not a port source", remedy);
         None
     }
 
-    /// For people.
     pub fn name(&self) -> String {
         match self {
             Self::Gluetun { connection, .. } => format!("gluetun at {}", connection.address()),
@@ -72,7 +67,6 @@ impl Source {
         }
     }
 
-    /// How often to ask.
     pub fn poll_interval(&self) -> Duration {
         match self {
             Self::Gluetun { .. } => GLUETUN_POLL,
@@ -80,7 +74,7 @@ impl Source {
         }
     }
 
-    /// The port; none while there is none.
+    /// Asks for the port; `None` if the source has none at the moment.
     pub fn port(&mut self) -> Exchange<Option<u16>> {
         let port = match self {
             Self::Gluetun { connection, api_key, base, route } => {
@@ -96,7 +90,7 @@ impl Source {
                         return Ok(Progress::More);
                     }
                     status => {
-                        // It may be another gluetun by the next time.
+                        // The next poll may reach another version of gluetun.
                         *route = 0;
                         Err(match status {
                             401 | 403 => Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false },
@@ -114,7 +108,6 @@ impl Source {
         port.map(Progress::Done).map_err(failed)
     }
 
-    /// Closes the connection.
     pub fn disconnect(&mut self) {
         if let Self::Gluetun { connection, .. } = self {
             connection.disconnect();
@@ -122,22 +115,22 @@ impl Source {
     }
 }
 
-/// The error of asking for the port. Nobody is locked out by asking again.
+/// Adds the advice for a failed poll. Each failure is retried after the backoff: no poll ever causes a lockout.
 fn failed(cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => {
-            "give gluetun a role for 'GET /v1/portforward' with an apikey (README, 'gluetun says 401'), and GLUETUN_API_KEY \
-             the same key"
+            "give gluetun a role for 'GET /v1/portforward' with an apikey (README, 'gluetun says 401'), and set \
+             GLUETUN_API_KEY to that key"
         }
-        Cause::Connect { .. } => "check that gluetun runs and that GLUETUN_URL is its control server",
-        Cause::Http { status: 300..500, .. } => "this gluetun is too old or GLUETUN_URL is not its control server",
-        Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE names",
+        Cause::Connect { .. } => "check that gluetun is running and that GLUETUN_URL is its control server",
+        Cause::Http { status: 300..500, .. } => "check GLUETUN_URL; if it is right, this gluetun is too old",
+        Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE points to",
         _ => return Error::new(Call::PollSource, cause).with_retry(Retry::Backoff),
     };
     Error::new(Call::PollSource, cause).with_retry(Retry::Backoff).advise(Some(advice))
 }
 
-/// `{"port":N}` and `{"ports":[N]}`, alone or together.
+/// Reads `{"port":N}`, `{"ports":[N]}` or both.
 pub(crate) fn forwarded(body: &str) -> Result<Option<u16>, Cause> {
     let Some(fields) = json::object(body) else {
         return Err(Cause::field("body", "is not a JSON object"));
@@ -159,7 +152,7 @@ fn in_range(port: u64) -> Result<u16, Cause> {
     u16::try_from(port).map_err(|_| Cause::field("port", format!("is {port}, not within 1 to 65535")))
 }
 
-/// The first entry of a list that is separated by commas, white space or line breaks.
+/// Reads the first entry of a list separated by commas, white space or line breaks.
 fn first_port(text: &str) -> Result<Option<u16>, Cause> {
     match text.split([',', '\n', '\r', ' ', '\t']).find(|entry| !entry.is_empty()) {
         None | Some("null") => Ok(None),
@@ -221,11 +214,11 @@ mod tests {
         let file = Cause::File { path: "/port".to_owned(), error: ErrorKind::PermissionDenied.into() };
         for (cause, advice) in [
             (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false }, "GLUETUN_API_KEY"),
-            (connect, "check that gluetun runs"),
+            (connect, "check that gluetun is running"),
             (http(404), "too old"),
-            (http(503), "nothing to do if it passes"),
-            (Cause::field("port", "is missing"), "check what PORT_SOURCE names"),
-            (file, "check what PORT_SOURCE names"),
+            (http(503), "if this keeps happening"),
+            (Cause::field("port", "is missing"), "check what PORT_SOURCE points to"),
+            (file, "check what PORT_SOURCE points to"),
         ] {
             let error = failed(cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
