@@ -1,4 +1,4 @@
-//! TCP: the address behind a name, the connection, and reads and writes that obey a deadline.
+//! TCP: name lookup, connecting, and reads and writes that obey a deadline.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -17,22 +17,21 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_
 use super::Deadline;
 use crate::error::{Cause, Phase, io_message, lower_first};
 
-/// Between the starts of connections to several addresses of a name, so that a dead IPv6 address does not keep us from the IPv4
-/// one (RFC 8305).
+/// Delay before dialling the next address of a name, so that a dead IPv6 address does not block the IPv4 one
+/// (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
-/// A connection that is not there by then is begun again beside the first: the kernel repeats its own after 1, 3 and 7 s, and a
-/// tunnel that has just come up loses the first.
+/// Interval between parallel attempts at one address: the kernel repeats its SYN only after 1, 3 and 7 s, and a tunnel
+/// that has just come up loses the first one.
 const RESEND: Duration = Duration::from_millis(500);
 
-/// What ends an exchange before its deadline.
+/// Event that ends an exchange before its deadline.
 pub trait Interrupt {
-    /// There is something to read here when it may have to end.
+    /// Becomes readable when the exchange may have to end.
     fn source(&self) -> BorrowedFd<'_>;
-    /// Whether it has to end.
     fn is_due(&self) -> bool;
 }
 
-/// As an I/O error, that an exchange was interrupted.
+/// I/O error of an interrupted exchange.
 #[derive(Debug)]
 struct Interrupted;
 
@@ -48,17 +47,15 @@ fn is_interrupt(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Interrupted>)
 }
 
-/// A TCP connection whose reads and writes end at `deadline`.
+/// TCP connection whose reads and writes end at `deadline`.
 pub struct Tcp {
     stream: TcpStream,
-    /// When every read and write gives up.
     pub deadline: Deadline,
-    /// What ends a read before that.
+    /// Ends a read before the deadline.
     pub interrupt: Option<Rc<dyn Interrupt>>,
 }
 
 impl Tcp {
-    /// The address at the other end.
     pub fn remote_address(&self) -> Option<SocketAddr> {
         self.stream.peer_addr().ok()
     }
@@ -68,7 +65,7 @@ impl Tcp {
     }
 }
 
-/// A blocking socket whose timeout fired says `WouldBlock`.
+/// A blocking socket reports an expired timeout as `WouldBlock`.
 fn as_timeout(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
 }
@@ -95,7 +92,7 @@ impl Write for Tcp {
     }
 }
 
-/// Waits until one of `watched` is ready, or for `limit`; tells of each whether it is.
+/// Waits until one of `watched` is ready, or for `limit`; returns for each whether it is ready.
 fn wait_for_any(
     watched: &[(BorrowedFd, PollFlags)],
     interrupt: Option<&dyn Interrupt>,
@@ -115,7 +112,7 @@ fn wait_for_any(
     Ok(ready)
 }
 
-/// What an I/O error during `phase` means.
+/// Cause of an I/O error during `phase`.
 pub fn classify(error: io::Error, phase: Phase, deadline: Deadline) -> Cause {
     if is_interrupt(&error) {
         return Cause::RouteChanged;
@@ -132,16 +129,14 @@ pub fn join(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Where to connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The address to dial.
     pub address: SocketAddr,
-    /// The address of ours to be bound to, where the route depends on it.
+    /// Local address to bind to, if the route depends on it.
     pub source: Option<IpAddr>,
 }
 
-/// Connects to the first address of `host` that answers, from `source` if that is given.
+/// Connects to the first address of `host` that answers, from `source` if given.
 pub fn dial(
     host: &str,
     port: u16,
@@ -164,8 +159,8 @@ pub fn dial(
     }
 }
 
-/// Connects to whichever of `endpoints` answers first, which is told by its place among them. One is started every `stagger`, and at
-/// once when another has failed. Otherwise the error of each.
+/// Connects to all `endpoints`; returns the index of the first that answers and its connection, or else the error of
+/// each. Starts one every `stagger`, and the next one at once if one fails.
 pub fn race(
     endpoints: &[Endpoint],
     stagger: Duration,
@@ -178,7 +173,7 @@ pub fn race(
         match race.winner(limit, interrupt.as_deref()) {
             Ok(None) => {}
             Ok(Some((place, stream))) => {
-                // Our requests are single small writes: waiting to fill a segment only costs a round trip.
+                // Requests are single small writes, so waiting to fill a segment would only cost a round trip.
                 let _ = stream.set_nonblocking(false).and_then(|()| stream.set_nodelay(true));
                 return Ok((place, Tcp { stream, deadline, interrupt }));
             }
@@ -190,10 +185,10 @@ pub fn race(
 
 struct Race<'a> {
     endpoints: &'a [Endpoint],
-    /// When to begin with each, again and again; never where it has failed.
+    /// Time of the next attempt at each endpoint; `None` once an endpoint has failed.
     starts: Vec<Option<Instant>>,
     errors: Vec<io::Error>,
-    /// Which endpoint, and the socket that is being connected to it. An older one is kept: its answer may be on its way.
+    /// Index of the endpoint, and a connecting socket. Older sockets are kept, because an answer may be on its way.
     sockets: Vec<(usize, OwnedFd)>,
 }
 
@@ -205,7 +200,7 @@ impl<'a> Race<'a> {
         Self { endpoints, starts, errors, sockets: Vec::new() }
     }
 
-    /// Starts what is due; tells when the next is, or that all have failed.
+    /// Starts the attempts that are due; returns the time of the next one, or `None` if all endpoints have failed.
     fn start_due(&mut self) -> Option<Instant> {
         let now = Instant::now();
         for place in 0..self.endpoints.len() {
@@ -224,14 +219,13 @@ impl<'a> Race<'a> {
         self.errors[place] = error.into();
         self.starts[place] = None;
         self.sockets.retain(|(of, _)| *of != place);
-        // Whoever has not been started yet need not wait for this one.
+        // The next endpoint need not wait for its turn.
         let begun = |place: usize| self.sockets.iter().any(|(of, _)| *of == place);
         if let Some(next) = (0..self.endpoints.len()).find(|&place| self.starts[place].is_some() && !begun(place)) {
             self.starts[next] = Some(Instant::now());
         }
     }
 
-    /// Waits for one that is connected.
     fn winner(&mut self, limit: Duration, interrupt: Option<&dyn Interrupt>) -> io::Result<Option<(usize, TcpStream)>> {
         let watched: Vec<_> = self.sockets.iter().map(|(_, socket)| (socket.as_fd(), PollFlags::OUT)).collect();
         let decided = wait_for_any(&watched, interrupt, limit)?;
@@ -253,7 +247,6 @@ impl<'a> Race<'a> {
     }
 }
 
-/// Begins to connect.
 fn start(endpoint: &Endpoint) -> Result<OwnedFd, Errno> {
     let family = if endpoint.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
@@ -268,7 +261,7 @@ fn start(endpoint: &Endpoint) -> Result<OwnedFd, Errno> {
 
 fn unresolved(host: &str, error: &io::Error) -> Cause {
     let error = io_message(error);
-    // The resolver's own reason is in the second half.
+    // The resolver's own reason follows Rust's prefix.
     let error = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error);
     Cause::Lookup { name: host.to_owned(), error: lower_first(error) }
 }
@@ -277,17 +270,17 @@ fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, 
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    // RFC 6761 6.3: always loopback. Saves the resolver, which a scratch image may not even have a file for.
+    // Always loopback (RFC 6761 6.3). Avoids the resolver, for which a scratch image may not even have a file.
     if host.eq_ignore_ascii_case("localhost") {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    // The resolver knows no deadline, so it gets a thread that may be left behind; it ends by itself.
+    // The resolver has no deadline, so it runs in a thread that may be left behind and ends on its own.
     let (sender, receiver) = mpsc::channel();
     let name = host.to_owned();
     let look_up = move || {
         let _ = sender.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect));
     };
-    // Threads can be limited, and those left behind count.
+    // Fails if threads are limited; those left behind count.
     thread::Builder::new().spawn(look_up).map_err(|error| unresolved(host, &error))?;
     match receiver.recv_timeout(deadline.remaining(Phase::Lookup)?) {
         Ok(result) => result.map_err(|error| unresolved(host, &error)),
@@ -330,7 +323,7 @@ mod tests {
     fn the_first_endpoint_to_answer_wins() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let answers = listener.local_addr().unwrap();
-        // Where nobody binds, so that no other test is given this port meanwhile.
+        // No test binds this address, so no other test can be given this port meanwhile.
         let closed = SocketAddr::from(([127, 99, 99, 99], answers.port()));
         let endpoint = |address| Endpoint { address, source: None };
         let endpoints = [endpoint(closed), endpoint(answers)];
