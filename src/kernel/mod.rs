@@ -1,5 +1,6 @@
-//! The kernel as a witness, asked over netlink without a packet being sent and without privileges: devices and addresses, the route
-//! to a remote, who listens on a port, and that any of this has changed.
+//! Facts from the kernel, over netlink, without privileges and without sending a packet: devices and addresses, the
+//! route to a remote, the sockets on a port, and events when any of these change. What follows from them is the
+//! keeper's decision.
 
 pub mod events;
 pub mod netlink;
@@ -20,27 +21,24 @@ pub use sockets::inspect;
 pub struct Network {
     links: Vec<Link>,
     addresses: Vec<Address>,
-    /// Why nothing is known: netlink is refused, as in some sandboxes.
+    /// Reason why nothing is known: netlink is refused, as in some sandboxes.
     pub refused: Option<io::Error>,
-    /// What tells when it is another one; none while nobody listens.
+    /// Events that interrupt exchanges; `None` without a subscription.
     events: Option<Rc<Events>>,
 }
 
-/// A network that is reached through a tunnel.
+/// A network that a tunnel leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelNetwork {
-    /// The tunnel's device.
     pub device: String,
-    /// First address of the network.
+    /// First address.
     pub first: Ipv4Addr,
-    /// Bits of the network.
+    /// Length in bits.
     pub prefix: u8,
-    /// The next hop.
     pub hop: Option<Ipv4Addr>,
 }
 
 impl Network {
-    /// As it is now.
     pub fn snapshot() -> Self {
         let links = Query::links().ask(Link::parse);
         match links.and_then(|links| Ok((links, Query::addresses().ask(Address::parse)?))) {
@@ -49,27 +47,27 @@ impl Network {
         }
     }
 
-    /// As it is now, with what tells when it is another one.
+    /// Snapshot whose exchanges `events` can interrupt.
     pub fn watched(events: Option<&Rc<Events>>) -> Self {
         Self { events: events.cloned(), ..Self::snapshot() }
     }
 
-    /// What ends an exchange with `to`, to whom there is this `route` now, when that becomes another one.
+    /// Interrupt for an exchange with `to`, due when the route to it is no longer `route`.
     pub fn watch(&self, to: SocketAddr, route: GatewayRoute) -> Option<Rc<dyn Interrupt>> {
         Some(Rc::new(RouteWatch::new(self.events.as_ref()?, to, route)?))
     }
 
-    /// The route to `to`, as a connection would take it now; the error is the system's when there is none.
+    /// Route that a connection to `to` would take now; the system's error if there is none.
     ///
-    /// Where a rule by source is all that leads into a tunnel, the route is the one from an address on that tunnel, and a connection
-    /// has to be bound to that.
+    /// If only a rule by source address leads into a tunnel, this is the route from an address on that tunnel, and a
+    /// connection must be bound to that address.
     pub fn route_to(&self, to: SocketAddr) -> io::Result<GatewayRoute> {
         if self.refused.is_some() {
             let local = local_address_towards(to)?;
             return Ok(GatewayRoute { local, hop: None, device: None, by_source: false });
         }
         let direct = self.route_from(to, None);
-        // Whoever is on a network of ours is not beyond a tunnel.
+        // A remote on a directly connected network is not behind a tunnel.
         if direct.as_ref().is_ok_and(|route| route.is_tunnel() || route.hop.is_none()) {
             return direct;
         }
@@ -93,7 +91,7 @@ impl Network {
         Ok(GatewayRoute { local, hop: route.hop, device, by_source: source.is_some() })
     }
 
-    /// Networks that are reached through tunnels, by any table.
+    /// Networks that tunnels lead to, by any routing table.
     pub fn tunnel_networks(&self) -> Vec<TunnelNetwork> {
         let routes = Query::routes().ask(Route::parse).unwrap_or_default();
         let v4 = |ip: Option<IpAddr>| match ip {
@@ -110,7 +108,7 @@ impl Network {
         routes.into_iter().filter_map(beyond).collect()
     }
 
-    /// Our own addresses on tunnels, and what else is known at the other end of each.
+    /// Our addresses on tunnels, each with the address of the tunnel's other end, if known.
     pub fn tunnel_ends(&self) -> Vec<(Ipv4Addr, Option<Ipv4Addr>)> {
         let ends = self.addresses.iter().filter(|address| self.is_tunnel(address.device));
         let ends = ends.filter_map(|address| match (address.own, address.other) {
@@ -121,12 +119,11 @@ impl Network {
         ends.collect()
     }
 
-    /// Whether `address` is one of ours.
     pub fn has_address(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.iter().any(|known| known.own == address)
     }
 
-    /// Whether there is no device but loopback: what is left of a VPN container's namespace when the container is gone.
+    /// Whether only the loopback device is left, as in the network namespace of a VPN container that is gone.
     pub fn is_isolated(&self) -> bool {
         !self.links.is_empty() && self.links.iter().all(|link| link.loopback)
     }
@@ -144,9 +141,9 @@ impl Network {
     }
 }
 
-/// The address from which this host would speak to `remote`; the error is the system's, e.g. that there is no route.
+/// Local address that this host would use towards `remote`; the system's error, e.g. if there is no route.
 ///
-/// Connecting a UDP socket asks the routing tables, all of them, and sends nothing.
+/// Connecting a UDP socket consults all routing tables and sends nothing.
 fn local_address_towards(remote: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
