@@ -119,7 +119,7 @@ impl Source {
 fn failed(cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => {
-            "give gluetun a role for 'GET /v1/portforward' with an apikey (README, 'gluetun says 401'), and set \
+            "give gluetun a role for 'GET /v1/portforward' with an apikey (README, 'gluetun answers 401'), and set \
              GLUETUN_API_KEY to that key"
         }
         Cause::Connect { .. } => "check that gluetun is running and that GLUETUN_URL is its control server",
