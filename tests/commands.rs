@@ -225,7 +225,7 @@ fn a_bad_value_is_reported_with_the_valid_ones() {
             ("PIA_GATEWAY", "10.0.0.1:0", "65535"),
             ("PIA_GATEWAY", "10.0.0.1:port", "65535"),
             ("PIA_GATEWAY", "[fd00::1", "ADDRESS"),
-            ("PIA_GATEWAY", "https://10.0.0.1", "type PIA_GATEWAY=10.0.0.1"),
+            ("PIA_GATEWAY", "https://10.0.0.1", "PIA_GATEWAY=10.0.0.1"),
             ("PIA_GATEWAY", "https://", "ADDRESS"),
             ("PIA_HOSTNAME", "10.0.0.1", "name"),
             ("PIA_HOSTNAME", "two words", "name"),
@@ -239,7 +239,7 @@ fn a_bad_value_is_reported_with_the_valid_ones() {
             ("CHECK_INTERVAL", "0", "86400"),
             ("CHECK_INTERVAL", "86401", "86400"),
             ("CHECK_INTERVAL", "-5", "86400"),
-            ("CHECK_INTERVAL", "5m", "type CHECK_INTERVAL=300"),
+            ("CHECK_INTERVAL", "5m", "CHECK_INTERVAL=300"),
             ("LOG_LEVEL", "verbose", "DEBUG"),
         ],
         |(name, value, valid)| {
@@ -351,7 +351,7 @@ fn a_variable_and_its_file_variant_exclude_each_other() {
         let world = World::calm();
         let path = world.setup.dir().write("file", "v4lue-in-a-file").display().to_string();
         let world = world.env(name, "v4lue").env(&format!("{name}_FILE"), path);
-        let output = world.refuses(&[&[name, &format!("{name}_FILE"), "both"]]);
+        let output = world.refuses(&[&[name, &format!("{name}_FILE"), "set one of them"]]);
         assert!(!output.stderr.contains("v4lue"), "{output:#?}");
     }
 }
@@ -774,7 +774,7 @@ fn check_writes_nothing_while_the_service_runs() {
     world.pia.revoke_tokens();
     world.pia.scripts.next(pia::BIND_PORT, [pia::bad_signature()]);
     let output = world.setup.run_once(&["check"]);
-    assert!(output.stdout.contains("the service runs"), "{output:#?}");
+    assert!(output.stdout.contains("the service is running"), "{output:#?}");
     assert_eq!(world.pia.counts().signatures, 3, "refused once, then granted: {output:#?}");
     assert!(files() == before, "check has written a file");
 }

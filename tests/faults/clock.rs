@@ -21,8 +21,8 @@ pub fn rows() -> Vec<Row> {
                 .relieve(|_| clock.set_offset(0))
                 .recovers();
         }),
-        row("the machine sleeps for 8 hours", |clock| jumps(clock, 8 * HOUR + 30, "went on by 8 h")),
-        row("the clock is set back by 3 hours", |clock| jumps(clock, -3 * HOUR - 30, "went back by 3 h")),
+        row("the machine sleeps for 8 hours", |clock| jumps(clock, 8 * HOUR + 30, "jumped forward by 8 h")),
+        row("the clock is set back by 3 hours", |clock| jumps(clock, -3 * HOUR - 30, "jumped back by 3 h")),
         row("the clock is set past the lease's expiry", |clock| {
             let mut daemon = clock.apply_to(World::new()).settle();
             clock.set_offset(90 * 24 * HOUR + 30);

@@ -30,7 +30,7 @@ fn refusals() -> Vec<Row> {
         ("port expired", pia::port_expired, true, &["port expired", "new signature"]),
         ("200 and port expired", || json(r#"{"status":"ERROR","message":"port expired"}"#), true, &["port expired"]),
         ("401 as a page", || Reply::text(401, "<html>no</html>"), true, &["401"]),
-        ("no auth data", pia::no_auth_data, false, &["no auth data", "bug of ours"]),
+        ("no auth data", pia::no_auth_data, false, &["no auth data", "report it"]),
         ("200 and not OK", || json(r#"{"status":"ERROR","message":"odd"}"#), false, &["odd"]),
         ("200 and no status", || json(r#"{"status":"","message":"odd status"}"#), false, &["odd status"]),
         ("429", || Reply::json(429, LATER), false, &["HTTP 429", "too many"]),
@@ -55,7 +55,7 @@ fn refusals() -> Vec<Row> {
     let once: [(&str, MakeReply, &[&str]); 3] = [
         ("200 and not OK", || json(r#"{"status":"ERROR","message":"something else"}"#), &["something else"]),
         ("200 and no payload", || json(r#"{"status":"OK"}"#), &["payload", "missing"]),
-        ("no auth data", pia::no_auth_data, &["no auth data", "bug of ours"]),
+        ("no auth data", pia::no_auth_data, &["no auth data", "report it"]),
     ];
     rows.extend(once.map(|(name, reply, words)| {
         Row::new(format!("getSignature: {name}"), move || {
@@ -102,7 +102,7 @@ fn certificates() -> Vec<Row> {
         ("a certificate that has expired", NAME, Bad::Expired, &["certificate has expired", "clock"]),
         ("a certificate that is not valid yet", NAME, Bad::NotYetValid, &["not valid yet", "clock"]),
         ("a certificate of a different CA", NAME, Bad::OtherCa, &["not signed by", "PIA_CA_CERT"]),
-        ("a certificate with a common name only", NAME, Bad::CommonNameOnly, &["no name at all", "PIA_HOSTNAME"]),
+        ("a certificate with a common name only", NAME, Bad::CommonNameOnly, &["contains no name", "PIA_HOSTNAME"]),
         (
             "a certificate for a different name",
             "berlin401",
@@ -221,7 +221,7 @@ fn ca() -> Vec<Row> {
             let web = Web::publish(&world);
             web.wrong.store(true, Ordering::SeqCst);
             let mut daemon = web.world(world).run();
-            daemon.fails(&["PIA's CA", "another certificate"]);
+            daemon.fails(&["PIA's CA", "different certificate"]);
             daemon.expect_line("received SHA-256: ");
             web.wrong.store(false, Ordering::SeqCst);
             // The next automatic attempt is 5 minutes away; a reload makes one at once.
@@ -248,7 +248,7 @@ fn ca() -> Vec<Row> {
                 daemon.daemon.kill9();
                 std::fs::write(&file, damaged).expect("a file");
                 daemon.restart();
-                daemon.expect_line("fetched again");
+                daemon.expect_line("fetching PIA's CA again");
                 daemon.settled(47047);
                 assert_eq!(std::fs::read_to_string(&file).expect("a CA"), whole);
             }
