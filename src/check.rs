@@ -365,8 +365,8 @@ fn is_of_certificate(cause: &Cause) -> bool {
         cause,
         Cause::NameMismatch { .. }
             | Cause::UnknownIssuer
-            | Cause::CertificateExpired { .. }
-            | Cause::CertificateNotYetValid { .. }
+            | Cause::CertificateExpired(_)
+            | Cause::CertificateNotYetValid(_)
             | Cause::NotTls
             | Cause::Tls(_)
     )

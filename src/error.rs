@@ -108,9 +108,7 @@ pub enum Cause {
         after: Duration,
     },
     /// The remote closed the connection too early.
-    Closed {
-        phase: Phase,
-    },
+    Closed(Phase),
     /// The kernel has no route to the address.
     NoRoute {
         /// `host:port` or the address.
@@ -132,14 +130,10 @@ pub enum Cause {
     },
     /// The certificate does not lead to a trusted root.
     UnknownIssuer,
-    CertificateExpired {
-        /// This system's clock when the certificate was refused.
-        at: Timestamp,
-    },
-    CertificateNotYetValid {
-        /// This system's clock when the certificate was refused.
-        at: Timestamp,
-    },
+    /// With this system's clock when the certificate was refused.
+    CertificateExpired(Timestamp),
+    /// With this system's clock when the certificate was refused.
+    CertificateNotYetValid(Timestamp),
     /// Several equivalent servers were tried, and each one failed; never empty.
     AllFailed(Vec<Attempt>),
     /// The SHA-256 of a certificate differs from the one that we know.
@@ -179,9 +173,7 @@ pub enum Cause {
     /// Credentials are required, but none are set.
     NoCredentials,
     /// Too many logins.
-    LockedOut {
-        retry_after: Option<Duration>,
-    },
+    LockedOut(Option<Duration>),
     File {
         path: String,
         error: io::Error,
@@ -191,9 +183,7 @@ pub enum Cause {
     /// There is no tunnel in which to find the gateway.
     NoTunnel,
     /// The torrent client rejects our Host header.
-    HostRejected {
-        status: u16,
-    },
+    HostRejected(u16),
     /// The torrent client's web interface has no connection to its daemon.
     NotConnected,
     /// The torrent client's web interface has no daemon to connect to.
@@ -217,9 +207,7 @@ pub enum Retry {
     /// The remote named the wait.
     After(Duration),
     /// Too many logins.
-    LockedOut {
-        retry_after: Option<Duration>,
-    },
+    LockedOut(Option<Duration>),
     /// Wrong credentials or a ban: trying again makes things worse.
     CredentialsRejected,
     TokenRefused,
@@ -257,9 +245,9 @@ impl Cause {
     fn fingerprint(&self) -> String {
         match self {
             Self::Http { status, .. } => format!("HTTP {status}"),
-            Self::LockedOut { .. } => "locked out".to_owned(),
-            Self::CertificateExpired { .. } => "certificate expired".to_owned(),
-            Self::CertificateNotYetValid { .. } => "certificate not valid yet".to_owned(),
+            Self::LockedOut(_) => "locked out".to_owned(),
+            Self::CertificateExpired(_) => "certificate expired".to_owned(),
+            Self::CertificateNotYetValid(_) => "certificate not valid yet".to_owned(),
             Self::AllFailed(attempts) => {
                 let fingerprints: Vec<_> = attempts
                     .iter()
@@ -285,7 +273,7 @@ impl Cause {
     fn retry(&self) -> Retry {
         match *self {
             Self::CredentialsRejected { .. } => Retry::CredentialsRejected,
-            Self::LockedOut { retry_after } => Retry::LockedOut { retry_after },
+            Self::LockedOut(retry_after) => Retry::LockedOut(retry_after),
             Self::Http { status: 429 | 503, retry_after: Some(wait), .. } => Retry::After(wait),
             _ => Retry::Backoff,
         }
@@ -294,9 +282,9 @@ impl Cause {
     fn advice(&self) -> &'static str {
         match self {
             Self::Lookup { .. } => "check the name; if it is right, check DNS (/etc/resolv.conf)",
-            Self::CertificateExpired { .. } | Self::CertificateNotYetValid { .. } => "check this system's clock",
-            Self::LockedOut { .. } => "nothing to do: wait until the lockout is over",
-            Self::Timeout { .. } | Self::Closed { .. } | Self::Broken { .. } => {
+            Self::CertificateExpired(_) | Self::CertificateNotYetValid(_) => "check this system's clock",
+            Self::LockedOut(_) => "nothing to do: wait until the lockout is over",
+            Self::Timeout { .. } | Self::Closed(_) | Self::Broken { .. } => {
                 "if this keeps happening, check the network"
             }
             Self::TooLarge { .. } | Self::Field { .. } | Self::NotHttp => {
@@ -315,7 +303,7 @@ impl fmt::Display for Cause {
             Self::Timeout { phase, after } => {
                 write!(f, "no answer within {} s while {phase}", after.as_secs())
             }
-            Self::Closed { phase } => write!(f, "the connection was closed while {phase}"),
+            Self::Closed(phase) => write!(f, "the connection was closed while {phase}"),
             Self::NoRoute { to, error } => write!(f, "no route to {to}: {}", io_message(error)),
             Self::Stopping => f.write_str("cancelled because this program is stopping"),
             Self::Broken { phase, error } => write!(f, "{} while {phase}", io_message(error)),
@@ -326,10 +314,10 @@ impl fmt::Display for Cause {
                 write!(f, "the certificate is for {}, not for {expected}", carried.join(", "))
             }
             Self::UnknownIssuer => f.write_str("the certificate is not signed by the expected CA"),
-            Self::CertificateExpired { at } => {
+            Self::CertificateExpired(at) => {
                 write!(f, "the certificate has expired according to this system's clock ({})", rfc3339(*at))
             }
-            Self::CertificateNotYetValid { at } => {
+            Self::CertificateNotYetValid(at) => {
                 write!(f, "the certificate is not valid yet according to this system's clock ({})", rfc3339(*at))
             }
             Self::AllFailed(attempts) => {
@@ -358,14 +346,14 @@ impl fmt::Display for Cause {
                 f.write_str(if *before { " a while ago" } else { "" })
             }
             Self::NoCredentials => f.write_str("a password is required, but none is set"),
-            Self::LockedOut { retry_after: Some(wait) } => {
+            Self::LockedOut(Some(wait)) => {
                 write!(f, "locked out for {} s after too many logins", wait.as_secs())
             }
-            Self::LockedOut { retry_after: None } => f.write_str("locked out after too many logins"),
+            Self::LockedOut(None) => f.write_str("locked out after too many logins"),
             Self::File { path, error } => write!(f, "{path}: {}", io_message(error)),
             Self::HttpStatus(status) => write!(f, "HTTP {status}"),
             Self::NoTunnel => f.write_str("no VPN tunnel is up on this machine"),
-            Self::HostRejected { status } => write!(f, "HTTP {status}: the Host header was rejected"),
+            Self::HostRejected(status) => write!(f, "HTTP {status}: the Host header was rejected"),
             Self::NotConnected => f.write_str("the web interface is not connected to its daemon"),
             Self::NoDaemon => f.write_str("the web interface has no daemon to connect to"),
             Self::Other(words) => f.write_str(words),
@@ -509,7 +497,7 @@ mod tests {
     }
 
     fn locked(seconds: Option<u64>) -> Cause {
-        Cause::LockedOut { retry_after: seconds.map(Duration::from_secs) }
+        Cause::LockedOut(seconds.map(Duration::from_secs))
     }
 
     fn moment() -> Timestamp {
@@ -517,7 +505,7 @@ mod tests {
     }
 
     fn expired() -> Cause {
-        Cause::CertificateExpired { at: moment() }
+        Cause::CertificateExpired(moment())
     }
 
     fn file() -> Cause {
@@ -541,7 +529,7 @@ mod tests {
             (connect(io::ErrorKind::ConnectionRefused), "cannot connect to 10.0.0.1:19999: connection refused"),
             (timeout(Phase::Lookup), "no answer within 10 s while looking up the name"),
             (timeout(Phase::Connect), "no answer within 10 s while connecting"),
-            (Cause::Closed { phase: Phase::Handshake }, "the connection was closed while negotiating TLS"),
+            (Cause::Closed(Phase::Handshake), "the connection was closed while negotiating TLS"),
             (broken(Phase::Send), "connection reset while sending the request"),
             (timeout(Phase::Head), "no answer within 10 s while waiting for the reply"),
             (timeout(Phase::Body), "no answer within 10 s while reading the reply"),
@@ -565,7 +553,7 @@ mod tests {
             (locked(None), "locked out after too many logins"),
             (Cause::HttpStatus(502), "HTTP 502"),
             (Cause::NoTunnel, "no VPN tunnel is up on this machine"),
-            (Cause::HostRejected { status: 421 }, "HTTP 421: the Host header was rejected"),
+            (Cause::HostRejected(421), "HTTP 421: the Host header was rejected"),
             (Cause::NotConnected, "the web interface is not connected to its daemon"),
             (Cause::NoDaemon, "the web interface has no daemon to connect to"),
             (Cause::Other("it is odd".to_owned()), "it is odd"),
@@ -580,7 +568,7 @@ mod tests {
         let clock = "according to this system's clock (2026-11-28T07:37:28Z)";
         for (cause, problem) in [
             (expired(), "the certificate has expired"),
-            (Cause::CertificateNotYetValid { at: moment() }, "the certificate is not valid yet"),
+            (Cause::CertificateNotYetValid(moment()), "the certificate is not valid yet"),
         ] {
             assert_eq!(cause.to_string(), format!("{problem} {clock}"));
             assert_eq!(cause.to_string(), format!("{problem} {clock}"), "the same text twice");
@@ -638,7 +626,7 @@ mod tests {
     #[test]
     fn callers_can_override_retry_and_advice() {
         let error = Error::new(Call::Route, locked(Some(7)));
-        assert_eq!(error.retry, Retry::LockedOut { retry_after: Some(Duration::from_secs(7)) });
+        assert_eq!(error.retry, Retry::LockedOut(Some(Duration::from_secs(7))));
         assert_eq!(error.advice, "nothing to do: wait until the lockout is over");
         let error = error.with_retry(Retry::Backoff).advise(None);
         assert_eq!(error.retry, Retry::Backoff);

@@ -119,7 +119,7 @@ pub fn classify(error: io::Error, phase: Phase, deadline: Deadline) -> Cause {
     }
     match error.kind() {
         io::ErrorKind::TimedOut => Cause::Timeout { phase, after: deadline.total() },
-        io::ErrorKind::UnexpectedEof => Cause::Closed { phase },
+        io::ErrorKind::UnexpectedEof => Cause::Closed(phase),
         _ => Cause::Broken { phase, error },
     }
 }

@@ -335,9 +335,7 @@ impl Connection {
         let deadline = Deadline::after(REQUEST_DEADLINE);
         let reused = self.stream.is_some() && self.used;
         let result = match self.exchange(request, deadline) {
-            Err(Cause::Closed { phase: Phase::Head } | Cause::Broken { phase: Phase::Send | Phase::Head, .. })
-                if reused =>
-            {
+            Err(Cause::Closed(Phase::Head) | Cause::Broken { phase: Phase::Send | Phase::Head, .. }) if reused => {
                 self.exchange(request, deadline)
             }
             result => result,
@@ -353,7 +351,7 @@ impl Connection {
     fn exchange(&mut self, request: &Request, deadline: Deadline) -> Result<Response, Cause> {
         self.open(deadline)?;
         let Some(mut stream) = self.stream.take() else {
-            return Err(Cause::Closed { phase: Phase::Connect });
+            return Err(Cause::Closed(Phase::Connect));
         };
         stream.set_deadline(deadline);
         wire::write_request(&mut stream, &self.host_header, request)

@@ -135,10 +135,10 @@ fn tls_cause(error: &rustls::Error) -> Cause {
             },
             CertificateError::UnknownIssuer => Cause::UnknownIssuer,
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                Cause::CertificateExpired { at: time::now().wall }
+                Cause::CertificateExpired(time::now().wall)
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Cause::CertificateNotYetValid { at: time::now().wall }
+                Cause::CertificateNotYetValid(time::now().wall)
             }
             other => Cause::Tls(other.to_string()),
         },

@@ -154,7 +154,7 @@ impl<R: Read> Reader<'_, R> {
                 Err(_) => return Err(Cause::NotHttp),
             }
             if !self.fill(Phase::Head)? {
-                return Err(Cause::Closed { phase: Phase::Head });
+                return Err(Cause::Closed(Phase::Head));
             }
         }
     }
@@ -186,7 +186,7 @@ impl<R: Read> Reader<'_, R> {
         }
         while self.buffer.len() < length {
             if !self.fill(Phase::Body)? {
-                return Err(Cause::Closed { phase: Phase::Body });
+                return Err(Cause::Closed(Phase::Body));
             }
         }
         body.extend(self.buffer.drain(..length));
@@ -228,7 +228,7 @@ impl<R: Read> Reader<'_, R> {
                 return Err(Cause::field("chunk", "has an overlong line"));
             }
             if !self.fill(Phase::Body)? {
-                return Err(Cause::Closed { phase: Phase::Body });
+                return Err(Cause::Closed(Phase::Body));
             }
         }
     }

@@ -84,13 +84,13 @@ impl Gate {
     /// Closes the gate for as long as `error` or the backoff demands, and returns that wait. `jitter` shortens a backoff a little.
     pub fn close(&mut self, now: Now, error: &Error, jitter: impl FnOnce(Duration) -> Duration) -> Duration {
         let doubled = |first: Duration, times: u32, cap: Duration| first.saturating_mul(1 << times.min(16)).min(cap);
-        if !matches!(error.retry, Retry::LockedOut { .. }) {
+        if !matches!(error.retry, Retry::LockedOut(_)) {
             self.lockouts = 0;
         }
         let backoff = doubled(BACKOFF_FIRST, self.failures, BACKOFF_CAP);
         let (wait, held) = match error.retry {
             Retry::CredentialsRejected => (CREDENTIALS_WAIT, true),
-            Retry::LockedOut { retry_after } => {
+            Retry::LockedOut(retry_after) => {
                 let first = if retry_after.is_some() { BACKOFF_FIRST } else { LOCKOUT_FIRST };
                 let asked = retry_after.unwrap_or_default().min(self.retry_after_cap);
                 let wait = asked.max(doubled(first, self.lockouts, CREDENTIALS_WAIT));

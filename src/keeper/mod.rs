@@ -491,7 +491,7 @@ impl Keeper {
             }
             // Rejected credentials close the gate for every step, even for one whose other failures do not matter.
             Step::Reannounce | Step::CheckInbound
-                if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut { .. }) =>
+                if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut(_)) =>
             {
                 self.client.reannounced();
                 return self.client.failed(now, error, |wait| jittered(random, wait));
@@ -588,7 +588,7 @@ impl Keeper {
     fn is_not_renewed(&self, now: Now, error: &Error) -> bool {
         let good = self.lease.as_ref().is_some_and(|held| held.is_good(self.clock.correct(now)));
         let passes = match error.retry {
-            Retry::CredentialsRejected | Retry::LockedOut { .. } => false,
+            Retry::CredentialsRejected | Retry::LockedOut(_) => false,
             Retry::TokenRefused => !self.token_is_replaceable(now),
             _ => true,
         };

@@ -446,7 +446,7 @@ fn credentials_rejected_in_an_earlier_run_wait_for_the_rest_of_its_wait() {
 
 #[test]
 fn a_lockout_lasts_as_long_as_announced_and_doubles_when_repeated() {
-    let lockout = |seconds: Option<u64>| Retry::LockedOut { retry_after: seconds.map(Duration::from_secs) };
+    let lockout = |seconds: Option<u64>| Retry::LockedOut(seconds.map(Duration::from_secs));
     let mut bench = Bench::new();
     for wait in [60, 120, 240, 300, 300] {
         bench.fails("token", lockout(None));
@@ -1171,7 +1171,7 @@ fn a_new_tunnel_ends_the_backoff_but_not_a_lockout() {
     bench.binds();
     let mut bench = Bench::new();
     bench.observes_route(7);
-    bench.fails("token", Retry::LockedOut { retry_after: None });
+    bench.fails("token", Retry::LockedOut(None));
     bench.observes_route(8);
     assert_eq!(bench.waits(), 60);
 }

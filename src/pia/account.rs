@@ -148,7 +148,7 @@ impl Account {
             }
             Err(error) => error,
         };
-        if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut { .. }) {
+        if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut(_)) {
             self.tried.clear();
             return Err(error);
         }
@@ -222,7 +222,7 @@ fn token_of(response: &Response) -> Result<Secret, Cause> {
         _ => None,
     };
     if response.status == 429 || text("code") == Some("too_many_attempts") {
-        return Err(Cause::LockedOut { retry_after: response.retry_after() });
+        return Err(Cause::LockedOut(response.retry_after()));
     }
     if response.status == 401 {
         return Err(rejected(false));
@@ -306,7 +306,7 @@ mod tests {
             (connect, "check that the VPN is up"),
             (Cause::UnknownIssuer, "PIA_LOGIN_CA_CERT"),
             (mismatch, "PIA_LOGIN_CA_CERT"),
-            (Cause::LockedOut { retry_after: None }, "the lockout is over"),
+            (Cause::LockedOut(None), "the lockout is over"),
             (lookup, "DNS"),
         ] {
             let error = failed(Call::Login, cause);

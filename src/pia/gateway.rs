@@ -293,7 +293,7 @@ impl Gateway {
             result,
             Err(Cause::Connect { .. }
                 | Cause::Timeout { .. }
-                | Cause::Closed { phase: Phase::Handshake }
+                | Cause::Closed(Phase::Handshake)
                 | Cause::Broken { .. }
                 | Cause::NameMismatch { .. }
                 | Cause::UnknownIssuer
@@ -550,7 +550,7 @@ mod tests {
             (mismatch(), "set PIA_HOSTNAME"),
             (Cause::UnknownIssuer, "unset PIA_CA_CERT"),
             (Cause::NotTls, "set PIA_GATEWAY=auto"),
-            (Cause::CertificateExpired { at: Timestamp::UNIX_EPOCH }, "this system's clock"),
+            (Cause::CertificateExpired(Timestamp::UNIX_EPOCH), "this system's clock"),
             (Cause::NotHttp, "check the address"),
         ] {
             let error = failed(Call::BindPort, cause);

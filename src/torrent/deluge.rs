@@ -215,7 +215,7 @@ fn failed(call: Call, cause: Cause) -> Error {
         Cause::NotConnected => "check that deluged runs, and the Connection Manager in Deluge's web interface",
         Cause::NoDaemon => "add the daemon in the Connection Manager of Deluge's web interface",
         Cause::NotTls => "it probably speaks plain HTTP: use http:// in DELUGE_HOST",
-        Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
+        Cause::NotHttp | Cause::Closed(Phase::Head) => {
             "use the web interface's port in DELUGE_HOST, not the daemon's 58846; with HTTPS there, use https://"
         }
         Cause::UnknownIssuer => "set DELUGE_CA_CERT to the CA of Deluge's certificate, or to the certificate itself",

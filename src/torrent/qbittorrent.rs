@@ -227,7 +227,7 @@ impl QBittorrent {
     fn unauthorized(&mut self) -> Result<Cause, Error> {
         let path = format!("{}/api/v2/app/version", self.prefix);
         let response = self.connection.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
-        Ok(if response.status == 401 { Cause::HostRejected { status: 401 } } else { self.auth.rejected(false) })
+        Ok(if response.status == 401 { Cause::HostRejected(401) } else { self.auth.rejected(false) })
     }
 
     fn ask<T: Deserialize>(&mut self, call: Call, method: &str, fields: &[(&str, &str)]) -> Exchange<T> {
@@ -296,15 +296,13 @@ fn failed(call: Call, cause: Cause) -> Error {
         Cause::NoCredentials => {
             "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), or bypass login in its Web UI"
         }
-        Cause::HostRejected { .. } => {
+        Cause::HostRejected(_) => {
             "use localhost in QBITTORRENT_HOST, or add that host name to 'Server domains' in the Web UI's settings"
         }
         Cause::NotTls => {
             "the Web UI probably speaks plain HTTP (also if its certificate is broken): use http:// in QBITTORRENT_HOST"
         }
-        Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
-            "if the Web UI uses HTTPS, use https:// in QBITTORRENT_HOST"
-        }
+        Cause::NotHttp | Cause::Closed(Phase::Head) => "if the Web UI uses HTTPS, use https:// in QBITTORRENT_HOST",
         Cause::UnknownIssuer => "set QBITTORRENT_CA_CERT to the CA of the Web UI's certificate",
         Cause::NameMismatch { .. } => "use one of those names in QBITTORRENT_HOST",
         Cause::Http { status: 404 | 405, .. } => {
@@ -497,11 +495,11 @@ mod tests {
             ),
             (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false }, "copy QBITTORRENT_API_KEY"),
             (Cause::NoCredentials, "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
-            (Cause::HostRejected { status: 401 }, "'Server domains'"),
+            (Cause::HostRejected(401), "'Server domains'"),
             (Cause::NotTls, "use http://"),
             (Cause::NotHttp, "use https://"),
-            (Cause::Closed { phase: Phase::Head }, "use https://"),
-            (Cause::Closed { phase: Phase::Body }, "check the network"),
+            (Cause::Closed(Phase::Head), "use https://"),
+            (Cause::Closed(Phase::Body), "check the network"),
             (Cause::UnknownIssuer, "set QBITTORRENT_CA_CERT"),
             (mismatch, "use one of those names"),
             (http(302), "the address that the server redirects to"),

@@ -153,7 +153,7 @@ impl Transmission {
             401 => Err(failed(LOGIN, rejected(false))),
             403 if response.text().contains("login attempts") => Err(locked()),
             403 => Err(refused(Cause::Other("HTTP 403: our address may not be whitelisted".to_owned()), ADD_ADDRESS)),
-            421 => Err(refused(Cause::HostRejected { status: 421 }, ADD_HOST)),
+            421 => Err(refused(Cause::HostRejected(421), ADD_HOST)),
             _ => Err(failed(call, response.unexpected())),
         }
     }
@@ -231,7 +231,7 @@ fn failed(call: Call, cause: Cause) -> Error {
         Cause::CredentialsRejected { .. } => "correct TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD, then restart",
         Cause::NoCredentials => "set TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD",
         Cause::NotTls => "Transmission speaks plain HTTP unless a proxy adds TLS: use http:// in TRANSMISSION_HOST",
-        Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
+        Cause::NotHttp | Cause::Closed(Phase::Head) => {
             "check that TRANSMISSION_HOST has the port of the Web UI, not the one for torrents"
         }
         Cause::UnknownIssuer => "set TRANSMISSION_CA_CERT to the CA of the certificate",
@@ -399,7 +399,7 @@ mod tests {
             (rejected(false), "correct TRANSMISSION_USERNAME"),
             (Cause::NoCredentials, "set TRANSMISSION_USERNAME"),
             (Cause::NotTls, "use http://"),
-            (Cause::Closed { phase: Phase::Head }, "not the one for torrents"),
+            (Cause::Closed(Phase::Head), "not the one for torrents"),
             (http(301), "with the path of the RPC"),
             (http(500), "if this keeps happening"),
         ] {
@@ -407,6 +407,6 @@ mod tests {
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
         assert_eq!(locked().retry, Retry::CredentialsRejected);
-        assert_eq!(refused(Cause::HostRejected { status: 421 }, ADD_HOST).retry, Retry::Backoff);
+        assert_eq!(refused(Cause::HostRejected(421), ADD_HOST).retry, Retry::Backoff);
     }
 }
