@@ -401,7 +401,7 @@ fn attempt(call: Call, port: u16, candidate: &Candidate, cause: Cause) -> Attemp
 
 /// Advice if the address that the user set refuses the connection.
 const WRONG_GATEWAY_ADVICE: &str =
-    "set PIA_GATEWAY=auto; if that changes nothing, this region probably forwards no ports: connect to another one";
+    "set PIA_GATEWAY=auto; if that does not help, connect to a region with port forwarding";
 
 /// Adds the advice for a failed call to the gateway.
 fn failed(call: Call, cause: Cause) -> Error {

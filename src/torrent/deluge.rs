@@ -208,7 +208,7 @@ fn rejected(before: bool) -> Cause {
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => {
-            "check that deluge-web runs and DELUGE_HOST is right; in Docker it must share the VPN's network"
+            "check deluge-web and DELUGE_HOST; in Docker it must share the VPN's network"
         }
         Cause::Lookup { .. } => "correct DELUGE_HOST; in the VPN container's network it is http://localhost:8112",
         Cause::CredentialsRejected { .. } => "set DELUGE_PASSWORD to the web interface's password, then restart",
@@ -333,7 +333,7 @@ mod tests {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         for (cause, advice) in [
-            (connect, "check that deluge-web runs"),
+            (connect, "check deluge-web and DELUGE_HOST"),
             (rejected(false), "the web interface's password"),
             (Cause::NotConnected, "check that deluged runs"),
             (Cause::NoDaemon, "Connection Manager"),

@@ -284,7 +284,7 @@ fn banned() -> Error {
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => {
-            "check that qBittorrent runs and QBITTORRENT_HOST is right; in Docker it must share the VPN's network"
+            "check qBittorrent and QBITTORRENT_HOST; in Docker it must share the VPN's network"
         }
         Cause::Lookup { .. } => "correct QBITTORRENT_HOST; in the VPN container's network it is http://localhost:8080",
         Cause::CredentialsRejected { what: AuthMethod::Password, .. } => {
@@ -488,7 +488,7 @@ mod tests {
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: vec!["nas".to_owned()] };
         for (cause, advice) in [
-            (connect, "check that qBittorrent runs"),
+            (connect, "check qBittorrent and QBITTORRENT_HOST"),
             (
                 Cause::CredentialsRejected { what: AuthMethod::Password, before: false },
                 "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD",

@@ -225,7 +225,7 @@ fn locked() -> Error {
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => {
-            "check that Transmission runs and TRANSMISSION_HOST is right; in Docker it must share the VPN's network"
+            "check Transmission and TRANSMISSION_HOST; in Docker it must share the VPN's network"
         }
         Cause::Lookup { .. } => "correct TRANSMISSION_HOST; in the VPN container's network it is http://localhost:9091",
         Cause::CredentialsRejected { .. } => "correct TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD, then restart",
@@ -395,7 +395,7 @@ mod tests {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         for (cause, advice) in [
-            (connect, "check that Transmission runs"),
+            (connect, "check Transmission and TRANSMISSION_HOST"),
             (rejected(false), "correct TRANSMISSION_USERNAME"),
             (Cause::NoCredentials, "set TRANSMISSION_USERNAME"),
             (Cause::NotTls, "use http://"),

@@ -78,7 +78,7 @@ pub fn rows() -> Vec<Row> {
                 world.qbt.pause();
                 world
             },
-            "check that qBittorrent runs",
+            "check qBittorrent and QBITTORRENT_HOST",
         ),
         simple(
             "qBittorrent's password is wrong",

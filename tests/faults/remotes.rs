@@ -63,7 +63,7 @@ pub fn rows() -> Vec<Row> {
 
 /// Refused connections, from the start or later, each with the words in the log.
 fn outages() -> Vec<Row> {
-    const REGION: &[&str] = &["connection refused", "region", "forwards no ports"];
+    const REGION: &[&str] = &["connection refused", "region with port forwarding"];
     const AGAIN: &[&str] = &["connection refused", "this worked before"];
     const CLIENT: &[&str] = &["connection refused", "QBITTORRENT_HOST"];
     type Test = fn(Remote, &Misbehaviour, &[&str]);
