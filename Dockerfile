@@ -1,11 +1,11 @@
 # The image: one static binary and nothing else.
 #
-# `docker build .` builds the binary in an image with Rust, for linux/amd64 or linux/arm64, whichever this machine is. With
-# `--build-arg BINARY=prebuilt` it takes the one that .ci/make-release has put into dist/: releases are made so, for linux/arm/v7
-# too, from no base image at all.
+# `docker build .` builds the binary in an image with Rust, for this machine's linux/amd64 or linux/arm64. With
+# `--build-arg BINARY=prebuilt` it uses the binary that .ci/make-release has put into dist/. Releases are built that way, for
+# linux/arm/v7 as well, and use no base image.
 
 ARG BINARY=build
-# Any image with Rust whose own target is musl's, as Alpine's ones. To be sure of the bytes: .ci/build-musl.
+# Any image whose Rust targets musl natively, such as Alpine's. For reproducible bytes use .ci/build-musl.
 ARG RUST_IMAGE=rust:1.94.1-alpine3.23@sha256:77237dd363a0b127bb5ef532c2d64c0deb380b738e43a9c4bdac73398d6d0a08
 
 FROM ${RUST_IMAGE} AS build
@@ -42,9 +42,9 @@ LABEL org.opencontainers.image.title="pia-qbittorrent-sync" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=binary /image/pia-qbittorrent-sync /
-# A new volume takes its owner from the folder in the image.
+# A new volume inherits the owner of the folder in the image.
 COPY --from=binary --chown=65532:65532 /image/volumes/ /
-# The path of a file, not a token.
+# hadolint takes this path for a token.
 # hadolint ignore=DL3064
 ENV STATE_DIR=/state \
     PIA_TOKEN_FILE=/state/token \
@@ -52,7 +52,7 @@ ENV STATE_DIR=/state \
 VOLUME /state
 USER 65532:65532
 STOPSIGNAL SIGTERM
-# The first minutes belong to the VPN.
+# The start period gives the VPN time to connect.
 HEALTHCHECK --interval=20s --timeout=5s --start-period=2m --retries=2 \
     CMD ["/pia-qbittorrent-sync", "healthcheck"]
 ENTRYPOINT ["/pia-qbittorrent-sync"]

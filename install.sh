@@ -1,34 +1,34 @@
 #!/bin/sh
 # Installs, upgrades and removes pia-qbittorrent-sync: `sh install.sh --help`.
 #
-# For any POSIX shell, busybox ash and dash among them. It is all in functions, so that half a download does nothing.
-# Every file is written beside its place and then renamed, and what is not finished is remembered in $unfinished: an
-# interrupted run is mended by running it again.
+# Runs in any POSIX shell, including busybox ash and dash. Everything is in functions, so that a truncated download does
+# nothing. Each file is written next to its destination and then renamed, and $unfinished records that a run has begun: to
+# recover from an interrupted run, run the script again.
 
 show_help() {
   cat <<EOF
 Usage: sh install.sh [OPTION...]
 
-Installs pia-qbittorrent-sync, or upgrades it. A configuration that is there is never overwritten.
+Installs or upgrades pia-qbittorrent-sync. Never overwrites an existing configuration.
 
-  --init INIT                 what starts the service; found out by what is running unless given: systemd (235 or later, with
-                              credentials from 247 on), openrc, procd (OpenWrt), unraid, dsm (Synology), none (binary and
-                              configuration only). procd, unraid and dsm were tried on stand-ins, not on a real one
-  --prefix DIR                all of it into DIR, a folder of its own (bin, etc, state, and run.sh to start it), where the
-                              system cannot be written or forgets at an update what was: TrueNAS, DSM. Goes with --init
-                              none, unraid, dsm
-  --binary PATH               install this binary. Without it the first of these is taken: one beside install.sh,
-                              one that cargo built in this folder, the release for this machine. What lies beside
-                              install.sh is taken only where none but root and you (sudo) can write
-  --url URL                   download the binary from there; needs --sha256
-  --sha256 SUM                the binary's SHA-256. The install.sh of a release knows those of its own
-  --uninstall                 stop the service and remove it; configuration and lease are kept
-  --purge                     with --uninstall: remove those, too
-  --dry-run                   tell what would be done, change nothing and send nothing
-  --help
+  --init INIT                 init system that starts the service (default: the one that is running): systemd (235 or later;
+                              credentials need 247), openrc, procd (OpenWrt), unraid, dsm (Synology), none (binary and
+                              configuration only). procd, unraid and dsm were tested on stand-ins, not on real devices
+  --prefix DIR                install everything into DIR, a folder of its own (bin, etc, state, and run.sh to start the
+                              service), for systems that are read-only or reset by updates: TrueNAS, DSM. Works with
+                              --init none, unraid or dsm
+  --binary PATH               install this binary. Default: the first one found of: a binary next to install.sh, a cargo
+                              build in this folder, the release for this machine. Files next to install.sh are used only
+                              if no user but root and you (sudo) can write to them
+  --url URL                   download the binary from URL; requires --sha256
+  --sha256 SUM                SHA-256 of the binary. The install.sh of a release contains the sums of its own files
+  --uninstall                 stop and remove the service; keep configuration and lease
+  --purge                     with --uninstall: remove configuration and lease as well
+  --dry-run                   show what would be done; change nothing and send nothing
+  --help                      show this help
 
-PIA's CA certificate is fetched where the service needs it. PIA_CA_URL and PIA_CA_SHA256 in the environment go before
-those in the configuration; the service has only the latter.
+PIA's CA certificate is fetched if the service needs it. PIA_CA_URL and PIA_CA_SHA256 in the environment override the
+configuration here, but the service reads only its configuration.
 EOF
 }
 
@@ -38,12 +38,12 @@ fatal() {
   warn "$*"
   exit 1
 }
-refuse_usage() {
+reject_usage() {
   warn "$*; see --help"
   exit 64
 }
 
-# In the install.sh of a release: its version, and the sums of what it downloads, a line each.
+# Filled in by .ci/make-release: the version, and one line with the checksum of each file to download.
 release_version=''
 release_sums=''
 
@@ -54,7 +54,7 @@ set_constants() {
   releases=https://github.com/$repository/releases
 
   binary=/usr/local/bin/$name
-  # The templates as they were last installed: only a new one is worth a .new file.
+  # The templates as last installed: a .new file is written only if a template has changed since.
   templates=/usr/local/share/$name
   etc=/etc/$name
   config=$etc/config.env
@@ -67,16 +67,16 @@ set_constants() {
   python=/opt/$name
   secrets='PIA_USERNAME PIA_PASSWORD QBITTORRENT_USERNAME QBITTORRENT_PASSWORD QBITTORRENT_API_KEY GLUETUN_API_KEY'
   secrets="$secrets TRANSMISSION_USERNAME TRANSMISSION_PASSWORD DELUGE_PASSWORD PORT_CHANGE_URL HEARTBEAT_URL"
-  # For systemd before 247, which hands over no credentials.
-  without_credentials=$unit.d/before-247.conf
-  # What OpenWrt keeps over an upgrade of the firmware.
-  keep=/lib/upgrade/keep.d/$name
+  # For systemd before 247, which has no credentials.
+  old_systemd_drop_in=$unit.d/before-247.conf
+  # List of the files that OpenWrt keeps across a firmware upgrade.
+  keep_list=/lib/upgrade/keep.d/$name
   go=/boot/config/go
   rc_d=/usr/local/etc/rc.d/$name.sh
   service_files="systemd/$name.service systemd/config.env openrc/$name.initd openrc/$name.confd
     contrib/procd/$name.init contrib/appliance/run.sh contrib/man/$name.1"
   manual=/usr/local/share/man/man1/$name.1
-  # The user behind sudo, who may do all that root may.
+  # The user who runs sudo, and therefore can do anything that root can.
   case ${SUDO_UID-} in
   '' | *[!0-9]*) sudo_uid=0 ;;
   *) sudo_uid=$SUDO_UID ;;
@@ -94,7 +94,7 @@ parse_options() {
       continue
       ;;
     --init | --prefix | --binary | --url | --sha256)
-      [ -n "${2-}" ] || refuse_usage "$1 needs a value"
+      [ -n "${2-}" ] || reject_usage "$1 needs a value"
       case $1 in
       --init) init=$2 ;;
       --prefix) prefix=$2 ;;
@@ -111,32 +111,32 @@ parse_options() {
       show_help
       exit 0
       ;;
-    *) refuse_usage "unknown option: $1" ;;
+    *) reject_usage "unknown option: $1" ;;
     esac
   done
   case $init in
   '' | systemd | openrc | procd | unraid | dsm | none) ;;
-  *) refuse_usage "--init is systemd, openrc, procd, unraid, dsm or none, not $init" ;;
+  *) reject_usage "--init must be systemd, openrc, procd, unraid, dsm or none, not $init" ;;
   esac
-  # It goes into scripts and settings as it is.
+  # The prefix is copied unquoted into scripts and settings.
   case $prefix in
   '') ;;
   /*[!/]*) prefix=${prefix%/} ;;
-  *) refuse_usage '--prefix is an absolute path, and not /' ;;
+  *) reject_usage '--prefix must be an absolute path other than /' ;;
   esac
   case $prefix in
-  *[!A-Za-z0-9._/-]*) refuse_usage "--prefix has letters, digits and . _ - / only, not $prefix" ;;
+  *[!A-Za-z0-9._/-]*) reject_usage "--prefix may contain only letters, digits and . _ - /, not $prefix" ;;
   esac
-  [ -z "$url" ] || [ -n "$sha256" ] || refuse_usage '--url needs the --sha256 of what is there'
-  [ -z "$given_binary" ] || [ -z "$url" ] || refuse_usage '--binary and --url exclude each other'
-  [ -z "$purge" ] || [ -n "$uninstall" ] || refuse_usage '--purge goes with --uninstall'
+  [ -z "$url" ] || [ -n "$sha256" ] || reject_usage '--url needs the --sha256 of that file'
+  [ -z "$given_binary" ] || [ -z "$url" ] || reject_usage 'use either --binary or --url, not both'
+  [ -z "$purge" ] || [ -n "$uninstall" ] || reject_usage '--purge needs --uninstall'
   if [ -n "$sha256" ]; then
     sha256=$(printf '%s' "$sha256" | tr 'A-F' 'a-f')
-    is_sha256 "$sha256" || refuse_usage '--sha256 is 64 hexadecimal digits'
+    is_sha256 "$sha256" || reject_usage '--sha256 must be 64 hexadecimal digits'
   fi
 }
 
-# Everything that is checked lies in here and is installed from here, so nobody else may be able to swap the folder.
+# Files are checked in this folder and installed from it, so no other user may be able to swap the folder.
 prepare_stage() {
   umask 077
   part='' stage=''
@@ -148,42 +148,42 @@ prepare_stage() {
     ! is_safe_folder "$stage" || return 0
     rm -rf "$stage"
   done
-  fatal 'cannot make a temporary folder of its own: set TMPDIR to a folder to which only root can write'
+  fatal 'cannot create a private temporary folder: set TMPDIR to a folder that only root can write to'
 }
 
-# --- whom a file is from
+# --- can other users change a file?
 
-# is_guarded PATH [sticky]: it belongs to root or to the user behind sudo, and nobody else can write to it; a sticky
-# folder where others can add files but cannot touch those of ours is enough only if that is said. Else $why tells.
-is_guarded() {
+# is_protected PATH [sticky]: only root and the user who runs sudo own PATH and can write to it; otherwise sets $reason. With
+# `sticky` a sticky folder is enough: other users can add files there, but not touch ours.
+is_protected() {
   if [ -L "$1" ]; then
-    why="$1 is a symbolic link"
+    reason="$1 is a symbolic link"
   elif [ -z "$(find "$1" -prune \( -user 0 -o -user "$sudo_uid" \))" ]; then
-    why="$1 belongs to another user"
+    reason="$1 belongs to another user"
   elif [ -n "$(find "$1" -prune ! -perm -020 ! -perm -002)" ]; then
     return 0
   elif [ -n "${2-}" ] && [ -n "$(find "$1" -prune -perm -1000)" ]; then
     return 0
   else
-    why="others can write to $1"
+    reason="others can write to $1"
   fi
   return 1
 }
 
-# is_safe_folder FOLDER: what is in it is ours alone, and nobody else can put another folder in its place. Its real path
-# is in $real, and only there is this true: what links lead to may change.
+# is_safe_folder FOLDER: no other user can write to FOLDER or replace it. Sets $real to the real path, the only one for which
+# this holds: other users may be able to change a link.
 is_safe_folder() {
-  why="$1 cannot be entered"
+  reason="cannot enter $1"
   real=$(CDPATH='' cd -P -- "$1" 2>/dev/null && pwd -P) || return 1
-  is_guarded "$real" || return 1
+  is_protected "$real" || return 1
   above=$real
   while [ -n "$above" ]; do
     above=${above%/*}
-    is_guarded "${above:-/}" sticky || return 1
+    is_protected "${above:-/}" sticky || return 1
   done
 }
 
-# Which init system runs, not which ones are installed: a machine may have both.
+# Finds the init system that is running, because several may be installed.
 detect_init() {
   if [ -e /etc/openwrt_release ]; then
     running_init=procd
@@ -204,22 +204,22 @@ detect_init() {
     init=$running_init
     info "init system: $init"
   elif [ "$init" != none ] && [ "$init" != "$running_init" ]; then
-    warn "$init is not running here: the service is installed and enabled, but not started"
+    warn "$init is not running here: the service will be installed and enabled, but not started"
   fi
   case $init in
   unraid) prefix=${prefix:-/boot/config/plugins/$name} ;;
   dsm) prefix=${prefix:-/usr/local/$name} ;;
   procd) binary=/usr/bin/$name templates=/usr/share/$name state=$etc/state ;;
   esac
-  runs=$binary
+  executable=$binary
   if [ -n "$prefix" ]; then
     case $init in
-    systemd | openrc | procd) refuse_usage "--prefix does not go with --init $init" ;;
+    systemd | openrc | procd) reject_usage "--prefix does not work with --init $init" ;;
     esac
     binary=$prefix/bin/$name templates=$prefix/share etc=$prefix/etc config=$prefix/etc/config.env
     ca=$etc/ca.rsa.4096.crt state=$prefix/state unfinished=$prefix/.unfinished
-    # Unraid runs nothing from its flash drive.
-    if [ "$init" = unraid ]; then runs=/usr/local/bin/$name; else runs=$binary; fi
+    # Unraid cannot run programs from its flash drive.
+    if [ "$init" = unraid ]; then executable=/usr/local/bin/$name; else executable=$binary; fi
   fi
   case $init in
   systemd) service=$unit settings=$config ;;
@@ -234,8 +234,8 @@ detect_init() {
   }
 }
 
-# nearest_folder PATH: it, or the first one above it that is there.
-nearest_folder() {
+# find_nearest_folder PATH: PATH, or the closest folder above it that exists.
+find_nearest_folder() {
   folder=$1
   while [ ! -d "${folder:-/}" ]; do
     case $folder in
@@ -246,25 +246,25 @@ nearest_folder() {
   printf '%s\n' "${folder:-/}"
 }
 
-# Root runs what is in there, and --uninstall removes it.
+# Root runs the files in the prefix, and --uninstall removes them.
 check_prefix() {
-  is_own_prefix || fatal "$prefix has other things in it: give it a folder of its own, e.g. --prefix $prefix/$name"
-  # Unraid's flash drive knows no owners.
-  [ "$init" = unraid ] || is_safe_folder "$(nearest_folder "$prefix")" ||
-    fatal "$why: root would run what they put there. Choose a --prefix to which only root can write"
+  is_own_prefix || fatal "$prefix contains other files: choose a folder of its own, e.g. --prefix $prefix/$name"
+  # Unraid's flash drive has no file owners.
+  [ "$init" = unraid ] || is_safe_folder "$(find_nearest_folder "$prefix")" ||
+    fatal "$reason: root would run any file placed there. Choose a --prefix that only root can write to"
 }
 
-# What was left unfinished counts as nothing, and what --uninstall keeps as ours.
+# Leftovers of an interrupted run do not count as other files, and a configuration kept by --uninstall counts as ours.
 is_own_prefix() {
   grep -qsE "$name|PIA_|QBITTORRENT_" "$config" || [ -e "$unfinished" ] || [ -z "$(find "$prefix" ! -type d ! -name '.*.part' 2>/dev/null | head -n 1)" ]
 }
 
-# check_writable PLACE: a read-only /usr is found before anything is done.
+# check_writable FILE: detects a read-only /usr before anything is changed.
 check_writable() {
-  folder=$(nearest_folder "${1%/*}")
+  folder=$(find_nearest_folder "${1%/*}")
   probe=${folder%/}/.$name.probe
   (umask 077 && : >"$probe") 2>/dev/null ||
-    fatal "$folder cannot be written: choose another place with --prefix, e.g. --prefix /mnt/POOL/$name"
+    fatal "cannot write to $folder: choose a different folder with --prefix, e.g. --prefix /mnt/POOL/$name"
   rm -f "$probe"
 }
 
@@ -282,17 +282,17 @@ detect_target() {
   esac
 }
 
-# Sets $files and $source to copies of what lies beside install.sh. Whoever can write there would be root: what is not
-# safe counts as not there.
-look_beside() {
+# Sets $files and $source to copies of the files next to install.sh. A user who can write to those files could become root,
+# so unprotected files are ignored.
+find_adjacent_files() {
   files='' source='' folders='' program='' refused=''
   [ -n "$here" ] || return 0
   if has_service_files "$here"; then
     folders=' systemd openrc contrib'
-    files=$stage/beside
+    files=$stage/adjacent
     for file in $service_files; do
       mkdir -p "$files/${file%/*}"
-      take_beside "$file" "$files/$file" || {
+      copy_adjacent_file "$file" "$files/$file" || {
         files=''
         break
       }
@@ -302,23 +302,23 @@ look_beside() {
     for file in "$name" "$name-$target" "target/$target/release/$name" "target/release/$name"; do
       [ -f "$here/$file" ] || continue
       program=${program:-" $file"}
-      if take_beside "$file" "$stage/binary"; then
+      if copy_adjacent_file "$file" "$stage/binary"; then
         source=$stage/binary origin=$here/$file
         break
       fi
     done
   fi
-  [ -z "$refused" ] || warn "not taken:$refused; $why_refused. If you trust them, type:" \
+  [ -z "$refused" ] || warn "not used:$refused; $refused_reason. If you trust these files, run:" \
     "umask 22; cd '$here' && mkdir -p ~/pia && cp -RL install.sh$folders$program ~/pia && sh ~/pia/install.sh"
 }
 
-# take_beside FILE COPY
-take_beside() {
-  if is_guarded "$here" && is_safe_folder "$(dirname "$here/$1")" && is_guarded "$real/${1##*/}"; then
+# copy_adjacent_file FILE COPY
+copy_adjacent_file() {
+  if is_protected "$here" && is_safe_folder "$(dirname "$here/$1")" && is_protected "$real/${1##*/}"; then
     cp "$real/${1##*/}" "$2" || fatal "cannot copy $here/$1"
     return 0
   fi
-  why_refused=$why
+  refused_reason=$reason
   case $1 in
   systemd/* | openrc/* | contrib/*) refused="$refused systemd openrc contrib" ;;
   *) refused="$refused $1" ;;
@@ -326,7 +326,7 @@ take_beside() {
   return 1
 }
 
-# Sets $source, a file in $stage, whose sum is right if one was given.
+# Sets $source to a file in $stage, whose checksum was compared with --sha256 if given.
 find_binary() {
   released=''
   if [ -n "$given_binary" ]; then
@@ -349,22 +349,22 @@ download_binary() {
     check_sum "$source" "$sha256" "$url"
     return
   fi
-  [ -n "$target" ] || fatal "there is no release for $machine: build it with cargo and use --binary"
+  [ -n "$target" ] || fatal "there is no release for $machine: build the binary with cargo and use --binary"
   fetch_release "$name-$target" "$source"
   released=yes
 }
 
-# fetch_release ASSET FILE: of the release that this install.sh belongs to. A sum from where the file comes from would prove
-# nothing.
+# fetch_release ASSET FILE: downloads from the release of this install.sh. The checksum is built in, because one from the same
+# server as the file would prove nothing.
 fetch_release() {
   [ -n "$release_version" ] ||
-    fatal "this install.sh is of no release and knows no sums: take that of $releases/latest, or use --binary PATH"
-  info "from the release $release_version: $1"
+    fatal "this install.sh is not from a release, so it has no checksums: use the one from $releases/latest, or --binary PATH"
+  info "from release $release_version: $1"
   fetch "$releases/download/v$release_version/$1" "$2"
   check_sum "$2" "$(printf '%s\n' "$release_sums" | awk -v asset="$1" '$2 == asset { print $1 }')" "$1"
 }
 
-# From https nothing leads to http. wget cannot be told so, but whatever comes has to have the right sum.
+# curl follows no redirect from https to http. wget has no such option, but the checksum must match anyway.
 fetch() {
   if command -v curl >/dev/null; then
     protocols='=https'
@@ -374,7 +374,7 @@ fetch() {
   elif command -v wget >/dev/null; then
     wget -q -O "$2" "$1" || fatal "cannot download $1"
   else
-    fatal "neither curl nor wget is here to download $1"
+    fatal "cannot download $1: install curl or wget"
   fi
 }
 
@@ -392,9 +392,9 @@ check_sum() {
   elif command -v openssl >/dev/null; then
     sum=$(openssl dgst -sha256 -r <"$1")
   else
-    fatal 'neither sha256sum nor openssl is here to check what is installed'
+    fatal 'cannot check the SHA-256 of files: install sha256sum or openssl'
   fi
-  [ "${sum%% *}" = "$2" ] || fatal "wrong SHA-256 of $3, nothing was installed: ${sum%% *}, expected $2"
+  [ "${sum%% *}" = "$2" ] || fatal "wrong SHA-256 of $3; nothing was installed: received ${sum%% *}, expected $2"
 }
 
 # --- changes
@@ -407,9 +407,9 @@ run() {
   fi
 }
 
-# Before every change that the service has to notice. The plan outlives an interruption, when what is on disk no longer
-# tells that the service has yet to be restarted.
-note_change() {
+# Called before each change that needs a restart of the service. The plan is stored, because after an interruption the files
+# no longer show that the restart is still to come.
+record_change() {
   changed=yes
   if [ -z "$dry_run" ] && [ ! -e "$unfinished" ]; then
     make_folder "$etc" 755
@@ -421,19 +421,19 @@ note_change() {
 make_folder() {
   [ ! -d "$1" ] || return 0
   if [ -n "$dry_run" ]; then
-    info "would make $1"
+    info "would create $1"
   else
-    # Folders above it are for everybody, whatever the umask.
+    # Parent folders get the usual mode, regardless of the umask.
     (umask 022 && mkdir -p "$1")
     set_mode "$2" "$1"
   fi
 }
 
-# A flash drive's file system knows no modes.
+# The file system of Unraid's flash drive has no modes.
 is_installed() { cmp -s "$1" "$2" && { [ "$init" = unraid ] || [ -n "$(find "$2" -prune -user 0 -perm "$3")" ]; }; }
 set_mode() { chmod "$1" "$2" 2>/dev/null || [ "$init" = unraid ]; }
 
-# stage_file FILE PLACE MODE: a copy beside PLACE, in $part.
+# stage_file FILE DESTINATION MODE: copies FILE next to DESTINATION and sets $part to the copy.
 stage_file() {
   make_folder "${2%/*}" 755
   part=${2%/*}/.${2##*/}.part
@@ -442,13 +442,13 @@ stage_file() {
   set_mode "$3" "$part"
 }
 
-# place_file PLACE: what is staged becomes it, at once or not at all.
-place_file() {
+# commit_file DESTINATION: moves the staged file into place atomically.
+commit_file() {
   mv -f "$part" "$1"
   part=''
 }
 
-# install_file FILE PLACE MODE, unless it is there already.
+# install_file FILE DESTINATION MODE: does nothing if DESTINATION is up to date.
 install_file() {
   ! is_installed "$@" || return 0
   if [ -n "$dry_run" ]; then
@@ -456,11 +456,11 @@ install_file() {
     return
   fi
   stage_file "$@"
-  place_file "$2"
+  commit_file "$2"
   info "installed $2"
 }
 
-# strip_returns FILE: its text without a Windows editor's carriage returns, in $stripped.
+# strip_returns FILE: sets $stripped to a copy of FILE without carriage returns, which Windows editors add.
 strip_returns() {
   stripped=$stage/text.${1##*/}
   tr -d '\r' <"$1" >"$stripped"
@@ -477,7 +477,7 @@ remove() {
 
 # --- installing
 
-# ours, python (the daemon that this one replaces), other or none. Sets $plan: what becomes of the service.
+# Sets $previous to ours, python (the daemon that this one replaces), other or none, and $plan to start, restart or leave.
 detect_previous() {
   previous=none
   if [ -z "$service" ] || [ ! -e "$service" ]; then
@@ -497,7 +497,7 @@ detect_previous() {
   if [ -e "$unfinished" ]; then
     plan=$(cat "$unfinished")
     changed=yes
-    info 'going on where the last run was interrupted'
+    info 'continuing the interrupted run'
   elif [ "$previous" != ours ]; then
     plan=start
   elif is_active; then
@@ -516,7 +516,7 @@ is_active() {
   case $init in
   procd) "$initd" running >/dev/null 2>&1 ;;
   systemd)
-    # One that has yet to report that it is ready runs, too.
+    # A service that is still starting counts as active.
     case $(systemctl show --property ActiveState "$name.service") in
     *=active | *=activating | *=reloading) ;;
     *) return 1 ;;
@@ -527,7 +527,7 @@ is_active() {
   esac
 }
 
-# The folders systemd and openrc: those beside install.sh, or, for an install.sh alone, of the release.
+# Sets $files to the folder with the service files: those next to install.sh, otherwise those of the release.
 find_service_files() {
   [ -z "$files" ] || return 0
   fetch_release "$name-services.tar.gz" "$stage/services.tar.gz"
@@ -547,26 +547,26 @@ has_service_files() {
 install_binary() {
   ! is_installed "$source" "$binary" 755 || return 0
   if [ -n "$dry_run" ]; then
-    note_change
+    record_change
     info "would install $binary"
     return
   fi
-  # Tried where it is not installed: not every drive runs programs.
+  # Run from the temporary folder: the destination may be on a drive that cannot run programs.
   cp "$source" "$stage/program"
   chmod 755 "$stage/program"
   stage_file "$source" "$binary" 755
   version=$("$stage/program" --version 2>&1) || fatal "this binary does not run on this machine ($machine): $version"
   case $version in
   "$name "*) ;;
-  *) fatal "this binary is not $name: it says $version" ;;
+  *) fatal "this binary is not $name: its --version prints $version" ;;
   esac
-  note_change
-  place_file "$binary"
+  record_change
+  commit_file "$binary"
   info "installed $binary ($version)"
 }
 
-# Where it is to be run from another place than the one that keeps it.
-install_copy() { [ "$runs" = "$binary" ] || install_file "$source" "$runs" 755; }
+# Copies the binary to the folder that it runs from, if that differs from the one that stores it.
+install_copy() { [ "$executable" = "$binary" ] || install_file "$source" "$executable" 755; }
 
 create_user() {
   ! id -u "$user" >/dev/null 2>&1 || return 0
@@ -580,20 +580,20 @@ create_user() {
     grep -q "^$user:" /etc/group || run addgroup -S "$user"
     run adduser -S -D -H -h /nonexistent -s "$shell" -G "$user" "$user"
   elif [ "$init" = none ]; then
-    warn "no program to create users here: run $name as a user of your choice"
+    warn "cannot create users here: run $name as a user of your choice"
     return
   else
-    fatal "neither useradd nor adduser is here: create the user and group $user"
+    fatal "cannot create users (no useradd or adduser): create user and group $user, then run this again"
   fi
   info "${dry_run:+would have }created user $user"
 }
 
-# install_config TEMPLATE PLACE: never over one that is there; beside it only if the template is new.
+# install_config TEMPLATE DESTINATION: never overwrites; writes a .new file next to an existing one if the template has changed.
 install_config() {
   known=$templates/${1##*/}
   strip_returns "$1"
   if [ ! -e "$2" ]; then
-    note_change
+    record_change
     install_file "$stripped" "$2" 600
   elif ! cmp -s "$stripped" "$2" && ! cmp -s "$stripped" "$known"; then
     offer_config "$stripped" "$2"
@@ -601,11 +601,11 @@ install_config() {
   install_file "$stripped" "$known" 644
 }
 
-# offer_config FILE PLACE
+# offer_config FILE DESTINATION
 offer_config() {
   ! cmp -s "$1" "$2.new" || return 0
   install_file "$1" "$2.new" 600
-  info "kept your $2; the new version is beside it, $2.new"
+  info "kept your $2; the new version is $2.new"
 }
 
 install_service() {
@@ -619,11 +619,10 @@ install_service() {
     ;;
   esac
   ! is_installed "$stripped" "$service" "$mode" || return 0
-  note_change
+  record_change
   install_file "$stripped" "$service" "$mode"
 }
 
-# For `man`, where there may be one.
 install_manual() {
   strip_returns "$files/contrib/man/$name.1"
   make_folder "${manual%/*}" 755
@@ -632,13 +631,13 @@ install_manual() {
 
 install_all() {
   detect_target
-  look_beside
+  find_adjacent_files
   find_service_files
   find_binary
   detect_previous
   install_binary
   install_copy
-  # Appliances run everything as root, and forget users.
+  # Appliances run everything as root, and lose users at a reboot.
   case $init in
   systemd) ! is_old_systemd || create_user ;;
   openrc) create_user ;;
@@ -649,38 +648,38 @@ install_all() {
   systemd)
     make_folder "$etc/credentials" 700
     if [ "$previous" = python ]; then
-      take_over_unit
+      migrate_unit
     else
       install_config "$files/systemd/config.env" "$config"
     fi
     ;;
   openrc)
-    [ "$previous" != python ] || take_over_confd
+    [ "$previous" != python ] || migrate_confd
     install_config "$files/openrc/$name.confd" "$confd"
-    make_state
+    make_state_folder
     ;;
   procd | unraid | dsm | none)
-    [ ! -d "$python/venv" ] || warn "the Python daemon in $python is left alone: stop it"
-    write_own_places
+    [ ! -d "$python/venv" ] || warn "the Python daemon in $python was not touched: stop it before starting this service"
+    write_default_config
     install_config "$stage/config.env" "$config"
-    make_state
+    make_state_folder
     ;;
   esac
   warn_about_ram_disk
-  # While what is to be replaced still runs: this may take a while.
+  # Before the old service is stopped, because this may take a while.
   fetch_ca
   case $previous in
-  python | other) retire_previous ;;
+  python | other) stop_previous ;;
   esac
   install_service
   case $init in
   systemd | openrc) install_manual ;;
   esac
   case $init in
-  systemd) serve_old_systemd ;;
-  procd) keep_over_upgrades ;;
-  unraid) start_from_go ;;
-  dsm) start_from_rc_d ;;
+  systemd) support_old_systemd ;;
+  procd) keep_across_upgrades ;;
+  unraid) add_to_go ;;
+  dsm) install_rc_d_script ;;
   esac
   if [ -n "$dry_run" ]; then
     [ -z "$changed" ] || [ "$init" = none ] || [ "$plan" = leave ] || info "would $plan the service"
@@ -690,27 +689,27 @@ install_all() {
   fi
 }
 
-# The template, with the places that are others here.
-write_own_places() {
+# Writes the template with the paths of this system.
+write_default_config() {
   strip_returns "$files/systemd/config.env"
   {
     cat "$stripped"
     if [ "$state" != "/var/lib/$name" ]; then
-      printf '\n# Where lease and CA survive a reboot here.\nSTATE_DIR=%s\n' "$state"
+      printf '\n# Lease and CA certificate survive a reboot here.\nSTATE_DIR=%s\n' "$state"
     fi
     [ -z "$prefix" ] || printf 'LOG_FILE=/var/log/pia_qbittorrent_sync.log\n'
   } >"$stage/config.env"
 }
 
-# What is on it is gone at the next boot.
+# A RAM disk is empty after each boot.
 warn_about_ram_disk() {
-  kind=$(awk -v folder="$(nearest_folder "$(state_folder)")" '
+  kind=$(awk -v folder="$(find_nearest_folder "$(find_state_folder)")" '
     { place = $2 == "/" ? "" : $2 }
     index(folder "/", place "/") == 1 && length(place) >= length(best) { best = place; kind = $3 }
     END { print kind }
   ' /proc/mounts 2>/dev/null)
   case $kind in
-  tmpfs | ramfs | rootfs) warn "STATE_DIR $(state_folder) is on a RAM disk: each boot will cost a login and give another port" ;;
+  tmpfs | ramfs | rootfs) warn "STATE_DIR $(find_state_folder) is on a RAM disk: each boot will need a login and get a different port" ;;
   esac
 }
 
@@ -721,20 +720,20 @@ is_old_systemd() {
   [ -n "$version" ] && [ "$version" -lt 247 ]
 }
 
-# It ignores LoadCredential=: the service gets a user of its own, who may read the files themselves.
-serve_old_systemd() {
+# systemd before 247 ignores LoadCredential=: the service runs as a user of its own, which can read the files directly.
+support_old_systemd() {
   if ! is_old_systemd; then
-    [ -e "$without_credentials" ] || return 0
-    note_change
-    remove "$without_credentials"
+    [ -e "$old_systemd_drop_in" ] || return 0
+    record_change
+    remove "$old_systemd_drop_in"
     run chmod -R go-rwx "$etc/credentials" "$config"
     return
   fi
-  warn "systemd $version hands over no credentials (247 does): the service runs as $user, who may read $etc"
+  warn "systemd $version has no credentials (247 does): the service runs as user $user, which can read $etc"
   printf '[Service]\nDynamicUser=no\nUser=%s\nGroup=%s\n' "$user" "$user" >"$stage/before-247.conf"
-  if ! is_installed "$stage/before-247.conf" "$without_credentials" 644; then
-    note_change
-    install_file "$stage/before-247.conf" "$without_credentials" 644
+  if ! is_installed "$stage/before-247.conf" "$old_systemd_drop_in" 644; then
+    record_change
+    install_file "$stage/before-247.conf" "$old_systemd_drop_in" 644
   fi
   run chgrp -R "$user" "$etc/credentials" "$config"
   run chmod 640 "$config"
@@ -743,96 +742,96 @@ serve_old_systemd() {
 
 # --- appliances
 
-keep_over_upgrades() {
+keep_across_upgrades() {
   printf '%s\n' "$etc/" "$binary" "$initd" "/etc/rc.d/S95$name" "/etc/rc.d/K10$name" >"$stage/keep"
-  is_installed "$stage/keep" "$keep" 644 || install_file "$stage/keep" "$keep" 644
+  is_installed "$stage/keep" "$keep_list" 644 || install_file "$stage/keep" "$keep_list" 644
 }
 
-# Unraid's system is made anew at each boot, by way of this file.
-start_from_go() {
-  # shellcheck disable=SC2016 # for the file
+# Unraid builds its system again at each boot and then runs this file.
+add_to_go() {
+  # shellcheck disable=SC2016 # expanded when the go file runs
   line="sh $prefix/run.sh start # $name"
   ! grep -qxF "$line" "$go" 2>/dev/null || return 0
   if [ -n "$dry_run" ]; then
     info "would add to $go: $line"
     return
   fi
-  note_change
+  record_change
   { grep -v " # $name\$" "$go" 2>/dev/null || printf '#!/bin/bash\n'; } >"$stage/go"
   printf '%s\n' "$line" >>"$stage/go"
   install_file "$stage/go" "$go" 600
 }
 
-# DSM runs what is there with `start` and `stop`.
-start_from_rc_d() {
+# DSM runs the scripts in rc.d with `start` and `stop`.
+install_rc_d_script() {
   printf '#!/bin/sh\nexec sh %s/run.sh "$@"\n' "$prefix" >"$stage/rc.d"
   is_installed "$stage/rc.d" "$rc_d" 755 && return 0
-  note_change
+  record_change
   install_file "$stage/rc.d" "$rc_d" 755
 }
 
-# OpenRC makes it itself, but takes nothing that is in it for the service's user. systemd does.
-make_state() {
-  folder=$(state_folder)
+# OpenRC's checkpath creates the folder as well, but does not change the owner of files already in it; systemd does.
+make_state_folder() {
+  folder=$(find_state_folder)
   [ ! -d "$folder" ] || return 0
   make_folder "$folder" 700
   ! id -u "$user" >/dev/null 2>&1 || run chown "$user:$user" "$folder"
 }
 
-state_folder() {
-  folder=$(setting STATE_DIR)
+find_state_folder() {
+  folder=$(read_setting STATE_DIR)
   printf '%s\n' "${folder:-$state}"
 }
 
-# setting NAME: what the service has for it, or would have after what --dry-run only tells. Not for secrets.
-setting() {
+# read_setting NAME: the value in the service's settings, or the one that --dry-run would write. Not for secrets.
+read_setting() {
   file=$settings
-  [ -e "$file" ] || file=$stage/taken
+  [ -e "$file" ] || file=$stage/migrated
   [ -e "$file" ] || return 0
   sed -nE "s/[[:space:]]+\$//; s/^[[:space:]]*(export[[:space:]]+)?$1=[\"']?([^\"']*).*/\\2/p" "$file" | tail -n 1
 }
 
-# PIA's CA to where the service looks for it, if it needs it. It would fetch it itself, but here somebody is looking.
+# Fetches PIA's CA certificate if the service needs it. The service would, too, but here the user sees an error.
 fetch_ca() {
-  case $(setting PORT_SOURCE) in
+  case $(read_setting PORT_SOURCE) in
   '' | pia) ;;
   *) return 0 ;;
   esac
-  [ -z "$(setting PIA_CA_CERT)" ] || return 0
+  [ -z "$(read_setting PIA_CA_CERT)" ] || return 0
   if [ -n "$dry_run" ]; then
-    [ -e "$(state_folder)/ca.rsa.4096.crt" ] || info "would fetch PIA's CA certificate"
+    [ -e "$(find_state_folder)/ca.rsa.4096.crt" ] || info "would fetch PIA's CA certificate"
     return
   fi
   set --
   [ -z "${PIA_CA_URL-}" ] || set -- "PIA_CA_URL=$PIA_CA_URL"
   [ -z "${PIA_CA_SHA256-}" ] || set -- "$@" "PIA_CA_SHA256=$PIA_CA_SHA256"
-  set -- env -i "$@" "$runs" --config "$settings" fetch-ca
-  if "$@" >"$stage/said" 2>&1; then
-    # One that was there already is nothing to tell.
-    ! grep 'is now in' "$stage/said" || fetched=yes
+  set -- env -i "$@" "$executable" --config "$settings" fetch-ca
+  if "$@" >"$stage/output" 2>&1; then
+    # A certificate that is already there is not mentioned.
+    ! grep 'is now in' "$stage/output" || fetched=yes
     case ${PIA_CA_SHA256-} in
-    '' | "$(setting PIA_CA_SHA256)") ;;
-    *) warn "the service believes that certificate only with PIA_CA_SHA256=$PIA_CA_SHA256 in $settings, too" ;;
+    '' | "$(read_setting PIA_CA_SHA256)") ;;
+    *) warn "the service will reject this certificate until PIA_CA_SHA256=$PIA_CA_SHA256 is also in $settings" ;;
     esac
   else
-    warn "PIA's CA certificate is not here yet; $name fetches it when it needs it. $(sed "s/^$name: //" "$stage/said")"
+    warn "PIA's CA certificate is still missing; the service will fetch it. $(sed "s/^$name: //" "$stage/output")"
   fi
 }
 
-# --- taking over from the Python daemon
+# --- migrating from the Python daemon
 
-# read_unit FILE: NAME=value for each variable of ours that the unit sets, Environment= and EnvironmentFile= read as
-# systemd does: words, quotes, C escapes, %% for %, continued lines. Values go through files only, because everybody
-# can read a command line.
+# read_unit FILE: prints NAME=value for each of our variables in the unit. Reads Environment= and EnvironmentFile= as systemd
+# does: words, quotes, C escapes, %% for %, continued lines. Values pass through files only, because every user can read a
+# command line.
 read_unit() {
   LC_ALL=C awk '
-    function keep(word,   at) {
+    function store(word,   at) {
       at = index(word, "=")
       if (substr(word, 1, at - 1) !~ /^(PIA_(USERNAME|PASSWORD|TOKEN_FILE|GATEWAY|HOSTNAME|CA_CERT)|QBITTORRENT_(HOST|USERNAME|PASSWORD)|CHECK_INTERVAL|LOG_LEVEL|LOG_FILE)$/) return
       value[substr(word, 1, at - 1)] = substr(word, at + 1)
     }
     function digit(text, at) { return index("0123456789abcdef", tolower(substr(text, at, 1))) - 1 }
-    function take_words(text,   i, c, word, quote, begun) {
+    function read_words(text,   i, c, word, quote, begun) {
       if (text == "") split("", value)
       for (i = 1; i <= length(text); i++) {
         c = substr(text, i, 1)
@@ -867,9 +866,9 @@ read_unit() {
     }
     function end_word(word) {
       gsub(/%%/, "%", word)
-      keep(word)
+      store(word)
     }
-    function take_file(path,   line, at, text) {
+    function read_env_file(path,   line, at, text) {
       sub(/^-/, "", path)
       while ((getline line < path) > 0) {
         sub(/^[ \t]+/, "", line)
@@ -878,7 +877,7 @@ read_unit() {
         text = substr(line, at + 1)
         if (text ~ /^\047.*\047$/) text = substr(text, 2, length(text) - 2)
         else if (text ~ /^".*"$/) text = unquote(substr(text, 2, length(text) - 2))
-        keep(substr(line, 1, at) text)
+        store(substr(line, 1, at) text)
       }
       close(path)
     }
@@ -901,43 +900,43 @@ read_unit() {
       next
     }
     line ~ /^[ \t]*\[/ { service = line ~ /^[ \t]*\[Service\]/ }
-    service && match(line, /^[ \t]*Environment[ \t]*=[ \t]*/) { take_words(substr(line, RLENGTH + 1)) }
+    service && match(line, /^[ \t]*Environment[ \t]*=[ \t]*/) { read_words(substr(line, RLENGTH + 1)) }
     service && match(line, /^[ \t]*EnvironmentFile[ \t]*=[ \t]*/) { files[++count] = substr(line, RLENGTH + 1) }
     END {
-      # Wherever the line stands, the files win.
-      for (i = 1; i <= count; i++) take_file(files[i])
+      # Files override Environment=, regardless of the order of the lines.
+      for (i = 1; i <= count; i++) read_env_file(files[i])
       for (name in value) print name "=" value[name]
     }
   ' "$1" | sort
 }
 
-# value_of NAME: not for secrets that then go anywhere but into a file.
-value_of() { sed -n "s/^$1=//p" "$stage/old"; }
+# read_old_value NAME: redirect secrets into a file, never into a variable or an argument.
+read_old_value() { sed -n "s/^$1=//p" "$stage/old"; }
 
-take_over_unit() {
+migrate_unit() {
   info "the Python daemon's unit is $unit"
   read_unit "$unit" >"$stage/old"
-  taken='' dropped=''
+  migrated='' dropped=''
   while IFS='=' read -r variable _; do
     case $variable in
     PIA_USERNAME | PIA_PASSWORD | QBITTORRENT_USERNAME | QBITTORRENT_PASSWORD)
-      take_over_secret "$variable"
+      migrate_secret "$variable"
       dropped="$dropped $variable"
       ;;
-    PIA_CA_CERT) take_over_ca ;;
+    PIA_CA_CERT) migrate_ca ;;
     PIA_TOKEN_FILE)
-      # The service may write where its own variable says, and not in this default of old.
-      [ "$(value_of PIA_TOKEN_FILE)" != /var/run/pia_token ] || dropped="$dropped $variable"
+      # The service can write to its own default, but not to that of the Python daemon.
+      [ "$(read_old_value PIA_TOKEN_FILE)" != /var/run/pia_token ] || dropped="$dropped $variable"
       ;;
     PIA_GATEWAY)
-      # Unset it is this as well, and looked for when this is not the gateway.
-      [ "$(value_of PIA_GATEWAY)" != 10.0.0.1 ] || dropped="$dropped $variable"
+      # An unset PIA_GATEWAY covers this address as well, and finds the gateway if it has a different one.
+      [ "$(read_old_value PIA_GATEWAY)" != 10.0.0.1 ] || dropped="$dropped $variable"
       ;;
     LOG_FILE)
-      case $(value_of LOG_FILE) in
+      case $(read_old_value LOG_FILE) in
       "/var/log/$name/"*) ;;
       *)
-        warn "LOG_FILE is not taken over: the journal has the log, or a file below /var/log/$name"
+        warn "LOG_FILE was not copied: the journal has the log; to log to a file, choose one below /var/log/$name"
         dropped="$dropped $variable"
         ;;
       esac
@@ -945,53 +944,53 @@ take_over_unit() {
     esac
     case " $dropped " in
     *" $variable "*) ;;
-    *) taken="$taken $variable" ;;
+    *) migrated="$migrated $variable" ;;
     esac
   done <"$stage/old"
   write_config
-  info "${dry_run:+would have }taken over into $config:$taken"
+  info "${dry_run:+would have }copied into $config:$migrated"
   for file in "$unit".d/*.conf; do
-    [ ! -e "$file" ] || warn "$file goes on applying: remove what was for the Python daemon only"
+    [ ! -e "$file" ] || warn "$file still applies: remove the lines that were for the Python daemon only"
   done
 }
 
-# take_over_secret VARIABLE: a file of its own, which the service gets as a credential.
-take_over_secret() {
+# migrate_secret VARIABLE: writes the secret into a file of its own, which the service receives as a credential.
+migrate_secret() {
   file=$etc/credentials/$1
   if [ -s "$file" ]; then
     info "kept your $file"
     return
   fi
-  value_of "$1" >"$stage/secret"
-  # An empty one is as good as none.
+  read_old_value "$1" >"$stage/secret"
+  # An empty value counts as unset.
   grep -q . "$stage/secret" || return 0
-  note_change
+  record_change
   install_file "$stage/secret" "$file" 600
 }
 
-# The service sees no home folder, and /opt/... is about to be deleted.
-take_over_ca() {
-  file=$(value_of PIA_CA_CERT)
+# Copies the CA certificate, because the service cannot read home folders and the user will delete /opt/....
+migrate_ca() {
+  file=$(read_old_value PIA_CA_CERT)
   if [ ! -f "$file" ]; then
-    warn "PIA_CA_CERT=$file: no such file"
+    warn "PIA_CA_CERT=$file: no such file; remove it from $config or correct it"
     return
   fi
   if [ ! -e "$ca" ]; then
     strip_returns "$file"
-    note_change
+    record_change
     install_file "$stripped" "$ca" 644
   fi
   sed "s|^PIA_CA_CERT=.*|PIA_CA_CERT=$ca|" "$stage/old" >"$stage/new"
   mv "$stage/new" "$stage/old"
 }
 
-# The template, and below it what was taken over.
+# Writes the template, followed by the Python daemon's settings.
 write_config() {
   strip_returns "$files/systemd/config.env"
   {
     cat "$stripped"
-    printf "\n# Taken over from the Python daemon's unit.\n"
-    # Single quotes, because systemd, shells and the daemon agree on them; a value that has one needs the others.
+    printf "\n# Copied from the Python daemon's unit.\n"
+    # Single quotes, because systemd, shells and the daemon agree on them; a value that contains one needs double quotes.
     LC_ALL=C awk -v dropped=" $dropped " '
       {
         at = index($0, "=")
@@ -1004,41 +1003,42 @@ write_config() {
         } else print name "=\047" value "\047"
       }
     ' "$stage/old"
-  } >"$stage/taken"
+  } >"$stage/migrated"
   if [ ! -e "$config" ]; then
-    note_change
-    install_file "$stage/taken" "$config" 600
-  elif ! cmp -s "$stage/taken" "$config"; then
-    offer_config "$stage/taken" "$config"
+    record_change
+    install_file "$stage/migrated" "$config" 600
+  elif ! cmp -s "$stage/migrated" "$config"; then
+    offer_config "$stage/migrated" "$config"
   fi
   install_file "$stripped" "$templates/config.env" 644
 }
 
-# Its conf.d file has the lines that ours has, so it stays; but it held the password for everybody to read.
-take_over_confd() {
+# The Python daemon's conf.d file has the format of ours, so it stays; only its mode changes, because every user could read the
+# password in it.
+migrate_confd() {
   info "the Python daemon's settings are $confd"
   [ -e "$confd" ] || return 0
   strip_returns "$confd"
   if ! is_installed "$stripped" "$confd" 600; then
-    note_change
+    record_change
     install_file "$stripped" "$confd" 600
   fi
-  ! grep -q "$python/" "$confd" || warn "$confd names files below $python: move them before you delete that folder"
+  ! grep -q "$python/" "$confd" || warn "$confd uses files below $python: move them before you delete that folder"
 }
 
-# Stops the service whose place ours takes, if ours can take it, and keeps its file, which may hold what was not taken over.
-retire_previous() {
-  note_change
+# Stops the service that ours replaces, if our configuration is valid, and keeps its file for settings that were not copied.
+stop_previous() {
+  record_change
   if is_active; then
     if [ -z "$dry_run" ]; then
       check_config
-      [ -n "$is_valid" ] || fatal 'so far the old service goes on running: mend that and run this again'
-      info 'stopping the service that is replaced'
+      [ -n "$is_valid" ] || fatal 'the old service keeps running: correct the configuration and run this again'
+      info 'stopping the old service'
     fi
     case $init in
     systemd) run systemctl stop "$name.service" ;;
     openrc) run rc-service "$name" stop ;;
-    esac || fatal 'the service that is to be replaced does not stop: stop it and run this again'
+    esac || fatal 'cannot stop the old service: stop it and run this again'
   fi
   [ -e "$etc/replaced-${service##*/}" ] || install_file "$service" "$etc/replaced-${service##*/}" 600
 }
@@ -1061,7 +1061,6 @@ finish_service() {
   [ -n "$changed$fetched" ] || info 'nothing has changed'
 }
 
-# A running service is worth more than a stopped one with the latest configuration.
 finish_systemd() {
   if [ -n "$changed" ] && is_init_running; then
     systemctl daemon-reload
@@ -1075,71 +1074,72 @@ finish_openrc() {
   start_service rc-service "$name" restart
 }
 
-# start_service COMMAND...: which restarts it, too.
+# start_service COMMAND...: COMMAND starts or restarts the service. With an invalid configuration a running service is left
+# alone: a running service is worth more than a stopped one with the latest configuration.
 start_service() {
   check_config
   if [ -z "$changed" ] || [ "$plan" = leave ] || ! is_init_running; then
     return 0
   elif [ -z "$is_valid" ]; then
-    warn "the service is not ${plan}ed before the configuration is right"
+    warn "service not ${plan}ed: correct the configuration first"
   else
     info "${plan}ing the service"
     "$@" || warn "the service did not start: see its log"
   fi
 }
 
-# What the service would say to its configuration. Without this shell's variables, because the service has none of them.
+# Checks the configuration as the service would, without the variables of this shell.
 check_config() {
   case $init in
   systemd) set -- env -i "$binary" --config "$config" check --config-only ;;
   openrc) set -- env -i "$binary" --config "$confd" check --config-only ;;
-  *) set -- env -i "$runs" --config "$settings" check --config-only ;;
+  *) set -- env -i "$executable" --config "$settings" check --config-only ;;
   esac
   is_valid=yes
-  if "$@" >"$stage/said" 2>&1; then
-    sed -n 's/^warning: /install.sh: /p' "$stage/said" >&2
+  if "$@" >"$stage/output" 2>&1; then
+    sed -n 's/^warning: /install.sh: /p' "$stage/output" >&2
     return
   fi
   is_valid=''
-  warn "the configuration ($settings) is not complete:"
-  sed 's/^/  /' "$stage/said" >&2
+  warn "the configuration ($settings) is not valid yet:"
+  sed 's/^/  /' "$stage/output" >&2
 }
 
 show_next_steps() {
-  # By its name, if that leads to it.
+  # The name alone is enough if the PATH leads to this binary.
   program=$name hint='' at_boot=''
-  cmp -s "$(command -v "$name" || true)" "$runs" || program=$runs
+  cmp -s "$(command -v "$name" || true)" "$executable" || program=$executable
   case $init in
   systemd)
-    hint=", and each secret in a file of its own in $etc/credentials, named PIA_USERNAME, PIA_PASSWORD, ..."
-    by_hand=$program
+    hint="; secrets: one file each in $etc/credentials, named PIA_USERNAME, PIA_PASSWORD, ..."
+    invocation=$program
     start="systemctl start $name"
     log="journalctl -u $name"
     ;;
   openrc)
-    by_hand=$program
+    invocation=$program
     start="rc-service $name start"
     log="/var/log/pia_qbittorrent_sync.log"
     ;;
   procd)
-    by_hand=$program
+    invocation=$program
     start="$initd start"
     log="logread -e $name"
     ;;
   unraid | dsm)
-    by_hand="$program --config $config"
+    invocation="$program --config $config"
     start="sh $service start"
     log=/var/log/pia_qbittorrent_sync.log
-    [ "$init" != unraid ] || hint='; the flash drive knows no owners: whoever can read it, its share or a backup can read what is in there'
+    [ "$init" != unraid ] || hint='; the flash drive has no file owners: any user who can read it, its share or a backup can read your secrets'
     ;;
   none)
-    by_hand=$program
-    start="$program, by whatever starts programs here; to run it as $user make the settings its own: chown $user $config"
-    log='its standard output, or LOG_FILE'
+    invocation=$program
+    start="$program, from the init system of this machine; to run it as $user: chown $user $config"
+    log='standard output, or LOG_FILE'
     if [ -n "$prefix" ]; then
-      by_hand="$program --config $config"
+      invocation="$program --config $config"
       start="sh $service start"
-      at_boot="nothing starts it yet: have this system run \`sh $service start\` (TrueNAS: System, Advanced, Init/Shutdown Scripts, Post Init)"
+      at_boot="nothing starts it yet: let the system run \`sh $service start\` (TrueNAS: System, Advanced, Init/Shutdown Scripts, Post Init)"
       log=/var/log/pia_qbittorrent_sync.log
     fi
     ;;
@@ -1147,14 +1147,14 @@ show_next_steps() {
   info '
 Next steps:'
   info "  - settings: $settings$hint
-  - see whether everything works: $by_hand check"
+  - test everything: $invocation check"
   is_active || info "  - start: $start"
   [ -z "$at_boot" ] || info "  - at boot: $at_boot"
   info "  - log: $log
-  - state: $by_hand status"
+  - state: $invocation status"
   [ -z "$released" ] || ! command -v gh >/dev/null ||
-    info "  - where the binary was built: gh attestation verify $binary --repo $repository"
-  [ ! -e "$python/venv" ] || [ "$previous" != python ] || info "  - the Python daemon is stopped; when you miss nothing: rm -r $python"
+    info "  - verify where the binary was built: gh attestation verify $binary --repo $repository"
+  [ ! -e "$python/venv" ] || [ "$previous" != python ] || info "  - the Python daemon is stopped; once you no longer need it: rm -r $python"
 }
 
 # --- uninstalling
@@ -1165,7 +1165,7 @@ uninstall_all() {
     return
   fi
   for file in "$unit" "$initd"; do
-    [ ! -e "$file" ] || grep -q "bin/$name" "$file" || fatal "$file is not ours, nothing was removed"
+    [ ! -e "$file" ] || grep -q "bin/$name" "$file" || fatal "$file was not installed by this script; nothing was removed"
   done
   if [ -e "$unit" ]; then
     [ "$running_init" != systemd ] || run systemctl --quiet disable --now "$name.service"
@@ -1175,41 +1175,41 @@ uninstall_all() {
   if [ "$init" = procd ] && [ -e "$initd" ]; then
     run "$initd" stop
     run "$initd" disable
-    remove "$initd" "$keep"
+    remove "$initd" "$keep_list"
   elif [ -e "$initd" ]; then
     [ "$running_init" != openrc ] || run rc-service --quiet --ifstarted "$name" stop
     remove /etc/runlevels/*/"$name" "$initd"
   fi
   remove "$binary" "$manual" "$templates" "$unfinished"
-  name_what_stays >"$stage/stays"
+  list_external_files >"$stage/external"
   if [ -n "$purge" ]; then
     remove "$etc" "$confd" "$confd.new" "$unit.d" "$state" "/var/lib/private/$name" /run/pia /var/run/pia_token \
       "/var/log/$name" "/var/log/private/$name" /var/log/pia_qbittorrent_sync.log
     delete_user
-    show_what_stays
+    show_external_files
   else
     for path in "$etc" "$confd" "$state"; do [ ! -e "$path" ] || info "kept $path"; done
   fi
 }
 
-# By name and not the folder as a whole. Another installation on this machine is not touched.
+# Removes files by name, not the whole folder. Other installations on this machine are not touched.
 uninstall_prefix() {
-  is_own_prefix || fatal "$prefix is not ours, nothing was removed"
+  is_own_prefix || fatal "$prefix was not installed by this script; nothing was removed"
   [ ! -e "$service" ] || run sh "$service" stop
   case $init in
   unraid)
     ! grep -q " # $name\$" "$go" 2>/dev/null || remove_from_go
-    remove "$runs"
+    remove "$executable"
     ;;
   dsm) remove "$rc_d" ;;
   esac
   remove "$service" "$prefix/bin" "$templates" "$unfinished"
-  name_what_stays >"$stage/stays"
+  list_external_files >"$stage/external"
   if [ -n "$purge" ]; then
     remove "$etc" "$state" /var/run/pia_token /var/log/pia_qbittorrent_sync.log
     [ -n "$(find "$prefix" ! -type d 2>/dev/null | head -n 1)" ] || remove "$prefix"
-    printf '%s\n' "$prefix" >>"$stage/stays"
-    show_what_stays
+    printf '%s\n' "$prefix" >>"$stage/external"
+    show_external_files
   else
     for path in "$etc" "$state"; do [ ! -e "$path" ] || info "kept $path"; done
   fi
@@ -1217,25 +1217,25 @@ uninstall_prefix() {
 
 remove_from_go() {
   if [ -n "$dry_run" ]; then
-    info "would take our line out of $go"
+    info "would remove our line from $go"
     return
   fi
   grep -v " # $name\$" "$go" >"$stage/go" || true
   install_file "$stage/go" "$go" 600
 }
 
-# What the settings name in places of the user's own.
-name_what_stays() {
+# Lists the paths in the settings, which may be outside our folders.
+list_external_files() {
   for variable in STATE_DIR LOG_FILE PORT_FILE METRICS_FILE PIA_TOKEN_FILE PIA_CA_CERT PIA_LOGIN_CA_CERT \
     QBITTORRENT_CA_CERT TRANSMISSION_CA_CERT DELUGE_CA_CERT NOTIFY_CA_CERT; do
-    setting "$variable"
+    read_setting "$variable"
   done
-  for variable in $secrets; do setting "${variable}_FILE"; done
+  for variable in $secrets; do read_setting "${variable}_FILE"; done
 }
 
-show_what_stays() {
+show_external_files() {
   [ -z "$dry_run" ] || return 0
-  while read -r path; do [ ! -e "$path" ] || info "left alone, for you to remove: $path"; done <"$stage/stays"
+  while read -r path; do [ ! -e "$path" ] || info "not removed, delete it yourself if it is no longer needed: $path"; done <"$stage/external"
 }
 
 delete_user() {
@@ -1254,8 +1254,8 @@ main() {
   set -eu
   set_constants
   parse_options "$@"
-  [ "$(id -u)" -eq 0 ] || fatal 'run it as root'
-  # Beside itself only if it is run as a file: with `curl | sh` that would be any folder.
+  [ "$(id -u)" -eq 0 ] || fatal 'run this as root: sudo sh install.sh'
+  # Only if run as a file: with `curl | sh` the current folder could be any folder.
   here=''
   case $0 in
   */install.sh | install.sh) here=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P) ;;

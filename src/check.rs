@@ -1,23 +1,20 @@
-//! `check`: the loop, narrated. The same steps and the same decisions; of each it is said whether it works or what to do, and the
-//! torrent client is left as it is.
+//! `check`: the service's loop with a different observer. Steps and decisions are the service's own; this file prints a row for
+//! each, with what works and what to fix. The torrent client is not changed.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use crate::error::{Cause, Error, Phase};
-use crate::keeper::client::{PORT, SOCKET};
-use crate::keeper::step::{Connectivity, Done, Exchange, Progress, Step};
-use crate::keeper::{News, Peer, Sight, Verdict};
-use crate::pia::gateway::NO_TUNNEL;
-use crate::pia::trust;
-use crate::service::{Ear, Peers, Service, details, inbound, with_advice, within};
-use crate::settings::{PortPeer, Settings};
+use crate::error::{Call, Cause, Error, Phase};
+use crate::keeper::step::{Completed, Connectivity, Exchange, Progress, Step};
+use crate::keeper::{Notice, Outcome, Remote, Visibility};
+use crate::service::{Observer, Remotes, Service, describe_inbound, details, truncated, with_advice};
+use crate::settings::{PortProvider, Settings};
 use crate::state::State;
 use crate::text::one_line;
-use crate::time::{self, shown};
+use crate::time::{self, rfc3339};
 
-/// What is told where PIA is spoken to, in the order in which the loop works.
+/// The rows for PIA, in the order in which the loop works.
 const ROWS: [&str; 12] = [
     "settings",
     "tunnel",
@@ -32,64 +29,63 @@ const ROWS: [&str; 12] = [
     "listener",
     "inbound",
 ];
-/// The same where somebody else leases the port.
+/// The rows if another program leases the port.
 const ROWS_FOLLOWING: [&str; 7] = ["settings", "tunnel", "source", "client", "port", "listener", "inbound"];
-/// What to do where there is no tunnel.
-const START: &str = "start the VPN, then check again";
-/// A step that takes longer than this is told at once. Less than the second after which the search for a gateway ends, or it
-/// would be told when it is over.
-const LONG: Duration = Duration::from_millis(750);
+const START_VPN: &str = "start the VPN, then check again";
+/// A step that takes longer than this is reported while it runs. Less than the second after which the search for a gateway ends,
+/// or the report would come too late.
+const SLOW_STEP: Duration = Duration::from_millis(750);
 
-/// Runs the check; true if all is well. `colours` is for a terminal.
+/// Runs the check; true if all is well. Set `colours` for a terminal.
 pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
-    let follows = matches!(settings.port, PortPeer::Source(_));
+    let follows = matches!(settings.port, PortProvider::Source(_));
     let rows = if follows { &ROWS_FOLLOWING[..] } else { &ROWS[..] };
-    let slow = tell_what_is_slow();
-    let mut narrator = Narrator {
+    let slow = report_slow_steps();
+    let mut observer = CheckObserver {
         out,
         colours,
         rows,
-        said: Vec::new(),
+        printed: Vec::new(),
         fix: None,
-        unset: false,
-        beside: false,
-        stored: false,
+        port_unset: false,
+        service_running: false,
+        has_stored_lease: false,
         no_device: false,
         peer_seen: false,
         slow,
     };
-    narrator.ok("settings", &settings.origin);
+    observer.ok("settings", &settings.origin);
     for warning in &settings.warnings {
-        narrator.note("settings", warning);
+        observer.note("settings", warning);
     }
-    let state = State::visit(&settings.state_dir);
-    narrator.beside = state.is_guest();
-    if narrator.beside {
-        narrator.note("settings", "the service runs: it keeps its lease, and nothing is written here");
+    let state = State::open_read_only(&settings.state_dir);
+    observer.service_running = state.is_read_only();
+    if observer.service_running {
+        observer.note("settings", "the service is running and keeps its lease; this check writes nothing");
     }
     let mut service = Service::quiet(settings, state, true);
-    narrator.tunnel(&service);
+    observer.tunnel(&service);
     let snapshot = service.keeper().snapshot();
-    let stored =
-        snapshot.port.zip(snapshot.expires_at).map(|(port, end)| format!("port {port} until {}, stored", shown(end)));
-    narrator.stored = stored.is_some();
-    let done = service.run_once(&mut narrator);
-    for (peer, trouble) in service.keeper().snapshot().troubles {
-        // What an earlier run left is of no step of this one.
-        let row = row_of(peer, &trouble.error);
+    let has_stored_lease =
+        snapshot.port.zip(snapshot.expires_at).map(|(port, end)| format!("port {port} until {}, stored", rfc3339(end)));
+    observer.has_stored_lease = has_stored_lease.is_some();
+    let complete = service.run_once(&mut observer);
+    for (remote, trouble) in service.keeper().snapshot().troubles {
+        // A rejection of an earlier run belongs to no step of this one.
+        let row = row_of(remote, &trouble.error);
         if matches!(trouble.error.cause, Cause::CredentialsRejected { before: true, .. })
-            && !narrator.said.contains(&row)
+            && !observer.printed.contains(&row)
         {
-            narrator.fail(row, &trouble.error);
+            observer.fail(row, &trouble.error);
         }
     }
-    if let Some(stored) = stored.filter(|_| !narrator.said.contains(&"lease")) {
-        narrator.line(Mark::Ok, "lease", &stored);
+    if let Some(has_stored_lease) = has_stored_lease.filter(|_| !observer.printed.contains(&"lease")) {
+        observer.line(Mark::Ok, "lease", &has_stored_lease);
     }
-    narrator.end(done)
+    observer.end(complete)
 }
 
-/// How a line begins.
+/// First word of a line.
 #[derive(Clone, Copy)]
 enum Mark {
     Ok,
@@ -100,8 +96,8 @@ enum Mark {
 }
 
 impl Mark {
-    /// Its word, and its colour on a terminal (ECMA-48).
-    fn words(self) -> (&'static str, &'static str) {
+    /// The word, and its colour on a terminal (ECMA-48).
+    fn label(self) -> (&'static str, &'static str) {
         match self {
             Self::Ok => ("ok", "32"),
             Self::Note => ("note", "33"),
@@ -112,33 +108,31 @@ impl Mark {
     }
 }
 
-/// Tells people what the loop does.
-#[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
-struct Narrator<'a> {
+/// Prints what the loop does.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
+struct CheckObserver<'a> {
     out: &'a mut dyn Write,
     colours: bool,
     rows: &'static [&'static str],
-    /// The rows that something was said of.
-    said: Vec<&'static str>,
-    /// What has to be done first: the row, and what can be typed.
+    /// Rows with at least one line.
+    printed: Vec<&'static str>,
+    /// The first problem to fix: its row, and the fix.
     fix: Option<(&'static str, String)>,
-    /// The client has another port, which the service will set.
-    unset: bool,
-    /// The service runs.
-    beside: bool,
-    /// There is a lease of an earlier run.
-    stored: bool,
-    /// The gateway is looked for, and no VPN device is here.
+    /// The client has a different port, which the service will set.
+    port_unset: bool,
+    service_running: bool,
+    has_stored_lease: bool,
+    /// The gateway has to be found, and this machine has no VPN device.
     no_device: bool,
-    /// A peer from outside is connected.
+    /// An incoming peer is connected.
     peer_seen: bool,
     slow: Sender<Option<(&'static str, &'static str)>>,
 }
 
-impl Narrator<'_> {
-    // A reader that went away is no reason to end before the check is complete.
+impl CheckObserver<'_> {
+    // If the reader has gone away, the check goes on for its exit code.
     fn write(&mut self, mark: Mark, row: &str, text: &str) {
-        let (word, colour) = mark.words();
+        let (word, colour) = mark.label();
         let text = one_line(text);
         let _ = if self.colours {
             writeln!(self.out, "\u{1b}[{colour}m{word:<5}\u{1b}[0m{row:<15}{text}")
@@ -149,20 +143,20 @@ impl Narrator<'_> {
 
     fn line(&mut self, mark: Mark, row: &'static str, text: &str) {
         let _ = self.slow.send(None);
-        self.said.push(row);
+        self.printed.push(row);
         self.write(mark, row, text);
     }
 
-    /// What stands before `row` and was not said was not needed, or not reached.
+    /// Prints the missing rows before `row` as skipped, for `reason`.
     fn skip_to(&mut self, row: &'static str, reason: &str) {
-        let place = self.place(row);
-        if self.said.iter().any(|said| self.place(said) > place) {
+        let row_index = self.row_index(row);
+        if self.printed.iter().any(|printed| self.row_index(printed) > row_index) {
             return;
         }
-        for row in &self.rows[..place] {
-            if !self.said.contains(row) {
+        for row in &self.rows[..row_index] {
+            if !self.printed.contains(row) {
                 let text = match *row {
-                    "account" if self.stored => "not needed: the stored lease is bound without a login",
+                    "account" if self.has_stored_lease => "not needed: the stored lease is bound without a login",
                     _ => reason,
                 };
                 self.line(Mark::Skipped, row, text);
@@ -170,7 +164,7 @@ impl Narrator<'_> {
         }
     }
 
-    fn place(&self, row: &str) -> usize {
+    fn row_index(&self, row: &str) -> usize {
         self.rows.iter().position(|known| *known == row).unwrap_or(self.rows.len())
     }
 
@@ -181,7 +175,7 @@ impl Narrator<'_> {
 
     fn note(&mut self, row: &'static str, text: &str) {
         self.skip_to(row, "not needed");
-        self.line(Mark::Note, row, &within(text, ""));
+        self.line(Mark::Note, row, &truncated(text, ""));
     }
 
     fn fail(&mut self, row: &'static str, error: &Error) {
@@ -194,140 +188,140 @@ impl Narrator<'_> {
     fn fail_with(&mut self, row: &'static str, text: &str, fix: String) {
         self.skip_to(row, "not reached");
         self.line(Mark::Fail, row, text);
-        if self.fix.as_ref().is_none_or(|(known, _)| self.place(row) < self.place(known)) {
+        if self.fix.as_ref().is_none_or(|(known, _)| self.row_index(row) < self.row_index(known)) {
             self.fix = Some((row, fix));
         }
     }
 
-    /// The way to the gateway, or into the tunnel where that has to be found.
+    /// Prints the route to the gateway, or into the tunnel if the gateway has to be found.
     fn tunnel(&mut self, service: &Service) {
         if service.has_no_tunnel() {
-            self.fail_with("tunnel", &format!("{NO_TUNNEL}; {START}"), START.to_owned());
+            self.fail_with("tunnel", &format!("{}; {START_VPN}", Cause::NoTunnel), START_VPN.to_owned());
             return;
         }
-        // Without a way the loop itself says so; a name has to be looked up first.
-        let Some(Ok(way)) = service.way() else { return };
-        let device = way.device.as_ref().map_or("an unknown device", |device| &device.name);
-        let through = way.hop.map_or(String::new(), |hop| format!(" by way of {hop}"));
-        if way.is_tunnel() {
-            self.ok("tunnel", &format!("{device}, our address in it is {}{through}", way.local));
+        // The loop reports a missing route; a name has to be looked up first.
+        let Some(Ok(route)) = service.route() else { return };
+        let device = route.device.as_ref().map_or("an unknown device", |device| &device.name);
+        let through = route.hop.map_or(String::new(), |hop| format!(" via {hop}"));
+        if route.is_tunnel() {
+            self.ok("tunnel", &format!("{device}, our address is {}{through}", route.local));
         } else {
-            self.no_device = service.looks_for_gateway();
+            self.no_device = service.searches_for_gateway();
             let text = format!(
-                "{device} ({}{through}) is no VPN device of this machine: right only if another machine runs the VPN",
-                way.local
+                "{device} ({}{through}) is not a VPN device of this machine; that is right only if another machine runs the VPN",
+                route.local
             );
             self.note("tunnel", &text);
         }
     }
 
-    /// What an exchange with the gateway has shown of it: whether it is there, and whether it is who it should be.
-    fn gateway(&mut self, peers: &Peers, error: Option<&Error>) {
-        let PortPeer::Pia(pia) = &peers.port else { return };
+    /// Prints whether the gateway was reached, and whether its certificate proves its identity.
+    fn gateway(&mut self, remotes: &Remotes, error: Option<&Error>) {
+        let PortProvider::Pia(pia) = &remotes.port else { return };
         let gateway = &pia.gateway;
-        let reached = error.is_none_or(|error| error.step != trust::STEP && is_beyond_connect(&error.cause));
-        if !reached || self.said.contains(&"certificate") {
+        let reached = error.is_none_or(|error| error.call != Call::FetchCa && is_beyond_connect(&error.cause));
+        if !reached || self.printed.contains(&"certificate") {
             return;
         }
-        if !self.said.contains(&"gateway") {
+        if !self.printed.contains(&"gateway") {
             self.ok("CA", &gateway.authority());
             let how = gateway.how_found().map_or(String::new(), |how| format!(", found: {how}"));
             self.ok("gateway", &format!("{} answers{how}", gateway.address()));
         }
         let Some(names) = gateway.certificate_names() else { return };
         if let Some(hostname) = gateway.hostname() {
-            self.ok("certificate", &format!("is signed by the CA and is for {hostname}"));
+            self.ok("certificate", &format!("is signed by the CA and issued for {hostname}"));
         } else {
             let names = names.join(", ");
             self.note(
                 "certificate",
-                &format!("is signed by the CA; its name is not checked: set PIA_HOSTNAME={names}"),
+                &format!("is signed by the CA; to check its name as well, set PIA_HOSTNAME={names}"),
             );
         }
     }
 
-    fn done(&mut self, done: &Done, peers: &Peers) {
-        match done {
-            Done::Token { logged_in: true, .. } => self.ok("account", "logged in to PIA"),
-            Done::Token { .. } => {
-                if let PortPeer::Pia(pia) = &peers.port {
-                    self.ok("account", &format!("there is a token in {}", pia.account.token_file().display()));
+    fn completed(&mut self, completed: &Completed, remotes: &Remotes) {
+        match completed {
+            Completed::Token { logged_in: true, .. } => self.ok("account", "logged in to PIA"),
+            Completed::Token { .. } => {
+                if let PortProvider::Pia(pia) = &remotes.port {
+                    self.ok("account", &format!("using the token in {}", pia.account.token_file().display()));
                 }
             }
-            Done::Source(Some(port)) => self.ok("source", &format!("{} has port {port}", peers.source_name())),
-            Done::Source(None) => {
-                let fix = "turn port forwarding on there, in a region that has it";
-                let text = format!("{} has no port now; {fix}", peers.source_name());
+            Completed::Source(Some(port)) => self.ok("source", &format!("{} has port {port}", remotes.source_name())),
+            Completed::Source(None) => {
+                let fix = "turn on port forwarding there, in a region that supports it";
+                let text = format!("{} has no port now; {fix}", remotes.source_name());
                 self.fail_with("source", &text, fix.to_owned());
             }
-            Done::Port(_) => {
-                let client = peers.client.as_ref();
-                self.ok("client", &format!("{} answers at {} and lets us in", client.name(), client.address()));
+            Completed::Port(_) => {
+                let client = remotes.client.as_ref();
+                self.ok("client", &format!("{} answers at {} and grants access", client.name(), client.address()));
             }
-            Done::Inspected(Some(witness)) => self.peer_seen |= witness.peer,
-            Done::Leased(_)
-            | Done::Stored
-            | Done::Bound { .. }
-            | Done::Set
-            | Done::Inspected(None)
-            | Done::Reachability(_)
-            | Done::Announced
-            | Done::Inbound(_) => {}
+            Completed::Inspected(Some(sockets)) => self.peer_seen |= sockets.incoming_peer,
+            Completed::Leased(_)
+            | Completed::Stored
+            | Completed::Bound { .. }
+            | Completed::PortSet
+            | Completed::Inspected(None)
+            | Completed::Reachability(_)
+            | Completed::Reannounced
+            | Completed::Inbound(_) => {}
         }
     }
 
-    /// `goes_on` says that there is another way, which is taken at once.
-    fn failed(&mut self, peer: Peer, error: &Error, goes_on: bool) {
-        let row = row_of(peer, error);
+    /// `retries_at_once` is true if the loop continues without a wait.
+    fn failed(&mut self, remote: Remote, error: &Error, retries_at_once: bool) {
+        let row = row_of(remote, error);
         match row {
-            // Whoever checks before the first start has done nothing wrong.
-            "port" if !self.beside => {
-                self.unset = true;
+            // A different port before the service's first start is no failure.
+            "port" if !self.service_running => {
+                self.port_unset = true;
                 self.note("port", &format!("{}; the service will set it", error.cause));
             }
-            "gateway" if matches!(&error.cause, Cause::Other(words) if words == NO_TUNNEL) => {
+            "gateway" if matches!(error.cause, Cause::NoTunnel) => {
                 self.skip_to(row, "not reached");
-                self.line(Mark::Skipped, row, "not looked for without a tunnel");
+                self.line(Mark::Skipped, row, "not searched for without a tunnel");
             }
             "gateway" if self.no_device => {
-                self.fail_with(row, &within(&error.to_string(), &format!("; {START}")), START.to_owned());
+                self.fail_with(row, &truncated(&error.to_string(), &format!("; {START_VPN}")), START_VPN.to_owned());
             }
-            "bind" if goes_on => self.note("bind", &format!("{error}; asking for another lease")),
+            "bind" if retries_at_once => self.note("bind", &format!("{error}; getting a new lease")),
             _ => self.fail(row, error),
         }
     }
 
-    /// What was not reached, and what all of it comes to.
-    fn end(&mut self, done: bool) -> bool {
+    /// Prints the missing rows as skipped, and the conclusion.
+    fn end(&mut self, complete: bool) -> bool {
         let reason = match &self.fix {
-            Some((row, _)) => format!("not tried: first '{row}' has to work"),
-            None if self.unset => "not looked at before the port is set".to_owned(),
+            Some((row, _)) => format!("skipped until '{row}' works"),
+            None if self.port_unset => "skipped until the port is set".to_owned(),
             None => "not needed".to_owned(),
         };
         for row in self.rows {
-            if !self.said.contains(row) {
+            if !self.printed.contains(row) {
                 self.line(Mark::Skipped, row, &reason);
             }
         }
-        let (colour, words) = match &self.fix {
+        let (colour, label) = match &self.fix {
             Some((_, fix)) => ("1;31", format!("fix this first: {fix}")),
-            None if self.unset => ("32", "all is well: start the service, which sets the port".to_owned()),
-            None if done => ("32", "all is well".to_owned()),
-            None => ("1;31", "not everything could be tried: check again".to_owned()),
+            None if self.port_unset => ("32", "all is well: start the service, which sets the port".to_owned()),
+            None if complete => ("32", "all is well".to_owned()),
+            None => ("1;31", "not every step could run: check again".to_owned()),
         };
-        let words = one_line(&words);
+        let label = one_line(&label);
         let _ = if self.colours {
-            writeln!(self.out, "\n\u{1b}[{colour}m{words}\u{1b}[0m")
+            writeln!(self.out, "\n\u{1b}[{colour}m{label}\u{1b}[0m")
         } else {
-            writeln!(self.out, "\n{words}")
+            writeln!(self.out, "\n{label}")
         };
-        self.fix.is_none() && (done || self.unset)
+        self.fix.is_none() && (complete || self.port_unset)
     }
 }
 
-/// What can be typed, or done, about an error.
+/// The setting that fixes an error, as it can be typed, or else the error's advice.
 fn fix(row: &str, error: &Error) -> String {
-    match error.cause.telling() {
+    match error.cause.most_informative() {
         Cause::NameMismatch { carried, .. } if row == "certificate" && !carried.is_empty() => {
             format!("PIA_HOSTNAME={}", carried[0])
         }
@@ -335,33 +329,33 @@ fn fix(row: &str, error: &Error) -> String {
     }
 }
 
-/// The row of an error.
-fn row_of(peer: Peer, error: &Error) -> &'static str {
-    let cause = error.cause.telling();
-    match (peer, error.step) {
-        (_, "tunnel") => "tunnel",
-        (_, trust::STEP) => "CA",
-        (Peer::Account, _) => "account",
-        (Peer::Gateway, "port source") => "source",
-        (Peer::Gateway, _) if is_of_certificate(cause) => "certificate",
-        (Peer::Gateway, "getSignature" | "bindPort") if !is_beyond_connect(cause) => "gateway",
-        (Peer::Gateway, "getSignature") => "lease",
-        (Peer::Gateway, "bindPort") => "bind",
-        (Peer::Gateway, _) => "gateway",
-        (Peer::Client, PORT) => "port",
-        (Peer::Client, SOCKET) => "listener",
-        (Peer::Client, _) => "client",
+fn row_of(remote: Remote, error: &Error) -> &'static str {
+    let cause = error.cause.most_informative();
+    match (remote, error.call) {
+        (_, Call::Route) => "tunnel",
+        (_, Call::FetchCa) => "CA",
+        (Remote::Account, _) => "account",
+        (Remote::Gateway, Call::PollSource) => "source",
+        (Remote::Gateway, _) if is_of_certificate(cause) => "certificate",
+        (Remote::Gateway, Call::GetSignature | Call::BindPort) if !is_beyond_connect(cause) => "gateway",
+        (Remote::Gateway, Call::GetSignature) => "lease",
+        (Remote::Gateway, Call::BindPort) => "bind",
+        (Remote::Gateway, _) => "gateway",
+        (Remote::Client, Call::ClientPort) => "port",
+        (Remote::Client, Call::ClientSocket) => "listener",
+        (Remote::Client, _) => "client",
     }
 }
 
-/// Whether somebody answered, if not as it should be.
+/// True if the remote answered, even with an error.
 fn is_beyond_connect(cause: &Cause) -> bool {
     !matches!(
-        cause.telling(),
+        cause.most_informative(),
         Cause::Lookup { .. }
             | Cause::Connect { .. }
             | Cause::NoRoute { .. }
             | Cause::Timeout { phase: Phase::Lookup | Phase::Connect, .. }
+            | Cause::NoTunnel
             | Cause::Other(_)
     )
 }
@@ -371,39 +365,39 @@ fn is_of_certificate(cause: &Cause) -> bool {
         cause,
         Cause::NameMismatch { .. }
             | Cause::UnknownIssuer
-            | Cause::CertificateExpired
-            | Cause::CertificateNotYetValid
+            | Cause::CertificateExpired(_)
+            | Cause::CertificateNotYetValid(_)
             | Cause::NotTls
             | Cause::Tls(_)
     )
 }
 
-/// Whom a step waits for.
+/// The row that a step belongs to, and the remote that the step waits for.
 fn waits_for(step: &Step) -> Option<(&'static str, &'static str)> {
     match step {
         Step::GetToken { .. } => Some(("account", "PIA's website")),
         Step::GetSignature { .. } => Some(("gateway", "PIA's gateway")),
         Step::Bind(_) => Some(("bind", "PIA's gateway")),
-        Step::AskSource => Some(("source", "whoever has the port")),
+        Step::PollSource => Some(("source", "the source of the port")),
         Step::ReadPort | Step::Confirm(_) => Some(("client", "the torrent client")),
         _ => None,
     }
 }
 
-/// A step is blocking, so somebody else tells that it takes long. It ends with its sender.
-fn tell_what_is_slow() -> Sender<Option<(&'static str, &'static str)>> {
+/// Reports slow steps from a thread of its own, because a step blocks. The thread ends with the sender.
+fn report_slow_steps() -> Sender<Option<(&'static str, &'static str)>> {
     let (sender, steps) = channel::<Option<(&'static str, &'static str)>>();
     std::thread::spawn(move || {
         let mut current = None;
         loop {
             let next = match current {
                 None => steps.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(_) => steps.recv_timeout(LONG),
+                Some(_) => steps.recv_timeout(SLOW_STEP),
             };
             match (next, current.take()) {
                 (Ok(step), _) => current = step,
                 (Err(RecvTimeoutError::Timeout), Some((row, who))) => {
-                    let _ = writeln!(io::stdout(), "{:<5}{row:<15}waiting for {who}, 10 s at most", "...");
+                    let _ = writeln!(io::stdout(), "{:<5}{row:<15}waiting for {who}, up to 10 s", "...");
                 }
                 (Err(_), _) => return,
             }
@@ -412,77 +406,77 @@ fn tell_what_is_slow() -> Sender<Option<(&'static str, &'static str)>> {
     sender
 }
 
-impl Ear for Narrator<'_> {
-    fn begin(&mut self, step: &Step) {
+impl Observer for CheckObserver<'_> {
+    fn step_started(&mut self, step: &Step) {
         let _ = self.slow.send(waits_for(step));
     }
 
-    fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers) {
+    fn step_finished(&mut self, step: &Step, result: &Exchange<Completed>, remotes: &Remotes) {
         let _ = self.slow.send(None);
         if let Step::GetSignature { .. } | Step::Bind(_) = step {
             match result {
-                Ok(Progress::Done(_)) => self.gateway(peers, None),
-                Err(error) => self.gateway(peers, Some(error)),
+                Ok(Progress::Done(_)) => self.gateway(remotes, None),
+                Err(error) => self.gateway(remotes, Some(error)),
                 Ok(Progress::More) => {}
             }
         }
         if let (Step::Bind(lease), true, false) =
-            (step, self.said.contains(&"certificate"), self.said.contains(&"lease"))
+            (step, self.printed.contains(&"certificate"), self.printed.contains(&"lease"))
         {
-            self.ok("lease", &format!("port {} until {}, stored", lease.port, shown(lease.expires_at)));
+            self.ok("lease", &format!("port {} until {}, stored", lease.port, rfc3339(lease.expires_at)));
         }
-        let Ok(Progress::Done(done)) = result else { return };
-        // The socket is looked at when the port is right.
-        if let (Step::Inspect { port, .. }, false) = (step, self.said.contains(&"port")) {
+        let Ok(Progress::Done(completed)) = result else { return };
+        // The socket is inspected only if the port is right.
+        if let (Step::Inspect { port, .. }, false) = (step, self.printed.contains(&"port")) {
             self.ok("port", &format!("is {port}"));
         }
-        self.done(done, peers);
+        self.completed(completed, remotes);
     }
 
-    fn verdict(&mut self, verdict: &Verdict) {
-        let Some((_, news)) = &verdict.news else { return };
-        match news {
-            News::TokenRefused(error) => self.note("account", &format!("{error}; getting another token")),
-            News::Leased { lease, .. } => {
-                self.ok("lease", &format!("port {} until {}", lease.port, shown(lease.expires_at)));
+    fn outcome(&mut self, outcome: &Outcome) {
+        let Some((_, notice)) = &outcome.notice else { return };
+        match notice {
+            Notice::TokenRefused(error) => self.note("account", &format!("{error}; getting a new token")),
+            Notice::Leased { lease, .. } => {
+                self.ok("lease", &format!("port {} until {}", lease.port, rfc3339(lease.expires_at)));
             }
-            News::NotStored { lease, error } => {
+            Notice::StoreFailed { lease, error } => {
                 let text =
-                    format!("port {}; it cannot be stored, so the service gets another: {}", lease.port, error.cause);
+                    format!("port {}; storing it failed, so the service gets another: {}", lease.port, error.cause);
                 self.note("lease", &text);
             }
-            News::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
-            News::Listens { connectivity, sight, .. } => self.listens(*connectivity, *sight),
-            News::Clock(_) | News::ClockJumped(_) => {
-                let now = shown(time::now().wall);
+            Notice::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
+            Notice::Listening { connectivity, visibility, .. } => self.listens(*connectivity, *visibility),
+            Notice::Clock(_) | Notice::ClockJumped(_) => {
+                let now = rfc3339(time::now().wall);
                 self.line(
                     Mark::Note,
                     "clock",
-                    &format!("this system's clock ({now}) differs from the gateway's: set it"),
+                    &format!("this system's clock ({now}) differs from the gateway's; set the clock"),
                 );
             }
-            News::Failed { error, next, .. } => self.failed(verdict.peer, error, next.is_zero()),
+            Notice::Failed { error, next, .. } => self.failed(outcome.remote, error, next.is_zero()),
             _ => {}
         }
     }
 }
 
-impl Narrator<'_> {
-    fn listens(&mut self, connectivity: Connectivity, sight: Sight) {
-        match sight {
-            Sight::Clear => self.ok("listener", "yes"),
-            Sight::TcpOnly => self.note("listener", "by TCP alone: nobody listens on its port by UDP"),
-            Sight::Unseen => {
-                let text = "it says so, but no program here listens on the port: in a container it must share the VPN's \
-                            network (network_mode), not map its ports";
+impl CheckObserver<'_> {
+    fn listens(&mut self, connectivity: Connectivity, visibility: Visibility) {
+        match visibility {
+            Visibility::Confirmed => self.ok("listener", "yes"),
+            Visibility::TcpOnly => self.note("listener", "over TCP only; nothing listens on the port over UDP"),
+            Visibility::Hidden => {
+                let text = "the client reports that it listens, but nothing here listens on the port; a client in a \
+                            container has to share the VPN's network (network_mode) instead of mapping ports";
                 self.note("listener", text);
             }
-            Sight::Unknown => self.note("listener", "not known: it is not on this machine, and does not say"),
+            Visibility::Unknown => self.note("listener", "unknown: the client runs elsewhere and does not report it"),
         }
         if self.peer_seen || connectivity == Connectivity::Connected {
-            self.ok("inbound", "peers from outside reach it");
+            self.ok("inbound", "incoming peers can reach it");
         } else {
-            self.note("inbound", inbound(connectivity));
+            self.note("inbound", describe_inbound(connectivity));
         }
     }
 }

@@ -8,35 +8,33 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::ConfigError;
-use crate::error::plain;
+use crate::error::io_message;
 use crate::keeper::step::Progress;
-use crate::service::{End, Service, health, in_full};
-use crate::settings::{self, PortPeer, Settings, VARIABLES};
+use crate::service::{Exit, Service, error_lines, health};
+use crate::settings::{self, PortProvider, Settings, VARIABLES};
 use crate::signals::Signals;
 use crate::state::{self, Presence, State};
 use crate::text::one_line;
 use crate::views::status::{Health, Status};
 use crate::{check, logging};
 
-/// The service is not healthy, or a command failed.
+/// The service is unhealthy, or a command failed.
 const EXIT_FAILED: u8 = 1;
-/// Nothing runs.
+/// The service is not running.
 const EXIT_STOPPED: u8 = 3;
 /// `EX_USAGE` of sysexits.
 const EXIT_USAGE: u8 = 64;
 /// `EX_UNAVAILABLE` of sysexits: the network namespace is dead.
 const EXIT_ISOLATED: u8 = 69;
-/// `EX_TEMPFAIL` of sysexits: another one runs.
-const EXIT_OCCUPIED: u8 = 75;
-/// `EX_CONFIG` of sysexits: the services do not restart us after it.
+/// `EX_TEMPFAIL` of sysexits: another instance uses the folder.
+const EXIT_LOCKED: u8 = 75;
+/// `EX_CONFIG` of sysexits: the service files do not restart the program after this code.
 const EXIT_CONFIG: u8 = 78;
 
-/// Why a command did not do what it was asked for.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit code.
     pub code: u8,
-    /// What is said on standard error, a line each.
+    /// For standard error.
     pub lines: Vec<String>,
 }
 
@@ -52,13 +50,13 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// A command, for `--help` and for the search for mistyped ones.
+/// A command, for `--help` and for suggestions after a typing error.
 struct Command {
     name: &'static str,
-    /// Its options and arguments.
+    /// Options and arguments, all of them optional.
     takes: &'static [&'static str],
     help: &'static str,
-    /// The rest of it, for its own `--help`.
+    /// The rest of the command's own `--help`.
     more: &'static str,
 }
 
@@ -72,7 +70,6 @@ const fn command(
 }
 
 impl Command {
-    /// With what it takes; all of that is optional.
     fn usage(&self) -> String {
         let takes = self
             .takes
@@ -82,53 +79,52 @@ impl Command {
     }
 }
 
-/// What can be asked of the program, beside running until it is told to end.
+/// Without a command, the program runs as the service.
 const COMMANDS: [Command; 6] = [
     command(
         "check",
         &["--config-only"],
-        "go the whole way once and say of each step whether it works or what to do",
-        "Takes the service's steps, tunnel first. Changes nothing at the torrent client; beside a running service it writes nothing.\n\
-         --config-only looks at the settings alone and sends nothing.\n\
-         Exit codes: 0 all is well, 1 something has to be fixed, 78 the settings are wrong.\n",
+        "run every step once and report what works and what to fix",
+        "Runs the service's steps, tunnel first. Changes nothing in the torrent client, and writes nothing while the service runs.\n\
+         --config-only checks the settings and sends nothing.\n\
+         Exit codes: 0 all is well, 1 something needs fixing, 78 invalid settings.\n",
     ),
     command(
         "once",
         &[],
-        "bind the port and set it in the torrent client once, then end",
-        "Exit codes: 0 done, 1 something failed, 75 the service runs with this STATE_DIR, 78 the settings are wrong.\n",
+        "bind the port and set it in the torrent client once, then exit",
+        "Exit codes: 0 done, 1 something failed, 75 the service uses this STATE_DIR, 78 invalid settings.\n",
     ),
     command(
         "status",
         &["--json"],
-        "tell how the running service is doing",
-        "--json is for programs.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+        "show the state of the running service",
+        "--json prints it as JSON, for programs.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
     ),
     command(
         "healthcheck",
         &[],
         "succeed only if the port is bound and the torrent client listens on it",
-        "One line says why, or why not. For containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+        "Prints one line with the reason. For containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
     ),
     command(
         "renew",
         &[],
-        "ask PIA for another port, in place of one that is blocked or abused",
-        "The service does it if it runs. The current port is kept until the new one is bound.\n\
-         Exit codes: 0 there is another port, 1 there is none, 78 the settings are wrong.\n",
+        "replace the port with another one from PIA, e.g. because it is blocked or abused",
+        "Works with or without a running service. The current port is kept until the new one is bound.\n\
+         Exit codes: 0 there is another port, 1 the port is unchanged, 78 invalid settings.\n",
     ),
     command(
         "fetch-ca",
         &["[PATH]"],
-        "fetch PIA's CA certificate, check it, and store it where the service looks for it, or in PATH",
-        "Needs no account. Exit codes: 0 it is there, 1 it cannot be had, 78 the settings are wrong.\n",
+        "download PIA's CA certificate, verify it, and store it for the service, or in PATH",
+        "Needs no account. Exit codes: 0 it is stored, 1 it could not be fetched or stored, 78 invalid settings.\n",
     ),
 ];
 
-/// What the arguments ask for.
 struct Arguments<'a> {
     file: Option<&'a Path>,
-    /// None is the service.
+    /// `None` runs the service.
     command: Option<&'a str>,
     option: Option<&'a str>,
     path: Option<&'a str>,
@@ -137,22 +133,22 @@ struct Arguments<'a> {
 
 impl<'a> Arguments<'a> {
     fn parse(args: &'a [String]) -> Result<Self, Failure> {
-        let mut asked = Self { file: None, command: None, option: None, path: None, help: false };
+        let mut arguments = Self { file: None, command: None, option: None, path: None, help: false };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
             let takes =
-                COMMANDS.iter().find(|command| Some(command.name) == asked.command).map_or(&[][..], |c| c.takes);
+                COMMANDS.iter().find(|command| Some(command.name) == arguments.command).map_or(&[][..], |c| c.takes);
             match arg {
                 "--config" => match args.next() {
-                    Some(path) => asked.file = Some(Path::new(path)),
-                    None => return Err(misused("--config needs the path of a file")),
+                    Some(path) => arguments.file = Some(Path::new(path)),
+                    None => return Err(usage_error("--config needs the path of a file")),
                 },
-                "--help" | "-h" => asked.help = true,
-                "--version" | "-V" if asked.command.is_none() => asked.command = Some("--version"),
-                "help" if asked.command.is_none() => asked.help = true,
-                _ if takes.contains(&arg) => asked.option = Some(arg),
+                "--help" | "-h" => arguments.help = true,
+                "--version" | "-V" if arguments.command.is_none() => arguments.command = Some("--version"),
+                "help" if arguments.command.is_none() => arguments.help = true,
+                _ if takes.contains(&arg) => arguments.option = Some(arg),
                 _ if arg.starts_with('-') => match arg.strip_prefix("--config=") {
-                    Some(path) => asked.file = Some(Path::new(path)),
+                    Some(path) => arguments.file = Some(Path::new(path)),
                     None => {
                         return Err(unknown(
                             "option",
@@ -161,24 +157,24 @@ impl<'a> Arguments<'a> {
                         ));
                     }
                 },
-                _ if asked.command.is_none() => {
+                _ if arguments.command.is_none() => {
                     let names = COMMANDS.iter().map(|command| command.name);
-                    asked.command =
+                    arguments.command =
                         Some(names.clone().find(|name| *name == arg).ok_or_else(|| unknown("command", arg, names))?);
                 }
-                _ if takes == ["[PATH]"] && asked.path.is_none() => asked.path = Some(arg),
-                _ => return Err(misused(&format!("{arg} is too much"))),
+                _ if takes == ["[PATH]"] && arguments.path.is_none() => arguments.path = Some(arg),
+                _ => return Err(usage_error(&format!("unexpected argument '{arg}'"))),
             }
         }
-        Ok(asked)
+        Ok(arguments)
     }
 }
 
-fn misused(what: &str) -> Failure {
+fn usage_error(what: &str) -> Failure {
     Failure::new(EXIT_USAGE, format!("{what}; see --help"))
 }
 
-/// What was probably meant is the closest one that is not far away.
+/// An error that suggests the closest known name, if that is close enough.
 fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
     let near = known.map(|known| (strsim::osa_distance(name, known), known)).min();
     let meant = near.filter(|(distance, known)| *distance <= known.len() / 3 || known.starts_with(name));
@@ -186,33 +182,33 @@ fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     Failure::new(EXIT_USAGE, format!("unknown {kind} {name}; {meant}--help lists them all"))
 }
 
-/// Runs the command that `args` (without the program's name) ask for.
+/// Runs the command in `args`, which do not include the program's name.
 pub fn run(args: &[String]) -> Result<(), Failure> {
     let Arguments { file, command, option, path, help } = Arguments::parse(args)?;
     if help {
         let command = COMMANDS.iter().find(|known| Some(known.name) == command);
-        say(&command.map_or_else(help_of_all, help_of));
+        print(&command.map_or_else(full_help, command_help));
         return Ok(());
     }
     match (command, option) {
         (Some("once"), _) => once(file),
         (Some("check"), None) => check(file),
         (Some("check"), Some(_)) => check_configuration(file),
-        (Some("status"), None) => status(file, Show::Words),
+        (Some("status"), None) => status(file, Show::Text),
         (Some("status"), Some(_)) => status(file, Show::Json),
         (Some("healthcheck"), _) => status(file, Show::Health),
         (Some("renew"), _) => renew(file),
         (Some("fetch-ca"), _) => fetch_ca(file, path),
         (Some(_), _) => {
-            say(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n"));
+            print(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(())
         }
         (None, _) => daemon(file),
     }
 }
 
-/// To standard output; a reader that went away is not our failure.
-fn say(text: &str) {
+/// Prints to standard output. A reader that has gone away is not an error of this program.
+fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
@@ -224,33 +220,33 @@ fn configuration(file: Option<&Path>) -> Result<Settings, Failure> {
 fn check_configuration(file: Option<&Path>) -> Result<(), Failure> {
     let settings = configuration(file)?;
     for warning in &settings.warnings {
-        say(&format!("warning: {}\n", one_line(warning)));
+        print(&format!("warning: {}\n", one_line(warning)));
     }
-    say(&format!("the configuration is valid, {}\n", settings.origin));
+    print(&format!("the configuration is valid ({})\n", settings.origin));
     Ok(())
 }
 
-/// The settings and the folder, which nobody else uses.
-fn occupy(file: Option<&Path>, who: &str) -> Result<(Settings, State), Failure> {
+/// The settings, and exclusive use of the state folder.
+fn acquire(file: Option<&Path>, who: &str) -> Result<(Settings, State), Failure> {
     let settings = configuration(file)?;
     logging::init(settings.log_level, settings.log_file.as_deref());
-    let state = State::own(&settings.state_dir, who).map_err(|who| {
-        let line = format!("{who}, runs already with this STATE_DIR; stop it, or set another STATE_DIR");
-        Failure::new(EXIT_OCCUPIED, line)
+    let state = State::acquire(&settings.state_dir, who).map_err(|who| {
+        let line = format!("{who}, already uses this STATE_DIR; stop it, or set a different STATE_DIR");
+        Failure::new(EXIT_LOCKED, line)
     })?;
     Ok((settings, state))
 }
 
 fn daemon(file: Option<&Path>) -> Result<(), Failure> {
-    let (settings, state) = occupy(file, "the service")?;
+    let (settings, state) = acquire(file, "the service")?;
     let signals = Signals::install()
         .map_err(|error| Failure::new(EXIT_FAILED, format!("cannot install signal handlers: {error}")))?;
-    let (mut service, mut ear) = Service::new(settings, state, true);
-    match service.run(&signals, ear.as_mut()) {
-        End::Stopped => Ok(()),
-        End::Isolated => {
+    let (mut service, mut observer) = Service::new(settings, state, true);
+    match service.run(&signals, observer.as_mut()) {
+        Exit::Stopped => Ok(()),
+        Exit::Isolated => {
             let line =
-                "no network device but lo is left: ending, so that a restart joins the VPN container's new namespace";
+                "only the loopback device is left; exiting, so that a restart joins the VPN container's new namespace";
             log::error!("{line}");
             Err(Failure { code: EXIT_ISOLATED, lines: Vec::new() })
         }
@@ -258,23 +254,24 @@ fn daemon(file: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn once(file: Option<&Path>) -> Result<(), Failure> {
-    let (settings, state) = occupy(file, "once")?;
-    let (mut service, mut ear) = Service::new(settings, state, false);
-    let done = service.run_once(ear.as_mut());
+    let (settings, state) = acquire(file, "once")?;
+    let (mut service, mut observer) = Service::new(settings, state, false);
+    let complete = service.run_once(observer.as_mut());
     let problems = service.problems();
-    service.leave();
-    if done { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: problems }) }
+    service.finish();
+    if complete { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: problems }) }
 }
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
     let settings = configuration(file)?;
-    // The lines of the check say all that is wrong; the log is for those who ask for more.
+    // The rows already show every problem; the log is only for users who request more.
     if settings.log_level >= log::LevelFilter::Debug {
         logging::init(settings.log_level, None);
     }
     // https://no-color.org
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colours = io::stdout().is_terminal() && !plain && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours =
+        io::stdout().is_terminal() && !no_color && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
     if check::run(settings, &mut io::stdout(), colours) {
         Ok(())
     } else {
@@ -282,10 +279,10 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-/// For a lease, a bind and what the client takes.
+/// Time for a lease, a bind, and the client's change of port.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
 
-const LEASED_ELSEWHERE: &str = "the port is leased by another program, which has to be asked for another one";
+const LEASED_ELSEWHERE: &str = "the port is leased by another program; get a different one there";
 
 fn renew(file: Option<&Path>) -> Result<(), Failure> {
     let state_dir = settings::state_dir(&settings::variables(file)?);
@@ -294,31 +291,30 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
             Err(LEASED_ELSEWHERE.to_owned())
         } else {
             state::request_renewal(&state_dir, RENEWAL_LIMIT).unwrap_or_else(|error| {
-                let advice = "type it as root or as the service's user, where the service runs; its log says more";
-                Err(format!("the service does not answer: {}; {advice}", plain(&error)))
+                let advice = "run this as root or as the service's user, where the service runs; check its log";
+                Err(format!("the service does not answer: {}; {advice}", io_message(&error)))
             })
         }
     } else {
-        let (settings, state) = occupy(file, "renew")?;
-        if let PortPeer::Source(_) = settings.port {
+        let (settings, state) = acquire(file, "renew")?;
+        if let PortProvider::Source(_) = settings.port {
             return Err(Failure::new(EXIT_FAILED, LEASED_ELSEWHERE.to_owned()));
         }
-        let (mut service, mut ear) = Service::new(settings, state, false);
+        let (mut service, mut observer) = Service::new(settings, state, false);
         service.renew();
-        service.run_once(ear.as_mut());
+        service.run_once(observer.as_mut());
         let result = service.end_renewal().unwrap_or_else(|| Ok(String::new()));
-        service.leave();
+        service.finish();
         result
     };
     let line = result.map_err(|line| Failure::new(EXIT_FAILED, line))?;
-    say(&format!("{line}\n"));
+    print(&format!("{line}\n"));
     Ok(())
 }
 
-/// What is shown of the state.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Show {
-    Words,
+    Text,
     Json,
     Health,
 }
@@ -330,26 +326,26 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     let Some(status) = status else {
         let folder = state_dir.display();
         return Err(match presence {
-            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("{who} runs and has not done anything yet")),
-            Presence::Unknown(why) => Failure::new(EXIT_FAILED, format!("unknown: {why}")),
+            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("{who}, has not recorded a state yet")),
+            Presence::Unknown(reason) => Failure::new(EXIT_FAILED, format!("unknown: {reason}")),
             Presence::Stopped => {
-                let line = "not running: it has not run yet with STATE_DIR";
-                Failure::new(EXIT_STOPPED, format!("{line} {folder}; start it, or set its STATE_DIR"))
+                let line = "not running: no state is stored in STATE_DIR";
+                Failure::new(EXIT_STOPPED, format!("{line} {folder}; start the service, or set its STATE_DIR"))
             }
         });
     };
     let now = Timestamp::now();
-    let health = health::look(&status, &presence);
+    let health = health::check(&status, &presence);
     match show {
-        Show::Words => say(&status.describe(&presence, &health, now)),
-        Show::Json => say(&format!("{}\n", miniserde::json::to_string(&status))),
-        Show::Health if matches!(health, Health::Well(_)) => say(&format!("{}\n", health.words())),
+        Show::Text => print(&status.describe(&presence, &health, now)),
+        Show::Json => print(&format!("{}\n", miniserde::json::to_string(&status))),
+        Show::Health if matches!(health, Health::Healthy(_)) => print(&format!("{}\n", health.message())),
         Show::Health => {}
     }
-    let lines = if show == Show::Health { vec![health.words().to_owned()] } else { Vec::new() };
+    let lines = if show == Show::Health { vec![health.message().to_owned()] } else { Vec::new() };
     match health {
-        Health::Well(_) => Ok(()),
-        Health::Ill(_) => Err(Failure { code: EXIT_FAILED, lines }),
+        Health::Healthy(_) => Ok(()),
+        Health::Unhealthy(_) => Err(Failure { code: EXIT_FAILED, lines }),
         Health::Stopped(_) => Err(Failure { code: EXIT_STOPPED, lines }),
     }
 }
@@ -362,23 +358,23 @@ fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
     };
     let path = published.file().display().to_string();
     if matches!(published.stored(), Ok(Some(_))) {
-        say(&format!("PIA's CA is already in {path}\n"));
+        print(&format!("PIA's CA is already in {path}\n"));
         return Ok(());
     }
     let certificate = loop {
         match published.fetch() {
             Ok(Progress::Done(certificate)) => break certificate,
             Ok(Progress::More) => {}
-            Err(error) => return Err(Failure { code: EXIT_FAILED, lines: in_full(&error) }),
+            Err(error) => return Err(Failure { code: EXIT_FAILED, lines: error_lines(&error) }),
         }
     };
     let stored = published.store(&certificate);
-    stored.map_err(|error| Failure::new(EXIT_FAILED, format!("{path}: {}", plain(&error))))?;
-    say(&format!("PIA's CA is now in {path}\n"));
+    stored.map_err(|error| Failure::new(EXIT_FAILED, format!("{path}: {}", io_message(&error))))?;
+    print(&format!("PIA's CA is now in {path}\n"));
     Ok(())
 }
 
-fn help_of(command: &Command) -> String {
+fn command_help(command: &Command) -> String {
     let (usage, help, more) = (command.usage(), capitalized(command.help), command.more);
     format!("Usage: pia-qbittorrent-sync [--config PATH] {usage}\n\n{help}.\n{more}")
 }
@@ -388,25 +384,25 @@ fn capitalized(text: &str) -> String {
     format!("{}{rest}", first.to_ascii_uppercase())
 }
 
-fn help_of_all() -> String {
+fn full_help() -> String {
     let mut text = String::from(concat!(
         env!("CARGO_PKG_NAME"),
         " ",
         env!("CARGO_PKG_VERSION"),
         ": keeps PIA's forwarded port bound and the torrent client listening on it\n\n",
         "Usage: pia-qbittorrent-sync [--config PATH] [COMMAND]\n\n",
-        "Without a command it runs until SIGTERM or SIGINT; SIGHUP binds and checks at once. Commands:\n",
+        "Without a command the service runs, until SIGTERM or SIGINT; SIGHUP binds and checks at once. Commands:\n",
     ));
     for command in &COMMANDS {
         let _ = writeln!(text, "  {:<24}{}", command.usage(), command.help);
     }
     text.push_str(concat!(
         "  --version\n",
-        "COMMAND --help tells more.\n\n",
-        "Settings are NAME=value, in the environment, which wins, or in a file: the one that --config names, else\n",
-        "/etc/pia-qbittorrent-sync/config.env or, with OpenRC, /etc/conf.d/pia-qbittorrent-sync.\n\n",
-        "Exit codes: 0 done, 1 failed or not healthy, 3 not running, 64 wrong usage, 69 no network device but lo is left,\n",
-        "75 another one runs with this STATE_DIR, 78 wrong settings\n\n",
+        "COMMAND --help shows more.\n\n",
+        "Settings are NAME=value, in the environment or in a file: PATH of --config, or else\n",
+        "/etc/pia-qbittorrent-sync/config.env (OpenRC: /etc/conf.d/pia-qbittorrent-sync). The environment takes precedence.\n\n",
+        "Exit codes: 0 done, 1 failed or not healthy, 3 not running, 64 invalid usage, 69 only the loopback device is left,\n",
+        "75 another instance uses this STATE_DIR, 78 invalid settings\n\n",
         "Variables:\n",
     ));
     for variable in &VARIABLES {
@@ -416,7 +412,7 @@ fn help_of_all() -> String {
         }
         text.push('\n');
     }
-    text.push_str("Each of these may instead come from a file that the variable with _FILE at its end names:\n");
+    text.push_str("Each of these names a file with the value of the variable without _FILE:\n");
     for variable in VARIABLES.iter().filter(|variable| variable.from_file) {
         let _ = writeln!(text, "  {}_FILE", variable.name);
     }
@@ -429,36 +425,36 @@ mod tests {
 
     const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/man/pia-qbittorrent-sync.1");
 
-    /// `text` as roff has it.
+    /// Escapes `text` for roff.
     fn roff(text: &str) -> String {
         let text = text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
         if text.starts_with('.') { format!("\\&{text}") } else { text }
     }
 
-    /// A paragraph with a name in bold before it.
+    /// A paragraph below a name in bold.
     fn item(name: &str, text: &str) -> String {
         format!(".TP\n.B {}\n{}\n", roff(name), roff(text))
     }
 
     fn manual() -> String {
         let mut page = String::from(concat!(
-            ".\\\" Made of the tables in src/cli.rs and src/settings.rs: UPDATE_MANUAL=1 cargo test --bins manual\n",
+            ".\\\" Generated from the tables in src/cli.rs and src/settings.rs: UPDATE_MANUAL=1 cargo test --bins manual\n",
             ".TH PIA\\-QBITTORRENT\\-SYNC 1\n",
             ".SH NAME\n",
             "pia\\-qbittorrent\\-sync \\- keeps PIA\\(aqs forwarded port bound and the torrent client listening on it\n",
             ".SH SYNOPSIS\n",
             ".B pia\\-qbittorrent\\-sync\n[\\fB\\-\\-config\\fR \\fIPATH\\fR] [\\fICOMMAND\\fR]\n",
             ".SH DESCRIPTION\n",
-            "Without a command it runs until SIGTERM or SIGINT; SIGHUP binds and checks at once.\n",
+            "Without a command the service runs, until SIGTERM or SIGINT; SIGHUP binds and checks at once.\n",
             ".SH COMMANDS\n",
         ));
         for command in &COMMANDS {
             let help = format!("{}. {}", capitalized(command.help), command.more.replace('\n', " "));
             page += &item(&command.usage(), help.trim());
         }
-        page += &item("--help, --version", "Behind a command, --help tells more of it.");
-        page += ".SH VARIABLES\nSettings are NAME=value, in the environment, which wins, or in a file (see FILES).\n";
-        page += "An empty value counts as unset.\n";
+        page += &item("--help, --version", "After a command, --help shows more about it.");
+        page += ".SH VARIABLES\nSettings are NAME=value, in the environment or in a file (see FILES).\n";
+        page += "The environment takes precedence. An empty value counts as unset.\n";
         for variable in &VARIABLES {
             let name =
                 if variable.from_file { format!("{0}, {0}_FILE", variable.name) } else { variable.name.to_owned() };
@@ -471,7 +467,7 @@ mod tests {
         page += ".PP\nA variable with _FILE at its end names a file that holds the value.\n.SH FILES\n";
         for (file, text) in [
             ("/etc/pia-qbittorrent-sync/config.env", "The settings, unless --config names another file."),
-            ("/etc/conf.d/pia-qbittorrent-sync", "The same with OpenRC."),
+            ("/etc/conf.d/pia-qbittorrent-sync", "The settings with OpenRC."),
             ("/var/lib/pia-qbittorrent-sync", "Lease, status and PIA's CA certificate (STATE_DIR)."),
         ] {
             page += &item(file, text);
@@ -481,10 +477,10 @@ mod tests {
             (0, "Done, or healthy."),
             (EXIT_FAILED, "Failed, or not healthy."),
             (EXIT_STOPPED, "Not running."),
-            (EXIT_USAGE, "Wrong usage."),
-            (EXIT_ISOLATED, "No network device but lo is left (EXIT_WHEN_ISOLATED)."),
-            (EXIT_OCCUPIED, "Another one runs with this STATE_DIR."),
-            (EXIT_CONFIG, "Wrong settings."),
+            (EXIT_USAGE, "Invalid usage."),
+            (EXIT_ISOLATED, "Only the loopback device is left (EXIT_WHEN_ISOLATED)."),
+            (EXIT_LOCKED, "Another instance uses this STATE_DIR."),
+            (EXIT_CONFIG, "Invalid settings."),
         ] {
             page += &item(&code.to_string(), text);
         }
@@ -492,11 +488,11 @@ mod tests {
     }
 
     #[test]
-    fn the_manual_says_what_help_says() {
+    fn the_manual_matches_the_help() {
         if std::env::var_os("UPDATE_MANUAL").is_some() {
             std::fs::write(MANUAL, manual()).unwrap();
         }
         let kept = std::fs::read_to_string(MANUAL).unwrap_or_default();
-        assert!(kept == manual(), "type: UPDATE_MANUAL=1 cargo test --bins manual");
+        assert!(kept == manual(), "run: UPDATE_MANUAL=1 cargo test --bins manual");
     }
 }

@@ -1,29 +1,26 @@
-//! The errors of everything that can fail after the settings were accepted, with the advice that does for any peer.
+//! Errors of everything that can fail once the settings are accepted, with general advice that fits any remote.
 //!
-//! An error names the step, the cause, what it means for the next try and what to do. Whoever makes it knows its peer and may
-//! know better than the general rows in here, which name none. Nothing in here holds a secret: causes carry figures, names
-//! that a certificate shows to everybody, and excerpts of replies that were redacted when they were read.
+//! An error names the call, the cause, the consequence for the next attempt, and what to do. The module that creates an error
+//! knows its remote and may override the general advice in this file, which names no remote. No error holds a secret: causes
+//! carry figures, names from public certificates, and excerpts of replies that were redacted when they were read.
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::time;
+use jiff::Timestamp;
+
+use crate::time::rfc3339;
 
 /// The part of an exchange in which a deadline fired or a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Looking up a name.
     Lookup,
-    /// TCP connect.
     Connect,
-    /// TLS handshake.
     Handshake,
-    /// Sending the request.
     Send,
-    /// Waiting for and reading the head of the reply.
+    /// Waiting for the head of the reply and reading it.
     Head,
-    /// Reading the body of the reply.
     Body,
 }
 
@@ -40,240 +37,260 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What somebody shows to be let in.
+/// The call that failed, as errors name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
-    /// User name and password.
-    Password,
-    /// An API key.
-    Key,
+pub enum Call {
+    /// Getting a token from PIA's account API.
+    Login,
+    /// Getting a token without an account to log in with.
+    Token,
+    /// Fetching the CA that signs the gateways' certificates.
+    FetchCa,
+    GetSignature,
+    BindPort,
+    StoreLease,
+    /// Finding the route to the gateway.
+    Route,
+    /// Asking the program that leases the port instead of us.
+    PollSource,
+    /// Asking the wrong provider for a port: a bug in this program.
+    WrongProvider,
+    /// Comparing the client's listen port with the leased one.
+    ClientPort,
+    /// Inspecting the client's socket.
+    ClientSocket,
+    /// A call to a torrent client, named in that client's terms.
+    Client(&'static str),
+    /// Sending a notification to the URL in this variable.
+    Notify(&'static str),
 }
 
-/// What went wrong.
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Login => "PIA login",
+            Self::Token => "PIA token",
+            Self::FetchCa => "PIA's CA",
+            Self::GetSignature => "getSignature",
+            Self::BindPort => "bindPort",
+            Self::StoreLease => "lease",
+            Self::Route => "tunnel",
+            Self::PollSource => "port source",
+            Self::WrongProvider => "port",
+            Self::ClientPort => "client port",
+            Self::ClientSocket => "client socket",
+            Self::Client(name) | Self::Notify(name) => name,
+        })
+    }
+}
+
+/// Kind of credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    Password,
+    ApiKey,
+}
+
 #[derive(Debug)]
 pub enum Cause {
-    /// A name could not be resolved.
     Lookup {
-        /// The name.
         name: String,
-        /// The resolver's words.
         error: String,
     },
-    /// No TCP connection.
     Connect {
         /// `host:port` as dialled.
         to: String,
-        /// The system's error.
         error: io::Error,
     },
-    /// The deadline of the request passed.
     Timeout {
-        /// What was going on.
         phase: Phase,
-        /// The whole deadline.
+        /// The whole deadline, not the time spent in `phase`.
         after: Duration,
     },
-    /// The peer ended the connection too early.
-    Closed {
-        /// What was going on.
-        phase: Phase,
-    },
-    /// The kernel knows no way to an address.
+    /// The remote closed the connection too early.
+    Closed(Phase),
+    /// The kernel has no route to the address.
     NoRoute {
         /// `host:port` or the address.
         to: String,
-        /// The system's error.
         error: io::Error,
     },
-    /// We were asked to end.
+    /// The user or the system asked this program to stop.
     Stopping,
-    /// It was given up, because the way to the peer is another one now.
-    GivenUp,
+    /// Cancelled because the route to the remote has changed.
+    RouteChanged,
     /// Any other failure of the connection.
     Broken {
-        /// What was going on.
         phase: Phase,
-        /// The system's error.
         error: io::Error,
     },
-    /// The certificate is not for the configured name.
     NameMismatch {
-        /// The name that was asked for.
         expected: String,
-        /// The names that the certificate does carry.
         carried: Vec<String>,
     },
     /// The certificate does not lead to a trusted root.
     UnknownIssuer,
-    /// The certificate's time is over, by our clock.
-    CertificateExpired,
-    /// The certificate's time has not begun, by our clock.
-    CertificateNotYetValid,
-    /// Several servers that would do were tried, and each one failed; never empty.
+    /// With this system's clock when the certificate was refused.
+    CertificateExpired(Timestamp),
+    /// With this system's clock when the certificate was refused.
+    CertificateNotYetValid(Timestamp),
+    /// Several equivalent servers were tried, and each one failed; never empty.
     AllFailed(Vec<Attempt>),
-    /// Another certificate came than the one that is known by its SHA-256.
-    OtherCertificate {
-        /// What it has.
+    /// The SHA-256 of a certificate differs from the one that we know.
+    WrongCertificate {
         found: String,
-        /// What it should have.
         wanted: String,
     },
-    /// The peer does not speak TLS.
     NotTls,
     /// Any other TLS failure, in rustls' words.
     Tls(String),
-    /// The peer does not speak HTTP.
     NotHttp,
-    /// A reply beyond our limits.
     TooLarge {
-        /// What was too large: head or body.
+        /// `head` or `body`.
         what: &'static str,
-        /// The limit in bytes.
+        /// Bytes.
         limit: usize,
     },
-    /// A malformed reply: the field and what is wrong with it.
+    /// A malformed field of a reply.
     Field {
-        /// The field's name in the protocol.
+        /// Name in the protocol.
         field: &'static str,
-        /// What is wrong; never the value of a secret field.
+        /// Never contains the value of a secret field.
         problem: String,
     },
-    /// A reply that is no success.
+    /// An unsuccessful reply.
     Http {
-        /// The HTTP status.
         status: u16,
-        /// What may be shown of the body.
+        /// The part of the body that may be shown.
         excerpt: String,
-        /// `Retry-After`, when it was sent.
         retry_after: Option<Duration>,
     },
-    /// User name, password or API key are not accepted.
     CredentialsRejected {
-        /// Which of them.
-        what: Proof,
-        /// It was said a while ago, and not asked again.
+        what: AuthMethod,
+        /// Rejected a while ago, and not sent again since.
         before: bool,
     },
-    /// There are no credentials, and they are needed.
+    /// Credentials are required, but none are set.
     NoCredentials,
     /// Too many logins.
-    LockedOut {
-        /// How long to wait, when the peer said so.
-        retry_after: Option<Duration>,
-    },
-    /// A file cannot be read or written.
+    LockedOut(Option<Duration>),
     File {
-        /// Its path.
         path: String,
-        /// The system's error.
         error: io::Error,
     },
-    /// What only this peer can do wrong, in words that stay the same while it repeats.
+    /// An unsuccessful HTTP status whose body must not be shown.
+    HttpStatus(u16),
+    /// There is no tunnel in which to find the gateway.
+    NoTunnel,
+    /// The torrent client rejects our Host header.
+    HostRejected(u16),
+    /// The torrent client's web interface has no connection to its daemon.
+    NotConnected,
+    /// The torrent client's web interface has no daemon to connect to.
+    NoDaemon,
+    /// A failure that only one remote can have; its text stays the same while the failure repeats.
     Other(String),
 }
 
 /// One of several servers that were tried.
 #[derive(Debug)]
 pub struct Attempt {
-    /// Which one, for people.
+    /// The server, as shown to the user.
     pub at: String,
-    /// Why it did not do.
     pub error: Error,
 }
 
-/// What a failure means for the next try.
+/// Consequence of a failure for the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
-    /// Try again after the backoff.
-    Passing,
-    /// The peer said when to come back.
-    RetryAfter(Duration),
-    /// Locked out after too many logins.
-    LockedOut {
-        /// For how long, if the peer said so.
-        retry_after: Option<Duration>,
-    },
-    /// User name, password or key are wrong, or we are banned: trying again makes it worse.
+pub enum Retry {
+    Backoff,
+    /// The remote named the wait.
+    After(Duration),
+    /// Too many logins.
+    LockedOut(Option<Duration>),
+    /// Wrong credentials or a ban: trying again makes things worse.
     CredentialsRejected,
-    /// The token is not accepted.
     TokenRefused,
-    /// The lease is not accepted, so that only another one helps.
+    /// Only a different lease helps.
     LeaseRefused,
-    /// The peer refused for a reason of its own.
+    /// The remote refused for a reason of its own.
     Refused,
 }
 
 impl Cause {
-    /// In the words that are left where it was is said already.
-    fn why(&self) -> String {
+    /// Short text for a line that has named the server already.
+    fn brief(&self) -> String {
         match self {
-            Self::Connect { error, .. } | Self::NoRoute { error, .. } => plain(error),
-            Self::Lookup { error, .. } => format!("no address for that name, {error}"),
+            Self::Connect { error, .. } | Self::NoRoute { error, .. } => io_message(error),
+            Self::Lookup { error, .. } => format!("cannot resolve the name: {error}"),
             cause => cause.to_string(),
         }
     }
 
-    /// The one that says most, where there are several.
-    pub fn telling(&self) -> &Self {
+    /// The most informative cause if this one consists of several.
+    pub fn most_informative(&self) -> &Self {
         match self {
-            Self::AllFailed(attempts) => most_telling(attempts).map_or(self, |attempt| attempt.error.cause.telling()),
+            Self::AllFailed(attempts) => {
+                most_informative(attempts).map_or(self, |attempt| attempt.error.cause.most_informative())
+            }
             cause => cause,
         }
     }
 
-    /// A malformed field of a reply.
     pub fn field(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Field { field, problem: problem.into() }
     }
 
-    /// Without what changes from one attempt to the next.
-    fn gist(&self) -> String {
+    /// Text without the parts that change from one attempt to the next.
+    fn fingerprint(&self) -> String {
         match self {
             Self::Http { status, .. } => format!("HTTP {status}"),
-            Self::LockedOut { .. } => "locked out".to_owned(),
-            Self::CertificateExpired => "certificate expired".to_owned(),
-            Self::CertificateNotYetValid => "certificate not valid yet".to_owned(),
+            Self::LockedOut(_) => "locked out".to_owned(),
+            Self::CertificateExpired(_) => "certificate expired".to_owned(),
+            Self::CertificateNotYetValid(_) => "certificate not valid yet".to_owned(),
             Self::AllFailed(attempts) => {
-                let gists: Vec<_> =
-                    attempts.iter().map(|Attempt { at, error }| format!("{at}: {}", error.cause.gist())).collect();
-                gists.join("; ")
+                let fingerprints: Vec<_> = attempts
+                    .iter()
+                    .map(|Attempt { at, error }| format!("{at}: {}", error.cause.fingerprint()))
+                    .collect();
+                fingerprints.join("; ")
             }
             _ => self.to_string(),
         }
     }
 
-    /// How much it says: a server that answers, if wrongly, says more than one that refuses, and that more than silence.
-    fn tells(&self) -> u8 {
+    /// How informative the cause is: an answer, even a wrong one, beats a refusal, and a refusal beats silence.
+    fn rank(&self) -> u8 {
         match self {
             Self::NoRoute { .. } | Self::Timeout { .. } => 0,
-            // Without names nobody is found, and who can be reached without one is asked last.
+            // Without DNS no server is found by name, and servers with fixed addresses are tried last.
             Self::Lookup { .. } => 1,
             Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
             _ => 2,
         }
     }
 
-    fn meaning(&self) -> Meaning {
+    fn retry(&self) -> Retry {
         match *self {
-            Self::CredentialsRejected { .. } => Meaning::CredentialsRejected,
-            Self::LockedOut { retry_after } => Meaning::LockedOut { retry_after },
-            Self::Http { status: 429 | 503, retry_after: Some(wait), .. } => Meaning::RetryAfter(wait),
-            _ => Meaning::Passing,
+            Self::CredentialsRejected { .. } => Retry::CredentialsRejected,
+            Self::LockedOut(retry_after) => Retry::LockedOut(retry_after),
+            Self::Http { status: 429 | 503, retry_after: Some(wait), .. } => Retry::After(wait),
+            _ => Retry::Backoff,
         }
     }
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::Lookup { .. } => "check the name; if it is right, DNS does not work here: check /etc/resolv.conf",
-            Self::CertificateExpired | Self::CertificateNotYetValid => "set this system's clock",
-            Self::LockedOut { .. } => "nothing to do: it is tried again when the lockout is over",
-            Self::Timeout { .. } | Self::Closed { .. } | Self::Broken { .. } => {
-                "nothing to do if it passes: it is tried again; else check the network"
+            Self::Lookup { .. } => "check the name; if it is right, check DNS (/etc/resolv.conf)",
+            Self::CertificateExpired(_) | Self::CertificateNotYetValid(_) => "check this system's clock",
+            Self::LockedOut(_) => "nothing to do: wait until the lockout is over",
+            Self::Timeout { .. } | Self::Closed(_) | Self::Broken { .. } => {
+                "if this keeps happening, check the network"
             }
             Self::TooLarge { .. } | Self::Field { .. } | Self::NotHttp => {
-                "something else than expected answers: check the address"
+                "a different program may have answered: check the address"
             }
-            _ => "nothing to do if it passes: it is tried again",
+            _ => "if this keeps happening, check the server",
         }
     }
 }
@@ -282,37 +299,37 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lookup { name, error } => write!(f, "cannot resolve {name}: {error}"),
-            Self::Connect { to, error } => write!(f, "cannot connect to {to}: {}", plain(error)),
+            Self::Connect { to, error } => write!(f, "cannot connect to {to}: {}", io_message(error)),
             Self::Timeout { phase, after } => {
                 write!(f, "no answer within {} s while {phase}", after.as_secs())
             }
-            Self::Closed { phase } => write!(f, "the connection was closed while {phase}"),
-            Self::NoRoute { to, error } => write!(f, "no way to {to}: {}", plain(error)),
-            Self::Stopping => f.write_str("not asked any more, because we were asked to end"),
-            Self::Broken { phase, error } => write!(f, "{} while {phase}", plain(error)),
+            Self::Closed(phase) => write!(f, "the connection was closed while {phase}"),
+            Self::NoRoute { to, error } => write!(f, "no route to {to}: {}", io_message(error)),
+            Self::Stopping => f.write_str("cancelled because this program is stopping"),
+            Self::Broken { phase, error } => write!(f, "{} while {phase}", io_message(error)),
             Self::NameMismatch { expected, carried } if carried.is_empty() => {
-                write!(f, "the certificate carries no name at all, {expected} was asked for")
+                write!(f, "the certificate contains no name, expected {expected}")
             }
             Self::NameMismatch { expected, carried } => {
                 write!(f, "the certificate is for {}, not for {expected}", carried.join(", "))
             }
-            Self::UnknownIssuer => f.write_str("the certificate is not signed by the CA that it should be"),
-            Self::CertificateExpired => {
-                write!(f, "the certificate has expired by this system's clock ({})", time::shown(time::now().wall))
+            Self::UnknownIssuer => f.write_str("the certificate is not signed by the expected CA"),
+            Self::CertificateExpired(at) => {
+                write!(f, "the certificate has expired according to this system's clock ({})", rfc3339(*at))
             }
-            Self::CertificateNotYetValid => {
-                write!(f, "the certificate is not valid yet by this system's clock ({})", time::shown(time::now().wall))
+            Self::CertificateNotYetValid(at) => {
+                write!(f, "the certificate is not valid yet according to this system's clock ({})", rfc3339(*at))
             }
             Self::AllFailed(attempts) => {
-                write!(f, "{} were tried in vain", attempts.len())?;
-                most_telling(attempts)
-                    .map_or(Ok(()), |Attempt { at, error }| write!(f, ", {at}: {}", error.cause.why()))
+                write!(f, "all {} attempts failed", attempts.len())?;
+                most_informative(attempts)
+                    .map_or(Ok(()), |Attempt { at, error }| write!(f, "; {at}: {}", error.cause.brief()))
             }
-            Self::OtherCertificate { .. } => f.write_str("another certificate came in its place"),
-            Self::GivenUp => f.write_str("given up, because the tunnel has changed"),
-            Self::NotTls => f.write_str("whoever answers does not speak TLS"),
+            Self::WrongCertificate { .. } => f.write_str("received a different certificate than expected"),
+            Self::RouteChanged => f.write_str("cancelled because the tunnel changed"),
+            Self::NotTls => f.write_str("the server does not speak TLS"),
             Self::Tls(text) => write!(f, "TLS: {text}"),
-            Self::NotHttp => f.write_str("whoever answers does not speak HTTP"),
+            Self::NotHttp => f.write_str("the server does not speak HTTP"),
             Self::TooLarge { what, limit } => {
                 write!(f, "the {what} of the reply is larger than {limit} bytes")
             }
@@ -323,55 +340,66 @@ impl fmt::Display for Cause {
             Self::Http { status, excerpt, .. } => write!(f, "HTTP {status}: {excerpt}"),
             Self::CredentialsRejected { what, before } => {
                 f.write_str(match what {
-                    Proof::Password => "wrong user name or password",
-                    Proof::Key => "the API key is not accepted",
+                    AuthMethod::Password => "user name or password rejected",
+                    AuthMethod::ApiKey => "API key rejected",
                 })?;
-                f.write_str(if *before { ", as it said a while ago" } else { "" })
+                f.write_str(if *before { " a while ago" } else { "" })
             }
-            Self::NoCredentials => f.write_str("a password is needed and none is set"),
-            Self::LockedOut { retry_after: Some(wait) } => {
-                write!(f, "locked out after too many logins, for {} s", wait.as_secs())
+            Self::NoCredentials => f.write_str("a password is required, but none is set"),
+            Self::LockedOut(Some(wait)) => {
+                write!(f, "locked out for {} s after too many logins", wait.as_secs())
             }
-            Self::LockedOut { retry_after: None } => f.write_str("locked out after too many logins"),
-            Self::File { path, error } => write!(f, "{path}: {}", plain(error)),
+            Self::LockedOut(None) => f.write_str("locked out after too many logins"),
+            Self::File { path, error } => write!(f, "{path}: {}", io_message(error)),
+            Self::HttpStatus(status) => write!(f, "HTTP {status}"),
+            Self::NoTunnel => f.write_str("no VPN tunnel is up on this machine"),
+            Self::HostRejected(status) => write!(f, "HTTP {status}: the Host header was rejected"),
+            Self::NotConnected => f.write_str("the web interface is not connected to its daemon"),
+            Self::NoDaemon => f.write_str("the web interface has no daemon to connect to"),
             Self::Other(words) => f.write_str(words),
         }
     }
 }
 
-/// The attempt that says most; of equals the first.
-fn most_telling(attempts: &[Attempt]) -> Option<&Attempt> {
-    attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.tells())
+/// The most informative attempt; the first one wins a tie.
+fn most_informative(attempts: &[Attempt]) -> Option<&Attempt> {
+    attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.rank())
 }
 
-/// The system's words without Rust's ` (os error N)`.
-pub fn plain(error: &io::Error) -> String {
+/// The system's message without Rust's ` (os error N)`, in a form that fits into the middle of a sentence.
+pub fn io_message(error: &io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+    lower_first(text.split(" (os error").next().unwrap_or(&text))
 }
 
-/// A failed step.
+/// `text` with its first word in lower case if that is an ordinary capitalised word, unlike `UTF-8`, `KiB` and `I/O`.
+pub fn lower_first(text: &str) -> String {
+    let word = text.split(' ').next().unwrap_or(text).trim_end_matches([',', ':', ';', '.']);
+    match word.split_at_checked(1) {
+        Some((first, rest)) if rest.bytes().all(|byte| byte.is_ascii_lowercase()) => {
+            first.to_ascii_lowercase() + &text[1..]
+        }
+        _ => text.to_owned(),
+    }
+}
+
 #[derive(Debug)]
 pub struct Error {
-    /// The step, as people know it: the call's name, or whose it is and what was done.
-    pub step: &'static str,
-    /// What went wrong.
+    pub call: Call,
     pub cause: Cause,
-    /// What it means for the next try.
-    pub meaning: Meaning,
-    /// What the user can do about it.
+    pub retry: Retry,
     pub advice: &'static str,
 }
 
 impl Error {
-    /// An error of the step `step`, with the meaning and the advice of the general rows.
-    pub fn new(step: &'static str, cause: Cause) -> Self {
-        Self { step, meaning: cause.meaning(), advice: cause.advice(), cause }
+    /// An error with the general advice and consequence of its cause.
+    pub fn new(call: Call, cause: Cause) -> Self {
+        Self { call, retry: cause.retry(), advice: cause.advice(), cause }
     }
 
-    /// The error of `step` when each of `attempts`, which are one or more, has failed. Attempts within them count like the
-    /// rest; meaning and advice are those of the most telling one.
-    pub fn all_failed(step: &'static str, attempts: Vec<Attempt>) -> Self {
+    /// The error of `call` after every one of `attempts` (at least one) has failed. Nested attempts are flattened; `retry` and
+    /// `advice` come from the most informative one.
+    pub fn all_failed(call: Call, attempts: Vec<Attempt>) -> Self {
         let mut flat = Vec::new();
         for Attempt { at, error } in attempts {
             match error.cause {
@@ -379,53 +407,52 @@ impl Error {
                 _ => flat.push(Attempt { at, error }),
             }
         }
-        let telling = most_telling(&flat).map(|attempt| &attempt.error);
-        let (meaning, advice) = telling.map_or((Meaning::Passing, ""), |error| (error.meaning, error.advice));
+        let best = most_informative(&flat).map(|attempt| &attempt.error);
+        let (retry, advice) = best.map_or((Retry::Backoff, ""), |error| (error.retry, error.advice));
         let cause = if flat.len() == 1 { flat.remove(0).error.cause } else { Cause::AllFailed(flat) };
-        Self { step, cause, meaning, advice }
+        Self { call, cause, retry, advice }
     }
 
-    /// The same with another meaning.
     #[must_use]
-    pub fn means(self, meaning: Meaning) -> Self {
-        Self { meaning, ..self }
+    pub fn with_retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
     }
 
-    /// The same with better advice, if there is any.
+    /// Replaces the advice if there is a better one.
     #[must_use]
     pub fn advise(self, advice: Option<&'static str>) -> Self {
         Self { advice: advice.unwrap_or(self.advice), ..self }
     }
 
-    /// What one line has no room for, a line each: what was tried, by how it failed, and figures to compare.
+    /// Further lines to show below the error: failed attempts, grouped by reason, and hashes to compare.
     pub fn details(&self) -> Vec<String> {
         let attempts = match &self.cause {
             Cause::AllFailed(attempts) => attempts,
-            Cause::OtherCertificate { found, wanted } => {
-                return vec![format!("its SHA-256 is {found}"), format!("it should be {wanted}")];
+            Cause::WrongCertificate { found, wanted } => {
+                return vec![format!("received SHA-256: {found}"), format!("expected SHA-256: {wanted}")];
             }
             _ => return Vec::new(),
         };
         let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
         for Attempt { at, error } in attempts {
-            let why = error.cause.why();
-            match groups.iter_mut().find(|(known, _)| *known == why) {
+            let reason = error.cause.brief();
+            match groups.iter_mut().find(|(known, _)| *known == reason) {
                 Some((_, places)) => places.push(at),
-                None => groups.push((why, vec![at])),
+                None => groups.push((reason, vec![at])),
             }
         }
-        groups.into_iter().map(|(why, places)| format!("tried in vain: {}: {why}", places.join(", "))).collect()
+        groups.into_iter().map(|(reason, places)| format!("failed attempts: {}: {reason}", places.join(", "))).collect()
     }
 
-    /// The error without what changes from one attempt to the next, to tell a repetition from something new.
-    pub fn gist(&self) -> String {
-        format!("{}: {}", self.step, self.cause.gist())
+    /// Text without the parts that change from one attempt to the next, to distinguish a repetition from a new failure.
+    pub fn fingerprint(&self) -> String {
+        format!("{}: {}", self.call, self.cause.fingerprint())
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.step, self.cause)
+        write!(f, "{}: {}", self.call, self.cause)
     }
 }
 
@@ -444,7 +471,6 @@ impl std::error::Error for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jiff::Timestamp;
 
     fn lookup() -> Cause {
         Cause::Lookup { name: "h".to_owned(), error: "no address".to_owned() }
@@ -471,7 +497,15 @@ mod tests {
     }
 
     fn locked(seconds: Option<u64>) -> Cause {
-        Cause::LockedOut { retry_after: seconds.map(Duration::from_secs) }
+        Cause::LockedOut(seconds.map(Duration::from_secs))
+    }
+
+    fn moment() -> Timestamp {
+        "2026-11-28T07:37:28.5Z".parse().unwrap()
+    }
+
+    fn expired() -> Cause {
+        Cause::CertificateExpired(moment())
     }
 
     fn file() -> Cause {
@@ -479,101 +513,123 @@ mod tests {
     }
 
     #[test]
-    fn a_repetition_is_told_from_something_new() {
-        let gist = |cause| Error::new("bindPort", cause).gist();
-        assert_eq!(gist(http(502, "request 1")), gist(http(502, "request 2")));
-        assert_ne!(gist(http(502, "x")), gist(http(503, "x")));
-        assert_eq!(gist(locked(Some(60))), gist(locked(Some(59))));
-        assert_eq!(gist(Cause::CertificateExpired), "bindPort: certificate expired", "without the time");
-        assert_eq!(gist(timeout(Phase::Head)), "bindPort: no answer within 10 s while waiting for the reply");
+    fn a_repetition_is_distinguished_from_a_new_failure() {
+        let fingerprint = |cause| Error::new(Call::BindPort, cause).fingerprint();
+        assert_eq!(fingerprint(http(502, "request 1")), fingerprint(http(502, "request 2")));
+        assert_ne!(fingerprint(http(502, "x")), fingerprint(http(503, "x")));
+        assert_eq!(fingerprint(locked(Some(60))), fingerprint(locked(Some(59))));
+        assert_eq!(fingerprint(expired()), "bindPort: certificate expired", "without the time");
+        assert_eq!(fingerprint(timeout(Phase::Head)), "bindPort: no answer within 10 s while waiting for the reply");
     }
 
     #[test]
-    fn every_cause_says_what_is_wrong() {
+    fn every_cause_has_its_text() {
         for (cause, text) in [
             (lookup(), "cannot resolve h: no address"),
             (connect(io::ErrorKind::ConnectionRefused), "cannot connect to 10.0.0.1:19999: connection refused"),
             (timeout(Phase::Lookup), "no answer within 10 s while looking up the name"),
             (timeout(Phase::Connect), "no answer within 10 s while connecting"),
-            (Cause::Closed { phase: Phase::Handshake }, "the connection was closed while negotiating TLS"),
+            (Cause::Closed(Phase::Handshake), "the connection was closed while negotiating TLS"),
             (broken(Phase::Send), "connection reset while sending the request"),
             (timeout(Phase::Head), "no answer within 10 s while waiting for the reply"),
             (timeout(Phase::Body), "no answer within 10 s while reading the reply"),
-            (mismatch(&[]), "the certificate carries no name at all, mexico was asked for"),
+            (mismatch(&[]), "the certificate contains no name, expected mexico"),
             (mismatch(&["mexico409", "x"]), "the certificate is for mexico409, x, not for mexico"),
-            (Cause::UnknownIssuer, "the certificate is not signed by the CA that it should be"),
-            (Cause::NotTls, "whoever answers does not speak TLS"),
+            (Cause::UnknownIssuer, "the certificate is not signed by the expected CA"),
+            (Cause::NotTls, "the server does not speak TLS"),
             (Cause::Tls("no cipher".to_owned()), "TLS: no cipher"),
-            (Cause::NotHttp, "whoever answers does not speak HTTP"),
+            (Cause::NotHttp, "the server does not speak HTTP"),
             (Cause::TooLarge { what: "body", limit: 9 }, "the body of the reply is larger than 9 bytes"),
             (Cause::field("payload", "is missing"), "bad reply: payload is missing"),
             (http(502, ""), "HTTP 502, empty body"),
             (http(502, "later"), "HTTP 502: later"),
-            (Cause::CredentialsRejected { what: Proof::Password, before: false }, "wrong user name or password"),
             (
-                Cause::CredentialsRejected { what: Proof::Key, before: true },
-                "the API key is not accepted, as it said a while ago",
+                Cause::CredentialsRejected { what: AuthMethod::Password, before: false },
+                "user name or password rejected",
             ),
-            (Cause::NoCredentials, "a password is needed and none is set"),
-            (locked(Some(59)), "locked out after too many logins, for 59 s"),
+            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: true }, "API key rejected a while ago"),
+            (Cause::NoCredentials, "a password is required, but none is set"),
+            (locked(Some(59)), "locked out for 59 s after too many logins"),
             (locked(None), "locked out after too many logins"),
+            (Cause::HttpStatus(502), "HTTP 502"),
+            (Cause::NoTunnel, "no VPN tunnel is up on this machine"),
+            (Cause::HostRejected(421), "HTTP 421: the Host header was rejected"),
+            (Cause::NotConnected, "the web interface is not connected to its daemon"),
+            (Cause::NoDaemon, "the web interface has no daemon to connect to"),
             (Cause::Other("it is odd".to_owned()), "it is odd"),
             (file(), "/port: permission denied"),
         ] {
-            assert_eq!(Error::new("bindPort", cause).to_string(), format!("bindPort: {text}"));
+            assert_eq!(Error::new(Call::BindPort, cause).to_string(), format!("bindPort: {text}"));
         }
     }
 
     #[test]
-    fn a_certificate_out_of_its_time_shows_our_clock() {
+    fn an_expired_or_future_certificate_shows_the_clock_at_the_time_of_the_check() {
+        let clock = "according to this system's clock (2026-11-28T07:37:28Z)";
         for (cause, problem) in [
-            (Cause::CertificateExpired, "the certificate has expired"),
-            (Cause::CertificateNotYetValid, "the certificate is not valid yet"),
+            (expired(), "the certificate has expired"),
+            (Cause::CertificateNotYetValid(moment()), "the certificate is not valid yet"),
         ] {
-            let text = cause.to_string();
-            let (told, clock) = text.strip_suffix(')').unwrap().split_once(" by this system's clock (").unwrap();
-            assert_eq!(told, problem);
-            let age = Timestamp::now().duration_since(clock.parse().unwrap());
-            assert!((0..60).contains(&age.as_secs()), "{text}");
+            assert_eq!(cause.to_string(), format!("{problem} {clock}"));
+            assert_eq!(cause.to_string(), format!("{problem} {clock}"), "the same text twice");
         }
     }
 
     #[test]
-    fn of_several_failures_the_most_telling_one_counts() {
-        let attempt = |cause| Attempt { at: "x".to_owned(), error: Error::new("inner", cause) };
-        let all = |causes: Vec<Cause>| Error::all_failed("login", causes.into_iter().map(attempt).collect());
+    fn messages_of_the_system_begin_in_lower_case_and_keep_names_and_units() {
+        for (text, message) in [
+            ("Connection refused", "connection refused"),
+            ("No such file or directory (os error 2)", "no such file or directory"),
+            ("larger than 64 KiB", "larger than 64 KiB"),
+            ("stream did not contain valid UTF-8", "stream did not contain valid UTF-8"),
+            ("Not a XENIX named type file", "not a XENIX named type file"),
+            ("UTF-8 is expected", "UTF-8 is expected"),
+            ("KiB are missing", "KiB are missing"),
+            ("I/O error", "I/O error"),
+            ("TLS is needed", "TLS is needed"),
+            ("A message", "a message"),
+            ("", ""),
+        ] {
+            assert_eq!(io_message(&io::Error::other(text)), message);
+        }
+    }
+
+    #[test]
+    fn the_most_informative_of_several_failures_counts() {
+        let attempt = |cause| Attempt { at: "x".to_owned(), error: Error::new(Call::Token, cause) };
+        let all = |causes: Vec<Cause>| Error::all_failed(Call::Login, causes.into_iter().map(attempt).collect());
         let silent = || timeout(Phase::Connect);
         let busy = || Cause::Http { status: 503, excerpt: String::new(), retry_after: Some(Duration::from_secs(9)) };
         for causes in
             [vec![busy(), silent()], vec![silent(), busy()], vec![busy(), connect(io::ErrorKind::HostUnreachable)]]
         {
-            assert_eq!(all(causes).meaning, Meaning::RetryAfter(Duration::from_secs(9)));
+            assert_eq!(all(causes).retry, Retry::After(Duration::from_secs(9)));
         }
         let refused = connect(io::ErrorKind::ConnectionRefused);
-        assert_eq!(all(vec![refused, lookup()]).advice, "nothing to do if it passes: it is tried again");
-        assert!(all(vec![lookup(), silent()]).advice.contains("DNS"), "the first of equals");
-        // What one attempt brings along counts like the rest.
-        let inner = Attempt { at: "y".to_owned(), error: all(vec![silent(), Cause::CertificateExpired]) };
-        let nested = Error::all_failed("login", vec![attempt(lookup()), inner]);
+        assert_eq!(all(vec![refused, lookup()]).advice, "if this keeps happening, check the server");
+        assert!(all(vec![lookup(), silent()]).advice.contains("DNS"), "the most informative one, not the last");
+        // Nested attempts count like the rest.
+        let inner = Attempt { at: "y".to_owned(), error: all(vec![silent(), expired()]) };
+        let nested = Error::all_failed(Call::Login, vec![attempt(lookup()), inner]);
         assert!(
-            nested.to_string().starts_with("login: 3 were tried in vain, x: the certificate has expired"),
+            nested.to_string().starts_with("PIA login: all 3 attempts failed; x: the certificate has expired"),
             "{nested}"
         );
         assert_eq!(nested.details().len(), 3, "{:?}", nested.details());
         let twice = all(vec![silent(), silent(), lookup()]);
-        assert_eq!(twice.details()[0], "tried in vain: x, x: no answer within 10 s while connecting");
-        assert_eq!(nested.advice, "set this system's clock");
-        assert!(nested.gist().contains("x: no answer within 10 s while connecting; x: certificate expired"));
-        assert_eq!(all(vec![silent()]).to_string(), "login: no answer within 10 s while connecting");
+        assert_eq!(twice.details()[0], "failed attempts: x, x: no answer within 10 s while connecting");
+        assert_eq!(nested.advice, "check this system's clock");
+        assert!(nested.fingerprint().contains("x: no answer within 10 s while connecting; x: certificate expired"));
+        assert_eq!(all(vec![silent()]).to_string(), "PIA login: no answer within 10 s while connecting");
     }
 
     #[test]
-    fn whoever_makes_an_error_may_know_better() {
-        let error = Error::new("step", locked(Some(7)));
-        assert_eq!(error.meaning, Meaning::LockedOut { retry_after: Some(Duration::from_secs(7)) });
-        assert_eq!(error.advice, "nothing to do: it is tried again when the lockout is over");
-        let error = error.means(Meaning::Passing).advise(None);
-        assert_eq!(error.meaning, Meaning::Passing);
+    fn callers_can_override_retry_and_advice() {
+        let error = Error::new(Call::Route, locked(Some(7)));
+        assert_eq!(error.retry, Retry::LockedOut(Some(Duration::from_secs(7))));
+        assert_eq!(error.advice, "nothing to do: wait until the lockout is over");
+        let error = error.with_retry(Retry::Backoff).advise(None);
+        assert_eq!(error.retry, Retry::Backoff);
         assert_eq!(error.advise(Some("better")).advice, "better");
     }
 }

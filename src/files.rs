@@ -1,25 +1,26 @@
-//! Small files: read with a limit, written whole, atomically and 0600. What is in them is not known here. Nothing here waits
-//! for anybody: the daemon must bind whatever a path leads to.
+//! Small files: read with a limit, written whole, atomically and 0600. Their contents belong to other modules.
+//!
+//! Nothing here blocks, even if a path is a FIFO or a device: binding must go on.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Bytes; every file we read is far smaller, so a larger one is not what it should be.
+/// Bytes. Every file that we read is far smaller, so a larger one is the wrong file.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// `O_NONBLOCK` of Linux on every architecture that we are built for (include/uapi/asm-generic/fcntl.h).
+/// Linux on every architecture that we build for (include/uapi/asm-generic/fcntl.h).
 const O_NONBLOCK: i32 = 0o4000;
-/// Error of an open for writing when nobody has the pipe open for reading, or when it is a socket (asm-generic/errno-base.h).
+/// Opening a pipe without a reader, or a socket, for writing (asm-generic/errno-base.h).
 const ENXIO: i32 = 6;
 
 /// Whether a written file must survive a power cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Flushed to the disk before it replaces the old one.
+    /// Flushed to the disk before it replaces the old file.
     Durable,
-    /// Replaced atomically, flushed whenever the system likes: spares the flash cards of routers.
+    /// Replaced atomically, but flushed when the system likes: spares the flash memory of routers.
     Volatile,
 }
 
@@ -33,7 +34,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Opens a file to read it. A pipe or a device is refused: it may not have a writer, or no end.
+/// Opens a file for reading. Refuses pipes and devices, which may have no writer or no end.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     let kind = file.metadata()?.file_type();
@@ -46,36 +47,36 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens a file that is locked for as long as it is open, 0600, made with its folder if it is missing.
+/// Opens a file (0600) that the caller can lock; creates the file and its folder if they are missing.
 pub fn open_to_lock(path: &Path) -> io::Result<File> {
     let folder = folder_of(path);
     make_folder(folder)?;
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NONBLOCK);
     let file = file.open(path)?;
-    give_to_owner_of(folder, &file)?;
+    chown_to_owner_of(folder, &file)?;
     Ok(file)
 }
 
-/// Replaces what is in an open file.
+/// Replaces the contents of an open file.
 pub fn rewrite(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.set_len(0)?;
     file.write_all(bytes)
 }
 
-/// Opens a log to append to it: a file, which is made 0600 if it is missing, a device, or a pipe, as `/dev/stderr` often is.
-/// A pipe without a reader is an error, and lines that a full one does not take are lost.
+/// Opens a log for appending: a file (created 0600 if missing), a device, or a pipe, as `/dev/stderr` often is.
+/// A pipe without a reader is an error, and a full pipe loses lines.
 pub fn append(path: &Path) -> io::Result<File> {
     let opened = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(O_NONBLOCK).open(path);
     opened.map_err(|error| match error.raw_os_error() {
-        Some(ENXIO) => io::Error::new(error.kind(), "nobody reads from it"),
+        Some(ENXIO) => io::Error::new(error.kind(), "no process reads from it"),
         _ => error,
     })
 }
 
-/// Cuts a log down to its last `keep` bytes, from the beginning of a line. In place: the service may not rename in /var/log, and
-/// others may have it open.
-pub fn keep_end(path: &Path, keep: u64) -> io::Result<()> {
+/// Cuts a log down to its last `keep` bytes, starting with a whole line. In place: the service may not rename files in /var/log,
+/// and other programs may have the log open.
+pub fn keep_tail(path: &Path, keep: u64) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     file.seek(io::SeekFrom::Start(file.metadata()?.len().saturating_sub(keep)))?;
     let mut end = Vec::new();
@@ -86,8 +87,8 @@ pub fn keep_end(path: &Path, keep: u64) -> io::Result<()> {
     file.write_all(&end[line..])
 }
 
-/// Makes `bytes` all that is in a file that everybody may read (0644). In place, because people mount single files and wait for them
-/// to change: one write, and what is left of a longer text is cut off. So it is never empty in between.
+/// Overwrites a world-readable file (0644) with `bytes`. In place, because users mount single files into containers and watch them
+/// for changes. One write and then a cut to the new length, so that the file is never empty in between.
 pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(false).custom_flags(O_NONBLOCK).open(path)?;
@@ -95,39 +96,37 @@ pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"));
     }
     if file.metadata()?.mode() & 0o777 != 0o644 {
-        // Of somebody else's file the mode is theirs.
+        // Fails if the file belongs to another user, who then decides its mode.
         let _ = file.set_permissions(fs::Permissions::from_mode(0o644));
     }
     file.write_all(bytes)?;
     file.set_len(bytes.len() as u64)
 }
 
-/// Replaces `path`, as [`write()`] does, by a file that everybody may read (0644), in a folder that is there: one of ours would be
-/// closed to them.
+/// Replaces `path` atomically by a world-readable file (0644). Does not create a folder: a folder of ours would be closed to other
+/// users.
 pub fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, Durability::Volatile, 0o644)
 }
 
-/// Whether everybody on this machine may read the file.
-pub fn is_exposed(path: &Path) -> bool {
+pub fn is_world_readable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.mode() & 0o004 != 0)
 }
 
-/// Whether the error says that there is no such file.
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// A path for people. A relative one is not shown: it may be a secret that was put in the place of its file's name.
-pub fn shown(path: &Path) -> String {
+/// A path for messages. Hides a relative path: it may be a secret that the user typed in place of a file name.
+pub fn display_path(path: &Path) -> String {
     if path.is_absolute() { path.display().to_string() } else { "(a relative path)".to_owned() }
 }
 
-/// Replaces `path` by a file of mode 0600 that holds `bytes`; on an error the old file is untouched. A missing folder is made
-/// (0700): those below /run are gone after a reboot.
+/// Replaces `path` by a file (0600) that holds `bytes`; an error leaves the old file untouched. Creates a missing folder (0700):
+/// folders below /run are gone after a reboot.
 ///
-/// When root writes into a folder of the service's user (`check` typed by hand), the file is given to that user, or the
-/// service could not read it afterwards.
+/// If root writes into a folder of the service's user (a manual `check`), that user gets the file, because the service could not
+/// read it otherwise.
 pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
     make_folder(folder_of(path))?;
     replace(path, bytes, durability, 0o600)
@@ -152,8 +151,8 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Tells whether a file of the usual size can be written in `folder`, which is made if it is missing. On a full disk an
-/// empty one could.
+/// Tests whether a file of the usual size can be written to `folder`, which is created if missing. An empty file would succeed
+/// even on a full disk.
 pub fn probe_folder(folder: &Path) -> io::Result<()> {
     let probe = folder.join("probe");
     write(&probe, &[b'\n'; 2048], Durability::Volatile)?;
@@ -164,7 +163,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// One name per file, so that a kill between create and rename leaves at most one leftover, which the next write takes.
+/// One name per file, so that a kill between create and rename leaves at most one leftover, which the next write replaces.
 fn temporary_for(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -173,27 +172,27 @@ fn temporary_for(path: &Path) -> PathBuf {
 }
 
 fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
-    // create_new after remove: never follows a link that somebody put there.
+    // create_new after remove: never follows a link that another user put there.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    // Whatever the umask has left of it.
+    // The umask may have removed bits.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
-    give_to_owner_of(folder, &file)?;
+    chown_to_owner_of(folder, &file)?;
     if durability == Durability::Durable {
         file.sync_all()?;
     }
     Ok(())
 }
 
-/// Files that root makes in a folder of the service's user are that user's.
-fn give_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
+/// Gives a file that root created in a folder of the service's user to that user.
+fn chown_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
     let owner = fs::metadata(folder)?;
     if file.metadata()?.uid() == 0 && owner.uid() != 0 {
-        // By the open file: its name could be another file's by now, which that user would then own.
+        // On the open file: its path could lead to a different file by now, which that user would then own.
         fchown(file, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_made_private() {
+    fn a_missing_folder_is_created_private() {
         let dir = TempDir::new();
         write(&dir.path().join("pia/token"), b"x", Durability::Durable).unwrap();
         assert_eq!(fs::metadata(dir.path().join("pia")).unwrap().mode() & 0o777, 0o700);
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_file_is_neither_waited_for_nor_read() {
+    fn pipes_and_devices_are_refused_without_waiting() {
         let dir = TempDir::new();
         let pipe = dir.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -258,7 +257,7 @@ mod tests {
             );
         }
         assert_eq!(read(dir.path()).unwrap_err().to_string(), "is a directory");
-        assert_eq!(append(&pipe).unwrap_err().to_string(), "nobody reads from it");
+        assert_eq!(append(&pipe).unwrap_err().to_string(), "no process reads from it");
     }
 
     #[test]
@@ -266,11 +265,11 @@ mod tests {
         let dir = TempDir::new();
         let path = dir.write("log", "one\ntwo\nthree\nfour\n");
         let mut log = append(&path).unwrap();
-        keep_end(&path, 13).unwrap();
+        keep_tail(&path, 13).unwrap();
         assert_eq!(read(&path).unwrap(), "three\nfour\n");
         log.write_all(b"five\n").unwrap();
-        keep_end(&path, 100).unwrap();
-        assert_eq!(read(&path).unwrap(), "four\nfive\n", "a first line that may be cut off goes");
+        keep_tail(&path, 100).unwrap();
+        assert_eq!(read(&path).unwrap(), "four\nfive\n", "a first line that may be incomplete is dropped");
     }
 
     #[test]

@@ -1,22 +1,22 @@
-//! JSON that a peer has made: what takes many times its length when it is parsed is not parsed.
+//! JSON from servers. Text that would take many times its length in memory is not parsed.
 
 use miniserde::Deserialize;
 use miniserde::json::{self, Object, Value};
 
-/// Values of one text. The largest that we ask for, qBittorrent's preferences, has some 200.
+/// The largest reply that we ask for, qBittorrent's preferences, has some 200 values.
 const MAX_VALUES: usize = 8192;
 
-/// What is asked for of `text`; none if it is something else, or if it has too many values: a reply of 256 KiB, all arrays and
-/// objects, in or beside each other, would take 30 MB.
+/// `None` if `text` is not a `T` or has too many values: a reply of 256 KiB that consists of arrays and objects, nested or in a
+/// row, would take 30 MB.
 pub fn parse<T: Deserialize>(text: &str) -> Option<T> {
-    // One of these comes before each value but the first. Counting those in strings as well spares a scanner for strings.
+    // One of these precedes each value but the first. Counting those inside strings as well saves a scanner for strings.
     if text.bytes().filter(|byte| b"[{,".contains(byte)).count() > MAX_VALUES {
         return None;
     }
     json::from_str(text).ok()
 }
 
-/// The fields of `text`; none if it is no object.
+/// The fields of `text`; `None` if it is not an object.
 pub fn object(text: &str) -> Option<Object> {
     match parse(text)? {
         Value::Object(fields) => Some(fields),
@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_not_parsed() {
+    fn a_json_bomb_is_not_parsed() {
         let deep = |count| format!(r#"{{"a":{}{}}}"#, "[".repeat(count), "]".repeat(count));
         let broad = |count| format!(r#"{{"a":[{}{{}}]}}"#, "{},".repeat(count / 2 - 1));
         let flat = |count| format!(r#"{{"a":[{}0]}}"#, "0,".repeat(count - 1));

@@ -1,5 +1,5 @@
-//! The log: one handler, our own messages only (libraries may log what we would not). Lines begin with an RFC 3339 time in
-//! UTC, or, when the journal reads them and has its own times, with their priority.
+//! The log: one handler, and only our own messages, because libraries may log secrets. Lines begin with an RFC 3339 time in UTC,
+//! or with their priority if they go to the journal, which has its own times. The messages belong to other modules.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,20 +9,20 @@ use std::path::{Path, PathBuf};
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter, Record};
 
-use crate::error::plain;
+use crate::error::io_message;
 use crate::files;
 use crate::text::one_line;
 
-/// Bytes of a log file that are enough.
+/// Bytes at which a log file is cut.
 const LOG_LIMIT: u64 = 5_000_000;
-/// Bytes of it that are kept then.
+/// Bytes that are left after a cut.
 const LOG_KEPT: u64 = 1_000_000;
 
-/// A log file that does not grow for ever.
+/// A log file of limited size.
 struct Bounded {
     file: File,
     path: PathBuf,
-    /// None for a device or a pipe.
+    /// Bytes; `None` for a device or a pipe.
     length: Option<u64>,
 }
 
@@ -40,8 +40,8 @@ impl Write for Bounded {
         if let Some(length) = &mut self.length {
             *length += written as u64;
             if *length > LOG_LIMIT {
-                // One that cannot be cut is tried again as much later.
-                *length = files::keep_end(&self.path, LOG_KEPT).map_or(0, |()| LOG_KEPT);
+                // After a failed cut, try again when as much again has been written.
+                *length = files::keep_tail(&self.path, LOG_KEPT).map_or(0, |()| LOG_KEPT);
             }
         }
         Ok(written)
@@ -52,7 +52,7 @@ impl Write for Bounded {
     }
 }
 
-/// Logs `level` and above to `file`, or to standard output if there is none or it cannot be opened.
+/// Logs `level` and above to `file`, or to standard output if `file` is `None` or cannot be opened.
 pub fn init(level: LevelFilter, file: Option<&Path>) {
     let mut builder = Builder::new();
     builder.filter_module(env!("CARGO_CRATE_NAME"), level).target(Target::Stdout);
@@ -65,7 +65,8 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
                 to_file = true;
             }
             Err(error) => {
-                warning = Some(format!("LOG_FILE {}: {}; logging to standard output", path.display(), plain(&error)));
+                warning =
+                    Some(format!("LOG_FILE {}: {}; logging to standard output", path.display(), io_message(&error)));
             }
         }
     }
@@ -83,7 +84,7 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
     }
 }
 
-/// The last that looks at it: whatever reaches the log in whatever way is one line.
+/// The last filter before the log: every record is one line, whatever its source.
 fn text(record: &Record) -> String {
     one_line(&record.args().to_string())
 }
@@ -98,8 +99,8 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// `$JOURNAL_STREAM` is the device and inode of the journal's socket; it is inherited by children whose output goes
-/// elsewhere.
+/// `$JOURNAL_STREAM` holds the device and inode of the journal's socket, and is inherited even by children whose output goes
+/// somewhere else.
 fn stdout_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/1").is_ok_and(|out| stream == format!("{}:{}", out.dev(), out.ino()))

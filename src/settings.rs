@@ -1,4 +1,4 @@
-//! The settings: the one table of variables, and the settings of each peer put together.
+//! The settings: the one table of variables, and the settings of each remote put together.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use strsim::osa_distance;
 
-use crate::config::{self, ConfigError, Reader, Variables, Wrong};
+use crate::config::{self, ConfigError, InvalidValue, Reader, Variables};
 use crate::pia::Pia;
 use crate::pia::trust::{self, Published};
 use crate::source::Source;
@@ -15,17 +15,15 @@ use crate::torrent::{self, TorrentClient};
 use crate::views;
 
 /// Seconds. A binding lapses 15 minutes after the last bind; this leaves one minute for a retry.
-const LONGEST_INTERVAL: u64 = 840;
+const MAX_INTERVAL: u64 = 840;
 
-/// One variable, for `--help` and for the search for mistyped ones.
+/// A variable, for `--help` and for suggestions after a typing error.
 pub struct Variable {
-    /// Its name.
     pub name: &'static str,
-    /// Its default, for people; empty when there is none.
+    /// For display; empty if there is none.
     pub default: &'static str,
-    /// What it means.
     pub help: &'static str,
-    /// Whether `NAME_FILE` may name a file that holds the value.
+    /// `NAME_FILE` may name a file that holds the value.
     pub from_file: bool,
 }
 
@@ -37,14 +35,13 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
     Variable { name, default: "", help, from_file: true }
 }
 
-/// Every variable that is read.
 pub const VARIABLES: [Variable; 40] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
-    from_file("PIA_PASSWORD", "its password"),
-    variable("PIA_TOKEN_FILE", "/var/run/pia_token", "keeps the token of the last login; one may be put there by hand"),
+    from_file("PIA_PASSWORD", "password of the PIA account"),
+    variable("PIA_TOKEN_FILE", "/var/run/pia_token", "keeps the token of the last login; you can also put one there"),
     variable("PIA_GATEWAY", "auto", "ADDRESS[:PORT] of the gateway inside the tunnel, or auto to find it"),
-    variable("PIA_HOSTNAME", "", "the VPN server's name, as in its certificate, e.g. mexico409; check tells it"),
+    variable("PIA_HOSTNAME", "", "the VPN server's name, as in its certificate, e.g. mexico409; check shows it"),
     variable("PIA_CA_CERT", "", "CA certificate of the gateway (PEM file) instead of PIA's own, which is fetched once"),
     variable("PIA_CA_URL", "", "http or https URL to fetch PIA's CA from instead of PIA's repositories"),
     variable("PIA_CA_SHA256", "", "SHA-256 of that CA (DER, hexadecimal) instead of the built-in one"),
@@ -54,84 +51,78 @@ pub const VARIABLES: [Variable; 40] = [
     from_file("GLUETUN_API_KEY", "API key of a role in gluetun's control server"),
     variable("TORRENT_CLIENT", "qbittorrent", "the torrent client: qbittorrent, transmission or deluge"),
     variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
-    from_file("QBITTORRENT_USERNAME", "Web UI user; none where qBittorrent asks for none"),
-    from_file("QBITTORRENT_PASSWORD", "its password"),
+    from_file("QBITTORRENT_USERNAME", "Web UI user, if qBittorrent asks for one"),
+    from_file("QBITTORRENT_PASSWORD", "Web UI password"),
     from_file("QBITTORRENT_API_KEY", "API key (qBittorrent 5.2 and later) instead of user and password"),
-    variable("QBITTORRENT_REANNOUNCE", "true", "have qBittorrent tell its trackers a new port at once"),
+    variable("QBITTORRENT_REANNOUNCE", "true", "have qBittorrent announce a new port to its trackers at once"),
     variable("QBITTORRENT_CA_CERT", "", "CA certificate (PEM file) of an https Web UI instead of Mozilla's"),
     variable("TRANSMISSION_HOST", "http://localhost:9091", "base URL of Transmission's Web UI or RPC"),
-    from_file("TRANSMISSION_USERNAME", "its user; none where it asks for none"),
-    from_file("TRANSMISSION_PASSWORD", "its password"),
+    from_file("TRANSMISSION_USERNAME", "RPC user, if Transmission asks for one"),
+    from_file("TRANSMISSION_PASSWORD", "RPC password"),
     variable("TRANSMISSION_CA_CERT", "", "CA certificate (PEM file) of an https proxy instead of Mozilla's"),
     variable("DELUGE_HOST", "http://localhost:8112", "base URL of Deluge's web interface"),
-    from_file("DELUGE_PASSWORD", "its password"),
+    from_file("DELUGE_PASSWORD", "password of the web interface"),
     variable("DELUGE_CA_CERT", "", "CA certificate (PEM file) of an https web interface instead of Mozilla's"),
-    variable("CHECK_INTERVAL", "300", "seconds between two binds; more than 840 is used as 840"),
+    variable("CHECK_INTERVAL", "300", "seconds between two binds; values above 840 count as 840"),
     variable(
         "EXIT_WHEN_ISOLATED",
         "",
-        "end with 69 when no network device but lo is left for so many seconds (the image: 60)",
+        "exit with code 69 after this many seconds without any network device but lo (image: 60)",
     ),
     variable("STATE_DIR", "/var/lib/pia-qbittorrent-sync", "folder for lease and status ($STATE_DIRECTORY if set)"),
     variable("PORT_FILE", "", "file that holds the port, for other programs; empty while there is none"),
     variable(
         "PORT_CHANGE_COMMAND",
         "",
-        "program that is run with each new port: words, {port}, {old_port}, {interface}",
+        "program to run for each new port, with arguments; fills in {port}, {old_port}, {interface}",
     ),
-    from_file("PORT_CHANGE_URL", "http or https URL that is asked for with each new port; the same placeholders"),
-    from_file("HEARTBEAT_URL", "URL of a monitor (Uptime Kuma, healthchecks.io) that hears once an interval how it is"),
-    variable("NOTIFY_CA_CERT", "", "CA certificate (PEM file) of these two instead of Mozilla's"),
-    variable("METRICS_FILE", "", "file with Prometheus' metrics, for node_exporter's textfile collector"),
-    variable("STATUS_ADDRESS", "", "ADDRESS:PORT to answer at: /metrics, /healthz, /status, /v1/portforward"),
+    from_file("PORT_CHANGE_URL", "http or https URL to request for each new port; fills in the same placeholders"),
+    from_file("HEARTBEAT_URL", "URL of a monitor (Uptime Kuma, healthchecks.io); gets the health once an interval"),
+    variable("NOTIFY_CA_CERT", "", "CA certificate (PEM file) for these two URLs instead of Mozilla's"),
+    variable("METRICS_FILE", "", "file for Prometheus metrics, for node_exporter's textfile collector"),
+    variable("STATUS_ADDRESS", "", "ADDRESS:PORT of the status server: /metrics, /healthz, /status, /v1/portforward"),
     variable("LOG_LEVEL", "INFO", "TRACE, DEBUG, INFO, WARN, ERROR or CRITICAL"),
     variable("LOG_FILE", "", "log file instead of standard output"),
     variable("STATE_DIRECTORY", "", "set by systemd; the default of STATE_DIR"),
 ];
 
-/// Whether nobody else should be able to read the variable.
+/// True if no other user should be able to read the variable.
 fn is_secret(name: &str) -> bool {
     VARIABLES.iter().any(|variable| variable.from_file && variable.name == name && !name.ends_with("_USERNAME"))
 }
 
-/// All variables, of this process and of the configuration file, which is `path` or, when it exists, the default one.
+/// Variables of this process and of the configuration file, which is `path` or, if it exists, the default one.
 pub fn variables(path: Option<&Path>) -> Result<Variables, ConfigError> {
     config::variables(path, is_secret)
 }
 
-/// The validated settings.
 pub struct Settings {
-    /// Who knows the port.
-    pub port: PortPeer,
-    /// The torrent client.
+    pub port: PortProvider,
     pub client: Box<dyn TorrentClient>,
-    /// Between two binds; 1 to 840 s.
+    /// Time between two binds; 1 to 840 s.
     pub interval: Duration,
-    /// How long to stay where no network device but loopback is left; for ever if there is none.
+    /// How long to stay with no network device but loopback; `None` is forever.
     pub isolation: Option<Duration>,
-    /// Folder for lease and status.
     pub state_dir: PathBuf,
-    /// What other programs ask for or are told; taken by whoever shows it.
+    /// Taken by the service, but not by `check`.
     pub views: Option<views::Settings>,
-    /// What is logged.
     pub log_level: LevelFilter,
-    /// Log file instead of standard output.
     pub log_file: Option<PathBuf>,
-    /// Where they came from, for people.
+    /// Origin of the settings, for display.
     pub origin: String,
-    /// Things that are odd but not wrong, for the log.
+    /// Oddities that are not errors, for the log.
     pub warnings: Vec<String>,
 }
 
-/// Whoever knows the port.
-pub enum PortPeer {
-    /// PIA: we lease and bind it.
+/// The remote that provides the port.
+pub enum PortProvider {
+    /// This program leases and binds the port.
     Pia(Box<Pia>),
-    /// Somebody else leases it, and we follow.
+    /// Another program leases the port, and this one follows.
     Source(Source),
 }
 
-/// The folder for lease and status; all that `status` and `healthcheck` need to know.
+/// The folder for lease and status: the only setting that `status` and `healthcheck` need.
 pub fn state_dir(all: &Variables) -> PathBuf {
     state_dir_of(&Reader::new(all))
 }
@@ -142,7 +133,7 @@ fn state_dir_of(reader: &Reader) -> PathBuf {
     reader.path("STATE_DIR", systemd.unwrap_or("/var/lib/pia-qbittorrent-sync"))
 }
 
-/// Where PIA's CA is kept and fetched from; all that `fetch-ca` needs to know.
+/// File and sources of PIA's CA: the only settings that `fetch-ca` needs.
 pub fn published_ca(all: &Variables) -> Result<Published, ConfigError> {
     let mut reader = Reader::new(all);
     let published = trust::published(&mut reader, &state_dir(all));
@@ -150,7 +141,6 @@ pub fn published_ca(all: &Variables) -> Result<Published, ConfigError> {
 }
 
 impl Settings {
-    /// Validates `all`.
     pub fn new(mut all: Variables) -> Result<Self, ConfigError> {
         let hint = all.hint.take();
         let mut reader = Reader::new(&all);
@@ -165,8 +155,8 @@ impl Settings {
     fn read(reader: &mut Reader) -> Option<Self> {
         let state_dir = state_dir_of(reader);
         let port = match reader.get("PORT_SOURCE").unwrap_or("pia") {
-            "pia" => Pia::read(reader, &state_dir).map(|pia| PortPeer::Pia(Box::new(pia))),
-            other => Source::read(reader, other).map(PortPeer::Source),
+            "pia" => Pia::read(reader, &state_dir).map(|pia| PortProvider::Pia(Box::new(pia))),
+            other => Source::read(reader, other).map(PortProvider::Source),
         };
         let client = torrent::read(reader);
         let interval = interval(reader);
@@ -188,10 +178,10 @@ impl Settings {
     }
 }
 
-/// A number of seconds within `range`; one with a unit is what people mean.
-fn seconds(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, Wrong> {
+/// Parses a number of seconds within `range`. A value with a unit is an error that suggests the number.
+fn seconds(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, InvalidValue> {
     let text = text.trim();
-    let not = || Wrong::from(format!("is not a number of seconds within {} to {}", range.start(), range.end()));
+    let not = || InvalidValue::from(format!("is not a number of seconds from {} to {}", range.start(), range.end()));
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let number: u64 = number.parse().map_err(|_| not())?;
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
@@ -202,46 +192,48 @@ fn seconds(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, Wron
         _ => return Err(not()),
     };
     match number.saturating_mul(factor) {
-        meant if range.contains(&meant) => Err(Wrong::meant("has a unit, and is in seconds anyway", meant.to_string())),
+        meant if range.contains(&meant) => {
+            Err(InvalidValue::meant("has a unit, but must be a plain number of seconds", meant.to_string()))
+        }
         _ => Err(not()),
     }
 }
 
 fn interval(reader: &mut Reader) -> Option<Duration> {
-    let seconds = reader.parsed("CHECK_INTERVAL", "300", "300 is right", |text| seconds(text, 1..=86400))?;
-    if seconds > LONGEST_INTERVAL {
+    let seconds = reader.parsed("CHECK_INTERVAL", "300", "use e.g. 300", |text| seconds(text, 1..=86400))?;
+    if seconds > MAX_INTERVAL {
         reader.warnings.push(format!(
-            "CHECK_INTERVAL={seconds} is used as {LONGEST_INTERVAL}, because a binding lapses after 15 minutes (900 s)"
+            "CHECK_INTERVAL={seconds} is too long, using {MAX_INTERVAL}: a binding lapses after 15 minutes (900 s)"
         ));
     }
-    Some(Duration::from_secs(seconds.min(LONGEST_INTERVAL)))
+    Some(Duration::from_secs(seconds.min(MAX_INTERVAL)))
 }
 
-/// Zero is for ever.
+/// Zero is forever.
 fn isolation(reader: &mut Reader) -> Option<Duration> {
-    let right = "a number of seconds is right, e.g. 60; leave it unset to stay";
-    let limit = reader.parsed("EXIT_WHEN_ISOLATED", "0", right, |text| seconds(text, 0..=u32::MAX.into()));
+    let remedy = "use e.g. 60, or unset it to stay";
+    let limit = reader.parsed("EXIT_WHEN_ISOLATED", "0", remedy, |text| seconds(text, 0..=u32::MAX.into()));
     limit.map(Duration::from_secs)
 }
 
 fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
-    let right = "TRACE, DEBUG, INFO, WARN, WARNING, ERROR or CRITICAL is right";
-    reader.parsed("LOG_LEVEL", "INFO", right, |text| match text.to_ascii_uppercase().as_str() {
+    let remedy = "use TRACE, DEBUG, INFO, WARN, WARNING, ERROR or CRITICAL";
+    reader.parsed("LOG_LEVEL", "INFO", remedy, |text| match text.to_ascii_uppercase().as_str() {
         "TRACE" => Ok(LevelFilter::Trace),
         "DEBUG" => Ok(LevelFilter::Debug),
         "INFO" => Ok(LevelFilter::Info),
         "WARN" | "WARNING" => Ok(LevelFilter::Warn),
         "ERROR" | "CRITICAL" => Ok(LevelFilter::Error),
-        _ => Err("is not a level".to_owned()),
+        _ => Err("is not a log level".to_owned()),
     })
 }
 
-/// What conf.d says to `OpenRC` itself.
+/// True for a setting of `OpenRC` itself, which conf.d may hold as well.
 fn is_of_openrc(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
-/// Mistyped variables of ours: any other name in the configuration file, and in the environment those that look like ours.
+/// Warns about unknown names: any in the configuration file, and those in the environment that look like ours.
 fn warn_about_unknown(reader: &mut Reader) {
     let files = VARIABLES.iter().filter(|variable| variable.from_file);
     let known: Vec<String> = VARIABLES
@@ -257,7 +249,7 @@ fn warn_about_unknown(reader: &mut Reader) {
         let meant = meant(name, &known);
         let in_file = reader.is_in_file(name) && (!is_of_openrc(name) || meant.is_some());
         if in_file || looks_like_ours(name) {
-            let what = format!("{} is no variable of this program and is ignored", one_line(name));
+            let what = format!("{} is not a variable of this program and is ignored", one_line(name));
             reader.unknown.push(match meant {
                 Some(meant) => format!("{what}; did you mean {meant}?"),
                 None => format!("{what}; --help lists them all"),
@@ -266,7 +258,7 @@ fn warn_about_unknown(reader: &mut Reader) {
     }
 }
 
-/// What was probably meant by `name`: what it begins or goes on from, or what is a mistake or two away.
+/// The known name that was probably meant: one with a typing error or two, or else one that extends `name` or that `name` extends.
 fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let upper = name.to_ascii_uppercase();
     let begun = |known: &&String| upper.len() > 7 && (known.starts_with(&upper) || upper.starts_with(known.as_str()));
@@ -275,12 +267,12 @@ fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     closest.or_else(|| known.iter().filter(begun).min_by_key(|known| known.len())).map(String::as_str)
 }
 
-/// A mistake in eight characters.
+/// Allows one typing error in eight characters.
 fn is_mistyped(name: &str, known: &str) -> bool {
     known.len().abs_diff(name.len()) <= 2 && osa_distance(name, known) <= (known.len() / 8).clamp(1, 2)
 }
 
-/// What somebody who checks the service by hand has in the environment, and the service has not.
+/// Warns about variables that only the environment of a manual command has, and not the service.
 fn warn_about_strays(reader: &mut Reader, all: &Variables) {
     let (Some(file), true) = (&all.file, all.service_user.is_some()) else { return };
     let is_stray = |name: &&str| reader.get(name).is_some() && all.in_environment.iter().any(|known| known == name);
@@ -288,9 +280,7 @@ fn warn_about_strays(reader: &mut Reader, all: &Variables) {
     if !strays.is_empty() {
         let file = file.display();
         let strays = strays.join(", ");
-        reader
-            .warnings
-            .push(format!("{strays} comes from this shell's environment; the service has only what is in {file}"));
+        reader.warnings.push(format!("{strays} comes from this shell's environment; the service reads only {file}"));
     }
 }
 
@@ -299,7 +289,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::home::ServiceUser;
+    use crate::config::paths::ServiceUser;
     use crate::testing::{Ca, TempDir};
 
     struct Vars {
@@ -341,10 +331,10 @@ mod tests {
         /// User name and password of the account.
         fn account(&self) -> String {
             match self.config().unwrap_or_else(|e| panic!("{e:?}")).port {
-                PortPeer::Pia(pia) => {
+                PortProvider::Pia(pia) => {
                     pia.account.credentials().map_or(String::new(), |secret| secret.expose().to_owned())
                 }
-                PortPeer::Source(source) => panic!("follows {}", source.name()),
+                PortProvider::Source(source) => panic!("follows {}", source.name()),
             }
         }
 
@@ -388,12 +378,12 @@ mod tests {
             .with("PIA_CA_SHA256", "abc")
             .with("QBITTORRENT_HOST", "ftp://x")
             .fails(&[
-                "PIA_GATEWAY=nonsense:99999: has a port that is not within 1 to 65535; auto, ADDRESS",
+                "PIA_GATEWAY=nonsense:99999: ",
                 "PIA_CA_URL=ftp://x: has a scheme",
-                "PIA_CA_SHA256=abc: is not a SHA-256; the",
+                "PIA_CA_SHA256=abc: is not a SHA-256",
                 "QBITTORRENT_HOST=ftp://x: has a scheme",
-                "CHECK_INTERVAL=0: is not a number of seconds within 1 to 86400",
-                "LOG_LEVEL=loud: is not a level; TRACE, DEBUG",
+                "CHECK_INTERVAL=0: is not a number of seconds from 1 to 86400",
+                "LOG_LEVEL=loud: is not a log level; use TRACE, DEBUG",
             ]);
     }
 
@@ -402,7 +392,7 @@ mod tests {
         let mut vars = Vars::good().file("PIA_PASSWORD_FILE", "from file \r\n");
         vars.vars.remove("PIA_PASSWORD");
         assert_eq!(vars.account(), "p1234567\0from file ");
-        Vars::good().file("PIA_PASSWORD_FILE", "x").fails(&["PIA_PASSWORD: and PIA_PASSWORD_FILE are both set"]);
+        Vars::good().file("PIA_PASSWORD_FILE", "x").fails(&["PIA_PASSWORD: is set together with PIA_PASSWORD_FILE"]);
         vars.file("PIA_PASSWORD_FILE", "\n").fails(&["PIA_PASSWORD_FILE: names an empty file"]);
         Vars::good()
             .with("PIA_PASSWORD", "")
@@ -411,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_systemd_stand_behind_variables_and_files() {
+    fn variables_and_files_take_precedence_over_systemd_credentials() {
         let mut vars = Vars::good();
         let credentials = vars.dir.path().to_str().unwrap().to_owned();
         for (name, value) in
@@ -434,14 +424,14 @@ mod tests {
             Vars { dir: TempDir::new(), vars }
         };
         let name = |vars: &Vars| match vars.config().unwrap_or_else(|e| panic!("{e:?}")).port {
-            PortPeer::Source(source) => source.name(),
-            PortPeer::Pia(_) => "PIA".to_owned(),
+            PortProvider::Source(source) => source.name(),
+            PortProvider::Pia(_) => "PIA".to_owned(),
         };
         assert_eq!(name(&follows(&[("PORT_SOURCE", "gluetun")])), "gluetun at 127.0.0.1:8000");
         assert_eq!(name(&follows(&[("PORT_SOURCE", "file:/tmp/port")])), "/tmp/port");
         assert_eq!(name(&Vars::good().with("PORT_SOURCE", "pia")), "PIA");
         for bad in ["file:", "file:relative", "Gluetun", "http://x"] {
-            follows(&[("PORT_SOURCE", bad)]).fails(&["is no source of a port; pia, gluetun or file:"]);
+            follows(&[("PORT_SOURCE", bad)]).fails(&["is not a port source; use pia, gluetun or file:"]);
         }
         follows(&[("PORT_SOURCE", "gluetun"), ("GLUETUN_URL", "https://x"), ("GLUETUN_API_KEY", "a b")])
             .fails(&["GLUETUN_URL=https://x: is https", "GLUETUN_API_KEY: has characters"]);
@@ -458,11 +448,11 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_the_place_of_its_file_is_not_shown() {
+    fn a_secret_in_place_of_its_file_name_is_not_shown() {
         let vars = Vars::good().with("PIA_PASSWORD", "");
         vars.with("PIA_PASSWORD_FILE", "hun/ter2").fails(&["PIA_PASSWORD_FILE=(a relative path): cannot be read"]);
         let vars = Vars::good().with("PIA_USERNAME", "").with("PIA_PASSWORD", "");
-        vars.with("PIA_TOKEN_FILE", "0123abc").fails(&["PIA_TOKEN_FILE (a relative path) holds no token"]);
+        vars.with("PIA_TOKEN_FILE", "0123abc").fails(&["PIA_TOKEN_FILE (a relative path) "]);
     }
 
     #[test]
@@ -487,23 +477,21 @@ mod tests {
 
     #[test]
     fn problems_and_warnings_are_one_line_without_a_secret() {
-        Vars::good()
-            .with("PIA_HOSTNAME", "hunter2:x@mexico409")
-            .fails(&["PIA_HOSTNAME: is more than a name; the name"]);
+        Vars::good().with("PIA_HOSTNAME", "hunter2:x@mexico409").fails(&["PIA_HOSTNAME: is more than a name"]);
         let problems = Vars::good().with("PIA_GATEWAY", "user:hunter2@10.0.0.1").config().err();
         assert!(problems.is_some_and(|problems| !problems.concat().contains("hunter2")));
         let mut vars = Vars::good().with("PIA_TOKEN_FILE", "/nonexistent/a\nb\u{1b}[31m");
         vars.vars.retain(|name, _| name != "PIA_USERNAME" && name != "PIA_PASSWORD");
-        vars.fails(&["/nonexistent/a?b?[31m holds no token"]);
-        Vars::good().with("PIA_X\n", "x").warns("PIA_X? is no variable");
+        vars.fails(&["PIA_TOKEN_FILE /nonexistent/a?b?[31m "]);
+        Vars::good().with("PIA_X\n", "x").warns("PIA_X? is not a variable");
     }
 
     #[test]
     fn warnings() {
-        Vars::good().with("CHECK_INTERVAL", "1800").warns("CHECK_INTERVAL=1800 is used as 840, because");
+        Vars::good().with("CHECK_INTERVAL", "1800").warns("CHECK_INTERVAL=1800 is too long, using 840");
         Vars::good()
             .with("PIA_PASWORD", "x")
-            .warns("PIA_PASWORD is no variable of this program and is ignored; did you mean PIA_PASSWORD?");
+            .warns("PIA_PASWORD is not a variable of this program and is ignored; did you mean PIA_PASSWORD?");
         Vars::good()
             .with("QBITTORRENT_USERNAME", "admin")
             .with("QBITTORRENT_PASSWORD", "adminadmin")
@@ -512,11 +500,11 @@ mod tests {
             .with("QBITTORRENT_USERNAME", "a")
             .with("QBITTORRENT_PASSWORD", "b")
             .with("QBITTORRENT_API_KEY", "qbt_x")
-            .warns("QBITTORRENT_API_KEY is used");
+            .warns("QBITTORRENT_API_KEY is set");
     }
 
     #[test]
-    fn only_what_is_near_is_suggested() {
+    fn only_near_names_are_suggested() {
         for (name, words) in [
             ("PIA_USERNAM", "did you mean PIA_USERNAME?"),
             ("PIA_USER", "did you mean PIA_USERNAME?"),
@@ -538,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_this_shell_has_is_named_where_the_service_has_a_file() {
+    fn variables_of_only_this_shell_are_reported_if_the_service_has_a_file() {
         let warnings = |service_user| {
             let all = Variables {
                 values: ["LOG_LEVEL", "CHECK_INTERVAL", "HOME"].map(|name| (name.to_owned(), "x".to_owned())).into(),
@@ -551,38 +539,38 @@ mod tests {
             warn_about_strays(&mut reader, &all);
             reader.warnings
         };
-        let line = "LOG_LEVEL comes from this shell's environment; the service has only what is in /etc/config.env";
-        assert_eq!(warnings(Some(ServiceUser::made_up())), [line]);
+        let line = "LOG_LEVEL comes from this shell's environment; the service reads only /etc/config.env";
+        assert_eq!(warnings(Some(ServiceUser::dynamic())), [line]);
         assert!(warnings(None).is_empty(), "the service itself");
     }
 
     #[test]
-    fn in_the_file_every_name_should_be_ours() {
+    fn unknown_names_in_the_file_are_reported() {
         let named = |name: &str| {
             let vars = Vars::good().with(name, "x");
             let all = Variables { values: vars.vars.clone(), in_file: vec![name.to_owned()], ..Variables::default() };
             Settings::new(all).unwrap_or_else(|error| panic!("{error:?}")).warnings
         };
-        assert!(named("TIMEZONE")[0].contains("TIMEZONE is no variable of this program"));
+        assert!(named("TIMEZONE")[0].contains("TIMEZONE is not a variable of this program"));
         assert!(named("pia_username")[0].contains("did you mean PIA_USERNAME?"));
         assert!(named("rc_after").is_empty() && named("STATE_DIR").is_empty());
     }
 
     #[test]
-    fn a_value_with_a_unit_tells_what_to_type() {
-        for (value, right) in [("5m", "300"), ("300s", "300"), ("5 min", "300"), ("1h", "3600"), ("90 Sec", "90")] {
-            let right = format!("; type CHECK_INTERVAL={right}");
-            Vars::good().with("CHECK_INTERVAL", value).fails(&[&right]);
+    fn a_value_with_a_unit_suggests_the_right_one() {
+        for (value, remedy) in [("5m", "300"), ("300s", "300"), ("5 min", "300"), ("1h", "3600"), ("90 Sec", "90")] {
+            let remedy = format!("; set CHECK_INTERVAL={remedy}");
+            Vars::good().with("CHECK_INTERVAL", value).fails(&[&remedy]);
         }
-        Vars::good().with("EXIT_WHEN_ISOLATED", "1m").fails(&["EXIT_WHEN_ISOLATED=1m: has a unit, and is in seconds"]);
-        Vars::good().with("PIA_GATEWAY", "https://10.7.1.1:19999/x").fails(&["; type PIA_GATEWAY=10.7.1.1:19999"]);
-        Vars::good().with("PIA_HOSTNAME", "https://mexico409/").fails(&["; type PIA_HOSTNAME=mexico409"]);
-        Vars::good().with("PIA_HOSTNAME", "mexico409:443").fails(&["; type PIA_HOSTNAME=mexico409"]);
+        Vars::good().with("EXIT_WHEN_ISOLATED", "1m").fails(&["EXIT_WHEN_ISOLATED=1m: has a unit"]);
+        Vars::good().with("PIA_GATEWAY", "https://10.7.1.1:19999/x").fails(&["; set PIA_GATEWAY=10.7.1.1:19999"]);
+        Vars::good().with("PIA_HOSTNAME", "https://mexico409/").fails(&["; set PIA_HOSTNAME=mexico409"]);
+        Vars::good().with("PIA_HOSTNAME", "mexico409:443").fails(&["; set PIA_HOSTNAME=mexico409"]);
         Vars::good().with("GLUETUN_URL", "https://x").config().unwrap();
     }
 
     #[test]
-    fn a_secret_that_everybody_may_read_is_a_warning() {
+    fn a_world_readable_secret_is_a_warning() {
         use std::os::unix::fs::PermissionsExt;
         let mut vars = Vars::good().file("PIA_PASSWORD_FILE", "hunter2");
         vars.vars.remove("PIA_PASSWORD");
@@ -590,15 +578,15 @@ mod tests {
         for (mode, warns) in [(0o604, true), (0o640, false)] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             let warnings = vars.config().unwrap().warnings;
-            assert_eq!(warnings.concat().contains("everybody on this machine may read"), warns, "{warnings:?}");
+            assert_eq!(warnings.concat().contains("is readable by every user on this machine"), warns, "{warnings:?}");
         }
     }
 
     #[test]
-    fn everything_else_that_can_be_wrong() {
+    fn all_other_invalid_values_are_reported() {
         Vars::good()
             .with("PIA_CA_CERT", "/nonexistent")
-            .fails(&["PIA_CA_CERT=/nonexistent: cannot be read: no such file or directory; make that file"]);
+            .fails(&["PIA_CA_CERT=/nonexistent: cannot be read: no such file or directory; create that file"]);
         Vars::good().with("PIA_LOGIN_URL", "http://x/").fails(&["PIA_LOGIN_URL=http://x/: is not https"]);
         Vars::good().with("PIA_HOSTNAME", "10.0.0.1").fails(&["PIA_HOSTNAME=10.0.0.1: is an address"]);
         Vars::good().with("QBITTORRENT_API_KEY", "a b").fails(&["QBITTORRENT_API_KEY: has characters"]);

@@ -1,4 +1,4 @@
-//! Ports that somebody else has leased and bound: gluetun's control server, or a file. PIA is not spoken to.
+//! Ports that another program leases and binds: gluetun's control server, or a file. Nothing here contacts PIA.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -7,34 +7,30 @@ use std::time::Duration;
 use miniserde::json::{Number, Value};
 
 use crate::config::Reader;
-use crate::error::{Cause, Error, Meaning, Proof};
+use crate::error::{AuthMethod, Call, Cause, Error, Retry};
 use crate::files;
 use crate::http::url::Url;
-use crate::http::{Peer, Request};
+use crate::http::{Connection, Request};
 use crate::json;
 use crate::keeper::step::{Exchange, Progress};
 use crate::secret::Secret;
 
-/// Between two questions to gluetun.
-const GLUETUN_EVERY: Duration = Duration::from_secs(15);
-/// Between two looks at a file; a change is to be followed within 2 s. A look is one open and one read.
-const FILE_EVERY: Duration = Duration::from_millis(1500);
+const GLUETUN_POLL: Duration = Duration::from_secs(15);
+/// A change of the file must be followed within 2 s; a check costs one open and one read.
+const FILE_POLL: Duration = Duration::from_millis(1500);
 
-/// The control server's route of today, and the one of older gluetuns, which answer 404 to the other. The old one answers 301
-/// where it is gone.
+/// The control server's current route, and the one of older versions, which answer 404 to the current one. Newer
+/// versions answer 301 to the old one.
 const ROUTES: [&str; 2] = ["/v1/portforward", "/v1/openvpn/portforwarded"];
 
-/// Where the port is found.
 pub enum Source {
-    /// gluetun's control server.
     Gluetun {
-        /// The server.
-        peer: Box<Peer>,
+        connection: Box<Connection>,
         /// Sent as `X-API-Key`.
         api_key: Option<Secret>,
-        /// Path in front of the routes.
+        /// Path before the routes.
         base: String,
-        /// Which of the routes is asked.
+        /// Index into `ROUTES`.
         route: usize,
     },
     /// A text file whose first number is the port, as gluetun and others write it.
@@ -42,53 +38,51 @@ pub enum Source {
 }
 
 impl Source {
-    /// The settings of the source that `PORT_SOURCE` names with `value`.
+    /// Reads the settings of the source that `value` of `PORT_SOURCE` names.
     pub fn read(reader: &mut Reader, value: &str) -> Option<Self> {
         if value == "gluetun" {
-            let right = "a URL is right, e.g. http://127.0.0.1:8000";
-            let url = reader.parsed("GLUETUN_URL", "http://127.0.0.1:8000", right, |text| match Url::parse(text)? {
+            let remedy = "use a URL, e.g. http://127.0.0.1:8000";
+            let url = reader.parsed("GLUETUN_URL", "http://127.0.0.1:8000", remedy, |text| match Url::parse(text)? {
                 url if url.https => Err("is https, which gluetun's control server does not speak".to_owned()),
                 url => Ok(url),
             });
             let api_key = reader.key("GLUETUN_API_KEY");
             let url = url?;
             let base = url.path.trim_end_matches('/').to_owned();
-            let peer = Box::new(Peer::new(url.host.clone(), url.port, url.host_header(), None));
-            return Some(Self::Gluetun { peer, api_key, base, route: 0 });
+            let connection = Box::new(Connection::new(url.host.clone(), url.port, url.host_header(), None));
+            return Some(Self::Gluetun { connection, api_key, base, route: 0 });
         }
         if let Some(path) = value.strip_prefix("file:").filter(|path| path.starts_with('/')) {
             return Some(Self::File(path.into()));
         }
-        let right = "pia, gluetun or file: and an absolute path is right, e.g. file:/run/gluetun/forwarded_port";
-        reader.problem("PORT_SOURCE", Some(value), "is no source of a port", right);
+        let remedy = "use pia, gluetun or file: with an absolute path, e.g. file:/run/gluetun/forwarded_port";
+        reader.problem("PORT_SOURCE", Some(value), "is not a port source", remedy);
         None
     }
 
-    /// For people.
     pub fn name(&self) -> String {
         match self {
-            Self::Gluetun { peer, .. } => format!("gluetun at {}", peer.address()),
+            Self::Gluetun { connection, .. } => format!("gluetun at {}", connection.address()),
             Self::File(path) => path.display().to_string(),
         }
     }
 
-    /// How often to ask.
-    pub fn every(&self) -> Duration {
+    pub fn poll_interval(&self) -> Duration {
         match self {
-            Self::Gluetun { .. } => GLUETUN_EVERY,
-            Self::File(_) => FILE_EVERY,
+            Self::Gluetun { .. } => GLUETUN_POLL,
+            Self::File(_) => FILE_POLL,
         }
     }
 
-    /// The port; none while there is none.
+    /// Asks for the port; `None` if the source has none at the moment.
     pub fn port(&mut self) -> Exchange<Option<u16>> {
         let port = match self {
-            Self::Gluetun { peer, api_key, base, route } => {
+            Self::Gluetun { connection, api_key, base, route } => {
                 let headers: Vec<_> = api_key.iter().map(|key| ("X-API-Key", key.expose())).collect();
                 let secrets: Vec<_> = api_key.iter().collect();
                 let path = format!("{base}{}", ROUTES[*route]);
                 let request = Request { headers: &headers, secrets: &secrets, ..Request::get(&path) };
-                let response = peer.send(&request).map_err(failed)?;
+                let response = connection.send(&request).map_err(failed)?;
                 match response.status {
                     200 => forwarded(&response.text()),
                     404 if *route == 0 => {
@@ -96,10 +90,10 @@ impl Source {
                         return Ok(Progress::More);
                     }
                     status => {
-                        // It may be another gluetun by the next time.
+                        // The next poll may reach another version of gluetun.
                         *route = 0;
                         Err(match status {
-                            401 | 403 => Cause::CredentialsRejected { what: Proof::Key, before: false },
+                            401 | 403 => Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false },
                             _ => response.unexpected(),
                         })
                     }
@@ -114,30 +108,29 @@ impl Source {
         port.map(Progress::Done).map_err(failed)
     }
 
-    /// Closes the connection.
-    pub fn hang_up(&mut self) {
-        if let Self::Gluetun { peer, .. } = self {
-            peer.hang_up();
+    pub fn disconnect(&mut self) {
+        if let Self::Gluetun { connection, .. } = self {
+            connection.disconnect();
         }
     }
 }
 
-/// The error of asking for the port. Nobody is locked out by asking again.
+/// Adds the advice for a failed poll. Each failure is retried after the backoff: no poll ever causes a lockout.
 fn failed(cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => {
-            "give gluetun a role for 'GET /v1/portforward' with an apikey (README, 'gluetun says 401'), and GLUETUN_API_KEY \
-             the same key"
+            "give gluetun a role for 'GET /v1/portforward' with an apikey (README, 'gluetun answers 401'), and set \
+             GLUETUN_API_KEY to that key"
         }
-        Cause::Connect { .. } => "check that gluetun runs and that GLUETUN_URL is its control server",
-        Cause::Http { status: 300..500, .. } => "this gluetun is too old or GLUETUN_URL is not its control server",
-        Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE names",
-        _ => return Error::new("port source", cause).means(Meaning::Passing),
+        Cause::Connect { .. } => "check that gluetun is running and that GLUETUN_URL is its control server",
+        Cause::Http { status: 300..500, .. } => "check GLUETUN_URL; if it is right, this gluetun is too old",
+        Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE points to",
+        _ => return Error::new(Call::PollSource, cause).with_retry(Retry::Backoff),
     };
-    Error::new("port source", cause).means(Meaning::Passing).advise(Some(advice))
+    Error::new(Call::PollSource, cause).with_retry(Retry::Backoff).advise(Some(advice))
 }
 
-/// `{"port":N}` and `{"ports":[N]}`, alone or together.
+/// Reads `{"port":N}`, `{"ports":[N]}` or both.
 pub(crate) fn forwarded(body: &str) -> Result<Option<u16>, Cause> {
     let Some(fields) = json::object(body) else {
         return Err(Cause::field("body", "is not a JSON object"));
@@ -159,7 +152,7 @@ fn in_range(port: u64) -> Result<u16, Cause> {
     u16::try_from(port).map_err(|_| Cause::field("port", format!("is {port}, not within 1 to 65535")))
 }
 
-/// The first entry of a list that is separated by commas, white space or line breaks.
+/// Reads the first entry of a list separated by commas, white space or line breaks.
 fn first_port(text: &str) -> Result<Option<u16>, Cause> {
     match text.split([',', '\n', '\r', ' ', '\t']).find(|entry| !entry.is_empty()) {
         None | Some("null") => Ok(None),
@@ -215,21 +208,21 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_us_from_the_port_leads_to_advice_and_locks_nobody_out() {
+    fn failures_of_the_source_lead_to_advice_and_never_to_a_lockout() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: Some(Duration::from_secs(900)) };
         let file = Cause::File { path: "/port".to_owned(), error: ErrorKind::PermissionDenied.into() };
         for (cause, advice) in [
-            (Cause::CredentialsRejected { what: Proof::Key, before: false }, "GLUETUN_API_KEY"),
-            (connect, "check that gluetun runs"),
+            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false }, "GLUETUN_API_KEY"),
+            (connect, "check that gluetun is running"),
             (http(404), "too old"),
-            (http(503), "nothing to do if it passes"),
-            (Cause::field("port", "is missing"), "check what PORT_SOURCE names"),
-            (file, "check what PORT_SOURCE names"),
+            (http(503), "if this keeps happening"),
+            (Cause::field("port", "is missing"), "check what PORT_SOURCE points to"),
+            (file, "check what PORT_SOURCE points to"),
         ] {
             let error = failed(cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
-            assert_eq!(error.meaning, Meaning::Passing);
+            assert_eq!(error.retry, Retry::Backoff);
         }
     }
 }

@@ -1,7 +1,8 @@
-//! `STATE_DIR`: who owns it, how they are asked for another port, and the credentials that were rejected.
+//! `STATE_DIR`: its lock, the socket for renewal requests, and the memory of rejected credentials. The files of leases, tokens and
+//! status belong to other modules.
 //!
-//! One lock tells whether a daemon runs, and keeps a second one and `check` from writing beside it. The kernel takes it back
-//! however the process ends.
+//! One lock shows whether a daemon runs, and keeps a second daemon and `check` from writing at the same time. The kernel releases
+//! it however the process ends.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, Read, Write};
@@ -16,48 +17,47 @@ use miniserde::{Deserialize, Serialize, json};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::error::plain;
+use crate::error::io_message;
 use crate::files::{self, Durability};
 use crate::secret::Secret;
 
-/// How long to wait for whoever has the lock: a service manager may start the next one while the last one ends.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// Wait for a held lock: a service manager may start the next daemon while the last one is still stopping.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether somebody runs with a folder.
+/// Whether a daemon or `once` is running with a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
-    /// Somebody does; who, as far as it is known.
+    /// Holds the lock file's text; empty if it cannot be read.
     Running(String),
-    /// Nobody does.
     Stopped,
-    /// It is not known; why.
+    /// Holds the reason.
     Unknown(String),
 }
 
-/// The folder, and our right to write in it.
+/// The folder and the right to write in it.
 pub struct State {
     folder: PathBuf,
-    /// Held by a daemon and by `once`; none where it could not be made, which keeps nobody from running.
+    /// Held by a daemon and by `once`. A lock that cannot be created does not prevent running.
     lock: Option<File>,
-    /// Somebody else runs: nothing is written.
-    guest: bool,
+    /// Another process runs, so this one writes nothing.
+    read_only: bool,
 }
 
 impl State {
-    /// For a daemon or `once`, which are `who` to others; the error says who runs already.
-    pub fn own(folder: &Path, who: &str) -> Result<Self, String> {
-        let mut state = Self { folder: folder.to_owned(), lock: None, guest: false };
+    /// Locks the folder for a daemon or `once`, which other processes see as `who`. The error names the process that holds it.
+    pub fn acquire(folder: &Path, who: &str) -> Result<Self, String> {
+        let mut state = Self { folder: folder.to_owned(), lock: None, read_only: false };
         let path = state.lock_path();
         let Ok(lock) = files::open_to_lock(&path) else { return Ok(state) };
-        let end = Instant::now() + LOCK_PATIENCE;
+        let end = Instant::now() + LOCK_TIMEOUT;
         loop {
             match lock.try_lock() {
                 Ok(()) => break,
-                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_PATIENCE / 20),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_TIMEOUT / 20),
                 Err(TryLockError::WouldBlock) => return Err(owner(&path)),
-                // Some file systems know no locks.
+                // Some file systems have no locks.
                 Err(TryLockError::Error(error)) => {
-                    log::warn!("{}: {error}; status and healthcheck cannot tell whether this runs", path.display());
+                    log::warn!("cannot lock {}: {error}; status and healthcheck show 'unknown'", path.display());
                     return Ok(state);
                 }
             }
@@ -67,24 +67,22 @@ impl State {
         Ok(state)
     }
 
-    /// For `check`, which holds nothing: beside a daemon it writes nothing.
-    pub fn visit(folder: &Path) -> Self {
-        let guest = matches!(presence(folder), Presence::Running(_));
-        Self { folder: folder.to_owned(), lock: None, guest }
+    /// For `check`, which takes no lock, and writes nothing while a daemon runs.
+    pub fn open_read_only(folder: &Path) -> Self {
+        let read_only = matches!(presence(folder), Presence::Running(_));
+        Self { folder: folder.to_owned(), lock: None, read_only }
     }
 
-    /// Whether somebody else runs.
-    pub fn is_guest(&self) -> bool {
-        self.guest
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
-    /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Where others ask for another port: each connection is a request. For whoever owns the folder.
-    pub fn hear_requests(&self) -> io::Result<UnixListener> {
+    /// Opens the socket on which each connection asks for a different port. Only the owner of the folder can connect.
+    pub fn listen_for_requests(&self) -> io::Result<UnixListener> {
         let path = requests_path(&self.folder);
         match std::fs::remove_file(&path) {
             Err(error) if !files::is_absent(&error) => return Err(error),
@@ -109,21 +107,21 @@ impl State {
         json::from_str(&text).unwrap_or_default()
     }
 
-    /// How long ago these credentials were rejected by `peer`, if they were.
-    pub fn rejected_ago(&self, peer: &str, credentials: &Secret, now: Timestamp) -> Option<Duration> {
-        let rejection = self.rejections().into_iter().find(|rejection| rejection.by == peer)?;
+    /// Time since `remote` rejected these credentials; `None` if it did not.
+    pub fn rejected_ago(&self, remote: &str, credentials: &Secret, now: Timestamp) -> Option<Duration> {
+        let rejection = self.rejections().into_iter().find(|rejection| rejection.by == remote)?;
         let at: Timestamp = rejection.at.parse().ok()?;
         let same = rejection.hash == hash(&rejection.salt, credentials);
-        // A time in the future is of another clock.
+        // A time in the future was written by a clock that was wrong.
         Duration::try_from(now.duration_since(at)).ok().filter(|_| same)
     }
 
-    /// Remembers that `peer` rejected these credentials now, or with none that it accepts what there is.
-    pub fn remember_rejection(&self, peer: &str, rejected: Option<&Secret>, now: Timestamp) {
+    /// Stores that `remote` rejected these credentials now; `None` stores that `remote` accepts the present ones.
+    pub fn remember_rejection(&self, remote: &str, rejected: Option<&Secret>, now: Timestamp) {
         let mut all = self.rejections();
         let before = all.len();
-        all.retain(|rejection| rejection.by != peer);
-        if self.guest || (rejected.is_none() && all.len() == before) {
+        all.retain(|rejection| rejection.by != remote);
+        if self.read_only || (rejected.is_none() && all.len() == before) {
             return;
         }
         if let Some(credentials) = rejected {
@@ -133,7 +131,7 @@ impl State {
             }
             let salt = BASE64_STANDARD_NO_PAD.encode(salt);
             let hash = hash(&salt, credentials);
-            all.push(Rejection { by: peer.to_owned(), at: now.to_string(), salt, hash });
+            all.push(Rejection { by: remote.to_owned(), at: now.to_string(), salt, hash });
         }
         let path = self.rejections_path();
         if let Err(error) = files::write(&path, json::to_string(&all).as_bytes(), Durability::Volatile) {
@@ -146,38 +144,38 @@ fn requests_path(folder: &Path) -> PathBuf {
     folder.join("requests")
 }
 
-/// Asks whoever runs with `folder` for another port; what they say of it, as [`reply`] wrote it.
-pub fn request_renewal(folder: &Path, patience: Duration) -> io::Result<Result<String, String>> {
+/// Asks the daemon that runs with `folder` for a different port, and returns what the daemon wrote with [`reply`].
+pub fn request_renewal(folder: &Path, timeout: Duration) -> io::Result<Result<String, String>> {
     let stream = UnixStream::connect(requests_path(folder))?;
-    stream.set_read_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
     let mut line = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut line)?;
-    match (line.strip_prefix(DONE), line.strip_prefix(NOT_DONE)) {
+    match (line.strip_prefix(SUCCEEDED), line.strip_prefix(FAILED)) {
         (Some(line), _) => Ok(Ok(line.to_owned())),
         (_, Some(line)) => Ok(Err(line.to_owned())),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
-/// Tells whoever asked what became of it.
-pub fn reply(mut asker: &UnixStream, result: &Result<String, String>) -> io::Result<()> {
+/// Answers a request for a different port.
+pub fn reply(mut requester: &UnixStream, result: &Result<String, String>) -> io::Result<()> {
     let (mark, line) = match result {
-        Ok(line) => (DONE, line),
-        Err(line) => (NOT_DONE, line),
+        Ok(line) => (SUCCEEDED, line),
+        Err(line) => (FAILED, line),
     };
-    asker.write_all(format!("{mark}{line}").as_bytes())
+    requester.write_all(format!("{mark}{line}").as_bytes())
 }
 
-/// Before a line, in a reply.
-const DONE: &str = "+";
-const NOT_DONE: &str = "-";
-/// Bytes of a reply.
+/// First byte of a reply.
+const SUCCEEDED: &str = "+";
+const FAILED: &str = "-";
+/// Bytes.
 const MAX_REPLY: u64 = 4096;
 
-/// In the folder; it holds a line for people.
+/// File name; the file holds one line that describes the owner.
 const LOCK: &str = "lock";
 
-/// Credentials that a peer rejected: enough to know them again, and not to know them.
+/// Credentials that a server rejected: enough to recognise them, not enough to recover them.
 #[derive(Serialize, Deserialize)]
 struct Rejection {
     by: String,
@@ -195,13 +193,13 @@ fn owner(lock: &Path) -> String {
     files::read(lock).map_or(String::new(), |text| text.trim().to_owned())
 }
 
-/// Whether somebody runs with `folder`; only asks.
+/// Tests the lock of `folder` without taking it.
 pub fn presence(folder: &Path) -> Presence {
     let path = folder.join(LOCK);
     let lock = match files::open(&path) {
         Ok(lock) => lock,
         Err(error) if files::is_absent(&error) => return without_lock(folder),
-        Err(error) => return Presence::Unknown(format!("{}: {}", path.display(), plain(&error))),
+        Err(error) => return Presence::Unknown(format!("{}: {}", path.display(), io_message(&error))),
     };
     match lock.try_lock_shared() {
         Ok(()) => Presence::Stopped,
@@ -210,11 +208,11 @@ pub fn presence(folder: &Path) -> Presence {
     }
 }
 
-/// Nobody has ever run, or who runs could not make a lock.
+/// Without a lock file nothing has run yet, unless a daemon could not create the file.
 fn without_lock(folder: &Path) -> Presence {
     match folder.try_exists().and_then(|exists| if exists { files::probe_folder(folder) } else { Ok(()) }) {
         Ok(()) => Presence::Stopped,
-        Err(error) => Presence::Unknown(format!("{} cannot be written: {}", folder.display(), plain(&error))),
+        Err(error) => Presence::Unknown(format!("cannot write to {}: {}", folder.display(), io_message(&error))),
     }
 }
 
@@ -227,31 +225,31 @@ mod tests {
     fn one_folder_has_one_owner() {
         let dir = TempDir::new();
         assert_eq!(presence(dir.path()), Presence::Stopped);
-        let first = State::own(dir.path(), "the daemon").unwrap();
+        let first = State::acquire(dir.path(), "the daemon").unwrap();
         let who = format!("the daemon, process {}", std::process::id());
         assert_eq!(presence(dir.path()), Presence::Running(who.clone()));
-        assert_eq!(State::own(dir.path(), "once").err(), Some(who));
-        assert!(State::visit(dir.path()).is_guest());
+        assert_eq!(State::acquire(dir.path(), "once").err(), Some(who));
+        assert!(State::open_read_only(dir.path()).is_read_only());
         drop(first);
         assert_eq!(presence(dir.path()), Presence::Stopped);
-        assert!(!State::visit(dir.path()).is_guest());
-        State::own(dir.path(), "once").unwrap();
+        assert!(!State::open_read_only(dir.path()).is_read_only());
+        State::acquire(dir.path(), "once").unwrap();
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_keeps_nobody_from_running() {
+    fn a_folder_that_cannot_be_created_does_not_prevent_running() {
         let dir = TempDir::new();
         std::fs::write(dir.path().join("file"), "").unwrap();
         let folder = dir.path().join("file/state");
-        let state = State::own(&folder, "the daemon").unwrap();
-        assert!(!state.is_guest());
-        assert!(matches!(presence(&folder), Presence::Unknown(why) if why.contains("cannot be written")));
+        let state = State::acquire(&folder, "the daemon").unwrap();
+        assert!(!state.is_read_only());
+        assert!(matches!(presence(&folder), Presence::Unknown(reason) if reason.contains("cannot write to")));
     }
 
     #[test]
-    fn credentials_are_known_again_by_a_hash() {
+    fn rejected_credentials_are_recognised_by_their_hash() {
         let dir = TempDir::new();
-        let state = State::visit(dir.path());
+        let state = State::open_read_only(dir.path());
         let (wrong, other) = (Secret::new("admin\0hunter2"), Secret::new("admin\0hunter3"));
         let at: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
         let ago = |by: &str, secret| state.rejected_ago(by, secret, at + Duration::from_secs(90));
@@ -260,7 +258,7 @@ mod tests {
         assert_eq!(ago("client", &wrong), Some(Duration::from_secs(90)));
         assert_eq!((ago("client", &other), ago("account", &wrong)), (None, None));
         assert!(!std::fs::read_to_string(state.rejections_path()).unwrap().contains("hunter2"));
-        assert_eq!(state.rejected_ago("client", &wrong, at - Duration::from_secs(9)), None, "of another clock");
+        assert_eq!(state.rejected_ago("client", &wrong, at - Duration::from_secs(9)), None, "from a wrong clock");
         state.remember_rejection("client", None, at);
         assert_eq!(ago("client", &wrong), None);
     }

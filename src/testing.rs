@@ -1,4 +1,4 @@
-//! What the unit tests share with the end-to-end tests.
+//! Helpers that unit tests share with the end-to-end tests.
 
 #[path = "../tests/support/ca.rs"]
 mod ca;

@@ -1,12 +1,12 @@
-//! Text of peers and users on its way to a log or a terminal.
+//! Makes text from servers and users safe for logs and terminals.
 
-/// `text` with `?` for whatever could end a line, move a cursor, or show something else than what stands there: control
-/// characters, line and paragraph separators, invisible characters, and those that turn the direction of writing.
+/// `text` with `?` in place of each character that could end a line, move the cursor, or disguise the text: control characters,
+/// line and paragraph separators, invisible characters, and changes of the writing direction.
 pub fn one_line(text: &str) -> String {
-    text.chars().map(|c| if is_harmless(c) { c } else { '?' }).collect()
+    text.chars().map(|c| if is_printable(c) { c } else { '?' }).collect()
 }
 
-fn is_harmless(c: char) -> bool {
+fn is_printable(c: char) -> bool {
     !matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
         && !c.is_control()
 }
@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_text_becomes_a_question_mark() {
+    fn control_characters_become_question_marks() {
         assert_eq!(one_line("Zürich, 日本: [31m é"), "Zürich, 日本: [31m é");
         let mischief = "\0\t\r\n\u{1b}\u{7f}\u{85}\u{61c}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\
                         \u{202c}\u{202d}\u{202e}\u{2060}\u{2066}\u{2067}\u{2068}\u{2069}\u{feff}";

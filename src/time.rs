@@ -1,38 +1,37 @@
-//! What time it is. Time enters at one seam, [`Now`]; the wall clock is the system's, unless a peer shows that it is evidently
-//! wrong: routers boot in 1970.
+//! Time enters at one seam, [`Now`]. The wall clock is the system's, unless a server shows that it is clearly wrong: routers boot
+//! in 1970.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Clocks that are kept by NTP differ by far less; what we judge by this, leases, lasts two months.
-const EVIDENT: SignedDuration = SignedDuration::from_mins(5);
-/// Seconds since 1970: 2026-01-01. This program is younger: an earlier clock is wrong, whosever it is.
+/// Clocks kept by NTP differ by far less, and the leases that we judge by the clock last two months.
+const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
+/// Seconds since 1970: 2026-01-01. This program is younger, so any earlier clock is wrong.
 const TOO_EARLY: i64 = 1_767_225_600;
-/// Seconds since 1970: 2100-01-01, long after PIA's CA has ended.
+/// Seconds since 1970: 2100-01-01, long after PIA's CA expires.
 const TOO_LATE: i64 = 4_102_444_800;
 
-/// One moment by both clocks: intervals go by `mono`, expiry by `wall`.
+/// One moment on both clocks: `mono` is for intervals, `wall` for expiry.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     /// Never jumps.
     pub mono: Instant,
-    /// UTC, may jump.
+    /// UTC; may jump.
     pub wall: Timestamp,
 }
 
-/// This moment.
 pub fn now() -> Now {
     Now { mono: Instant::now(), wall: Timestamp::now() }
 }
 
-/// A time as the log and the status show it: RFC 3339, UTC, to the second.
-pub fn shown(time: Timestamp) -> String {
+/// RFC 3339, UTC, to the second, as in the log and the status.
+pub fn rfc3339(time: Timestamp) -> String {
     format!("{time:.0}")
 }
 
 /// `1 h 5 min`, `3 min 20 s`, `30 min`, `7 s`.
-pub fn span(duration: Duration) -> String {
+pub fn human_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (first, second) = match seconds {
         0..60 => ((seconds, "s"), (0, "")),
@@ -40,51 +39,49 @@ pub fn span(duration: Duration) -> String {
         3600..86400 => ((seconds / 3600, "h"), (seconds % 3600 / 60, "min")),
         _ => ((seconds / 86400, "d"), (seconds % 86400 / 3600, "h")),
     };
-    let shown = |(count, unit): (u64, &str)| format!("{count} {unit}");
-    if second.0 == 0 { shown(first) } else { format!("{} {}", shown(first), shown(second)) }
+    let part = |(count, unit): (u64, &str)| format!("{count} {unit}");
+    if second.0 == 0 { part(first) } else { format!("{} {}", part(first), part(second)) }
 }
 
-/// What is known of the error of the system's clock.
+/// Correction of the system's clock.
 #[derive(Debug, Default)]
 pub struct Clock {
-    /// What the system's clock lacks; zero while it is not evidently wrong.
-    lacks: SignedDuration,
+    /// Lag of the system's clock, negative if it is ahead; zero while it is not clearly wrong.
+    behind: SignedDuration,
 }
 
-/// The system's clock differs from a peer's, or does so no more.
+/// The system's clock begins to differ from a server's, or agrees again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClockNews {
-    /// It begins to differ by this much, or differs by another amount after it was set.
+pub enum ClockChange {
     Wrong {
-        /// What it lacks; negative when it is ahead.
-        lacks: SignedDuration,
+        /// Negative if the system's clock is ahead.
+        behind: SignedDuration,
     },
-    /// It agrees again.
-    Right,
+    Correct,
 }
 
 impl Clock {
-    /// The same moment with the wall clock corrected.
+    /// `now` with its wall clock corrected.
     pub fn correct(&self, now: Now) -> Now {
-        Now { wall: now.wall.saturating_add(self.lacks).unwrap_or(Timestamp::MAX), ..now }
+        Now { wall: now.wall.saturating_add(self.behind).unwrap_or(Timestamp::MAX), ..now }
     }
 
-    /// Compares the system's clock with `date`, what a peer that has proved itself just said. Leases end by that peer's
-    /// clock, so where the two differ it is the one to go by; tells when they begin and end to differ.
-    pub fn compare(&mut self, date: SystemTime, now: Now) -> Option<ClockNews> {
+    /// Compares the system's clock with `date`, which an authenticated server has just sent. Leases end by that server's clock, so
+    /// it wins if the two differ. Returns a change only when they begin or cease to differ.
+    pub fn compare(&mut self, date: SystemTime, now: Now) -> Option<ClockChange> {
         let date = Timestamp::try_from(date).ok().filter(|date| (TOO_EARLY..TOO_LATE).contains(&date.as_second()))?;
-        let lacks = date.duration_since(now.wall);
-        let lacks = if lacks.abs() > EVIDENT { lacks } else { SignedDuration::ZERO };
-        match (std::mem::replace(&mut self.lacks, lacks).is_zero(), lacks.is_zero()) {
-            (true, false) => Some(ClockNews::Wrong { lacks }),
-            (false, true) => Some(ClockNews::Right),
+        let behind = date.duration_since(now.wall);
+        let behind = if behind.abs() > MAX_CLOCK_SKEW { behind } else { SignedDuration::ZERO };
+        match (std::mem::replace(&mut self.behind, behind).is_zero(), behind.is_zero()) {
+            (true, false) => Some(ClockChange::Wrong { behind }),
+            (false, true) => Some(ClockChange::Correct),
             _ => None,
         }
     }
 
-    /// The system's clock was set: what was known of its error is not any more.
+    /// Drops the correction, because the system's clock was set.
     pub fn forget(&mut self) {
-        self.lacks = SignedDuration::ZERO;
+        self.behind = SignedDuration::ZERO;
     }
 }
 
@@ -96,37 +93,37 @@ mod tests {
         Now { mono: Instant::now(), wall: wall.parse().unwrap() }
     }
 
-    fn lacks(date: &str, now: &str) -> i64 {
+    fn behind(date: &str, now: &str) -> i64 {
         let mut clock = Clock::default();
         let date: Timestamp = date.parse().unwrap();
-        let news = clock.compare(date.into(), at(now));
-        assert_eq!(news.is_some(), !clock.lacks.is_zero());
-        clock.lacks.as_secs()
+        let notice = clock.compare(date.into(), at(now));
+        assert_eq!(notice.is_some(), !clock.behind.is_zero());
+        clock.behind.as_secs()
     }
 
     #[test]
-    fn only_what_is_evident_is_corrected() {
-        assert_eq!(lacks("2026-11-24T12:05:00Z", "2026-11-24T12:00:00Z"), 0);
-        assert_eq!(lacks("2026-11-24T12:05:01Z", "2026-11-24T12:00:00Z"), 301);
-        assert_eq!(lacks("2026-11-24T12:00:00Z", "2027-11-24T12:00:00Z"), -365 * 86400);
-        assert_eq!(lacks("2026-11-24T12:00:00Z", "1970-01-01T00:00:00Z"), 1_795_521_600);
+    fn only_a_large_skew_is_corrected() {
+        assert_eq!(behind("2026-11-24T12:05:00Z", "2026-11-24T12:00:00Z"), 0);
+        assert_eq!(behind("2026-11-24T12:05:01Z", "2026-11-24T12:00:00Z"), 301);
+        assert_eq!(behind("2026-11-24T12:00:00Z", "2027-11-24T12:00:00Z"), -365 * 86400);
+        assert_eq!(behind("2026-11-24T12:00:00Z", "1970-01-01T00:00:00Z"), 1_795_521_600);
     }
 
     #[test]
-    fn a_peer_that_lives_in_the_past_is_not_believed() {
-        assert_eq!(lacks("1970-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
-        assert_eq!(lacks("2025-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
-        assert_ne!(lacks("2026-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+    fn a_server_date_in_the_past_is_ignored() {
+        assert_eq!(behind("1970-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+        assert_eq!(behind("2025-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
+        assert_ne!(behind("2026-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
     }
 
     #[test]
-    fn nor_is_one_of_the_far_future() {
-        assert_eq!(lacks("2100-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
-        assert_ne!(lacks("2099-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
+    fn a_server_date_in_the_far_future_is_ignored() {
+        assert_eq!(behind("2100-01-01T00:00:00Z", "2026-11-24T12:00:00Z"), 0);
+        assert_ne!(behind("2099-12-31T23:59:59Z", "2026-11-24T12:00:00Z"), 0);
     }
 
     #[test]
-    fn a_wrong_clock_is_told_once_and_so_is_its_end() {
+    fn a_wrong_clock_is_reported_once_and_so_is_its_end() {
         let mut clock = Clock::default();
         let date: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
         let mut compare = |ahead: i64| {
@@ -134,14 +131,14 @@ mod tests {
             clock.compare(date.into(), Now { mono: Instant::now(), wall })
         };
         assert_eq!(compare(0), None);
-        assert_eq!(compare(1), Some(ClockNews::Wrong { lacks: SignedDuration::from_hours(-1) }));
+        assert_eq!(compare(1), Some(ClockChange::Wrong { behind: SignedDuration::from_hours(-1) }));
         assert_eq!(compare(2), None);
-        assert_eq!(compare(0), Some(ClockNews::Right));
+        assert_eq!(compare(0), Some(ClockChange::Correct));
         assert_eq!(compare(0), None);
     }
 
     #[test]
-    fn a_clock_that_was_set_is_believed_again() {
+    fn a_clock_that_was_set_is_trusted_again() {
         let mut clock = Clock::default();
         let now = at("2026-11-24T12:00:00Z");
         clock.compare((now.wall + SignedDuration::from_hours(2)).into(), now);
@@ -151,11 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn spans() {
+    fn durations_are_readable() {
         for (seconds, text) in
             [(7, "7 s"), (60, "1 min"), (200, "3 min 20 s"), (1800, "30 min"), (3900, "1 h 5 min"), (90000, "1 d 1 h")]
         {
-            assert_eq!(span(Duration::from_secs(seconds)), text);
+            assert_eq!(human_duration(Duration::from_secs(seconds)), text);
         }
     }
 }

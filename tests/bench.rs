@@ -1,9 +1,9 @@
-//! `cargo bench`: what the daemon costs, in time, memory, processor and size, beside a plain curl and jq loop that does
-//! the same job in the same run. Prints a table and never fails because of a figure.
+//! `cargo bench`: the daemon's time, memory, CPU and size, compared with a curl and jq loop that does the same job in
+//! the same run. Prints a table and never fails because of a figure.
 //!
-//! Two network namespaces joined by a slow link: the simulated PIA in one, the daemon and its torrent client in the
-//! other. `BENCH_RUNS` (11) is how many starts each median is of, `BENCH_IDLE_S` (60) how long the idle daemon is
-//! watched.
+//! Two network namespaces connected by a slow link: the simulated PIA in one, the daemon and its torrent client in the
+//! other. `BENCH_RUNS` (11) is the number of starts for each median, `BENCH_IDLE_S` (60) the time for which the idle
+//! daemon is observed.
 
 #[allow(dead_code, reason = "the tests use other parts of it")]
 #[path = "support/real_qbt.rs"]
@@ -24,22 +24,23 @@ use support::pia::{self, Pia};
 use support::qbt::{Flavour, Qbt};
 use support::{Killed, Mood, Reply, Server, TempDir, netns, wait_until};
 
-/// Built with the profile of releases.
+/// The daemon, built with the release profile.
 const DAEMON: &str = env!("CARGO_BIN_EXE_pia-qbittorrent-sync");
-/// Set where this program runs itself in a namespace: as the bench, or as the stand-in for a torrent client.
+/// Variable that is set if this program runs itself in a namespace: as the bench, or as the stand-in for a torrent
+/// client.
 const ROLE: &str = "BENCH_ROLE";
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// One way; a round trip takes 100 ms.
 const DELAY: Duration = Duration::from_millis(50);
-/// What a start may take beside its round trips.
+/// Limit for a start in addition to its round trips.
 const ALLOWANCE: Duration = Duration::from_millis(30);
-/// No start takes so long unless it fails.
+/// Time limit after which a start has failed.
 const START_LIMIT: Duration = Duration::from_secs(20);
 const FIRST_PORT: u16 = 41_000;
 
-/// What the client may take to listen beyond what one login costs it.
+/// Limit for the client to listen, in addition to the time of one login.
 const BEYOND_LOGIN: Duration = Duration::from_millis(50);
 const MAX_SIZE: u64 = 1_750_000;
 const MAX_MEMORY: u64 = 3_600_000;
@@ -47,19 +48,19 @@ const MAX_MEMORY_OF_ALL: u64 = 4_000_000;
 const MAX_SCRAPE: Duration = Duration::from_millis(50);
 const SCRAPES: usize = 11;
 const MAX_CPU_MS: f64 = 1.5;
-/// A burst of changes is let settle for 200 ms.
+/// The daemon waits for 200 ms until a burst of changes has ended.
 const MAX_NOTICE: Duration = Duration::from_millis(250);
-/// Changes of the way.
+/// Changes of the route.
 const CHANGES: u8 = 7;
 const MAX_WAKE_UPS: f64 = 0.5;
-/// Keepalives before the peak of the resident memory is read.
+/// Keepalives before the peak memory is read.
 const WARM_UP: usize = 20;
-/// Keepalives for a mean of the processor time, which the kernel counts in 10 ms.
+/// Keepalives for the mean of the CPU time, which the kernel counts in steps of 10 ms.
 const KEEPALIVES: usize = 200;
 const LOOP_KEEPALIVES: usize = 20;
 const MS_PER_TICK: u64 = 10;
 
-/// The daemon's job without the daemon: ROUNDS keepalives, with no pause in between.
+/// The daemon's job as a shell script: ROUNDS keepalives without a pause.
 const CURL_LOOP: &str = r#"
 set -eu
 pia() {
@@ -96,7 +97,7 @@ fn main() {
 fn enter() {
     let program = env::current_exe().expect("this program");
     let Some(mut again) = netns::isolated(program) else {
-        println!("NOT MEASURED: unshare and ip cannot make network namespaces here, so this is the size only");
+        println!("NOT MEASURED: unshare and ip cannot make network namespaces here; only the size follows");
         println!("{}", Table::default().with_size().text());
         return;
     };
@@ -119,16 +120,16 @@ fn bench() {
         Ok(_link) => {
             let round_trip = round_trip();
             println!("round trip of the link: {}", ms(round_trip));
-            println!("part of every start: {} to enter the clients' namespace", ms(entering(clients.pid())));
+            println!("included in every start: {} to enter the clients' namespace", ms(entering(clients.pid())));
             println!("medians of {runs} starts\n");
             for kind in Kind::available() {
                 let client = Client::start(kind, Some(clients.pid()));
                 starts(&mut table, &client, clients.pid(), round_trip, runs);
             }
         }
-        Err(why) => println!("NOT MEASURED: times over a slow link, which cannot be made here: {why}\n"),
+        Err(error) => println!("NOT MEASURED: times over a slow link, which cannot be made here: {error}\n"),
     }
-    let kind = *Kind::available().last().expect("there is always the stand-in");
+    let kind = *Kind::available().last().expect("at least the stand-in");
     costs(&mut table, &Client::start(kind, None), idle);
     println!("{}", table.with_size().text());
 }
@@ -137,7 +138,7 @@ fn number(variable: &str, default: u16) -> u16 {
     env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// The median of the time in which a closed port of the other end refuses.
+/// Median time of a connection that a closed port at the other end refuses.
 fn round_trip() -> Duration {
     median((0..11).map(|_| {
         let begin = Instant::now();
@@ -146,11 +147,11 @@ fn round_trip() -> Duration {
     }))
 }
 
-/// The median of the time that a program takes which does nothing in that namespace.
+/// Median time of a program that does nothing in that namespace.
 fn entering(pid: u32) -> Duration {
     median((0..11).map(|_| {
         let begin = Instant::now();
-        let status = netns::beside(pid, "true").status();
+        let status = netns::command_in(pid, "true").status();
         assert!(status.is_ok_and(|status| status.success()), "nsenter");
         begin.elapsed()
     }))
@@ -166,7 +167,7 @@ fn ms(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-/// Which torrent client follows the port.
+/// Kind of torrent client.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Suite(&'static str),
@@ -174,7 +175,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Real ones, the newest last; the stand-in where there is none.
+    /// Real clients, the newest last, or the stand-in if there are none.
     fn available() -> Vec<Self> {
         let there = ["bookworm", "sid"].into_iter().filter(|suite| real_qbt::launcher(suite).is_some());
         let real: Vec<Self> = there.map(Self::Suite).collect();
@@ -182,7 +183,7 @@ impl Kind {
     }
 }
 
-/// A running torrent client and what one must know to log in.
+/// A running torrent client and its credentials.
 struct Client {
     label: String,
     url: String,
@@ -191,19 +192,19 @@ struct Client {
     _process: Process,
 }
 
-/// Ends with its client.
+/// The client's process, ended when dropped.
 enum Process {
     Real(#[expect(dead_code, reason = "only to be dropped")] RealQbt),
     StandIn(#[expect(dead_code, reason = "only to be dropped")] Killed),
 }
 
 impl Client {
-    /// In the namespace of a process, or in this one.
+    /// Starts a client in the namespace of a process, or in this one.
     fn start(kind: Kind, namespace_of: Option<u32>) -> Self {
         match kind {
             Kind::Suite(suite) => {
-                let qbt = RealQbt::start_beside(namespace_of, suite, real_qbt::Options::default())
-                    .expect("a suite that is there");
+                let qbt = RealQbt::start_in_namespace(namespace_of, suite, real_qbt::Options::default())
+                    .expect("an unpacked suite");
                 Self {
                     label: format!("qBittorrent {}", qbt.version()),
                     url: qbt.url(),
@@ -216,7 +217,7 @@ impl Client {
         }
     }
 
-    /// The daemon's environment, to be run by `program`.
+    /// Setup of a daemon that uses this client, run by `program`.
     fn setup(&self, program: &str, pia: &Pia) -> Setup {
         let setup = Setup::with_binary(program)
             .pia(pia)
@@ -229,12 +230,12 @@ impl Client {
         setup
     }
 
-    /// The stand-in in a process of its own, which ends with its standard input.
+    /// Starts the stand-in in a process of its own, which ends with its standard input.
     fn start_stand_in(namespace_of: Option<u32>) -> Self {
         let program = env::current_exe().expect("this program");
         let mut command = match namespace_of {
             None => Command::new(program),
-            Some(pid) => netns::beside(pid, program),
+            Some(pid) => netns::command_in(pid, program),
         };
         let mut process =
             command.env(ROLE, "stand-in").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the stand-in");
@@ -251,7 +252,8 @@ impl Client {
     }
 }
 
-/// Introduces itself in three lines. The stand-in only claims to listen: here it does.
+/// Runs the stand-in: prints its URL and credentials in three lines, and opens the socket that it otherwise only
+/// claims.
 fn stand_in() {
     let qbt = Qbt::start(Flavour::V5_3);
     let (username, password) = qbt.set(|state| (state.username.clone(), state.password.clone()));
@@ -269,13 +271,13 @@ fn stand_in() {
     });
 }
 
-/// When, after its start, a job had bound the port and the torrent client listened on it.
+/// Times from the start of a job until the port was bound and until the torrent client listened on it.
 struct Sample {
     bound: Duration,
     listening: Duration,
 }
 
-/// Starts something and watches both ends of the link for what comes of it.
+/// Starts a job and observes both ends of the link.
 fn sample<T>(pia: &Pia, pid: u32, port: u16, start: impl FnOnce() -> T) -> (Sample, T) {
     let binds = pia.bound().len();
     assert!(!netns::listens(pid, port), "port {port} is in use");
@@ -295,10 +297,11 @@ fn sample<T>(pia: &Pia, pid: u32, port: u16, start: impl FnOnce() -> T) -> (Samp
     (Sample { bound: bound.expect(&complaint), listening: listening.expect(&complaint) }, started)
 }
 
-/// The daemon and the loop over the slow link: `runs` starts with a cached token and as many with a stored lease.
+/// Measures the daemon and the loop over the slow link: `runs` starts with a cached token and as many with a stored
+/// lease.
 fn starts(table: &mut Table, client: &Client, pid: u32, round_trip: Duration, runs: u16) {
     let pia = Pia::with(pia::Options { address: GATEWAY.into(), ..pia::Options::default() });
-    let enter = netns::beside(pid, DAEMON);
+    let enter = netns::command_in(pid, DAEMON);
     let setup = client.setup(&enter.get_program().to_string_lossy(), &pia);
     let arguments: Vec<_> = enter.get_args().map(|argument| argument.to_string_lossy()).collect();
     let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
@@ -320,7 +323,7 @@ fn starts(table: &mut Table, client: &Client, pid: u32, round_trip: Duration, ru
         if lease.exists() {
             fs::copy(lease, &own).expect("a stored lease");
         }
-        let run = || curl_loop(&setup, netns::beside(pid, "sh"), dir.path(), 1).spawn().expect("the loop");
+        let run = || curl_loop(&setup, netns::command_in(pid, "sh"), dir.path(), 1).spawn().expect("the loop");
         let (sample, mut child) = sample(&pia, pid, port, run);
         assert!(child.wait().is_ok_and(|status| status.success()), "the loop failed");
         fs::copy(own, lease).expect("the lease that the loop stored");
@@ -331,7 +334,7 @@ fn starts(table: &mut Table, client: &Client, pid: u32, round_trip: Duration, ru
     let mut both = |job: &dyn Fn(&Path, u16) -> Sample, name: &str| {
         let ports = first_port..first_port + runs;
         first_port += runs;
-        // The second round finds the leases of the first. Each start moves the client to another port than the last.
+        // The second round uses the leases of the first. Each start moves the client to a different port.
         [(); 2].map(|()| {
             let samples = ports.clone().map(|port| {
                 pia.set(|state| state.next_port = port.into());
@@ -363,7 +366,7 @@ fn starts(table: &mut Table, client: &Client, pid: u32, round_trip: Duration, ru
             ..row("exec to bound", ours.bound, plain.bound)
         });
         table.0.push(row("exec to listening", ours.listening, plain.listening));
-        // What was granted there is known here half a round trip later.
+        // The reply of the gateway takes half a round trip to get here.
         let followed = ours.listening.saturating_sub(ours.bound + round_trip / 2);
         table.0.push(Row {
             what: format!("{}: bound to listening, {from}", client.label),
@@ -375,10 +378,10 @@ fn starts(table: &mut Table, client: &Client, pid: u32, round_trip: Duration, ru
     }
 }
 
-/// The median of what a login costs the client, as curl measures it beside it.
+/// Median time of a login at the client, measured by curl in its namespace.
 fn login_by_curl(client: &Client, pid: u32) -> Duration {
     median((0..11).map(|_| {
-        let mut curl = netns::beside(pid, "curl");
+        let mut curl = netns::command_in(pid, "curl");
         curl.args(["--silent", "--output", "/dev/null", "--write-out", "%{time_total}", "--noproxy", "*"]);
         for (name, value) in [("username", &client.username), ("password", &client.password)] {
             curl.args(["--data-urlencode", &format!("{name}={value}")]);
@@ -394,7 +397,7 @@ fn trips_and_rest(time: Duration, round_trip: Duration, trips: u32) -> String {
     format!("{trips} RTT {} {:.1} ms", if rest < 0.0 { '-' } else { '+' }, rest.abs())
 }
 
-/// The plain loop for the peers of a setup, with its files in `dir`.
+/// Command that runs the curl loop with the servers of a setup and its files in `dir`.
 fn curl_loop(setup: &Setup, mut shell: Command, dir: &Path, rounds: usize) -> Command {
     shell.args(["-c", CURL_LOOP]).current_dir(dir).env("ROUNDS", rounds.to_string()).env("no_proxy", "*");
     for name in [
@@ -412,8 +415,8 @@ fn curl_loop(setup: &Setup, mut shell: Command, dir: &Path, rounds: usize) -> Co
     shell
 }
 
-/// Memory of a daemon that tells everybody everything, and how fast it answers while its gateway hangs.
-fn everything(table: &mut Table, client: &Client) {
+/// Measures the memory of a daemon with every notification enabled, and its response time while the gateway hangs.
+fn with_notifications(table: &mut Table, client: &Client) {
     let pia = Pia::start();
     let listener = Server::start(([127, 0, 0, 1], 0).into(), None, |_| Reply::text(200, "OK"));
     let url = format!("http://{}/", listener.address());
@@ -439,11 +442,11 @@ fn everything(table: &mut Table, client: &Client) {
     }
     let memory = daemon.memory(true) * 1024;
     pia.set_mood(Mood::Silent);
-    daemon.hang_up();
-    daemon.see("reload");
+    daemon.reload();
+    daemon.expect_line("reload");
     let answered = median((0..SCRAPES).map(|_| scrape()));
     table.0.push(Row {
-        what: "the same with every other program told".into(),
+        what: "peak memory with every notification enabled".into(),
         target: "<= 4 MB".into(),
         measured: megabytes(memory),
         verdict: verdict(memory <= MAX_MEMORY_OF_ALL),
@@ -458,7 +461,7 @@ fn everything(table: &mut Table, client: &Client) {
     });
 }
 
-/// Memory, processor time and wake-ups of a daemon whose peers are all near.
+/// Measures memory, CPU time and wake-ups of a daemon whose servers are all local.
 fn costs(table: &mut Table, client: &Client, idle: Duration) {
     let pia = Pia::start();
     let setup = client.setup(DAEMON, &pia);
@@ -479,8 +482,8 @@ fn costs(table: &mut Table, client: &Client, idle: Duration) {
     assert!(status.is_ok_and(|status| status.success()), "the loop failed");
     let plain = mean(cpu_ms("self", OF_CHILDREN) - before, LOOP_KEEPALIVES);
 
-    let changes: Vec<_> = (2..2 + CHANGES).map(|source| noticed(&mut daemon, &pia, source)).collect();
-    let noticed = median(changes);
+    let changes: Vec<_> = (2..2 + CHANGES).map(|source| reconnect_time(&mut daemon, &pia, source)).collect();
+    let reconnect = median(changes);
 
     let before = switches(daemon.pid());
     thread::sleep(idle);
@@ -494,7 +497,7 @@ fn costs(table: &mut Table, client: &Client, idle: Duration) {
         verdict: verdict(memory <= MAX_MEMORY),
         plain: String::new(),
     });
-    everything(table, client);
+    with_notifications(table, client);
     table.0.push(Row {
         what: format!("CPU of a keepalive, mean of {KEEPALIVES}"),
         target: format!("<= {MAX_CPU_MS} ms"),
@@ -503,10 +506,10 @@ fn costs(table: &mut Table, client: &Client, idle: Duration) {
         plain: format!("{plain:.2} ms (x{:.3})", ours / plain),
     });
     table.0.push(Row {
-        what: format!("another way to the gateway, to the first byte there, median of {CHANGES}"),
+        what: format!("changed route to first byte at the gateway, median of {CHANGES}"),
         target: format!("<= {} ms", MAX_NOTICE.as_millis()),
-        measured: ms(noticed),
-        verdict: verdict(noticed <= MAX_NOTICE),
+        measured: ms(reconnect),
+        verdict: verdict(reconnect <= MAX_NOTICE),
         plain: String::new(),
     });
     table.0.push(Row {
@@ -518,12 +521,12 @@ fn costs(table: &mut Table, client: &Client, idle: Duration) {
     });
 }
 
-/// The way to the gateway becomes another one, as by another tunnel: from then on we speak to it from 127.0.0.SOURCE. How long it
-/// took until the gateway heard of it.
-fn noticed(daemon: &mut Daemon, pia: &Pia, source: u8) -> Duration {
+/// Changes the route to the gateway to source address 127.0.0.SOURCE, as a new tunnel does. Returns the time until the
+/// daemon connects to the gateway.
+fn reconnect_time(daemon: &mut Daemon, pia: &Pia, source: u8) -> Duration {
     let connections = pia.counts().connections;
     let gateway = pia.gateway().ip();
-    netns::here(&format!("route replace local {gateway}/32 dev lo src 127.0.0.{source} table local"));
+    netns::ip_here(&format!("route replace local {gateway}/32 dev lo src 127.0.0.{source} table local"));
     let begin = Instant::now();
     let limit = begin + Duration::from_secs(10);
     while pia.counts().connections == connections && Instant::now() < limit {
@@ -534,15 +537,15 @@ fn noticed(daemon: &mut Daemon, pia: &Pia, source: u8) -> Duration {
     took
 }
 
-/// Has the port bound and the client checked at once, and waits until both are done.
+/// Causes a bind and a check of the client, and waits for both.
 fn keepalive(daemon: &mut Daemon, pia: &Pia) {
     let binds = pia.bound().len();
-    daemon.hang_up();
+    daemon.reload();
     daemon.wait_until("a keepalive", || pia.bound().len() > binds);
     settle(daemon.pid());
 }
 
-/// Waits until the process sleeps: no thread of it ran for a while.
+/// Waits until no thread of the process has run for a while.
 fn settle(pid: u32) {
     let mut last = u64::MAX;
     let settled = wait_until(Duration::from_secs(10), || {
@@ -550,15 +553,15 @@ fn settle(pid: u32) {
         let same = now == last;
         last = now;
         if !same {
-            // Longer than any peer on this machine takes for an answer.
+            // Longer than any server on this machine takes to reply.
             thread::sleep(Duration::from_millis(20));
         }
         same
     });
-    assert!(settled, "the daemon does not come to rest");
+    assert!(settled, "the daemon does not become idle");
 }
 
-/// How often threads of the process were given a processor.
+/// Number of context switches of all threads of the process.
 fn switches(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a running process").flatten();
     tasks
@@ -569,20 +572,20 @@ fn switches(pid: u32) -> u64 {
         .sum()
 }
 
-/// A number of a status file of /proc.
+/// A number from a status file in /proc.
 fn of_status(file: &str, name: &str) -> u64 {
     let text = fs::read_to_string(file).expect("a running process");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|value| value.split_whitespace().next()?.parse().ok()).expect("a number")
 }
 
-/// Where user and system time stand in /proc/PID/stat, counted from the process's state on.
+/// Positions of user and system time in /proc/PID/stat, counted from the process's state.
 const OWN: [usize; 2] = [11, 12];
 const OF_CHILDREN: [usize; 2] = [13, 14];
 
 fn cpu_ms(pid: &str, fields: [usize; 2]) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a running process");
-    // The name in front may hold anything, spaces and parentheses included.
+    // The program's name before them may contain spaces and parentheses.
     let (_, numbers) = text.rsplit_once(") ").expect("a name");
     let numbers: Vec<&str> = numbers.split_whitespace().collect();
     fields.iter().map(|&at| numbers[at].parse::<u64>().expect("a number") * MS_PER_TICK).sum()
@@ -601,13 +604,13 @@ fn verdict(met: bool) -> &'static str {
     if met { "ok" } else { "MISSED" }
 }
 
-/// A line of the result.
+/// A row of the table.
 struct Row {
     what: String,
     target: String,
     measured: String,
     verdict: &'static str,
-    /// What the plain loop took, and what share of that we take.
+    /// Figure of the curl loop, and the daemon's share of it.
     plain: String,
 }
 

@@ -1,5 +1,5 @@
-//! The command line of the real binary: commands, exit codes, and every way in which a configuration can be wrong or odd.
-//! What the daemon does while it runs is in `daemon.rs`.
+//! The command line of the real binary: commands, exit codes, and every kind of wrong or unusual configuration. The
+//! running daemon is tested in `daemon.rs`.
 mod support;
 
 use std::fs;
@@ -14,7 +14,7 @@ use support::{Reply, for_all, pia, qbt};
 
 const USAGE: Option<i32> = Some(64);
 const CONFIG: Option<i32> = Some(78);
-const OCCUPIED: Option<i32> = Some(75);
+const LOCKED: Option<i32> = Some(75);
 const NOT_RUNNING: Option<i32> = Some(3);
 
 /// Every variable in the README's table.
@@ -26,23 +26,23 @@ fn variables() -> Vec<&'static str> {
         .collect()
 }
 
-/// Those that can also come from a file.
+/// Variables whose value can also come from a file.
 const FROM_FILE: [&str; 5] =
     ["PIA_USERNAME", "PIA_PASSWORD", "QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD", "QBITTORRENT_API_KEY"];
 
 impl World {
-    /// A daemon that would do nothing for five minutes, and says little.
+    /// A daemon with an interval of five minutes and a short log.
     fn calm() -> Self {
         Self::new().env("CHECK_INTERVAL", "300").env("LOG_LEVEL", "INFO")
     }
 
-    /// `NAME_FILE` in place of `NAME`.
+    /// Sets `NAME_FILE` instead of `NAME`.
     fn file(self, name: &str, text: &str) -> Self {
         let path = self.setup.dir().write(name, text).display().to_string();
         self.without(&[name]).env(&format!("{name}_FILE"), path)
     }
 
-    /// The configuration is refused with exactly these problems, a line each, and nothing is sent.
+    /// Asserts that the configuration is refused with exactly these problems, a line each, and that nothing is sent.
     #[track_caller]
     fn refuses(&self, problems: &[&[&str]]) -> Output {
         let output = self.setup.run_once(&[]);
@@ -50,14 +50,14 @@ impl World {
         let lines: Vec<_> = output.stderr.lines().collect();
         assert_eq!(lines.len(), problems.len(), "{output:#?}");
         for words in problems {
-            let told = lines.iter().any(|line| words.iter().all(|word| line.contains(word)));
-            assert!(told, "no line with {words:?}: {output:#?}");
+            let printed = lines.iter().any(|line| words.iter().all(|word| line.contains(word)));
+            assert!(printed, "no line with {words:?}: {output:#?}");
         }
         assert_eq!((self.pia.counts(), self.qbt.counts()), Default::default());
         output
     }
 
-    /// Works, with exactly one warning, which has these words.
+    /// Asserts that `once` succeeds with exactly one warning, which contains these words.
     #[track_caller]
     fn warns(&self, words: &[&str]) {
         let output = self.setup.run_once(&["once"]);
@@ -92,7 +92,7 @@ fn help_names_every_variable_and_command() {
     }
 }
 
-/// The names that `--help` lists: the variables, and those of them that a file may hold.
+/// Names that `--help` lists: the variables, and their `_FILE` variants.
 fn listed() -> (Vec<String>, Vec<String>) {
     let help = Setup::new().run_once(&["--help"]).stdout;
     let names = help.split_once("\nVariables:\n").expect("a list").1.lines().filter_map(|line| {
@@ -106,7 +106,7 @@ fn listed() -> (Vec<String>, Vec<String>) {
     })
 }
 
-/// Words of `text` that look like variables of ours.
+/// Words of `text` that look like our variables.
 fn ours_in(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit() && c != '_');
     let prefixes = ["PIA_", "QBITTORRENT_", "TRANSMISSION_", "DELUGE_", "GLUETUN_", "TORRENT_CLIENT", "PORT_SOURCE"];
@@ -115,9 +115,9 @@ fn ours_in(text: &str) -> Vec<String> {
     words.filter(is_ours).map(str::to_owned).collect()
 }
 
-/// Whoever adds a variable finds here where else it has to stand.
+/// Fails for a new variable until every other place lists it.
 #[test]
-fn help_readme_services_and_samples_name_the_same_variables() {
+fn help_readme_services_and_samples_list_the_same_variables() {
     let (all, from_file) = listed();
     let secrets: Vec<_> = from_file.iter().map(|name| name.strip_suffix("_FILE").expect("a file")).collect();
     let readme = variables();
@@ -138,11 +138,11 @@ fn help_readme_services_and_samples_name_the_same_variables() {
         "contrib/appliance/run.sh",
     ] {
         let text = read(file);
-        // A sample of settings is all comments, a comment in YAML may name anything.
+        // A sample of settings consists of comments; a comment in YAML may contain anything.
         let is_yaml = file.ends_with("ml");
         let lines = text.lines().map(|line| line.split('#').next().filter(|_| is_yaml).unwrap_or(line));
         for name in lines.flat_map(ours_in) {
-            // `PIA_` and the like stand for all that begin so; some are of a compose file's own `.env`.
+            // `PIA_` and the like are prefixes; the exceptions below belong to a compose file's own `.env`.
             let known = all.contains(&name) || from_file.contains(&name) || name.ends_with('_');
             assert!(
                 known || ["PIA_REGION", "PIA_SYNC_", "PIA_WG"].iter().any(|own| name.starts_with(own)),
@@ -152,7 +152,7 @@ fn help_readme_services_and_samples_name_the_same_variables() {
     }
     let (unit, installer) = (read("systemd/pia-qbittorrent-sync.service"), read("install.sh"));
     for name in secrets {
-        assert!(unit.contains(&format!("LoadCredential={name}:")), "the unit takes no {name}");
+        assert!(unit.contains(&format!("LoadCredential={name}:")), "the unit does not load {name}");
         assert!(
             installer.lines().any(|line| line.contains("secrets=") && line.contains(name)),
             "install.sh lacks {name}"
@@ -177,7 +177,7 @@ fn wrong_usage_is_64() {
 }
 
 #[test]
-fn output_may_be_cut_off() {
+fn a_closed_pipe_is_no_error() {
     // As in `… --help | head -1`.
     let script = format!("{} --help | true", support::daemon::binary().display());
     let output = Command::new("sh").args(["-c", &script]).env_clear().output().expect("a shell");
@@ -188,7 +188,6 @@ fn output_may_be_cut_off() {
 
 #[test]
 fn all_problems_are_listed_at_once() {
-    // Shows 4 of the issue.
     let setup = Setup::new()
         .env("PIA_GATEWAY", "nonsense:99999")
         .env("PIA_CA_CERT", "/nonexistent")
@@ -204,13 +203,13 @@ fn all_problems_are_listed_at_once() {
         &["PIA_CA_CERT"],
         &["PIA_USERNAME"],
     ] {
-        let told = output.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
-        assert!(told, "{words:?}: {output:#?}");
+        let printed = output.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(printed, "{words:?}: {output:#?}");
     }
 }
 
 #[test]
-fn every_command_that_needs_it_checks_the_configuration() {
+fn commands_that_use_the_configuration_check_it() {
     for arguments in [&[][..], &["once"], &["check"]] {
         let world = World::calm().env("CHECK_INTERVAL", "soon");
         let output = world.setup.run_once(arguments);
@@ -220,13 +219,13 @@ fn every_command_that_needs_it_checks_the_configuration() {
 }
 
 #[test]
-fn each_bad_value_is_named_with_what_would_be_right() {
+fn a_bad_value_is_reported_with_the_valid_ones() {
     for_all(
         [
             ("PIA_GATEWAY", "10.0.0.1:0", "65535"),
             ("PIA_GATEWAY", "10.0.0.1:port", "65535"),
             ("PIA_GATEWAY", "[fd00::1", "ADDRESS"),
-            ("PIA_GATEWAY", "https://10.0.0.1", "type PIA_GATEWAY=10.0.0.1"),
+            ("PIA_GATEWAY", "https://10.0.0.1", "PIA_GATEWAY=10.0.0.1"),
             ("PIA_GATEWAY", "https://", "ADDRESS"),
             ("PIA_HOSTNAME", "10.0.0.1", "name"),
             ("PIA_HOSTNAME", "two words", "name"),
@@ -240,11 +239,11 @@ fn each_bad_value_is_named_with_what_would_be_right() {
             ("CHECK_INTERVAL", "0", "86400"),
             ("CHECK_INTERVAL", "86401", "86400"),
             ("CHECK_INTERVAL", "-5", "86400"),
-            ("CHECK_INTERVAL", "5m", "type CHECK_INTERVAL=300"),
+            ("CHECK_INTERVAL", "5m", "CHECK_INTERVAL=300"),
             ("LOG_LEVEL", "verbose", "DEBUG"),
         ],
-        |(name, value, right)| {
-            World::calm().env(name, value).refuses(&[&[name, value, right]]);
+        |(name, value, valid)| {
+            World::calm().env(name, value).refuses(&[&[name, value, valid]]);
         },
     );
 }
@@ -267,7 +266,7 @@ fn a_ca_file_must_hold_certificates() {
 }
 
 #[test]
-fn several_certificates_in_one_file_are_fine() {
+fn a_ca_file_may_hold_several_certificates() {
     let world = World::calm();
     let both = format!("# comment\n{}\n{}", world.pia.login_ca_pem(), world.pia.ca_pem());
     let path = world.setup.dir().write("both.pem", both).display().to_string();
@@ -277,7 +276,7 @@ fn several_certificates_in_one_file_are_fine() {
 }
 
 #[test]
-fn a_gateway_certificate_of_the_login_authority_is_refused() {
+fn a_gateway_certificate_of_the_login_ca_is_refused() {
     let world = World::calm();
     let path = world.setup.value("PIA_LOGIN_CA_CERT").to_owned();
     let world = world.env("PIA_CA_CERT", path);
@@ -287,7 +286,7 @@ fn a_gateway_certificate_of_the_login_authority_is_refused() {
 }
 
 #[test]
-fn an_account_or_a_token_is_needed() {
+fn an_account_or_a_token_is_required() {
     let world = World::calm().without(&["PIA_USERNAME", "PIA_PASSWORD"]);
     world.refuses(&[&["PIA_USERNAME", "PIA_PASSWORD"]]);
     fs::write(world.setup.token_file(), " \n").expect("a token file");
@@ -310,7 +309,7 @@ fn half_of_a_pair_is_an_error() {
 }
 
 #[test]
-fn placeholders_are_errors_and_secrets_are_never_shown() {
+fn a_placeholder_is_an_error_and_is_not_shown() {
     for_all(FROM_FILE, |name| {
         for value in ["CHANGE_ME", "your_pia_username", "changeme", "<password>"] {
             let output = World::calm().env(name, value).refuses(&[&[name, "placeholder"]]);
@@ -323,7 +322,7 @@ fn placeholders_are_errors_and_secrets_are_never_shown() {
 // ---- configuration: files
 
 #[test]
-fn values_from_files_work_and_lose_their_line_end() {
+fn a_value_from_a_file_loses_its_line_break() {
     for_all(["", "\n", "\r\n"], |end| {
         let mut world = World::calm();
         world.pia.set(|state| state.password = " lead and trail ".into());
@@ -347,18 +346,18 @@ fn values_from_files_work_and_lose_their_line_end() {
 }
 
 #[test]
-fn a_variable_and_its_file_are_one_too_many() {
+fn a_variable_and_its_file_variant_exclude_each_other() {
     for name in FROM_FILE {
         let world = World::calm();
         let path = world.setup.dir().write("file", "v4lue-in-a-file").display().to_string();
         let world = world.env(name, "v4lue").env(&format!("{name}_FILE"), path);
-        let output = world.refuses(&[&[name, &format!("{name}_FILE"), "both"]]);
+        let output = world.refuses(&[&[name, &format!("{name}_FILE"), "set one of them"]]);
         assert!(!output.stderr.contains("v4lue"), "{output:#?}");
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_named() {
+fn an_unusable_file_is_reported_with_its_variable() {
     for name in ["PIA_PASSWORD", "QBITTORRENT_PASSWORD"] {
         let file = format!("{name}_FILE");
         World::calm().without(&[name]).env(&file, "/nonexistent").refuses(&[&[&file, "/nonexistent", "no such file"]]);
@@ -370,7 +369,7 @@ fn a_file_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
+fn a_pipe_instead_of_a_file_does_not_block() {
     let pipe_at = |path: &std::path::Path| {
         let made = Command::new("mkfifo").arg(path).status();
         assert!(made.is_ok_and(|status| status.success()), "{}", path.display());
@@ -422,11 +421,11 @@ fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
     let pipe = pipe_in(&world);
     let output = world.env("LOG_FILE", pipe).setup.run_once(&["once"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
-    assert!(output.stdout.contains("nobody reads from it; logging to standard output"), "{output:#?}");
+    assert!(output.stdout.contains("no process reads from it; logging to standard output"), "{output:#?}");
 }
 
 #[test]
-fn a_log_goes_where_it_is_sent_also_to_a_device_or_a_pipe() {
+fn the_log_file_may_be_a_device_or_a_pipe() {
     let output = World::new().env("LOG_FILE", "/dev/stderr").setup.run_once(&["once"]);
     assert!(output.code == Some(0) && output.stderr.contains("bound port 47047"), "{output:#?}");
     let output = World::new().env("LOG_FILE", "/dev/null").setup.run_once(&["once"]);
@@ -436,7 +435,7 @@ fn a_log_goes_where_it_is_sent_also_to_a_device_or_a_pipe() {
 // ---- configuration: warnings
 
 #[test]
-fn odd_values_are_warnings() {
+fn an_unusual_value_is_a_warning() {
     for_all(
         [
             ("PIA_PASWORD", "x", &["PIA_PASWORD", "PIA_PASSWORD"][..]),
@@ -450,21 +449,21 @@ fn odd_values_are_warnings() {
 }
 
 #[test]
-fn the_old_default_password_is_a_warning() {
+fn qbittorrents_old_default_password_is_a_warning() {
     let world = World::calm();
     world.qbt.set(|state| state.password = "adminadmin".into());
     world.env("QBITTORRENT_PASSWORD", "adminadmin").warns(&["QBITTORRENT_PASSWORD", "default"]);
 }
 
 #[test]
-fn the_interval_in_effect_is_at_most_840() {
+fn the_interval_is_capped_at_840_s() {
     let world = World::calm().env("CHECK_INTERVAL", "86400");
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     assert_eq!(world.setup.status().map(|status| status.interval_s), Some(840));
 }
 
 #[test]
-fn an_unnamed_gateway_is_a_warning() {
+fn a_gateway_without_a_name_is_a_warning() {
     let pia = pia::Pia::with(pia::Options { anonymous: true, ..pia::Options::default() });
     let mut world = World::calm();
     world.setup = world.setup.pia(&pia).without("PIA_HOSTNAME");
@@ -472,7 +471,7 @@ fn an_unnamed_gateway_is_a_warning() {
 }
 
 #[test]
-fn a_missing_scheme_means_http() {
+fn an_address_without_a_scheme_means_http() {
     let world = World::calm();
     let address = world.qbt.address().to_string();
     let output = world.env("QBITTORRENT_HOST", address).setup.run_once(&["once"]);
@@ -480,7 +479,7 @@ fn a_missing_scheme_means_http() {
 }
 
 #[test]
-fn systemd_s_state_directory_is_the_default() {
+fn state_dir_defaults_to_systemds_state_directory() {
     let world = World::calm();
     let dir = world.setup.state_dir().display().to_string();
     let world = world.without(&["STATE_DIR"]).env("STATE_DIRECTORY", dir.clone());
@@ -489,7 +488,7 @@ fn systemd_s_state_directory_is_the_default() {
 }
 
 #[test]
-fn the_state_directory_is_made() {
+fn the_state_directory_is_created() {
     let world = World::calm();
     let dir = world.setup.dir().path().join("a/b");
     let world = world.env("STATE_DIR", dir.display().to_string());
@@ -500,7 +499,7 @@ fn the_state_directory_is_made() {
 // ---- log
 
 #[test]
-fn levels_filter_in_any_case() {
+fn log_levels_are_case_insensitive() {
     for_all(
         [("trace", true, true), ("Debug", true, true), ("INFO", false, true), ("warning", false, false)],
         |(level, debug, info)| {
@@ -516,20 +515,20 @@ fn levels_filter_in_any_case() {
 }
 
 #[test]
-fn the_log_file_is_private_and_appended_to() {
+fn the_log_file_is_private_and_is_appended_to() {
     let world = World::calm();
     let log = world.setup.dir().path().join("log");
     let world = world.env("LOG_FILE", log.display().to_string());
     for _ in 0..2 {
         let output = world.setup.run_once(&["once"]);
-        assert_eq!((output.code, output.stdout.as_str()), (Some(0), ""), "one handler only: {output:#?}");
+        assert_eq!((output.code, output.stdout.as_str()), (Some(0), ""), "the log goes to the file alone: {output:#?}");
     }
     let text = fs::read_to_string(&log).expect("a log file");
     assert_eq!((mode(&log), text.matches(" started").count()), (0o600, 2), "{text}");
 }
 
 #[test]
-fn the_log_file_is_cut_when_it_is_long() {
+fn a_long_log_file_is_truncated() {
     let world = World::calm();
     let line = format!("{}\n", "x".repeat(99));
     let path = world.setup.dir().write("long.log", line.repeat(50_001));
@@ -541,7 +540,7 @@ fn the_log_file_is_cut_when_it_is_long() {
 }
 
 #[test]
-fn what_was_mistyped_is_named_with_what_was_meant() {
+fn a_mistyped_argument_gets_a_suggestion() {
     for (arguments, words) in [
         (&["chekc"][..], "unknown command chekc; did you mean check? --help"),
         (&["check", "--config-onyl"], "unknown option --config-onyl; did you mean --config-only?"),
@@ -576,15 +575,16 @@ fn a_log_file_that_cannot_be_opened_is_a_warning() {
 // ---- once
 
 #[test]
-fn once_makes_one_full_pass() {
+fn once_runs_one_full_pass() {
     let world = World::calm();
     let output = world.setup.run_once(&["once"]);
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{output:#?}");
     let counts = pia::Counts { logins: 1, signatures: 1, binds: 1, connections: 1, ..pia::Counts::default() };
     assert_eq!(world.pia.counts(), counts);
-    assert_eq!((world.qbt.listening(), world.qbt.counts().logouts), (Some(47047), 1), "leaves no session behind");
+    assert_eq!((world.qbt.listening(), world.qbt.counts().logouts), (Some(47047), 1), "once logs out");
 
-    // The next pass needs neither a login nor a signature. The tunnel may have been made anew since, and so the socket is.
+    // The next pass needs neither a login nor a signature. It reopens the socket, as the tunnel may have been
+    // recreated.
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     assert_eq!(world.pia.counts(), pia::Counts { binds: 2, connections: 2, ..counts });
     assert_eq!(world.qbt.ports(), [47047, 47048, 47047]);
@@ -593,7 +593,7 @@ fn once_makes_one_full_pass() {
 }
 
 #[test]
-fn once_fails_with_the_reason() {
+fn once_fails_with_a_reason() {
     type Case = (fn(&World), &'static [&'static str]);
     let cases: [Case; 4] = [
         (|world| world.pia.pause(), &["refused", "region"]),
@@ -613,7 +613,7 @@ fn once_fails_with_the_reason() {
 }
 
 #[test]
-fn once_binds_though_qbittorrent_is_down() {
+fn once_binds_even_if_qbittorrent_is_down() {
     let world = World::calm();
     world.qbt.pause();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(1));
@@ -622,21 +622,21 @@ fn once_binds_though_qbittorrent_is_down() {
 
 // ---- check
 
-/// Steps of a check, and whether their line must say ok; the others must not.
+/// Runs `check` and asserts for each of these rows whether it is ok.
 #[track_caller]
-fn checks(world: &World, expected: &[(&str, bool)]) -> Output {
+fn assert_rows(world: &World, expected: &[(&str, bool)]) -> Output {
     let output = world.setup.run_once(&["check"]);
-    let well = expected.iter().all(|(_, ok)| *ok);
-    assert_eq!(output.code, Some(i32::from(!well)), "{output:#?}");
+    let all_ok = expected.iter().all(|(_, ok)| *ok);
+    assert_eq!(output.code, Some(i32::from(!all_ok)), "{output:#?}");
     for (step, ok) in expected {
         let line = output.stdout.lines().find(|line| line.get(5..20).is_some_and(|row| row.trim() == step.trim()));
-        let line = line.unwrap_or_else(|| panic!("no line about {step}: {output:#?}"));
+        let line = line.unwrap_or_else(|| panic!("no row {step}: {output:#?}"));
         assert_eq!(line.starts_with("ok"), *ok, "{step}: {output:#?}");
     }
     output
 }
 
-/// Those of a check at PIA, in order.
+/// Rows of a check with PIA, in order.
 const ROWS: [&str; 12] = [
     "settings",
     "tunnel",
@@ -652,18 +652,18 @@ const ROWS: [&str; 12] = [
     "inbound",
 ];
 
-/// The first words of a check's lines, in order.
+/// Names of the rows that `check` printed, in order.
 fn rows(output: &Output) -> Vec<String> {
     output.stdout.lines().take_while(|line| !line.is_empty()).map(|line| line[5..20].trim().to_owned()).collect()
 }
 
 #[test]
-fn check_is_the_loop_and_changes_nothing_at_qbittorrent() {
+fn check_runs_the_loop_and_does_not_change_qbittorrent() {
     let world = World::calm();
-    // qBittorrent has another port: that is found, left as it is, and no failure before the first start.
+    // A different port in qBittorrent is reported and kept, and is no failure before the first start.
     let output = world.setup.run_once(&["check"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
-    let line = "note port           it has port 6881, the leased one is 47047; the service will set it\n";
+    let line = "note port           it has port 6881, but the leased port is 47047; the service will set it\n";
     assert!(output.stdout.contains(line), "{output:#?}");
     assert!(output.stdout.ends_with("\n\nall is well: start the service, which sets the port\n"), "{output:#?}");
     assert_eq!((world.qbt.counts().set_ports, world.qbt.listening()), (0, Some(6881)));
@@ -677,17 +677,17 @@ fn check_is_the_loop_and_changes_nothing_at_qbittorrent() {
     }
     assert_eq!(rows(&output), ROWS);
     assert!(output.stdout.contains("-    account        not needed: the stored lease"), "{output:#?}");
-    assert!(output.stdout.contains("note listener       it says so, but no program here listens"), "{output:#?}");
-    assert!(output.stdout.contains("note inbound        no peer from outside yet, normal at first\n"), "{output:#?}");
+    assert!(output.stdout.contains("note listener       the client reports that it listens, but"), "{output:#?}");
+    assert!(output.stdout.contains("note inbound        no incoming peer yet, normal at first\n"), "{output:#?}");
     assert!(output.stdout.ends_with("\n\nall is well\n"), "{output:#?}");
     world.qbt.set(|state| state.reachable = true);
-    checks(&world, &[("inbound", true)]);
+    assert_rows(&world, &[("inbound", true)]);
     assert_eq!(world.qbt.counts().set_ports, 1);
     assert_eq!(world.pia.counts().signatures, 1, "the stored lease is used");
 }
 
 #[test]
-fn check_says_what_to_do() {
+fn check_advises_on_each_failure() {
     type Case = (fn(&World), &'static [(&'static str, bool)], &'static [&'static str]);
     let cases: [Case; 6] = [
         (|world| world.pia.pause(), &[("account", true), ("gateway", false), ("client  ", false)], &["region"]),
@@ -695,12 +695,12 @@ fn check_says_what_to_do() {
         (
             |world| world.pia.scripts.always(pia::BIND_PORT, pia::busy(47047)),
             &[("lease", true), ("bind", false)],
-            &["another server"],
+            &["different server"],
         ),
         (
             |world| world.pia.scripts.always(pia::GET_SIGNATURE, pia::unauthorized()),
             &[("certificate", true), ("lease", false), ("bind", false)],
-            &["wrong gateway"],
+            &["PIA_GATEWAY=auto"],
         ),
         (
             |world| world.qbt.set(|state| state.password = "other".into()),
@@ -712,55 +712,56 @@ fn check_says_what_to_do() {
     for_all(cases, |(breaks, steps, words)| {
         let world = World::calm();
         breaks(&world);
-        let output = checks(&world, steps);
+        let output = assert_rows(&world, steps);
         for word in words {
             assert!(output.stdout.contains(word), "{word:?}: {output:#?}");
         }
-        assert!(!output.stdout.contains("next try"), "it does not try again: {output:#?}");
+        assert!(!output.stdout.contains("next try"), "check does not retry: {output:#?}");
         assert!(world.pia.counts().logins <= 2 && world.qbt.counts().failed_logins <= 1);
     });
 }
 
 #[test]
-fn check_tells_names_from_chains() {
+fn check_accepts_neither_a_wrong_name_nor_a_wrong_ca() {
     let world = World::calm().env("PIA_HOSTNAME", "mexico409");
-    let output = checks(&world, &[("gateway", true), ("certificate", false)]);
+    let output = assert_rows(&world, &[("gateway", true), ("certificate", false)]);
     assert!(output.stdout.contains("Sandbox-409-1a"), "{output:#?}");
 
     let world = World::calm();
     let other = world.setup.value("PIA_LOGIN_CA_CERT").to_owned();
     let world = world.env("PIA_CA_CERT", other);
-    checks(&world, &[("gateway", true), ("certificate", false)]);
+    assert_rows(&world, &[("gateway", true), ("certificate", false)]);
 }
 
 #[test]
-fn five_checks_with_a_rejected_password_ban_nobody() {
-    for_all([false, true], |of_pia| {
+fn five_checks_with_a_rejected_password_cause_no_ban() {
+    for_all([false, true], |at_pia| {
         let world = World::calm();
-        let (name, peer) = if of_pia { ("PIA_PASSWORD", "account") } else { ("QBITTORRENT_PASSWORD", "client  ") };
-        let tries = |world: &World| if of_pia { world.pia.counts().logins } else { world.qbt.counts().failed_logins };
+        let (name, row) = if at_pia { ("PIA_PASSWORD", "account") } else { ("QBITTORRENT_PASSWORD", "client  ") };
+        let attempts =
+            |world: &World| if at_pia { world.pia.counts().logins } else { world.qbt.counts().failed_logins };
         let world = world.env(name, "wrong");
         for _ in 0..5 {
-            let output = checks(&world, &[(peer, false)]);
-            assert!(output.stdout.contains("wrong user name or password"), "{output:#?}");
+            let output = assert_rows(&world, &[(row, false)]);
+            assert!(output.stdout.contains("user name or password rejected"), "{output:#?}");
         }
-        assert_eq!(tries(&world), 1, "{name}");
+        assert_eq!(attempts(&world), 1, "{name}");
         let kept = fs::read_to_string(world.setup.state_dir().join("rejected.json")).expect("a file");
         assert!(!kept.contains("wrong"), "{kept}");
 
-        // Others are tried at once, and so is the service by whoever restarts it.
-        checks(&world.env(name, "also wrong"), &[(peer, false)]);
+        // Different credentials are tried at once, and a start of the service tries even the rejected ones.
+        assert_rows(&world.env(name, "also wrong"), &[(row, false)]);
         let world = World::calm();
         let world = world.env(name, "wrong");
-        checks(&world, &[(peer, false)]);
+        assert_rows(&world, &[(row, false)]);
         let mut daemon = world.setup.run();
-        daemon.see("wrong user name or password; correct");
-        assert_eq!(tries(&world), 2, "{name}");
+        daemon.expect_line("user name or password rejected");
+        assert_eq!(attempts(&world), 2, "{name}");
     });
 }
 
 #[test]
-fn check_beside_the_service_writes_nothing() {
+fn check_writes_nothing_while_the_service_runs() {
     let world = World::calm();
     let mut daemon = world.setup.run();
     daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
@@ -769,19 +770,19 @@ fn check_beside_the_service_writes_nothing() {
         support::daemon::files(world.setup.dir().path()).iter().map(read).collect::<Vec<_>>()
     };
     let before = files();
-    // The service would get another token and another lease.
+    // The service would now get a new token and a new lease.
     world.pia.revoke_tokens();
     world.pia.scripts.next(pia::BIND_PORT, [pia::bad_signature()]);
     let output = world.setup.run_once(&["check"]);
-    assert!(output.stdout.contains("the service runs"), "{output:#?}");
-    assert_eq!(world.pia.counts().signatures, 3, "refused once, then given: {output:#?}");
-    assert!(files() == before, "something was written");
+    assert!(output.stdout.contains("the service is running"), "{output:#?}");
+    assert_eq!(world.pia.counts().signatures, 3, "refused once, then granted: {output:#?}");
+    assert!(files() == before, "check has written a file");
 }
 
 // ---- one STATE_DIR
 
 #[test]
-fn a_second_one_waits_a_second_and_says_who_runs() {
+fn a_second_instance_waits_a_second_and_names_the_first() {
     let world = World::calm();
     let mut daemon = world.setup.run();
     daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
@@ -789,58 +790,58 @@ fn a_second_one_waits_a_second_and_says_who_runs() {
     for arguments in [&[][..], &["once"]] {
         let begin = std::time::Instant::now();
         let output = world.setup.run_once(arguments);
-        assert_eq!(output.code, OCCUPIED, "{output:#?}");
-        let who = format!("the service, process {}, runs already with this STATE_DIR", daemon.pid());
-        assert!(output.stderr.contains(&who), "{output:#?}");
+        assert_eq!(output.code, LOCKED, "{output:#?}");
+        let holder = format!("the service, process {}, already uses this STATE_DIR", daemon.pid());
+        assert!(output.stderr.contains(&holder), "{output:#?}");
         assert!(begin.elapsed() >= std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
     }
     assert_eq!((world.pia.counts(), world.qbt.counts()), counts, "nothing was sent");
     assert_eq!(daemon.ended(), None);
-    // However the first one ends, the next one runs.
+    // Even after SIGKILL the next one runs.
     daemon.kill9();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
 }
 
 #[test]
-fn check_asks_for_another_lease_when_the_stored_one_is_refused() {
+fn check_gets_a_new_lease_if_the_stored_one_is_refused() {
     let world = World::calm();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     world.pia.scripts.next(pia::BIND_PORT, [pia::bad_signature()]);
-    let output = checks(&world, &[("lease", true), ("port  ", true)]);
-    assert!(output.stdout.contains("bad signature; asking for another lease"), "{output:#?}");
+    let output = assert_rows(&world, &[("lease", true), ("port  ", true)]);
+    assert!(output.stdout.contains("bad signature; getting a new lease"), "{output:#?}");
     assert!(output.stdout.contains("port 47047 is bound for 15 minutes"), "{output:#?}");
     assert_eq!(world.pia.counts().signatures, 2);
     let later = Reply::json(200, r#"{"status":"ERROR","message":"try later"}"#);
     world.pia.scripts.next(pia::BIND_PORT, [later]);
-    checks(&world, &[("lease", true), ("bind", false)]);
-    assert_eq!(world.pia.counts().signatures, 2, "no word against the lease");
+    assert_rows(&world, &[("lease", true), ("bind", false)]);
+    assert_eq!(world.pia.counts().signatures, 2, "the refusal was not about the lease");
 }
 
 #[test]
-fn check_binds_a_stored_lease_that_seems_to_be_over() {
+fn check_binds_a_stored_lease_that_seems_to_have_expired() {
     let world = World::calm();
-    // By our clock, which is months ahead of the gateway's, every lease is over.
+    // Our clock is months ahead of the gateway's, so every lease seems to have expired.
     world.pia.set(|state| state.clock_ahead = SignedDuration::from_hours(-100 * 24));
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     let stored = fs::read(world.setup.lease_file()).expect("a lease");
-    checks(&world, &[("lease", true), ("bind", true), ("port  ", true)]);
+    assert_rows(&world, &[("lease", true), ("bind", true), ("port  ", true)]);
     assert_eq!(world.pia.counts().signatures, 1, "the stored lease is bound");
     assert_eq!(fs::read(world.setup.lease_file()).expect("a lease"), stored);
 }
 
 #[test]
-fn check_finds_a_port_on_which_nothing_listens() {
+fn check_reports_a_port_without_a_listener() {
     let world = World::calm();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     world.qbt.drop_socket();
-    checks(&world, &[("port  ", true), ("listener", false)]);
+    assert_rows(&world, &[("port  ", true), ("listener", false)]);
 }
 
 // ---- status and healthcheck
 
-/// Exit codes and words of `status`, `status --json` and `healthcheck`; the last word stands first in a line.
+/// Asserts the exit code of `status`, `status --json` and `healthcheck`, and these words in the output for people.
 #[track_caller]
-fn all_say(setup: &Setup, code: i32, words: &[&str]) {
+fn all_report(setup: &Setup, code: i32, words: &[&str]) {
     for arguments in [&["status"][..], &["status", "--json"], &["healthcheck"]] {
         let output = setup.run_once(arguments);
         assert_eq!(output.code, Some(code), "{arguments:?}: {output:#?}");
@@ -854,55 +855,55 @@ fn all_say(setup: &Setup, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn status_and_healthcheck_know_whether_anything_runs() {
+fn status_and_healthcheck_report_whether_the_service_runs() {
     let world = World::calm();
     let setup = world.setup.clone();
-    all_say(&setup, 3, &["not running", "it has not run yet with STATE_DIR"]);
+    all_report(&setup, 3, &["not running", "no state is stored in STATE_DIR"]);
     let mut daemon = setup.run();
     daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
-    all_say(&setup, 0, &["47047"]);
+    all_report(&setup, 0, &["47047"]);
     let first = setup.run_once(&["status"]).stdout;
     assert!(first.starts_with(&format!("running     the service, process {}", daemon.pid())), "{first}");
 
     world.pia.pause();
     for failed in 1..=3 {
-        daemon.hang_up();
+        daemon.reload();
         daemon.wait_for_status("one more failed bind", |status| status.binds_failed >= failed);
     }
-    all_say(&setup, 1, &["bindPort: cannot connect", "it worked before"]);
+    all_report(&setup, 1, &["bindPort: cannot connect", "this worked before"]);
     world.pia.resume();
-    daemon.hang_up();
+    daemon.reload();
     daemon.wait_for_status("no problem", |status| status.problems.is_empty());
-    all_say(&setup, 0, &["47047"]);
+    all_report(&setup, 0, &["47047"]);
 
     assert!(daemon.stop().0.success());
-    all_say(&setup, 3, &["stopped"]);
+    all_report(&setup, 3, &["stopped"]);
     let mut daemon = setup.run();
-    daemon.see("qBittorrent listens on port 47047");
+    daemon.expect_line("qBittorrent listens on port 47047");
     daemon.kill9();
-    all_say(&setup, 3, &["killed or crashed"]);
+    all_report(&setup, 3, &["killed or crashed"]);
 }
 
 #[test]
-fn where_nothing_can_be_written_the_state_is_unknown() {
+fn an_unwritable_state_directory_is_reported_as_unknown() {
     let world = World::calm();
     let file = world.setup.dir().write("file", "");
     let world = world.env("STATE_DIR", file.join("state").display().to_string());
     let mut daemon = world.setup.run();
-    daemon.see("qBittorrent listens on port 47047");
-    all_say(&world.setup, 1, &["unknown"]);
+    daemon.expect_line("qBittorrent listens on port 47047");
+    all_report(&world.setup, 1, &["unknown"]);
 }
 
 #[test]
-fn status_shows_what_is_bound_and_what_fails() {
+fn status_shows_the_port_and_the_failures() {
     let world = World::calm();
     let mut daemon = world.setup.run();
     daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
-    // Without the configuration: only the state directory is known, as in `docker exec`.
+    // As with `docker exec`, only STATE_DIR is set.
     let bare = Setup::new().env("STATE_DIR", world.setup.value("STATE_DIR"));
     let output = bare.run_once(&["status"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
-    for word in ["47047", "qBittorrent", "no peer from outside yet"] {
+    for word in ["47047", "qBittorrent", "no incoming peer yet"] {
         assert!(output.stdout.contains(word), "{word}: {output:#?}");
     }
     let json = bare.run_once(&["status", "--json"]).stdout;
@@ -911,26 +912,26 @@ fn status_shows_what_is_bound_and_what_fails() {
     assert_eq!(bare.run_once(&["healthcheck"]).code, Some(0));
 
     world.qbt.scripts.always(qbt::PREFERENCES, Reply::text(500, "it broke"));
-    daemon.hang_up();
-    daemon.see("it broke");
+    daemon.reload();
+    daemon.expect_line("it broke");
     daemon.wait_for_problem("client");
     let output = bare.run_once(&["status"]);
     assert!(output.stdout.contains("it broke"), "{output:#?}");
 }
 
 #[test]
-fn status_is_written_again_when_the_daemon_recovers() {
+fn status_shows_a_recovery() {
     let world = World::calm();
     world.qbt.pause();
     let mut daemon = world.setup.run();
     daemon.wait_for_problem("client");
     world.qbt.resume();
-    daemon.hang_up();
+    daemon.reload();
     daemon.wait_for_status("no problem", |status| status.problems.is_empty() && status.client_port.is_some());
 }
 
 #[test]
-fn healthcheck_judges_ages() {
+fn healthcheck_fails_if_a_bind_or_verification_is_too_old() {
     let world = World::calm();
     let mut daemon = world.setup.run();
     daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
@@ -953,7 +954,7 @@ fn healthcheck_judges_ages() {
         fs::write(&file, miniserde::json::to_string(&status)).expect("a status file");
         let output = world.setup.run_once(&["healthcheck"]);
         assert_eq!(output.code, Some(code), "{bound:?} {verified:?}: {output:#?}");
-        assert!(code == 0 || !output.stderr.is_empty(), "a reason: {output:#?}");
+        assert!(code == 0 || !output.stderr.is_empty(), "no reason: {output:#?}");
     }
 }
 
@@ -973,35 +974,35 @@ fn a_damaged_status_is_an_error() {
 // ---- renew
 
 #[test]
-fn another_port_is_asked_for_of_the_running_service() {
+fn renew_asks_the_running_service_for_a_different_port() {
     let mut daemon = World::new().env("CHECK_INTERVAL", "300").settle();
     daemon.pia().set(|state| state.next_port = 50002);
     let renewed = daemon.world.setup.run_once(&["renew"]);
     assert_eq!((renewed.code, renewed.stdout.as_str()), (Some(0), "port 47047 -> 50002\n"), "{renewed:?}");
     daemon.settled(50002);
     assert_eq!(daemon.pia().bound(), [47047, 50002]);
-    // One that cannot be bound is not taken.
+    // A port that cannot be bound is not used.
     daemon.pia().set(|state| state.next_port = 50003);
     daemon.pia().scripts.next(pia::BIND_PORT, [pia::busy(50003)]);
     let renewed = daemon.world.setup.run_once(&["renew"]);
     assert!(renewed.code == Some(1) && renewed.stderr.contains("bindPort: HTTP 409: "), "{renewed:?}");
-    daemon.see("WARN  port 50003 cannot be bound, port 50002 is kept: HTTP 409");
-    daemon.see("bound port 50002");
+    daemon.expect_line("WARN  could not bind port 50003: HTTP 409");
+    daemon.expect_line("bound port 50002");
     assert_eq!(daemon.qbt().listening(), Some(50002));
-    // Nor is one that nobody gives, or the same once more.
+    // Without a new lease, or with the same port again, the current port is kept.
     daemon.pia().scripts.next(pia::GET_SIGNATURE, [Reply::text(500, "")]);
     let renewed = daemon.world.setup.run_once(&["renew"]);
     assert!(renewed.code == Some(1) && renewed.stderr.contains("getSignature: HTTP 500"), "{renewed:?}");
     daemon.pia().set(|state| state.next_port = 50002);
     for _ in 0..2 {
         let renewed = daemon.world.setup.run_once(&["renew"]);
-        assert!(renewed.code == Some(1) && renewed.stderr.contains("PIA gives port 50002 again"), "{renewed:?}");
+        assert!(renewed.code == Some(1) && renewed.stderr.contains("PIA assigned port 50002 again"), "{renewed:?}");
     }
     assert_eq!(daemon.pia().bound().last(), Some(&50002));
 }
 
 #[test]
-fn another_port_is_had_without_a_service_too() {
+fn renew_works_without_a_running_service() {
     let world = World::new();
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     world.pia.set(|state| state.next_port = 50002);
@@ -1011,19 +1012,19 @@ fn another_port_is_had_without_a_service_too() {
 }
 
 #[test]
-fn another_port_of_somebody_else_is_theirs_to_give() {
+fn renew_fails_if_a_different_program_leases_the_port() {
     let gluetun = Gluetun::start(([127, 0, 0, 1], 0).into(), Some("key".to_owned()), 47047);
     let qbt = qbt::Qbt::with(qbt::Options::default());
     let setup = Setup::following(&qbt, "gluetun").env("GLUETUN_URL", gluetun.url()).env("GLUETUN_API_KEY", "key");
     let mut daemon = setup.run();
-    daemon.see("qBittorrent listens on port");
+    daemon.expect_line("qBittorrent listens on port");
     daemon.wait_for_status("a port", |status| status.port.is_some());
     let renewed = setup.run_once(&["renew"]);
     assert!(renewed.code == Some(1) && renewed.stderr.contains("leased by another program"), "{renewed:?}");
 }
 
 #[test]
-fn another_port_is_had_with_a_lease_and_a_token_of_an_earlier_run() {
+fn renew_works_with_a_stored_lease_and_token() {
     let world = World::new().env("CHECK_INTERVAL", "300");
     assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
     let mut daemon = world.settle();

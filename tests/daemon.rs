@@ -1,5 +1,5 @@
-//! End-to-end: the real binary against the PIA simulator and the qBittorrent stand-in. What the command line does besides
-//! running is in `commands.rs`, real qBittorrents are in `real_qbittorrent.rs`.
+//! End-to-end tests of the running daemon with the PIA simulator and the qBittorrent stand-in. The commands are tested
+//! in `commands.rs`, real qBittorrents in `real_qbittorrent.rs`.
 mod support;
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use support::qbt::{self, Flavour};
 use support::world::{Running, World};
 use support::{Reply, Request, Server, Signal, encode, for_all, lock, wait_until};
 
-/// Characters that break when a form or a query is put together carelessly.
+/// Characters that break in a form or a query that is not escaped correctly.
 const HARD_PASSWORD: &str = "a&b=c%d+e %41 üß€;\"'\\/#?";
 
 fn once(running: &Running) -> pia::Counts {
@@ -30,7 +30,9 @@ fn once(running: &Running) -> pia::Counts {
 #[test]
 fn a_session_from_login_to_stop() {
     let mut daemon = World::new().env("CHECK_INTERVAL", "300").env("LOG_LEVEL", "INFO").run();
-    daemon.see("qBittorrent listens on port 47047, by its own word alone; no peer from outside yet, normal at first");
+    daemon.expect_line(
+        "qBittorrent listens on port 47047 by its own report (not visible from here); no incoming peer yet",
+    );
     for text in [
         "started",
         "logged in to PIA",
@@ -59,7 +61,7 @@ fn a_session_from_login_to_stop() {
 
     let (ended, took) = daemon.stop();
     assert!(ended.success() && is_prompt(took, Duration::from_secs(1)), "{ended} after {took:?}");
-    daemon.see("stopping");
+    daemon.expect_line("stopping");
     for line in daemon.log().lines() {
         let time = line.split(' ').next().unwrap_or_default();
         assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "no UTC time: {line}");
@@ -67,9 +69,9 @@ fn a_session_from_login_to_stop() {
 }
 
 #[test]
-fn binds_go_on_with_one_signature_one_login_and_one_session() {
+fn binds_continue_with_one_signature_one_login_and_one_session() {
     let mut daemon = World::new().settle();
-    daemon.sees_more_binds(3);
+    daemon.wait_for_binds(3);
     let counts = daemon.pia().counts();
     assert_eq!((counts.logins, counts.signatures, counts.rejected), (1, 1, 0), "{counts:?}");
     let counts = daemon.qbt().counts();
@@ -77,64 +79,64 @@ fn binds_go_on_with_one_signature_one_login_and_one_session() {
 }
 
 #[test]
-fn trackers_are_told_of_a_new_port_once_and_of_no_bounce() {
+fn a_new_port_is_announced_once_and_a_bounce_is_not() {
     let mut daemon = World::new().settle();
-    daemon.see("qBittorrent tells its trackers port 47047");
+    daemon.expect_line("qBittorrent announces port 47047 to its trackers");
     assert_eq!(daemon.qbt().announced(), [47047]);
-    // Its socket may be of an older tunnel now, so it is opened again.
+    // The socket may belong to an older tunnel now, so the daemon reopens it.
     daemon.restart();
-    daemon.see("reopened its socket on port 47047");
+    daemon.expect_line("reopened its socket on port 47047");
     daemon.settled(47047);
-    daemon.sees_more_binds(2);
+    daemon.wait_for_binds(2);
     assert_eq!(daemon.qbt().announced(), [47047], "{}", daemon.log());
     assert_eq!(daemon.qbt().complaints(), [""; 0]);
 
     let mut daemon = World::new().env("QBITTORRENT_REANNOUNCE", "false").settle();
-    daemon.sees_more_binds(2);
+    daemon.wait_for_binds(2);
     assert!(daemon.qbt().announced().is_empty());
 }
 
 #[test]
-fn interrupt_ends_it_like_terminate() {
+fn sigint_stops_the_daemon_like_sigterm() {
     let mut daemon = World::new().settle();
     let (ended, took) = daemon.end_by(Signal::INT);
     assert!(ended.success() && is_prompt(took, Duration::from_secs(1)), "{ended} after {took:?}");
 }
 
 #[test]
-fn hang_up_binds_and_checks_at_once() {
+fn sighup_binds_and_checks_at_once() {
     let mut daemon = World::new().env("CHECK_INTERVAL", "300").settle();
-    daemon.qbt().change_port_by_hand(1234);
-    daemon.hang_up_and_bind();
-    daemon.see("qBittorrent: listen port 1234 -> 47047");
+    daemon.qbt().change_port_in_web_ui(1234);
+    daemon.reload_and_bind();
+    daemon.expect_line("qBittorrent: listen port 1234 -> 47047");
     daemon.settled(47047);
     assert_eq!(daemon.pia().bound(), [47047, 47047]);
     assert_eq!(daemon.ended(), None);
 }
 
 #[test]
-fn stop_between_two_requests_of_a_step_ends_the_step() {
+fn a_stop_between_two_requests_ends_the_step() {
     let slow = || Reply::json(200, r#"{"listen_port":1,"random_port":false}"#).after(Duration::from_secs(5));
     let world = World::new();
     world.qbt.scripts.always(qbt::PREFERENCES, slow());
     world.qbt.scripts.always(qbt::SET_PREFERENCES, slow());
     let mut daemon = world.run();
     let Running { daemon: child, world } = &mut daemon;
-    child.wait_until("a request on its way", || world.qbt.scripts.used() > 0);
+    child.wait_until("a request in progress", || world.qbt.scripts.used() > 0);
     let (ended, took) = daemon.stop();
-    // Two of them would take ten seconds.
+    // Two requests would take ten seconds.
     assert!(ended.success() && is_prompt(took, Duration::from_secs(9)), "{ended} after {took:?}");
     assert_eq!(daemon.qbt().scripts.used(), 1, "nothing more was sent");
-    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "it was asked to end\n{}", daemon.log());
+    assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "a stop is not an error\n{}", daemon.log());
 }
 
 #[test]
-fn stop_in_the_middle_of_a_bounce_leaves_the_right_port() {
+fn a_stop_during_a_bounce_leaves_the_right_port() {
     let world = World::new();
     world.qbt.set(|state| state.taken.insert(47047, 1));
     let mut daemon = world.run();
-    daemon.see("qBittorrent: listen port 6881 -> 47047");
-    // The way to the other port takes as long as the stop needs to come in between.
+    daemon.expect_line("qBittorrent: listen port 6881 -> 47047");
+    // The delay is long enough for the stop to arrive during the first half of the bounce.
     daemon.qbt().set(|state| state.delays.insert(qbt::SET_PREFERENCES, Duration::from_secs(1)));
     let Running { daemon: child, world } = &mut daemon;
     child.wait_until("half a bounce", || world.qbt.ports().last() == Some(&47048));
@@ -144,7 +146,7 @@ fn stop_in_the_middle_of_a_bounce_leaves_the_right_port() {
 }
 
 #[test]
-fn stop_during_a_request_takes_no_longer_than_its_deadline() {
+fn a_stop_during_a_request_takes_no_longer_than_its_deadline() {
     for_all([pia::LOGIN, GET_SIGNATURE, BIND_PORT, qbt::LOGIN, qbt::SET_PREFERENCES], |endpoint| {
         let world = World::new();
         world.pia.scripts.always(endpoint, Reply::hang());
@@ -159,7 +161,7 @@ fn stop_during_a_request_takes_no_longer_than_its_deadline() {
             "{endpoint}: {ended} after {took:?}"
         );
 
-        // The state is whole.
+        // The stored state is intact.
         daemon.pia().scripts.clear();
         daemon.qbt().scripts.clear();
         let before = daemon.pia().counts().signatures;
@@ -172,12 +174,12 @@ fn stop_during_a_request_takes_no_longer_than_its_deadline() {
 // ---- PIA: TLS and names
 
 #[test]
-fn the_host_name_is_compared_without_case() {
+fn the_host_name_is_case_insensitive() {
     World::new().env("PIA_HOSTNAME", "SANDBOX-409-1A").bind();
 }
 
 #[test]
-fn the_login_is_verified_too() {
+fn the_login_certificate_is_verified_too() {
     let world = World::new();
     let other_ca = world.setup.value("PIA_CA_CERT").to_owned();
     let mut daemon = world.env("PIA_LOGIN_CA_CERT", other_ca).run();
@@ -188,7 +190,7 @@ fn the_login_is_verified_too() {
 // ---- PIA: the account
 
 #[test]
-fn a_token_put_there_by_hand_is_used_with_white_space_around_it() {
+fn a_token_written_by_the_user_may_have_white_space_around_it() {
     let world = World::new().without(&["PIA_USERNAME", "PIA_PASSWORD"]);
     let text = format!("\n  {}\r\n\n", world.pia.make_token());
     fs::write(world.setup.token_file(), &text).expect("a token file");
@@ -198,18 +200,18 @@ fn a_token_put_there_by_hand_is_used_with_white_space_around_it() {
 }
 
 #[test]
-fn the_token_is_kept_for_the_next_start() {
+fn the_token_is_stored_for_the_next_start() {
     let mut daemon = World::new().bind();
     daemon.kill9();
     fs::remove_file(daemon.world.setup.lease_file()).expect("a lease file");
     daemon.restart();
-    daemon.see("bound port 47047");
+    daemon.expect_line("bound port 47047");
     let counts = daemon.pia().counts();
     assert_eq!((counts.logins, counts.signatures), (1, 2), "{counts:?}");
 }
 
 #[test]
-fn a_rejected_token_without_an_account_asks_for_another_one() {
+fn a_rejected_token_without_an_account_is_an_error_with_advice() {
     let world = World::new().without(&["PIA_USERNAME", "PIA_PASSWORD"]);
     fs::write(world.setup.token_file(), "0123456789abcdef\n").expect("a token file");
     let mut daemon = world.run();
@@ -218,48 +220,48 @@ fn a_rejected_token_without_an_account_asks_for_another_one() {
 
     let token = daemon.pia().make_token();
     fs::write(daemon.world.setup.token_file(), token).expect("a token file");
-    daemon.hang_up();
-    daemon.see("bound port 47047");
+    daemon.reload();
+    daemon.expect_line("bound port 47047");
 }
 
 #[test]
-fn a_lockout_without_retry_after_is_not_hammered() {
+fn a_lockout_without_retry_after_causes_no_login_storm() {
     for_all([429, 400, 200], |status| {
         let world = World::new();
         world.pia.scripts.always(pia::LOGIN, pia::too_many_attempts(status, None));
         let mut daemon = world.run();
         daemon.fails(&["locked out"]);
         std::thread::sleep(Duration::from_secs(1));
-        daemon.hang_up();
+        daemon.reload();
         std::thread::sleep(Duration::from_millis(300));
         assert!(daemon.pia().counts().logins <= 2, "{status}: {:?}", daemon.pia().counts());
     });
 }
 
 #[test]
-fn hard_passwords_arrive() {
+fn passwords_with_special_characters_are_sent_correctly() {
     let world = World::new();
     world.pia.set(|state| state.password = HARD_PASSWORD.into());
     world.qbt.set(|state| {
         state.username = "jürgen & co".into();
         state.password = HARD_PASSWORD.into();
     });
-    world.renew().settle();
+    world.update_setup().settle();
 }
 
 // ---- PIA: the gateway
 
 #[test]
-fn a_port_that_stays_busy_is_asked_for_anew_each_time_but_not_in_a_hurry() {
+fn a_busy_port_is_replaced_at_each_attempt_with_backoff() {
     let world = World::new();
     world.pia.scripts.always(BIND_PORT, pia::busy(47047));
     let mut daemon = world.run();
-    daemon.fails(&["another server"]);
+    daemon.fails(&["different server"]);
     for _ in 0..3 {
         let before = daemon.pia().counts();
-        daemon.hang_up();
+        daemon.reload();
         let Running { daemon, world } = &mut daemon;
-        daemon.wait_until("another bind", || world.pia.counts().binds > before.binds);
+        daemon.wait_until("the next bind", || world.pia.counts().binds > before.binds);
     }
     std::thread::sleep(Duration::from_millis(500));
     let counts = daemon.pia().counts();
@@ -267,7 +269,7 @@ fn a_port_that_stays_busy_is_asked_for_anew_each_time_but_not_in_a_hurry() {
 }
 
 #[test]
-fn what_a_bad_reply_gives_away_is_not_shown() {
+fn secrets_in_a_bad_reply_are_not_shown() {
     let token = "0123456789abcdef".repeat(8);
     let lease = r#"{"payload":"P4yload","signature":"Sig/nature=","message":7}"#;
     for_all(
@@ -294,29 +296,29 @@ fn what_a_bad_reply_gives_away_is_not_shown() {
 }
 
 #[test]
-fn a_connection_that_ended_while_idle_is_no_failure() {
+fn a_connection_that_closed_while_idle_is_no_failure() {
     let mut daemon = World::new().bind();
     for _ in 0..3 {
         daemon.pia().close_connections();
-        daemon.sees_more_binds(1);
+        daemon.wait_for_binds(1);
     }
     assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
 }
 
 #[test]
-fn a_gateway_that_closes_after_every_answer_is_fine() {
+fn a_gateway_may_close_after_every_reply() {
     let world = World::new();
     world.pia.set(|state| state.close_always = true);
     let mut daemon = world.bind();
-    daemon.binds_again(2);
+    daemon.bind_again(2);
     assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
 }
 
-/// A change of what the simulator hands out.
+/// A change of the leases that the simulator grants.
 type Change = Box<dyn Fn(&mut pia::State) + Send>;
 
 #[test]
-fn bad_payloads_are_named_and_nothing_is_applied() {
+fn a_bad_payload_is_reported_and_not_applied() {
     let base64 = |text: &str| {
         use base64::Engine as _;
         base64::engine::general_purpose::STANDARD.encode(text)
@@ -346,14 +348,14 @@ fn bad_payloads_are_named_and_nothing_is_applied() {
             daemon.pia().set(|state| {
                 (state.next_port, state.payload, state.expires_at) = (47047, None, None);
             });
-            daemon.hang_up();
-            daemon.see("bound port 47047");
+            daemon.reload();
+            daemon.expect_line("bound port 47047");
         },
     );
 }
 
 #[test]
-fn odd_payloads_are_accepted_and_sent_back_byte_for_byte() {
+fn an_unusual_payload_is_accepted_and_returned_byte_for_byte() {
     let world = World::new();
     world.pia.set(|state| state.padded = false);
     world.bind();
@@ -369,14 +371,14 @@ fn odd_payloads_are_accepted_and_sent_back_byte_for_byte() {
 // ---- the lease
 
 #[test]
-fn killed_at_any_moment_it_keeps_its_port() {
+fn the_port_survives_a_kill_after_any_log_line() {
     for_all(["started", "logged in to PIA", "lease: port", "bound port", "listen port", "listens on port"], |moment| {
         let mut daemon = World::new().env("LOG_LEVEL", "INFO").run();
-        daemon.see(moment);
+        daemon.expect_line(moment);
         daemon.kill9();
         let leased = daemon.world.setup.lease_file().exists();
         let before = daemon.pia().counts();
-        // Whoever asks again gets another port.
+        // A second signature would lease a different port.
         daemon.pia().set(|state| state.next_port = 50002);
         daemon.restart();
         daemon.settled(if leased { 47047 } else { 50002 });
@@ -388,24 +390,24 @@ fn killed_at_any_moment_it_keeps_its_port() {
 }
 
 #[test]
-fn killed_between_any_two_moments_it_keeps_its_port() {
+fn the_port_survives_a_kill_at_any_time() {
     let mut daemon = World::new().run();
     let killed_after = |daemon: &mut Running, delay| {
         std::thread::sleep(Duration::from_millis(delay));
         daemon.restart();
     };
-    // Longer and longer lives, until on a machine of whatever speed one of them was long enough for a lease.
+    // Runs get longer until one is long enough for a lease, however slow the machine is.
     let mut delays = (0..).step_by(8);
     let leased = wait_until(LATER, || {
         killed_after(&mut daemon, delays.next().unwrap_or_default());
         daemon.world.setup.lease_file().exists()
     });
     assert!(leased, "no lease was stored\n{}", daemon.log());
-    // By then every request that a kill has cut off is counted.
+    // By then every request that a kill interrupted is counted.
     daemon.settled(47047);
     let lease = |daemon: &Running| fs::read(daemon.world.setup.lease_file()).expect("a lease file");
     let stored = (lease(&daemon), daemon.pia().counts().signatures);
-    // Whoever asks again gets another port.
+    // A second signature would lease a different port.
     daemon.pia().set(|state| state.next_port = 50002);
     for delay in (0..120).step_by(8) {
         killed_after(&mut daemon, delay);
@@ -415,32 +417,32 @@ fn killed_between_any_two_moments_it_keeps_its_port() {
 }
 
 #[test]
-fn a_lease_is_renewed_before_it_expires_and_not_given_up_before() {
+fn an_expiring_lease_is_bound_until_it_can_be_renewed() {
     let world = World::new();
     world.pia.set(|state| state.lifetime = SignedDuration::from_mins(10));
     let mut daemon = world.bind();
     daemon.kill9();
 
-    // No new signature to be had: the old lease, which has 10 minutes left, is bound.
+    // Without a new signature the old lease, which has 10 minutes left, is bound.
     daemon.pia().scripts.always(GET_SIGNATURE, Reply::text(503, "no"));
     daemon.restart();
     daemon.fails(&["getSignature", "503"]);
-    daemon.binds_again(1);
+    daemon.bind_again(1);
 
-    // In this order: the daemon goes on asking meanwhile.
+    // In this order, because the daemon keeps retrying meanwhile.
     daemon.pia().set(|state| (state.lifetime, state.next_port) = (SignedDuration::from_hours(1440), 50002));
     daemon.pia().scripts.clear();
-    daemon.hang_up();
-    daemon.see("lease: port 50002");
-    daemon.see("qBittorrent: listen port 47047 -> 50002");
-    daemon.see("bound port 50002");
+    daemon.reload();
+    daemon.expect_line("lease: port 50002");
+    daemon.expect_line("qBittorrent: listen port 47047 -> 50002");
+    daemon.expect_line("bound port 50002");
     let counts = daemon.pia().counts();
-    daemon.sees_more_binds(2);
+    daemon.wait_for_binds(2);
     assert_eq!(daemon.pia().counts().signatures, counts.signatures);
 }
 
 #[test]
-fn an_expired_lease_is_replaced_at_start() {
+fn an_expired_lease_is_replaced_at_the_start() {
     let world = World::new();
     world.pia.set(|state| state.lifetime = SignedDuration::from_secs(2));
     let mut daemon = world.bind();
@@ -452,26 +454,26 @@ fn an_expired_lease_is_replaced_at_start() {
     daemon.daemon.wait_until("the end of the lease", || jiff::Timestamp::now() > expires);
     daemon.restart();
     daemon.fails(&["bindPort", "port expired", "new signature"]);
-    daemon.see("bound port 50002");
+    daemon.expect_line("bound port 50002");
 }
 
 #[test]
-fn a_stored_lease_outlives_a_clock_that_is_wrong() {
-    // By our clock, which is ahead of the gateway's, every lease is over when it arrives.
+fn a_stored_lease_survives_a_wrong_clock() {
+    // Our clock is ahead of the gateway's, so every lease seems to have expired on arrival.
     let world = World::new();
     world.pia.set(|state| state.clock_ahead = SignedDuration::from_hours(-100 * 24));
     let mut daemon = world.settle();
     daemon.restart();
     daemon.settled(47047);
-    daemon.sees_more_binds(2);
+    daemon.wait_for_binds(2);
     assert_eq!(daemon.pia().counts().signatures, 1, "{}", daemon.log());
     assert_eq!(daemon.lines_at("WARN", "clock is").len(), 1, "{}", daemon.log());
     assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
 }
 
 #[test]
-fn leases_that_seem_to_end_at_once_cause_no_storm() {
-    // The second is what a clock that is years ahead makes of a good lease.
+fn leases_that_seem_to_expire_at_once_cause_no_storm() {
+    // The second is how a good lease looks to a clock that is years ahead.
     for_all([None, Some("2020-01-01T00:00:00Z")], |expires_at| {
         let world = World::new();
         world.pia.set(|state| match expires_at {
@@ -479,7 +481,7 @@ fn leases_that_seem_to_end_at_once_cause_no_storm() {
             Some(time) => state.expires_at = Some(time.into()),
         });
         let mut daemon = world.settle();
-        daemon.sees_more_binds(3);
+        daemon.wait_for_binds(3);
         let counts = daemon.pia().counts();
         assert!(counts.signatures <= counts.binds + 1 && counts.binds < 10, "{expires_at:?}: {counts:?}");
     });
@@ -488,7 +490,7 @@ fn leases_that_seem_to_end_at_once_cause_no_storm() {
 // ---- qBittorrent: every version
 
 #[test]
-fn a_restart_with_a_wrong_password_does_not_end_in_a_ban_by_one_start() {
+fn each_start_with_a_wrong_password_fails_only_one_login() {
     let world = World::flavour(Flavour::V5_3).env("QBITTORRENT_PASSWORD", "wrong");
     let mut daemon = world.run();
     for failures in 1..=3 {
@@ -503,21 +505,21 @@ fn an_api_key_needs_no_session() {
     for_all([Flavour::V5_2, Flavour::V5_3], |flavour| {
         let world = World::flavour(flavour);
         world.qbt.set(|state| state.api_key = Some("qbt_0123456789abcdefghijklmnopqr".into()));
-        let mut daemon = world.without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]).renew().settle();
-        daemon.binds_again(2);
+        let mut daemon = world.without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]).update_setup().settle();
+        daemon.bind_again(2);
         assert_eq!(daemon.qbt().counts(), qbt::Counts { set_ports: 1, ..qbt::Counts::default() });
     });
 }
 
 #[test]
-fn an_api_key_that_is_not_accepted_is_named() {
+fn a_rejected_api_key_is_reported() {
     for_all([Flavour::V4_5, Flavour::V5_3], |flavour| {
         let world = World::flavour(flavour)
             .without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"])
             .env("QBITTORRENT_API_KEY", "qbt_000000000000000000000000wrong");
         let mut daemon = world.run();
         daemon.fails(&["qBittorrent", "QBITTORRENT_API_KEY"]);
-        daemon.binds_again(2);
+        daemon.bind_again(2);
         assert_eq!(daemon.qbt().counts(), qbt::Counts::default());
     });
 }
@@ -528,35 +530,35 @@ fn bypassed_authentication_needs_one_session() {
         let world = World::flavour(flavour).without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]);
         world.qbt.set(|state| state.bypass = true);
         let mut daemon = world.settle();
-        daemon.binds_again(3);
+        daemon.bind_again(3);
         let counts = qbt::Counts { sessions: 1, set_ports: 1, ..qbt::Counts::default() };
         assert_eq!(daemon.qbt().counts(), counts, "{flavour:?}");
     });
 }
 
 #[test]
-fn credentials_do_no_harm_where_authentication_is_bypassed() {
+fn credentials_do_no_harm_if_authentication_is_bypassed() {
     for_all(Flavour::ALL, |flavour| {
         let world = World::flavour(flavour);
         world.qbt.set(|state| state.bypass = true);
         let mut daemon = world.env("QBITTORRENT_PASSWORD", "whatever").settle();
-        daemon.binds_again(2);
+        daemon.bind_again(2);
         assert!(daemon.qbt().counts().sessions <= 2, "{flavour:?}: {:?}", daemon.qbt().counts());
     });
 }
 
 #[test]
-fn missing_credentials_are_found_by_asking() {
+fn missing_credentials_are_reported() {
     for_all(Flavour::ALL, |flavour| {
         let mut daemon = World::flavour(flavour).without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]).run();
         daemon.fails(&["qBittorrent", "QBITTORRENT_USERNAME", "bypass"]);
-        daemon.binds_again(1);
+        daemon.bind_again(1);
         assert_eq!(daemon.qbt().counts(), qbt::Counts::default());
     });
 }
 
 #[test]
-fn a_rejected_host_is_not_taken_for_a_wrong_password() {
+fn a_rejected_host_header_is_not_mistaken_for_a_wrong_password() {
     for_all(Flavour::ALL, |flavour| {
         let world = World::flavour(flavour);
         world.qbt.set(|state| state.server_domain = Some("nas.example".into()));
@@ -564,15 +566,15 @@ fn a_rejected_host_is_not_taken_for_a_wrong_password() {
         let line = daemon.fails(&["Host", "Server domains"]);
         assert!(!line.contains("QBITTORRENT_PASSWORD"), "{line}");
         assert_eq!(daemon.qbt().counts().failed_logins, 0);
-        // Nothing that the user could be banned for: it goes on by itself once it is put right.
+        // This causes no ban, so the daemon recovers as soon as the setting is corrected.
         daemon.qbt().set(|state| state.server_domain = None);
-        daemon.hang_up();
+        daemon.reload();
         daemon.settled(47047);
     });
 }
 
 #[test]
-fn a_mapped_container_port_is_fine() {
+fn a_container_port_may_be_mapped() {
     for_all(Flavour::ALL, |flavour| {
         let world = World::flavour(flavour);
         world.qbt.set(|state| state.own_port = 8080);
@@ -581,21 +583,21 @@ fn a_mapped_container_port_is_fine() {
 }
 
 #[test]
-fn any_cookie_name_is_echoed() {
+fn the_session_cookie_may_have_any_name() {
     let world = World::flavour(Flavour::V4_5);
     world.qbt.set(|state| state.cookie_name = Some("my.cookie-1".into()));
     let mut daemon = world.settle();
-    daemon.binds_again(2);
+    daemon.bind_again(2);
     assert_eq!(daemon.qbt().counts().sessions, 1);
 }
 
 #[test]
-fn a_session_that_never_holds_causes_no_login_storm() {
+fn sessions_that_end_at_once_cause_no_login_storm() {
     let world = World::new();
     world.qbt.scripts.always(qbt::PREFERENCES, Reply::text(403, "Forbidden"));
     let mut daemon = world.run();
     daemon.fails(&["qBittorrent", "403"]);
-    daemon.sees_more_binds(2);
+    daemon.wait_for_binds(2);
     assert!(daemon.qbt().counts().logins <= 2, "{:?}", daemon.qbt().counts());
 }
 
@@ -607,7 +609,7 @@ fn a_random_port_is_switched_off() {
         let world = World::flavour(flavour);
         world.qbt.set(|state| {
             state.socket = Some(40_123);
-            // Up to 4.3 the port that is wanted may be set already, and then setting it again does nothing.
+            // Up to 4.3 the leased port may already be set, and then setting it again has no effect.
             (state.port, state.random_port) = if flavour <= Flavour::V4_3 { (47047, true) } else { (0, false) };
         });
         let daemon = world.settle();
@@ -616,7 +618,7 @@ fn a_random_port_is_switched_off() {
 }
 
 #[test]
-fn a_port_that_stays_taken_is_set_anew_once_an_interval_and_told_once() {
+fn a_port_in_use_is_set_again_once_an_interval_and_reported_once() {
     for_all([("300", false), ("1", true)], |(interval, again)| {
         let world = World::new().env("CHECK_INTERVAL", interval);
         world.qbt.set(|state| state.taken.insert(47047, usize::MAX));
@@ -624,16 +626,16 @@ fn a_port_that_stays_taken_is_set_anew_once_an_interval_and_told_once() {
         daemon.fails_within(LATER, &["47047", "another program"]);
         daemon.wait_for_line("nothing listens on it (attempt 2)", LATER);
         assert_eq!(daemon.qbt().counts().set_ports, if again { 5 } else { 3 }, "{}", daemon.log());
-        assert_eq!(daemon.lines_at("WARN", "setting it again").len(), 1, "{}", daemon.log());
-        // Whoever asks for a look at once means it.
+        assert_eq!(daemon.lines_at("WARN", "setting the port again").len(), 1, "{}", daemon.log());
+        // SIGHUP checks at once.
         daemon.qbt().set(|state| state.taken.clear());
-        daemon.hang_up();
+        daemon.reload();
         daemon.settled(47047);
     });
 }
 
 #[test]
-fn a_status_that_lags_is_waited_for() {
+fn a_lagging_status_causes_no_bounce() {
     let world = World::new();
     world.qbt.set(|state| {
         state.socket = None;
@@ -644,7 +646,7 @@ fn a_status_that_lags_is_waited_for() {
 }
 
 #[test]
-fn the_port_file_has_the_port_and_is_never_replaced() {
+fn the_port_file_is_rewritten_in_place() {
     let world = World::new();
     let path = world.setup.dir().path().join("forwarded_port");
     let world = world.env("PORT_FILE", path.display().to_string());
@@ -663,18 +665,18 @@ fn the_port_file_has_the_port_and_is_never_replaced() {
 }
 
 #[test]
-fn reachability_is_shown() {
+fn incoming_peers_are_reported() {
     let world = World::new();
     world.qbt.set(|state| state.reachable = true);
     let mut daemon = world.run();
-    daemon.see("qBittorrent listens on port 47047, by its own word alone; peers from outside reach it");
+    daemon.expect_line("qBittorrent listens on port 47047 by its own report (not visible from here); incoming peers");
     daemon.wait_for_status("connected", |status| status.connection_status.as_deref() == Some("connected"));
 }
 
 // ---- qBittorrent: reaching it
 
 #[test]
-fn an_unknown_authority_of_the_web_ui_is_named() {
+fn a_wrong_ca_for_the_web_ui_is_reported() {
     let world = World::qbt(qbt::Options { tls: true, ..qbt::Options::default() });
     let other = world.setup.value("PIA_CA_CERT").to_owned();
     let mut daemon = world.env("QBITTORRENT_CA_CERT", other).run();
@@ -692,7 +694,7 @@ fn a_path_prefix_of_a_reverse_proxy_is_kept() {
 }
 
 #[test]
-fn http_and_https_are_told_apart() {
+fn a_scheme_that_does_not_match_the_web_ui_is_reported() {
     let world = World::qbt(qbt::Options { tls: true, ..qbt::Options::default() });
     let url = world.qbt.url().replace("https:", "http:");
     world.env("QBITTORRENT_HOST", url).run().fails(&["qBittorrent", "https://"]);
@@ -702,23 +704,23 @@ fn http_and_https_are_told_apart() {
     world.env("QBITTORRENT_HOST", url).run().fails(&["qBittorrent", "http://"]);
 }
 
-/// Line breaks of every kind, and what makes a terminal write from right to left or not at all.
+/// Line breaks of every kind, and characters that change the direction or visibility of text in a terminal.
 const MISCHIEF: &str = "\r\n\u{85}\u{2028}\u{2029}\u{1b}\u{7f}\u{61c}\u{200b}\u{200f}\u{202e}\u{2066}\u{feff}";
 
 #[test]
-fn a_log_has_one_line_for_each_event_whatever_it_is_about() {
+fn every_log_entry_is_one_line_even_with_control_characters() {
     let world = World::new();
     world.qbt.scripts.next(qbt::PREFERENCES, [Reply::text(500, format!("it{MISCHIEF}broke"))]);
     let expires = Reply::json(200, lease(&format!(r#"{{"port":1,"expires_at":"so{}on"}}"#, "\u{202e}")));
     world.pia.scripts.next(GET_SIGNATURE, [expires]);
     let mut daemon = world.run();
     daemon.fails(&["payload.expires_at", "so?on"]);
-    daemon.hang_up();
+    daemon.reload();
     daemon.fails(&["HTTP 500", "it", "broke"]);
-    // Of our own, too: what a user has typed.
+    // The user's own settings may contain such characters, too.
     let mut followed =
         World::new().env("PORT_SOURCE", "file:/dev/\u{2028}\u{202e}/port").env("STATE_DIR", "/dev/null/\u{202e}").run();
-    followed.see("has no port now");
+    followed.expect_line("has no port now");
     for text in [daemon.log(), followed.log()] {
         let mischief = text.lines().find(|line| MISCHIEF.chars().any(|c| line.contains(c)));
         assert_eq!(mischief, None);
@@ -730,7 +732,7 @@ fn lease(inside: &str) -> String {
 }
 
 #[test]
-fn settings_that_do_not_stay_are_an_error() {
+fn a_port_that_qbittorrent_does_not_keep_is_an_error() {
     let world = World::new();
     world.qbt.scripts.always(qbt::SET_PREFERENCES, Reply::text(200, ""));
     let mut daemon = world.run();
@@ -741,7 +743,7 @@ fn settings_that_do_not_stay_are_an_error() {
 
 // ---- secrets
 
-/// The same text with lower-case hex digits in its escapes.
+/// Writes the hex digits of percent escapes in lower case.
 fn lower_escapes(text: &str) -> String {
     let mut parts = text.split('%');
     let first = parts.next().unwrap_or_default().to_owned();
@@ -755,13 +757,13 @@ fn sent(request: &Request) -> String {
     format!("{} {}", request.target, String::from_utf8_lossy(&request.body))
 }
 
-/// The values that were sent, each the way `write` writes it.
+/// The values that were sent, each encoded by `write`.
 fn values(request: &Request, write: fn(&str) -> String) -> String {
     let values = support::pairs(&sent(request).replace(['?', ' '], "&")).into_iter().rev();
     values.map(|(name, value)| format!("{} was {name}", write(&value))).collect::<Vec<_>>().join("\n")
 }
 
-/// `text` with something else in the place of what is neither letter nor digit.
+/// Applies `escape` to every character that is neither a letter nor a digit.
 fn escaped(text: &str, escape: impl Fn(char) -> String) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_string() } else { escape(c) }).collect()
 }
@@ -771,7 +773,7 @@ fn base64(text: &str) -> String {
     base64::prelude::BASE64_STANDARD.encode(text)
 }
 
-/// How careless servers write what they repeat: in HTML, twice encoded for a URL, in the strings of programs, in base64.
+/// Encodings in which careless servers repeat values: HTML, double percent encoding, string literals, base64.
 const SPELLINGS: [fn(&str) -> String; 8] = [
     |text| escaped(text, |c| format!("&#{:03};", u32::from(c))),
     |text| escaped(text, |c| format!("&#x{:X};", u32::from(c))),
@@ -783,7 +785,7 @@ const SPELLINGS: [fn(&str) -> String; 8] = [
     |text| base64(&format!("u:{text}")),
 ];
 
-/// Pages of servers that repeat what they were sent: as it came, without its escapes, and with other escapes.
+/// Pages that repeat the request: as received, decoded, or encoded differently.
 const ECHOES: [fn(&Request) -> String; 13] = [
     |request| values(request, SPELLINGS[0]),
     |request| values(request, SPELLINGS[1]),
@@ -800,11 +802,11 @@ const ECHOES: [fn(&Request) -> String; 13] = [
         let headers = request.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
         headers.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\n")
     },
-    // The last values first, so that they are within what a log shows.
+    // The last values first, so that they are in the part that the log shows.
     |request| values(request, str::to_owned),
 ];
 
-/// A secret as it may appear in a text: raw and in every usual encoding.
+/// Forms in which a secret may appear in a text: raw and in every usual encoding.
 fn disguises(secret: &str) -> Vec<String> {
     let escaped = encode(secret);
     let plain = [
@@ -838,7 +840,7 @@ fn no_secret_is_written_anywhere() {
         state.token_suffix = "+/=&%ü".replace('ü', "");
     });
     world.qbt.set(|state| state.password = format!("QBT{HARD_PASSWORD}"));
-    let world = world.env("LOG_LEVEL", "TRACE").env("CHECK_INTERVAL", "300").renew();
+    let world = world.env("LOG_LEVEL", "TRACE").env("CHECK_INTERVAL", "300").update_setup();
     for page in ECHOES {
         world.pia.scripts.next(pia::LOGIN, [Reply::echo(500, page)]);
         world.pia.scripts.next(GET_SIGNATURE, [Reply::echo(500, page), Reply::echo(409, page)]);
@@ -848,27 +850,27 @@ fn no_secret_is_written_anywhere() {
         }
     }
     let mut daemon = world.run();
-    daemon.see("started");
+    daemon.expect_line("started");
     let mut commands = String::new();
-    // Every attempt gets one echo further; there are 52 for PIA and 52 for qBittorrent.
+    // Every attempt consumes one echo; there are 52 for PIA and 52 for qBittorrent.
     let settled = wait_until(Duration::from_secs(30), || {
         commands.push_str(&fs::read_to_string(format!("/proc/{}/cmdline", daemon.pid())).unwrap_or_default());
-        daemon.hang_up();
+        daemon.reload();
         std::thread::sleep(Duration::from_millis(20));
         daemon.count_lines("qBittorrent listens on port 47047") > 0
     });
     assert!(settled, "{}", daemon.log());
     let old_session = daemon.qbt().last_session();
     daemon.qbt().expire_sessions();
-    daemon.hang_up_and_bind();
-    // A token that is rejected, and a lease that is refused with an echo.
+    daemon.reload_and_bind();
+    // A rejected token, and a lease that is refused with an echo.
     daemon.pia().revoke_tokens();
     daemon.skip_log();
     daemon.pia().scripts.next(BIND_PORT, [Reply::echo(401, ECHOES[0])]);
-    daemon.hang_up();
-    // Two signals at once would be one.
-    daemon.see("bindPort: HTTP 401");
-    daemon.hang_up_and_bind();
+    daemon.reload();
+    // Two signals at the same time would count as one.
+    daemon.expect_line("bindPort: HTTP 401");
+    daemon.reload_and_bind();
     for arguments in [&["check"][..], &["status"], &["status", "--json"], &["healthcheck"], &["once"]] {
         let output = daemon.world.setup.run_once(arguments);
         commands.push_str(&output.stdout);
@@ -889,10 +891,10 @@ fn no_secret_is_written_anywhere() {
     secrets.push(("stored token", stored));
 
     daemon.stop();
-    let kept = [daemon.world.setup.lease_file(), daemon.world.setup.token_file()];
+    let secret_files = [daemon.world.setup.lease_file(), daemon.world.setup.token_file()];
     let mut texts = vec![("log".to_owned(), daemon.log()), ("commands".into(), commands)];
     for file in files(daemon.world.setup.dir().path()) {
-        if kept.contains(&file) {
+        if secret_files.contains(&file) {
             assert_eq!(mode(&file), 0o600, "{}", file.display());
         } else {
             texts.push((file.display().to_string(), String::from_utf8_lossy(&fs::read(&file).expect("a file")).into()));
@@ -908,12 +910,12 @@ fn an_api_key_is_not_shown_either() {
     let world = World::new().without(&["QBITTORRENT_USERNAME", "QBITTORRENT_PASSWORD"]);
     world.qbt.set(|state| state.api_key = Some(key.into()));
     world.qbt.scripts.next(qbt::PREFERENCES, ECHOES.map(|page| Reply::echo(500, page)));
-    let mut daemon = world.env("LOG_LEVEL", "TRACE").renew().run();
+    let mut daemon = world.env("LOG_LEVEL", "TRACE").update_setup().run();
     for _ in ECHOES {
-        daemon.see("qBittorrent preferences: HTTP 500");
-        daemon.hang_up();
+        daemon.expect_line("qBittorrent preferences: HTTP 500");
+        daemon.reload();
     }
-    daemon.see("qBittorrent: listen port");
+    daemon.expect_line("qBittorrent: listen port");
     assert!(daemon.log().contains("bytes, not shown"), "the echo of the headers is not shown:\n{}", daemon.log());
     assert_hidden(&[("log".into(), daemon.log())], &[("key", key.into())]);
 }
@@ -923,31 +925,31 @@ fn a_short_password_is_not_shown_either() {
     let world = World::new();
     world.qbt.set(|state| state.password = "hunter'2".into());
     world.qbt.scripts.next(qbt::LOGIN, ECHOES.map(|page| Reply::echo(500, page)));
-    let mut daemon = world.env("LOG_LEVEL", "TRACE").renew().run();
+    let mut daemon = world.env("LOG_LEVEL", "TRACE").update_setup().run();
     for _ in ECHOES {
-        daemon.see("qBittorrent login: HTTP 500");
-        daemon.hang_up();
+        daemon.expect_line("qBittorrent login: HTTP 500");
+        daemon.reload();
     }
     daemon.settled(47047);
     assert_hidden(&[("log".into(), daemon.log())], &[("password", "hunter'2".into())]);
 }
 
 #[test]
-fn plain_words_are_shown_whatever_the_password_is() {
+fn plain_words_are_shown_even_with_a_weak_password() {
     let world = World::new();
     world.qbt.set(|state| state.password = "adminadmin".into());
     let words = ["it broke", "<h1>try later</h1>", "Your IP address has been banned after too many failures."];
     world.qbt.scripts.next(qbt::LOGIN, words.map(|words| Reply::text(500, words)));
-    let mut daemon = world.renew().run();
+    let mut daemon = world.update_setup().run();
     for words in words {
-        daemon.see(&format!("HTTP 500: {words}"));
-        daemon.hang_up();
+        daemon.expect_line(&format!("HTTP 500: {words}"));
+        daemon.reload();
     }
     daemon.settled(47047);
 }
 
 #[test]
-fn files_are_private_whatever_the_umask_is() {
+fn files_are_private_with_any_umask() {
     let world = World::new();
     let log = world.setup.dir().path().join("log");
     let mut daemon = world.env("LOG_FILE", log.display().to_string()).run();
@@ -957,13 +959,13 @@ fn files_are_private_whatever_the_umask_is() {
     for file in private {
         assert_eq!(mode(Path::new(file)), 0o600, "{}", file.display());
     }
-    assert_eq!(daemon.log(), "", "one handler only");
+    assert_eq!(daemon.log(), "", "the log goes to the file alone");
 }
 
-// ---- Transmission, as far as no real one does it when it is asked to
+// ---- Transmission: behaviour that a real one does not show on demand
 
 #[test]
-fn a_session_that_ends_in_the_middle_of_a_login_is_followed_by_another() {
+fn a_session_that_ends_during_a_login_is_replaced() {
     let id = |id: &str| Reply::text(409, "").header("X-Transmission-Session-Id", id);
     let replies = Mutex::new(VecDeque::from([id("one"), Reply::close_before_reply(), id("two")]));
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -978,5 +980,5 @@ fn a_session_that_ends_in_the_middle_of_a_login_is_followed_by_another() {
     daemon.wait_for_line("POST /transmission/rpc on", SOON);
     let there = || lock(&seen).iter().any(|id| id == "two");
     assert!(wait_until(LATER, there), "{:?}\n{}", lock(&seen), daemon.log());
-    assert!(daemon.world.qbt.ports().is_empty(), "the other client is left alone");
+    assert!(daemon.world.qbt.ports().is_empty(), "qBittorrent is not touched");
 }

@@ -1,9 +1,9 @@
-//! The fault matrix: whatever PIA, the tunnel, qBittorrent, the resolver, the disk and the clock do to the real binary, one
-//! row each. Of every row it is asserted what the user reads, that the bind gap stays within bounds, that the port is
-//! kept, and that memory stays flat. `cargo test --test faults NAME` runs the rows whose name contains NAME.
+//! The fault matrix: one row for each way in which PIA, the tunnel, qBittorrent, the resolver, the disk or the clock
+//! can fail. Every row runs the real binary and asserts the message that the user gets, a bounded gap between binds,
+//! that the port is kept, and flat memory. `cargo test --test faults NAME` runs the rows whose name contains NAME.
 //!
-//! Rows that need a network of their own run this program once more inside one. A row that needs something that the machine
-//! lacks counts as ignored, and fails with `REQUIRE_FAULTS=1`.
+//! A row that needs a network of its own runs this program again inside a namespace. A row whose requirements this
+//! machine lacks counts as ignored, and fails with `REQUIRE_FAULTS=1`.
 
 #[path = "faults/check.rs"]
 mod check;
@@ -13,8 +13,8 @@ mod clock;
 mod container;
 #[path = "faults/gateway.rs"]
 mod gateway;
-#[path = "faults/peers.rs"]
-mod peers;
+#[path = "faults/remotes.rs"]
+mod remotes;
 #[path = "faults/state.rs"]
 mod state;
 mod support;
@@ -30,18 +30,18 @@ use support::rows::{MEASURED, Row};
 use support::wait_until;
 use support::world::{RECOVERY, Running, World};
 
-/// Rows at a time: nearly all of them wait nearly always.
+/// Rows at a time. They spend nearly all their time waiting.
 const AT_ONCE: usize = 16;
-/// Longer than a request's deadline.
-const TOLD: Duration = Duration::from_secs(30);
-/// KiB that the daemon, a debug build, may ever have used.
+/// Until a fault is reported: longer than a request's deadline.
+const REPORT_LIMIT: Duration = Duration::from_secs(30);
+/// Limit for the peak memory of a debug build, in KiB.
 const MEMORY: u64 = 24 * 1024;
 
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_ONCE);
     let rows = [
-        peers::rows(),
+        remotes::rows(),
         gateway::rows(),
         tunnel::rows(),
         state::rows(),
@@ -53,41 +53,41 @@ fn main() {
     libtest_mimic::run(&arguments, rows.into_iter().map(Row::into_trial).collect()).exit();
 }
 
-/// A fault that has begun at a daemon.
+/// A fault that affects a running daemon.
 struct Fault {
     daemon: Running,
     began: Instant,
     ended: Option<Instant>,
     signatures: usize,
-    /// Whether the user was told, and so must be told of the end as well.
-    told: bool,
+    /// The start of the fault was logged, so its end must be logged as well.
+    reported: bool,
 }
 
 impl Fault {
-    /// Strikes a daemon that was well.
+    /// A fault that begins when the daemon is healthy.
     fn strike(world: World, inflict: impl FnOnce(&World)) -> Self {
         let mut daemon = world.settle();
         daemon.skip_log();
         let signatures = daemon.pia().leases();
         inflict(&daemon.world);
-        Self { daemon, began: Instant::now(), ended: None, signatures, told: false }
+        Self { daemon, began: Instant::now(), ended: None, signatures, reported: false }
     }
 
-    /// There already when the daemon starts.
+    /// A fault that is there before the daemon starts.
     fn from_start(world: World, inflict: impl FnOnce(&World)) -> Self {
         inflict(&world);
-        Self { daemon: world.run(), began: Instant::now(), ended: None, signatures: 1, told: false }
+        Self { daemon: world.run(), began: Instant::now(), ended: None, signatures: 1, reported: false }
     }
 
-    /// The user reads this, once.
+    /// The log reports the fault with these words.
     #[track_caller]
-    fn reads(mut self, words: &[&str]) -> Self {
-        self.daemon.fails_within(TOLD, words);
-        self.told = true;
+    fn logs(mut self, words: &[&str]) -> Self {
+        self.daemon.fails_within(REPORT_LIMIT, words);
+        self.reported = true;
         self
     }
 
-    /// Whoever asks for the status reads it, too.
+    /// The status shows the fault as well.
     #[track_caller]
     fn shows(mut self, with: &str) -> Self {
         let status = self.daemon.wait_for_problem(with);
@@ -96,57 +96,57 @@ impl Fault {
         self
     }
 
-    /// Binds go on while the fault lasts.
+    /// Binds continue during the fault.
     #[track_caller]
-    fn binds_on(mut self) -> Self {
+    fn keeps_binding(mut self) -> Self {
         let Running { daemon, world } = &mut self.daemon;
         let enough = world.pia.bound().len() + 3;
-        // A client that hangs takes the whole deadline of a request from every pass.
+        // A client that hangs delays every pass by the whole deadline of a request.
         assert!(wait_until(RECOVERY, || world.pia.bound().len() >= enough), "no binds\n{}", daemon.log());
         self
     }
 
-    /// Undoes the fault.
+    /// Ends the fault.
     fn relieve(mut self, relief: impl FnOnce(&World)) -> Self {
         relief(&self.daemon.world);
         self.ended = Some(Instant::now());
         self
     }
 
-    /// It costs another signature, and so perhaps another port.
+    /// Allows one more signature, and with it possibly a different port.
     fn costs_a_signature(mut self) -> Self {
         self.signatures += 1;
         self
     }
 
-    /// Without being asked to, the daemon gets everything right again, and nothing was lost.
+    /// The daemon recovers without help, within limits of time, signatures, memory and log lines.
     #[track_caller]
     fn recovers(mut self) -> Running {
         let ended = self.ended.unwrap_or_else(Instant::now);
         let Running { daemon, world } = &mut self.daemon;
         let before = world.pia.bound().len();
-        let well = wait_until(RECOVERY, || world.pia.bound().len() > before && world.is_well());
-        assert!(well, "not well within {RECOVERY:?}; {:?}\n{}", world.setup.status(), daemon.log());
+        let healthy = wait_until(RECOVERY, || world.pia.bound().len() > before && world.is_healthy());
+        assert!(healthy, "not healthy within {RECOVERY:?}; {:?}\n{}", world.setup.status(), daemon.log());
         let allowed = ended.saturating_duration_since(self.began) + RECOVERY;
         let gap = world.pia.longest_gap(self.began);
-        assert!(is_prompt(gap, allowed), "a gap of {gap:?} where {allowed:?} is allowed\n{}", daemon.log());
+        assert!(is_prompt(gap, allowed), "a gap of {gap:?}, but at most {allowed:?} is allowed\n{}", daemon.log());
         assert!(world.pia.leases() <= self.signatures, "{:?}\n{}", world.pia.counts(), daemon.log());
         let memory = daemon.memory(true);
         assert!(memory < MEMORY, "{memory} KiB");
-        // Told once, and once more if the words have changed on the way; repetitions are DEBUG.
+        // An error is logged again only if its text changes; repetitions are DEBUG.
         let errors = daemon.lines_at("ERROR", "").len();
         assert!(errors <= 3, "{errors} errors\n{}", daemon.log());
-        // What is printed takes another way to us than what is in files.
-        let told = wait_until(SOON, || !self.told || daemon.count_lines(": recovered after ") > 0);
-        assert!(told, "the end is not told\n{}", daemon.log());
+        // The log arrives through a pipe, possibly later than the files that were read above.
+        let logged = wait_until(SOON, || !self.reported || daemon.count_lines(": recovered after ") > 0);
+        assert!(logged, "the recovery was not logged\n{}", daemon.log());
         self.daemon
     }
 }
 
-/// Not a fault: nothing is told, and nothing is lost.
+/// Asserts that the daemon keeps binding without an error and without another signature.
 #[track_caller]
-fn harmless(mut daemon: Running) {
-    daemon.sees_more_binds(2);
+fn assert_harmless(mut daemon: Running) {
+    daemon.wait_for_binds(2);
     assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
     assert_eq!(daemon.pia().counts().signatures, 1);
 }

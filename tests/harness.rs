@@ -1,4 +1,5 @@
-//! The harness of the matrices itself: a row that needs something that this machine lacks counts as ignored, wherever it runs.
+//! Tests of the test matrices' own harness: a row whose requirements this machine lacks counts as ignored, inside and
+//! outside a namespace.
 
 mod support;
 
@@ -9,7 +10,7 @@ use libtest_mimic::{Arguments, Trial};
 use support::netns;
 use support::rows::{Row, missing};
 
-/// Set for this program when it is to run the rows below instead of its tests.
+/// Variable that makes this program run the rows below instead of its tests.
 const ROWS: &str = "ROWS_UNDER_TEST";
 /// The variable that makes [`rows`] required.
 const REQUIRED: &str = "REQUIRE_ROWS";
@@ -31,9 +32,9 @@ fn main() {
         rows().into_iter().map(Row::into_trial).collect()
     } else {
         vec![
-            test("what is missing counts as ignored, with its reason", ignored_with_reason),
-            test("what is missing fails if it is required", required),
-            test("a failure inside a namespace counts as one outside", failure_inside),
+            test("a missing requirement is ignored with its reason", ignored_with_reason),
+            test("a missing requirement fails if it is required", required),
+            test("a failure inside a namespace fails the row", failure_inside),
         ]
     };
     libtest_mimic::run(&arguments, trials).exit();
@@ -53,7 +54,7 @@ fn run_rows(filter: &str, required: &str) -> (Output, String) {
     (output, text)
 }
 
-/// Without namespaces an isolated row is always ignored.
+/// Reports whether namespaces can be made. Without them every isolated row is ignored.
 fn has_namespaces() -> bool {
     netns::isolated_with_mounts("true").is_some_and(|mut command| command.status().is_ok_and(|s| s.success()))
 }

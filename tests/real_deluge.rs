@@ -1,4 +1,4 @@
-//! The real daemon, driven against real Deluges (deluged and deluge-web) of three Debian releases and the simulated PIA.
+//! The daemon with real Deluges (deluged and deluge-web) of three Debian releases and the simulated PIA.
 
 mod support;
 
@@ -12,20 +12,20 @@ use support::daemon::{Daemon, LATER, SOON, Setup};
 use support::drive::{self, Client, Scenario, assert_uses_own_libraries, report_version, scenarios};
 use support::pia::Pia;
 use support::real_client::{
-    FIRST, LEASED, OTHER, RealClient, Tracker, change_port, end, follow_a_new_tunnel, output_of, see_binds, see_port,
-    see_verified, spawn, stop, wait_for,
+    FIRST, LEASED, OTHER, RealClient, Tracker, change_port, end, follow_recreated_tunnel, output_of, spawn, stop,
+    wait_for_binds, wait_for_port, wait_for_start, wait_until_verified,
 };
 use support::{TempDir, netns, wait_until};
 
-/// Of the web interface, and of the daemon behind it.
+/// Ports of the web interface and of the daemon behind it.
 const WEB_PORT: u16 = 8112;
 const DAEMON_PORT: u16 = 58_846;
 const PASSWORD: &str = "p&ss=%+ wörd\"\\";
 /// In the reply to a call that succeeded.
 const NO_ERROR: &str = r#""error": null"#;
-/// The daemon's id in the web interface.
+/// ID of the daemon in the web interface.
 const HOST: &str = "00000000000000000000000000000001";
-/// The web interface's user at the daemon, who is made up here.
+/// Password with which the web interface logs in at the daemon.
 const LOCAL: &str = "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1";
 
 const CLIENT: Client = Client { name: "Deluge", program: "deluge-web" };
@@ -35,11 +35,11 @@ fn main() -> ExitCode {
     drive::main(&CLIENT, &[("bookworm", EVERYWHERE), ("trixie", EVERYWHERE), ("sid", EVERYWHERE)])
 }
 
-/// How a Deluge is to be configured.
+/// Configuration of a Deluge.
 struct Options {
-    /// Where it listens for peers: an address or a device.
+    /// Address or device on which it listens for peers.
     interface: &'static str,
-    /// The web interface connects to the daemon when it starts.
+    /// The web interface connects to the daemon at its start.
     connects: bool,
 }
 
@@ -58,18 +58,18 @@ struct Deluge {
 }
 
 impl Deluge {
-    /// In the namespace of this process.
+    /// Starts a Deluge in the namespace of this process.
     fn start(suite: &str, options: &Options) -> Self {
-        let program = drive::program("deluge", suite, "deluged").expect("a suite that is there");
+        let program = drive::program("deluge", suite, "deluged").expect("an unpacked suite");
         let version = Command::new(&program).arg("--version").output().expect("deluged");
         let version = String::from_utf8_lossy(&version.stdout).into_owned();
         report_version(version.split_whitespace().nth(1).expect("a version"));
         let profile = TempDir::new();
         configure(&profile, options);
         let daemon = spawn_daemon(suite, &profile);
-        wait_for(&daemon, DAEMON_PORT, &profile);
+        wait_for_start(&daemon, DAEMON_PORT, &profile);
         let web = spawn_web(suite, &profile);
-        wait_for(&web, WEB_PORT, &profile);
+        wait_for_start(&web, WEB_PORT, &profile);
         let client = Self { suite: suite.to_owned(), profile, daemon, web };
         if options.connects {
             client.wait_for_connection();
@@ -90,16 +90,16 @@ impl Deluge {
 
     fn start_daemon(&mut self) {
         self.daemon = spawn_daemon(&self.suite, &self.profile);
-        wait_for(&self.daemon, DAEMON_PORT, &self.profile);
+        wait_for_start(&self.daemon, DAEMON_PORT, &self.profile);
     }
 
     fn restart_web(&mut self) {
         stop(&mut self.web);
         self.web = spawn_web(&self.suite, &self.profile);
-        wait_for(&self.web, WEB_PORT, &self.profile);
+        wait_for_start(&self.web, WEB_PORT, &self.profile);
     }
 
-    /// A call as its own pages make it, in a session of the test's.
+    /// Makes a call as the web interface's own pages do, in a session of the test's own.
     #[track_caller]
     fn call(&self, method: &str, params: &str) -> String {
         let reply = self.reply(method, params);
@@ -141,7 +141,7 @@ impl RealClient for Deluge {
         let mut tcp = netns::ports_of(pid);
         tcp.remove(&DAEMON_PORT);
         let mut udp = netns::udp_ports_of(pid);
-        // What libtorrent asks routers from has a port of the kernel's choice.
+        // libtorrent's requests to routers use ephemeral ports.
         udp.retain(|port| [FIRST, LEASED, OTHER].contains(port));
         [tcp, udp]
     }
@@ -193,7 +193,7 @@ fn spawn_web(suite: &str, profile: &TempDir) -> Child {
 }
 
 fn start_program(suite: &str, profile: &TempDir, program: &str, more: &[&str]) -> Child {
-    let program = drive::program("deluge", suite, program).expect("a suite that is there");
+    let program = drive::program("deluge", suite, program).expect("an unpacked suite");
     spawn(&program, &[more, &["--do-not-daemonize", "--loglevel", "info", "--config"]].concat(), profile)
 }
 
@@ -202,7 +202,7 @@ fn setup(pia: &Pia) -> Setup {
     Setup::new().pia(pia).env("TORRENT_CLIENT", "deluge").env("DELUGE_HOST", url).env("DELUGE_PASSWORD", PASSWORD)
 }
 
-/// The port is followed, also to the next one, by TCP and UDP; a random one is switched off. `check` changes nothing.
+/// Deluge gets each leased port, by TCP and UDP, and its random port is switched off. `check` changes nothing.
 fn password(suite: &str) {
     let pia = Pia::start();
     let client = Deluge::start(suite, &Options::default());
@@ -210,15 +210,15 @@ fn password(suite: &str) {
     let setup = setup(&pia);
     let before = client.ports();
     let check = setup.run_once(&["check"]);
-    assert!(client.ports() == before && check.code == Some(0), "changes nothing: {check:?}");
+    assert!(client.ports() == before && check.code == Some(0), "check has changed something: {check:?}");
     let mut daemon = setup.run();
-    see_port(&mut daemon, &client, LEASED, SOON);
-    see_verified(&mut daemon, LEASED);
-    see_binds(&mut daemon, &pia, 3);
-    daemon.see("Deluge listens on port 47047; whether peers reach it, it does not say");
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
+    wait_until_verified(&mut daemon, LEASED);
+    wait_for_binds(&mut daemon, &pia, 3);
+    daemon.expect_line("Deluge listens on port 47047; it does not report whether peers can reach it");
     change_port(&pia);
-    see_port(&mut daemon, &client, OTHER, LATER);
-    see_verified(&mut daemon, OTHER);
+    wait_for_port(&mut daemon, &client, OTHER, LATER);
+    wait_until_verified(&mut daemon, OTHER);
     assert_eq!(daemon.count_lines("Deluge: logged in"), 1, "{}", daemon.log());
     let random = client.call("core.get_config_value", r#"["random_port"]"#);
     assert!(random.contains(r#""result": false"#), "{random}");
@@ -230,128 +230,128 @@ fn password(suite: &str) {
     assert!(check.code == Some(0) && check.stdout.contains("ok   listener       yes"), "{check:?}");
 }
 
-/// A change by somebody else is put right within one interval.
+/// A change by the user is corrected within one interval.
 fn changed_by_user(suite: &str) {
     const INTERVAL: Duration = Duration::from_secs(4);
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let mut daemon = setup(&pia).env("CHECK_INTERVAL", INTERVAL.as_secs().to_string()).run();
-    see_port(&mut daemon, &client, LEASED, SOON);
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
+    wait_until_verified(&mut daemon, LEASED);
     for config in [format!(r#"[{{"listen_ports":[{OTHER},{OTHER}]}}]"#), r#"[{"random_port":true}]"#.to_owned()] {
         client.call("core.set_config", &config);
-        see_port(&mut daemon, &client, LEASED, 2 * INTERVAL);
+        wait_for_port(&mut daemon, &client, LEASED, 2 * INTERVAL);
     }
     end(daemon, &pia, PASSWORD);
 }
 
-/// A restart of the web interface: sessions are kept on disk, and whether this one is or not, the port is looked at.
+/// After a restart of the web interface, with or without the stored session, the port is checked and corrected.
 fn restarted(suite: &str) {
     let (pia, mut client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let mut daemon = setup(&pia).env("CHECK_INTERVAL", "2").run();
-    see_port(&mut daemon, &client, LEASED, SOON);
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
+    wait_until_verified(&mut daemon, LEASED);
     client.restart_web();
     client.wait_for_connection();
     client.call("core.set_config", &format!(r#"[{{"listen_ports":[{OTHER},{OTHER}]}}]"#));
-    see_port(&mut daemon, &client, LEASED, LATER);
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, LATER);
+    wait_until_verified(&mut daemon, LEASED);
     end(daemon, &pia, PASSWORD);
 }
 
-/// The daemon is restarted, and the web interface does not connect to it again by itself: its calls would hang.
+/// After a restart of deluged the web interface does not reconnect automatically, and its calls would hang.
 fn daemon_restarted(suite: &str) {
     let (pia, mut client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let mut daemon = setup(&pia).env("CHECK_INTERVAL", "2").run();
-    see_port(&mut daemon, &client, LEASED, SOON);
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
+    wait_until_verified(&mut daemon, LEASED);
     client.stop_daemon();
     daemon.wait_for_line("check that deluged runs", LATER);
-    see_binds(&mut daemon, &pia, 2);
+    wait_for_binds(&mut daemon, &pia, 2);
     client.start_daemon();
-    see_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
-    daemon.wait_for_line("its web interface has connected to the daemon", LATER);
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
+    daemon.wait_for_line("the web interface is now connected to the daemon", LATER);
+    wait_until_verified(&mut daemon, LEASED);
     end(daemon, &pia, PASSWORD);
 }
 
-/// Without a default daemon the web interface starts unconnected.
+/// Without a default daemon the web interface starts without a connection.
 fn unconnected(suite: &str) {
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options { connects: false, ..Options::default() }));
     let mut daemon = setup(&pia).run();
-    see_port(&mut daemon, &client, LEASED, SOON);
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
+    wait_until_verified(&mut daemon, LEASED);
     assert_eq!(daemon.count_lines("ERROR"), 0, "{}", daemon.log());
     end(daemon, &pia, PASSWORD);
 }
 
-/// One failed login is enough: the port stays bound.
+/// A wrong password is tried once, and the port stays bound.
 fn wrong_password(suite: &str) {
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let mut daemon = setup(&pia).env("DELUGE_PASSWORD", "not the password").run();
-    let line = daemon.see("ERROR");
+    let line = daemon.expect_line("ERROR");
     assert!(line.contains("correct DELUGE_PASSWORD"), "{line}");
-    see_binds(&mut daemon, &pia, 3);
-    daemon.hang_up();
-    see_binds(&mut daemon, &pia, 2);
+    wait_for_binds(&mut daemon, &pia, 3);
+    daemon.reload();
+    wait_for_binds(&mut daemon, &pia, 2);
     assert_eq!(daemon.count_lines("POST /json"), 1, "{}", daemon.log());
     assert_eq!(client.ports()[0], BTreeSet::from([FIRST]));
     end(daemon, &pia, PASSWORD);
     let mut daemon = setup(&pia).run();
-    see_port(&mut daemon, &client, LEASED, SOON);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
     end(daemon, &pia, PASSWORD);
 }
 
-/// Another program has the leased port at first: libtorrent takes the next one and says nothing, and stays there.
+/// While a different program uses the leased port, libtorrent silently listens on the next one, and stays there.
 fn port_taken(suite: &str) {
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let other_program = TcpListener::bind(("127.0.0.1", LEASED)).expect("the port is free");
     let mut daemon = setup(&pia).run();
-    daemon.wait_for_line("port 47047 was set, 47048 is what it has; look for another program", SOON);
+    daemon.wait_for_line("port 47047 was set, but the client has 47048", SOON);
     let status = daemon.wait_for_problem("client");
     assert_eq!(status.client_verified_at, None, "{}", daemon.log());
-    see_binds(&mut daemon, &pia, 2);
+    wait_for_binds(&mut daemon, &pia, 2);
     drop(other_program);
-    see_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
+    wait_until_verified(&mut daemon, LEASED);
     end(daemon, &pia, PASSWORD);
 }
 
-/// Another program has the leased port by UDP alone. Whose socket that is the kernel does not say: it is reached by TCP, and nothing is
-/// done about it again and again.
+/// A different program uses the leased port by UDP alone. The kernel does not report the owner of that socket. The
+/// client is reachable by TCP, so it must not be bounced again and again.
 fn udp_taken(suite: &str) {
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let _other_program = std::net::UdpSocket::bind(("127.0.0.1", LEASED)).expect("the port is free");
     let mut daemon = setup(&pia).run();
     daemon.wait_for_line("listens on port 47047", LATER);
     assert!(client.ports()[0].contains(&LEASED), "{:?}", client.ports());
-    let asked = daemon.count_lines("POST /json");
-    see_binds(&mut daemon, &pia, 4);
-    // Two a look; a bounce takes four more.
-    assert!(daemon.count_lines("POST /json") - asked <= 12, "{}", daemon.log());
+    let calls = daemon.count_lines("POST /json");
+    wait_for_binds(&mut daemon, &pia, 4);
+    // Two calls for each check; a bounce makes four more.
+    assert!(daemon.count_lines("POST /json") - calls <= 12, "{}", daemon.log());
     end(daemon, &pia, PASSWORD);
 }
 
-/// The tunnel is made anew with the same address: whoever is at its far end reaches Deluge again. libtorrent 2.0.8 keeps a dead
-/// socket and shows its port all the same; the others open theirs again.
+/// After the tunnel is recreated with the same address, its far end reaches Deluge again. libtorrent 2.0.8 keeps a dead
+/// socket and still shows its port; other versions reopen theirs.
 fn recreated_tunnel(suite: &str) {
     let start = || Deluge::start(suite, &Options { interface: "pialink", ..Options::default() });
-    let last = |daemon: &mut Daemon| {
+    let check = |daemon: &mut Daemon| {
         if suite == "bookworm" {
             daemon.wait_for_line("reopened its socket on port 47047", SOON);
         }
     };
-    follow_a_new_tunnel(start, setup, last, PASSWORD);
+    follow_recreated_tunnel(start, setup, check, PASSWORD);
 }
 
-/// A tracker hears the leased port within seconds of the change.
+/// The leased port is announced to a tracker within seconds of the change.
 fn trackers(suite: &str) {
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let tracker = Tracker::start();
     let file = tracker.torrent(&client.profile);
     client.call("web.add_torrents", &format!(r#"[[{{"path":"{}","options":{{}}}}]]"#, file.display()));
-    tracker.hears(FIRST, LATER);
+    tracker.wait_for_announce(FIRST, LATER);
     let mut daemon = setup(&pia).run();
-    daemon.wait_for_line("Deluge tells its trackers port 47047", LATER);
-    tracker.hears(LEASED, LATER);
+    daemon.wait_for_line("Deluge announces port 47047 to its trackers", LATER);
+    tracker.wait_for_announce(LEASED, LATER);
     end(daemon, &pia, PASSWORD);
 }

@@ -1,4 +1,4 @@
-//! The real daemon, driven against real Transmissions of three Debian releases and the simulated PIA.
+//! The daemon with real Transmissions of three Debian releases and the simulated PIA.
 
 mod support;
 
@@ -14,14 +14,14 @@ use support::drive::{self, Client, Scenario, assert_uses_own_libraries, report_v
 use support::link::Quality;
 use support::pia::Pia;
 use support::real_client::{
-    FIRST, LEASED, OTHER, RealClient, Tracker, beyond, change_port, end, ends, follow_a_new_tunnel, output_of, reaches,
-    see_binds, see_port, see_verified, spawn, stop, wait_for,
+    FIRST, LEASED, OTHER, RealClient, Tracker, beyond, change_port, end, ends, follow_recreated_tunnel, output_of,
+    reaches, spawn, stop, wait_for_binds, wait_for_port, wait_for_start, wait_until_verified,
 };
 use support::{TempDir, netns, wait_until};
 
-/// Of its RPC.
+/// Port of the RPC interface.
 const RPC_PORT: u16 = 9091;
-/// Before its profile.
+/// Arguments before the profile.
 const ARGUMENTS: [&str; 2] = ["--foreground", "--config-dir"];
 const USERNAME: &str = "tester";
 const PASSWORD: &str = "p:ss=%+ wörd\"\\";
@@ -41,13 +41,13 @@ fn main() -> ExitCode {
     )
 }
 
-/// How a Transmission is to be configured.
+/// Configuration of a Transmission.
 struct Options {
     listen_port: u16,
-    /// Where it listens for peers.
+    /// Address on which it listens for peers.
     address: &'static str,
     password: bool,
-    /// Further lines of its settings, each with a comma at its end.
+    /// Additional lines of settings, each with a comma at its end.
     more: &'static str,
 }
 
@@ -66,9 +66,9 @@ struct Transmission {
 }
 
 impl Transmission {
-    /// In the namespace of this process.
+    /// Starts a Transmission in the namespace of this process.
     fn start(suite: &str, options: &Options) -> Self {
-        let program = drive::program("transmission", suite, "transmission-daemon").expect("a suite that is there");
+        let program = drive::program("transmission", suite, "transmission-daemon").expect("an unpacked suite");
         let version = Command::new(&program).arg("--version").output().expect("transmission-daemon");
         let version = [version.stdout, version.stderr].concat();
         let version = String::from_utf8_lossy(&version);
@@ -93,7 +93,7 @@ impl Transmission {
         );
         fs::write(profile.path().join("settings.json"), settings).expect("settings");
         let child = spawn(&program, &ARGUMENTS, &profile);
-        wait_for(&child, RPC_PORT, &profile);
+        wait_for_start(&child, RPC_PORT, &profile);
         Self { program, profile, child, password: options.password }
     }
 
@@ -107,7 +107,7 @@ impl Transmission {
 
     fn start_again(&mut self) {
         self.child = spawn(&self.program, &ARGUMENTS, &self.profile);
-        wait_for(&self.child, RPC_PORT, &self.profile);
+        wait_for_start(&self.child, RPC_PORT, &self.profile);
     }
 
     fn kill(&mut self) {
@@ -115,7 +115,7 @@ impl Transmission {
         let _ = self.child.wait();
     }
 
-    /// A call in the old dialect, as other programs make it; its arguments.
+    /// Makes a call in the old protocol, as other programs do; returns the reply.
     fn call(&self, method: &str, arguments: &str) -> String {
         let body = format!(r#"{{"method":"{method}","arguments":{arguments}}}"#);
         let head = self.curl(&["--include", "--data", "{}"]);
@@ -169,41 +169,44 @@ fn setup(pia: &Pia) -> Setup {
     anonymous(pia).env("TRANSMISSION_USERNAME", USERNAME).env("TRANSMISSION_PASSWORD", PASSWORD)
 }
 
-/// The port is followed, also to the next one, by TCP and UDP; settings that would take it away again are switched off.
+/// Transmission gets each leased port, by TCP and UDP; settings that would change it again are switched off.
 fn password(suite: &str) {
     let pia = Pia::start();
     let mut client = Transmission::start(suite, &Options::default());
     client.call("session-set", r#"{"peer-port-random-on-start":true,"dht-enabled":true}"#);
     let mut daemon = setup(&pia).run();
-    see_port(&mut daemon, &client, LEASED, SOON);
-    see_verified(&mut daemon, LEASED);
-    see_binds(&mut daemon, &pia, 3);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
+    wait_until_verified(&mut daemon, LEASED);
+    wait_for_binds(&mut daemon, &pia, 3);
     let sessions = daemon.log().matches("HTTP 409").count();
     assert_eq!(sessions, 1, "{}", daemon.log());
-    daemon.see("Transmission listens on port 47047; whether peers reach it, it does not say");
+    daemon.expect_line("Transmission listens on port 47047; it does not report whether peers can reach it");
 
     change_port(&pia);
-    see_port(&mut daemon, &client, OTHER, LATER);
-    see_verified(&mut daemon, OTHER);
+    wait_for_port(&mut daemon, &client, OTHER, LATER);
+    wait_until_verified(&mut daemon, OTHER);
     let settings = client.call("session-get", "{}");
     assert!(settings.contains(r#""peer-port-random-on-start":false"#), "{settings}");
-    // Switched over and back where the UDP socket has to be moved by that.
+    // The daemon may switch DHT off and on to move the UDP socket.
     assert!(settings.contains(r#""dht-enabled":true"#), "{settings}");
     assert_uses_own_libraries(client.pid(), &drive::tree("transmission", suite));
     end(daemon, &pia, PASSWORD);
     client.stop();
     client.start_again();
     let wanted = [BTreeSet::from([OTHER]), BTreeSet::from([OTHER])];
-    assert!(wait_until(SOON, || client.ports() == wanted), "kept over a restart: {:?}", client.ports());
+    assert!(wait_until(SOON, || client.ports() == wanted), "not kept over a restart: {:?}", client.ports());
 }
 
-/// No credentials, none needed; `check` and `once` as well.
+/// Without credentials, if none are needed; `check` and `once` as well.
 fn no_password(suite: &str) {
     let pia = Pia::start();
     let client = Transmission::start(suite, &Options { password: false, ..Options::default() });
     let setup = anonymous(&pia);
     let check = setup.run_once(&["check"]);
-    assert!(client.ports()[0] == BTreeSet::from([FIRST]) && check.code == Some(0), "changes nothing: {check:?}");
+    assert!(
+        client.ports()[0] == BTreeSet::from([FIRST]) && check.code == Some(0),
+        "check has changed something: {check:?}"
+    );
     assert!(check.stdout.contains("the service will set it"), "{check:?}");
     let once = setup.run_once(&["once"]);
     assert_eq!(once.code, Some(0), "{once:?}");
@@ -212,138 +215,139 @@ fn no_password(suite: &str) {
     assert!(check.code == Some(0) && check.stdout.contains("ok   listener       yes"), "{check:?}");
 }
 
-/// A change by somebody else is put right within one interval.
+/// A change by the user is corrected within one interval.
 fn changed_by_user(suite: &str) {
     const INTERVAL: Duration = Duration::from_secs(4);
     let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
     let mut daemon = setup(&pia).env("CHECK_INTERVAL", INTERVAL.as_secs().to_string()).run();
-    see_port(&mut daemon, &client, LEASED, SOON);
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
+    wait_until_verified(&mut daemon, LEASED);
     client.call("session-set", &format!(r#"{{"peer-port":{OTHER}}}"#));
-    see_port(&mut daemon, &client, LEASED, INTERVAL + Duration::from_secs(4));
+    wait_for_port(&mut daemon, &client, LEASED, INTERVAL + Duration::from_secs(4));
     client.call("session-set", r#"{"peer-port-random-on-start":true}"#);
     let off =
         wait_until(2 * INTERVAL, || client.call("session-get", "{}").contains(r#""peer-port-random-on-start":false"#));
     assert!(off, "{}", daemon.log());
-    see_port(&mut daemon, &client, LEASED, SOON);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
     end(daemon, &pia, PASSWORD);
 }
 
-/// A restart ends every session; the next one begins without being told. Killed, it has lost the port.
+/// A killed Transmission loses its sessions and the port; the daemon starts a new session and sets the port again.
 fn restarted(suite: &str) {
     let (pia, mut client) = (Pia::start(), Transmission::start(suite, &Options::default()));
     let mut daemon = setup(&pia).env("CHECK_INTERVAL", "3").run();
-    see_port(&mut daemon, &client, LEASED, SOON);
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
+    wait_until_verified(&mut daemon, LEASED);
     client.kill();
     daemon.wait_for_problem("client");
     client.start_again();
-    see_port(&mut daemon, &client, LEASED, LATER);
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, LATER);
+    wait_until_verified(&mut daemon, LEASED);
     end(daemon, &pia, PASSWORD);
 }
 
-/// One failed login is enough: the port stays bound, and nobody is shut out.
+/// A wrong password is tried once, so Transmission locks nothing, and the port stays bound.
 fn wrong_password(suite: &str) {
     let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
     let mut daemon = setup(&pia).env("TRANSMISSION_PASSWORD", "not the password").run();
-    let line = daemon.see("ERROR");
+    let line = daemon.expect_line("ERROR");
     assert!(line.contains("correct TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD"), "{line}");
-    see_binds(&mut daemon, &pia, 3);
-    daemon.hang_up();
-    see_binds(&mut daemon, &pia, 2);
+    wait_for_binds(&mut daemon, &pia, 3);
+    daemon.reload();
+    wait_for_binds(&mut daemon, &pia, 2);
     assert_eq!(daemon.count_lines("HTTP 401"), 1, "{}", daemon.log());
     assert_eq!(client.ports()[0], BTreeSet::from([FIRST]));
     end(daemon, &pia, PASSWORD);
 
     let mut daemon = anonymous(&pia).run();
-    let line = daemon.see("ERROR");
+    let line = daemon.expect_line("ERROR");
     assert!(line.contains("set TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD"), "{line}");
     end(daemon, &pia, PASSWORD);
 
     let mut daemon = setup(&pia).run();
-    see_port(&mut daemon, &client, LEASED, SOON);
+    wait_for_port(&mut daemon, &client, LEASED, SOON);
     end(daemon, &pia, PASSWORD);
 }
 
-/// After a hundred failed logins of anybody 3.00 lets nobody in until it is restarted.
+/// After a hundred failed logins, from any address, 3.00 rejects every login until it is restarted.
 fn locked(suite: &str) {
     let (pia, mut client) = (Pia::start(), Transmission::start(suite, &Options::default()));
     let url = format!("http://127.0.0.1:{RPC_PORT}/transmission/rpc");
     let script = format!("for i in $(seq 101); do curl -s -o /dev/null --noproxy '*' -d '{{}}' {url}; done");
     assert!(Command::new("sh").args(["-c", &script]).status().is_ok_and(|status| status.success()));
     let mut daemon = setup(&pia).run();
-    let line = daemon.see("ERROR");
+    let line = daemon.expect_line("ERROR");
     assert!(line.contains("too many failed logins") && line.contains("restart Transmission"), "{line}");
-    see_binds(&mut daemon, &pia, 3);
+    wait_for_binds(&mut daemon, &pia, 3);
     assert_eq!(daemon.count_lines("POST /transmission/rpc"), 1, "{}", daemon.log());
     end(daemon, &pia, PASSWORD);
     client.stop();
     client.start_again();
-    // The same credentials were refused a moment ago, and are not tried again so soon; others are.
+    // The old STATE_DIR records that these credentials were rejected, which delays the next attempt.
     let state = TempDir::new();
     let mut daemon = setup(&pia).env("STATE_DIR", state.path().display().to_string()).run();
-    see_port(&mut daemon, &client, LEASED, LATER);
+    wait_for_port(&mut daemon, &client, LEASED, LATER);
     end(daemon, &pia, PASSWORD);
 }
 
-/// Our address is not on its list.
+/// Our address is not in `rpc-whitelist`.
 fn not_listed(suite: &str) {
     let pia = Pia::start();
     let more = r#""rpc-whitelist": "10.0.0.1", "rpc-whitelist-enabled": true,"#;
     let _client = Transmission::start(suite, &Options { more, ..Options::default() });
     let check = setup(&pia).run_once(&["check"]);
-    assert!(check.stdout.contains("fix this first: add our address to 'rpc-whitelist'"), "{check:?}");
+    assert!(check.stdout.contains("add our address to 'rpc-whitelist'"), "{check:?}");
 }
 
-/// Another program has the leased port at first: Transmission would take it and say nothing.
+/// While a different program uses the leased port, Transmission would accept it without an error.
 fn port_taken(suite: &str) {
     let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
     let other_program = TcpListener::bind(("127.0.0.1", LEASED)).expect("the port is free");
     let mut daemon = setup(&pia).run();
-    daemon.wait_for_line("another program listens on port 47047; end that program", SOON);
+    daemon.wait_for_line("another program listens on port 47047", SOON);
     let status = daemon.wait_for_problem("client");
     assert_eq!(status.client_verified_at, None, "{}", daemon.log());
-    see_binds(&mut daemon, &pia, 2);
+    wait_for_binds(&mut daemon, &pia, 2);
     drop(other_program);
-    see_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
-    see_verified(&mut daemon, LEASED);
+    wait_for_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
+    wait_until_verified(&mut daemon, LEASED);
     end(daemon, &pia, PASSWORD);
 }
 
-/// It was started before the tunnel, with the tunnel's address: its settings are right, and it listens nowhere.
+/// Transmission started before the tunnel with the tunnel's address: its settings are right, but it does not listen.
 fn address_late(suite: &str) {
-    let (_peers, own, gateway) = ends();
+    let (_far_end, own, gateway) = ends();
     let options = Options { listen_port: LEASED, address: "10.10.229.5", ..Options::default() };
     let client = Transmission::start(suite, &options);
     let _link = drive::link(own, gateway, Quality::default());
-    assert!(!client.ports()[0].contains(&LEASED) || !reaches(gateway, own), "it listens already");
+    assert!(!client.ports()[0].contains(&LEASED) || !reaches(gateway, own), "Transmission listens already");
     let (pia, setup) = beyond(gateway, setup);
     let mut daemon = setup.run();
     assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
-    see_verified(&mut daemon, LEASED);
+    wait_until_verified(&mut daemon, LEASED);
     end(daemon, &pia, PASSWORD);
 }
 
-/// The tunnel is made anew with the same address: it is bound to no device, so nothing has to be opened again.
+/// After the tunnel is recreated with the same address nothing has to be reopened, because Transmission binds to no
+/// device.
 fn recreated_tunnel(suite: &str) {
     let start = || Transmission::start(suite, &Options { address: "10.10.229.5", ..Options::default() });
-    let last = |daemon: &mut Daemon| assert_eq!(daemon.count_lines("reopened its socket"), 0, "{}", daemon.log());
-    follow_a_new_tunnel(start, setup, last, PASSWORD);
+    let check = |daemon: &mut Daemon| assert_eq!(daemon.count_lines("reopened its socket"), 0, "{}", daemon.log());
+    follow_recreated_tunnel(start, setup, check, PASSWORD);
 }
 
-/// A tracker hears of another port within seconds, unless it was asked a moment ago: 4.1 drops what comes within the least interval
-/// that the tracker wants, here a second, and 4.1.0-beta.2 all of it.
+/// A new port is announced to a tracker within seconds, unless the last announce is more recent than the tracker's
+/// minimum interval, here a second: 4.1 drops such announces, and 4.1.0-beta.2 drops all of them.
 fn trackers(suite: &str) {
     let (pia, client) = (Pia::start(), Transmission::start(suite, &Options::default()));
     let tracker = Tracker::start();
     let file = tracker.torrent(&client.profile);
     client.call("torrent-add", &format!(r#"{{"filename":"{}"}}"#, file.display()));
-    tracker.hears(FIRST, LATER);
+    tracker.wait_for_announce(FIRST, LATER);
     let mut daemon = setup(&pia).run();
-    daemon.wait_for_line("Transmission tells its trackers port 47047", LATER);
-    see_binds(&mut daemon, &pia, 3);
+    daemon.wait_for_line("Transmission announces port 47047 to its trackers", LATER);
+    wait_for_binds(&mut daemon, &pia, 3);
     change_port(&pia);
-    tracker.hears(OTHER, LATER);
+    tracker.wait_for_announce(OTHER, LATER);
     end(daemon, &pia, PASSWORD);
 }

@@ -1,6 +1,6 @@
-//! `cargo run --example sandbox`: the real binary against the PIA simulator and a real qBittorrent (or the stand-in where
-//! there is none), without account, root or network. Lets the port change once and the gateway fail once, says what
-//! happened, and ends with 0 if all of it went well. `--forever` keeps it running to play with.
+//! `cargo run --example sandbox`: the real binary with the PIA simulator and a real qBittorrent (or the stand-in if
+//! there is none), without account, root or network. Changes the port once, takes the gateway down once, prints what
+//! happened, and exits with 0 if everything worked. `--forever` keeps it running for experiments.
 #[allow(dead_code, reason = "the tests use other parts of it")]
 #[path = "support/real_qbt.rs"]
 mod real_qbt;
@@ -22,7 +22,7 @@ use support::pia::{self, Pia};
 use support::qbt::{self, Flavour, Qbt};
 use support::{Signal, TempDir, send, unique};
 
-/// Seconds; short, so that nobody has to wait for the next bind.
+/// Seconds; short, because the user waits for the next bind.
 const CHECK_INTERVAL: &str = "2";
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     };
     let mut signals = Signals::new([SIGINT, SIGTERM]).expect("signal handlers");
     thread::spawn(move || signals.forever().for_each(|_| interrupt()));
-    // A failed wait panics, with the reason and the whole log; the daemon and its peers end on the way up.
+    // A failed wait panics with its reason and the whole log; unwinding ends the daemon and its servers.
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.payload().downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.payload().downcast_ref::<&str>().copied());
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }));
     let show = thread::spawn(move || run(forever));
     if show.join().is_ok() {
-        println!("sandbox: all went well");
+        println!("sandbox: everything worked");
         ExitCode::SUCCESS
     } else {
         println!("sandbox: FAILED, the reason is above");
@@ -52,10 +52,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// The daemon's process, once there is one.
+/// PID of the daemon; 0 until it runs.
 static DAEMON: AtomicU32 = AtomicU32::new(0);
 
-/// Ends the daemon, and so the wait for whatever it should say next.
+/// Ends the daemon, and with it any wait for its next log line.
 fn interrupt() {
     match DAEMON.load(Ordering::SeqCst) {
         0 => std::process::exit(130),
@@ -82,12 +82,12 @@ fn run(forever: bool) {
         .echo();
     let mut daemon = setup.run();
     DAEMON.store(daemon.pid(), Ordering::SeqCst);
-    client.follows(&mut daemon, first);
+    client.wait_for_port(&mut daemon, first);
 
-    heading("PIA lets the lease expire and has another port");
+    heading("PIA ends the lease and assigns a different port");
     pia.set(|state| state.next_port = second.into());
     pia.scripts.next(pia::BIND_PORT, [pia::port_expired()]);
-    client.follows(&mut daemon, second);
+    client.wait_for_port(&mut daemon, second);
 
     heading("the gateway goes down");
     let down = Instant::now();
@@ -99,7 +99,7 @@ fn run(forever: bool) {
     let outage = down.elapsed();
 
     if forever {
-        how_to_play(&setup, &client, daemon.pid());
+        print_hints(&setup, &client, daemon.pid());
         while daemon.ended().is_none() {
             thread::sleep(Duration::from_millis(200));
         }
@@ -120,7 +120,7 @@ fn run(forever: bool) {
     );
     println!("  4. SIGTERM ended the daemon in {} ms", took.as_millis());
     println!(
-        "qBittorrent followed ports {first} and {second}; PIA saw {} login, {} signatures, {} binds; {:.1} s in all.",
+        "qBittorrent followed ports {first} and {second}; PIA received {} login, {} signatures, {} binds; {:.1} s in all.",
         counts.logins,
         counts.signatures,
         pia.bound().len(),
@@ -132,17 +132,17 @@ fn heading(text: &str) {
     println!("\n== {text}");
 }
 
-fn how_to_play(setup: &Setup, client: &Client, pid: u32) {
+fn print_hints(setup: &Setup, client: &Client, pid: u32) {
     let binary = setup.binary().display();
     let state = setup.state_dir();
     let state = state.display();
-    heading("it goes on until Ctrl-C; in another terminal you can");
+    heading("running until Ctrl-C; in another terminal you can");
     println!("see the state       STATE_DIR={state} {binary} status");
-    println!("as programs do      STATE_DIR={state} {binary} status --json");
-    println!("ask for its health  STATE_DIR={state} {binary} healthcheck && echo well");
+    println!("the same as JSON    STATE_DIR={state} {binary} status --json");
+    println!("check its health    STATE_DIR={state} {binary} healthcheck && echo healthy");
     println!("bind and check now  kill -HUP {pid}");
     println!("change the port     curl -d 'json={{\"listen_port\":12345}}' {}/api/v2/app/setPreferences", client.url);
-    println!("look at the port    curl -s {}/api/v2/app/preferences | jq .listen_port", client.url);
+    println!("read the port       curl -s {}/api/v2/app/preferences | jq .listen_port", client.url);
     println!();
 }
 
@@ -156,9 +156,9 @@ fn build() -> PathBuf {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    // With the example, because its dependencies' features then are those that were built just now.
+    // Together with the example, so that the dependencies have the features that were built just now.
     let mut command = Command::new(cargo);
-    // `cargo run` tells this program about its package; build scripts of dependencies would take it for theirs.
+    // `cargo run` sets these variables for this package, but build scripts of dependencies would read them as theirs.
     for (name, _) in env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
@@ -172,20 +172,21 @@ fn build() -> PathBuf {
     match built {
         Ok(status) if status.success() => {}
         Ok(status) => panic!("cargo build: {status}"),
-        // The program was copied elsewhere together with the binary.
+        // Without cargo: this program was copied together with the binary.
         Err(error) => assert!(binary.exists(), "cargo build: {error}"),
     }
     assert!(binary.exists(), "{} was not built", binary.display());
     binary
 }
 
-/// A port that is free now, below those that outgoing connections use.
+/// A free port, below the range of outgoing connections.
 fn free_port() -> u16 {
     let mut candidates = (0..1000).map(|_| 20_000 + (unique() % 10_000) as u16);
     candidates.find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()).expect("a free port")
 }
 
-/// The torrent client: a real one keeps to 127.0.0.1, and has no torrents and nothing that calls out. Authentication is bypassed, as for localhost in many set-ups.
+/// The torrent client. A real one listens on 127.0.0.1 only, without torrents or outgoing connections. Authentication
+/// is bypassed, as many users do for localhost.
 struct Client {
     name: String,
     url: String,
@@ -218,14 +219,14 @@ impl Client {
         Self { name, url: qbt.url(), kind: Kind::StandIn(Box::new(qbt)) }
     }
 
-    /// Waits until the daemon says that the client listens on the port, and does not take its word for it.
-    fn follows(&self, daemon: &mut Daemon, port: u16) {
+    /// Waits until the daemon reports that the client listens on the port, and verifies the report.
+    fn wait_for_port(&self, daemon: &mut Daemon, port: u16) {
         daemon.wait_for_line(&format!("qBittorrent listens on port {port}"), LATER);
         let listens = match &self.kind {
             Kind::Real(_) => TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(),
             Kind::StandIn(qbt) => qbt.listening() == Some(port),
         };
-        assert!(listens, "the daemon says that qBittorrent listens on port {port}, and it does not");
-        println!("    (a look at qBittorrent itself: it does listen on port {port})");
+        assert!(listens, "the daemon reports that qBittorrent listens on port {port}, but it does not");
+        println!("    (verified: qBittorrent listens on port {port})");
     }
 }

@@ -1,4 +1,5 @@
-//! What packaging builds on: ports that somebody else leases, the configuration file, and the service manager.
+//! Features that packaging relies on: ports leased by a different program, the configuration file, and the service
+//! manager.
 mod support;
 
 use std::os::unix::net::UnixDatagram;
@@ -12,7 +13,7 @@ use support::qbt::{Flavour, Qbt};
 use support::world::{Running, World};
 use support::{Reply, qbt, wait_until};
 
-/// gluetun, and a daemon that follows it.
+/// A gluetun stand-in, and the setup of a daemon that follows its port.
 fn follow_gluetun(qbt: &Qbt, port: u16) -> (Gluetun, Setup) {
     let gluetun = Gluetun::start(([127, 0, 0, 1], 0).into(), None, port);
     let setup = Setup::following(qbt, "gluetun").env("GLUETUN_URL", gluetun.url()).env("GLUETUN_API_KEY", &gluetun.key);
@@ -20,33 +21,33 @@ fn follow_gluetun(qbt: &Qbt, port: u16) -> (Gluetun, Setup) {
 }
 
 #[test]
-fn gluetuns_port_is_followed_and_the_last_one_kept() {
+fn gluetuns_port_is_followed_and_the_last_one_is_kept() {
     let qbt = Qbt::start(Flavour::V5_3);
     let (gluetun, setup) = follow_gluetun(&qbt, 4711);
     let mut daemon = setup.run();
-    daemon.see("has port 4711");
-    daemon.see("qBittorrent listens on port 4711");
+    daemon.expect_line("has port 4711");
+    daemon.expect_line("qBittorrent listens on port 4711");
     gluetun.set(|state| state.port = 0);
-    daemon.hang_up();
-    daemon.see("has no port now; the last one is kept");
+    daemon.reload();
+    daemon.expect_line("has no port now; keeping the last one");
     gluetun.scripts.always(CURRENT, Reply::json(200, r#"{"ports":[4712,4713]}"#));
-    daemon.hang_up();
-    daemon.see("qBittorrent: listen port 4711 -> 4712");
+    daemon.reload();
+    daemon.expect_line("qBittorrent: listen port 4711 -> 4712");
     assert_eq!(qbt.ports(), [4711, 4712], "0 was never set");
     assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
 }
 
 #[test]
-fn an_older_gluetun_is_asked_by_its_route() {
+fn an_older_gluetun_is_queried_by_its_old_route() {
     let qbt = Qbt::start(Flavour::V4_5);
     let (gluetun, setup) = follow_gluetun(&qbt, 0);
     gluetun.scripts.always(CURRENT, Reply::text(404, "404 page not found\n"));
     gluetun.scripts.always(OLD, Reply::json(200, r#"{"port":4711}"#));
-    setup.run().see("qBittorrent listens on port 4711");
+    setup.run().expect_line("qBittorrent listens on port 4711");
 }
 
 #[test]
-fn gluetun_that_refuses_or_answers_nonsense_is_told_and_recovers() {
+fn a_gluetun_that_refuses_or_sends_a_bad_reply_is_reported_and_recovers() {
     let qbt = Qbt::start(Flavour::V5_3);
     let (gluetun, setup) = follow_gluetun(&qbt, 4711);
     let output = setup.clone().env("GLUETUN_API_KEY", "wrong-key").run_once(&["once"]);
@@ -57,14 +58,14 @@ fn gluetun_that_refuses_or_answers_nonsense_is_told_and_recovers() {
 
     gluetun.scripts.always(CURRENT, Reply::json(200, r#"{"port":70000}"#));
     let mut daemon = setup.run();
-    daemon.see("port source: bad reply: port is 70000, not within 1 to 65535");
+    daemon.expect_line("port source: bad reply: port is 70000, not within 1 to 65535");
     gluetun.scripts.always(CURRENT, Reply::text(301, "moved").header("Location", "/elsewhere"));
-    daemon.hang_up();
-    daemon.see("port source: HTTP 301");
+    daemon.reload();
+    daemon.expect_line("port source: HTTP 301");
     gluetun.scripts.clear();
-    daemon.hang_up();
-    daemon.see("gateway: recovered");
-    daemon.see("qBittorrent listens on port 4711");
+    daemon.reload();
+    daemon.expect_line("gateway: recovered");
+    daemon.expect_line("qBittorrent listens on port 4711");
 }
 
 #[test]
@@ -74,30 +75,30 @@ fn a_port_file_is_followed_within_two_seconds() {
     let file = setup.dir().path().join("forwarded_port");
     let setup = setup.env("PORT_SOURCE", format!("file:{}", file.display()));
     let mut daemon = setup.run();
-    daemon.see("has no port now");
+    daemon.expect_line("has no port now");
     for (text, port) in [("4711\n", 4711), ("", 4711), ("0\n", 4711), ("4712,4713\n", 4712)] {
         std::fs::write(&file, text).expect("the port file");
         assert!(wait_until(Duration::from_secs(2), || qbt.listening() == Some(port)), "{text:?}: {}", daemon.log());
     }
     std::fs::remove_file(&file).expect("the port file");
-    daemon.see("has no port now");
+    daemon.expect_line("has no port now");
     assert_eq!(qbt.listening(), Some(4712));
     daemon.wait_for_status("a port", |status| status.port == Some(4712));
 }
 
 #[test]
-fn a_socket_that_died_while_the_daemon_was_not_running_is_opened_anew() {
+fn a_socket_that_died_while_the_daemon_was_not_running_is_reopened() {
     let qbt = Qbt::start(Flavour::V4_5);
     let (_gluetun, setup) = follow_gluetun(&qbt, 4711);
-    setup.run().see("qBittorrent listens on port 4711");
-    qbt.deaden_socket();
+    setup.run().expect_line("qBittorrent listens on port 4711");
+    qbt.make_socket_stale();
     let mut daemon = setup.run();
-    daemon.wait_until("a socket that hears", || qbt.listening() == Some(4711));
+    daemon.wait_until("a working socket", || qbt.listening() == Some(4711));
     assert_eq!(qbt.ports(), [4711, 4712, 4711], "one bounce\n{}", daemon.log());
 }
 
 #[test]
-fn once_says_that_there_is_no_port() {
+fn once_reports_a_missing_port() {
     let qbt = Qbt::start(Flavour::V5_3);
     let output = Setup::following(&qbt, "file:/nonexistent/port").run_once(&["once"]);
     assert_eq!(output.code, Some(1));
@@ -114,7 +115,7 @@ fn check_names_the_source() {
     assert!(output.stdout.contains("has port 6881"), "{}", output.stdout);
 }
 
-/// A daemon whose whole configuration is in a file.
+/// A world with the configuration in a file, and the file's path.
 fn from_file(extra: &str) -> (World, String) {
     let mut world = World::new().env("CHECK_INTERVAL", "300");
     let mut lines = vec![format!("# as in conf.d\r\n{extra}")];
@@ -134,16 +135,16 @@ fn a_configuration_file_is_enough_and_the_environment_wins() {
     let output = world.setup.run_once(&["--config", &path, "check", "--config-only"]);
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     let mut daemon = world.setup.run_with(&["--config", &path]);
-    daemon.see("everybody may read it");
-    daemon.see("qBittorrent listens on port");
+    daemon.expect_line("; run: chmod o-r ");
+    daemon.expect_line("qBittorrent listens on port");
 }
 
 #[test]
-fn a_bad_line_is_named_and_nothing_is_sent() {
+fn a_bad_line_is_reported_and_nothing_is_sent() {
     let (world, path) = from_file("PIA_PASSWORD='never closed\n");
     let output = world.setup.run_once(&["--config", &path, "check", "--config-only"]);
     assert_eq!(output.code, Some(78));
-    assert!(output.stderr.contains("config.env line 2: has a quote that is not closed"), "{}", output.stderr);
+    assert!(output.stderr.contains("config.env line 2: has an unclosed quote"), "{}", output.stderr);
     assert!(!output.stderr.contains("never closed"), "{}", output.stderr);
     assert_eq!(world.pia.counts().connections, 0);
     assert_eq!(world.setup.run_once(&["--config", "/nonexistent", "once"]).code, Some(78));
@@ -161,9 +162,9 @@ impl Manager {
         (Self(socket), path.display().to_string())
     }
 
-    /// The next message that holds `text`.
+    /// Receives messages until one contains `text`.
     #[track_caller]
-    fn hears(&self, text: &str, daemon: &Daemon) -> String {
+    fn receive(&self, text: &str, daemon: &Daemon) -> String {
         let mut buffer = [0; 4096];
         loop {
             let length = self.0.recv(&mut buffer).unwrap_or_else(|e| panic!("{text}: {e}: {}", daemon.log()));
@@ -176,53 +177,55 @@ impl Manager {
 }
 
 #[test]
-fn the_service_manager_hears_of_everything() {
+fn the_service_manager_is_notified_of_every_change() {
     let world = World::new().env("CHECK_INTERVAL", "300");
     let (manager, path) = Manager::new(&world.setup);
     let mut daemon = world.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", "400000").run();
-    assert!(manager.hears("READY=1", &daemon).contains("STATUS=port "));
-    assert!(daemon.status().is_some_and(|status| status.client_verified_at.is_some()), "it is ready when all is well");
-    manager.hears("WATCHDOG=1", &daemon);
-    manager.hears("WATCHDOG=1", &daemon);
+    assert!(manager.receive("READY=1", &daemon).contains("STATUS=port "));
+    assert!(
+        daemon.status().is_some_and(|status| status.client_verified_at.is_some()),
+        "ready before the client was verified"
+    );
+    manager.receive("WATCHDOG=1", &daemon);
+    manager.receive("WATCHDOG=1", &daemon);
     daemon.pia().pause();
-    daemon.hang_up();
-    manager.hears("RELOADING=1", &daemon);
-    assert!(manager.hears("READY=1", &daemon).contains("STATUS=bindPort: cannot connect"));
+    daemon.reload();
+    manager.receive("RELOADING=1", &daemon);
+    assert!(manager.receive("READY=1", &daemon).contains("STATUS=bindPort: cannot connect"));
     assert!(daemon.stop().0.success());
-    manager.hears("STOPPING=1", &daemon);
+    manager.receive("STOPPING=1", &daemon);
 }
 
 #[test]
-fn the_first_failure_that_is_tried_again_counts_as_ready() {
+fn the_daemon_is_ready_after_the_first_failure_that_it_retries() {
     let setup = Setup::new().pia(&Pia::start());
     let (manager, path) = Manager::new(&setup);
     let daemon = setup.env("NOTIFY_SOCKET", path).run();
-    manager.hears("READY=1", &daemon);
+    manager.receive("READY=1", &daemon);
 }
 
-/// Every reply of qBittorrent takes 9.9 s, its login included.
 #[test]
-fn a_client_that_takes_9_9_s_for_everything_delays_nobody() {
+fn a_client_that_takes_9_9_s_for_every_reply_delays_nothing_else() {
     let world = World::new().env("CHECK_INTERVAL", "300");
     let endpoints = [qbt::LOGIN, qbt::PREFERENCES, qbt::SET_PREFERENCES, qbt::TRANSFER_INFO];
     world.qbt.set(|state| state.delays = endpoints.map(|endpoint| (endpoint, Duration::from_millis(9900))).into());
     let (manager, path) = Manager::new(&world.setup);
     let mut daemon = world.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", "20000000").run();
-    daemon.see("bound port 47047");
+    daemon.expect_line("bound port 47047");
     let bound = daemon.started().elapsed();
     assert!(is_prompt(bound, Duration::from_secs(1)), "{bound:?}");
 
-    // Through a login, a read and a write.
+    // A login, a read and a write.
     let (mut longest, mut last) = (Duration::ZERO, Instant::now());
     while daemon.qbt().ports().is_empty() {
-        manager.hears("WATCHDOG=1", &daemon);
+        manager.receive("WATCHDOG=1", &daemon);
         longest = longest.max(last.elapsed());
         last = Instant::now();
     }
     assert!(is_prompt(longest, Duration::from_secs(15)), "{longest:?}\n{}", daemon.log());
 
     let Running { daemon: child, world } = &mut daemon;
-    child.wait_until("the port is being read back", || world.qbt.requests() >= 4);
+    child.wait_until("the request that reads the port back", || world.qbt.requests() >= 4);
     let (ended, took) = daemon.stop();
     assert!(ended.success() && is_prompt(took, Duration::from_secs(12)), "{ended} after {took:?}");
     println!(

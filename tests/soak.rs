@@ -1,5 +1,6 @@
-//! The soak: one daemon at an interval of a second, and one random fault after the other for `SOAK_SECONDS` (20 unless set;
-//! CI sets 600) after a warm-up. Every recovery is awaited, and in the end memory and descriptors are where they were at the start.
+//! Soak test: after a warm-up, one daemon with an interval of a second meets one random fault after the other for
+//! `SOAK_SECONDS` (20 by default, 600 in CI). It must recover from every fault, and use no more memory and descriptors
+//! at the end than at the start.
 mod support;
 
 use std::thread;
@@ -10,14 +11,14 @@ use support::qbt::{PREFERENCES, SET_PREFERENCES, TRANSFER_INFO};
 use support::world::{RECOVERY, Running, World};
 use support::{Mood, Reply, unique, wait_until};
 
-/// A fault and how it is named in what is printed.
+/// Name of a fault, and what causes it.
 type Strike = (&'static str, fn(&World));
 
 const STRIKES: [Strike; 19] = [
     ("gateway down", |world| world.pia.pause()),
     ("gateway silent", |world| world.pia.set_mood(Mood::Silent)),
     ("gateway resets", |world| world.pia.set_mood(Mood::ResetsHandshake)),
-    ("gateway with another certificate", |world| world.pia.present("berlin401", Fault::OtherCa, false)),
+    ("gateway with a wrong certificate", |world| world.pia.present("berlin401", Fault::OtherCa, false)),
     ("bindPort refused", |world| world.pia.scripts.next(BIND_PORT, [pia::bad_signature()])),
     ("bindPort and getSignature fail", |world| {
         world.pia.scripts.next(BIND_PORT, [pia::port_expired()]);
@@ -28,7 +29,7 @@ const STRIKES: [Strike; 19] = [
     ("bindPort truncates", |world| {
         world.pia.scripts.next(BIND_PORT, [Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")]);
     }),
-    ("another port", |world| {
+    ("different port leased", |world| {
         world.pia.set(|state| state.next_port = 20_000 + state.next_port % 20_000 + 7);
         world.pia.scripts.next(BIND_PORT, [pia::busy(47047)]);
     }),
@@ -36,12 +37,12 @@ const STRIKES: [Strike; 19] = [
     ("qBittorrent down", |world| world.qbt.pause()),
     ("qBittorrent silent", |world| world.qbt.set_mood(Mood::Silent)),
     ("session expired", |world| world.qbt.expire_sessions()),
-    ("port changed by hand", |world| world.qbt.change_port_by_hand(1234)),
+    ("port changed by the user", |world| world.qbt.change_port_in_web_ui(1234)),
     ("socket lost", |world| world.qbt.drop_socket()),
-    ("preferences are a page", |world| world.qbt.scripts.next(PREFERENCES, [Reply::text(200, "<html>")])),
+    ("preferences are an HTML page", |world| world.qbt.scripts.next(PREFERENCES, [Reply::text(200, "<html>")])),
     ("setPreferences fails", |world| {
         world.qbt.scripts.next(SET_PREFERENCES, [Reply::text(500, "it broke")]);
-        world.qbt.change_port_by_hand(4321);
+        world.qbt.change_port_in_web_ui(4321);
     }),
     ("transfer/info resets", |world| world.qbt.scripts.next(TRANSFER_INFO, [Reply::reset("HTTP/1.1")])),
 ];
@@ -58,7 +59,7 @@ fn relieve(world: &World) {
     }
 }
 
-/// Waits until a fault has had its effect, if it shows one in `longest`, and then for the recovery.
+/// Causes a fault, waits up to `longest` for a problem in the status, ends the fault and waits for the recovery.
 fn strike(running: &mut Running, (name, inflict): Strike, longest: Duration) {
     let Running { daemon, world } = running;
     inflict(world);
@@ -66,17 +67,17 @@ fn strike(running: &mut Running, (name, inflict): Strike, longest: Duration) {
     wait_until(longest, struck);
     relieve(world);
     let before = world.pia.bound().len();
-    let well = wait_until(RECOVERY, || world.pia.bound().len() > before + 1 && world.is_well());
-    assert!(well, "{name}: not recovered within {RECOVERY:?}\n{}", daemon.log());
+    let healthy = wait_until(RECOVERY, || world.pia.bound().len() > before + 1 && world.is_healthy());
+    assert!(healthy, "{name}: no recovery within {RECOVERY:?}\n{}", daemon.log());
 }
 
-/// Resident memory in KiB and open descriptors between two passes: during one, connections are open.
+/// Minimum of resident memory in KiB and of open descriptors over 2 s, because a pass opens connections.
 fn at_rest(running: &Running) -> (u64, usize) {
-    let looks = (0..40).map(|_| {
+    let samples = (0..40).map(|_| {
         thread::sleep(Duration::from_millis(50));
         (running.memory(false), running.descriptors())
     });
-    looks.reduce(|a, b| (a.0.min(b.0), a.1.min(b.1))).unwrap_or_default()
+    samples.reduce(|a, b| (a.0.min(b.0), a.1.min(b.1))).unwrap_or_default()
 }
 
 #[test]
@@ -85,11 +86,11 @@ fn nothing_grows_and_every_fault_is_recovered_from() {
     let world = World::new().env("LOG_LEVEL", "WARN");
     let mut running = world.run();
     let Running { daemon, world } = &mut running;
-    daemon.wait_until("a port that is listened on", || world.qbt.listening() == Some(47047));
+    daemon.wait_until("a listening port", || world.qbt.listening() == Some(47047));
 
-    // What each kind of fault makes the allocator keep it keeps from the first or, after the others, the second time on.
+    // Warm-up: the allocator keeps memory after the first fault of a kind or, after other kinds, after the second.
     let (kinds, rounds) = if seconds < 300 { (6, 1) } else { (STRIKES.len(), 2) };
-    // So none comes later that has not come by then.
+    // The faults below are of the kinds of the warm-up only.
     let kinds = &STRIKES[..kinds];
     for &kind in kinds.iter().cycle().take(kinds.len() * rounds) {
         strike(&mut running, kind, Duration::from_secs(2));
@@ -105,12 +106,12 @@ fn nothing_grows_and_every_fault_is_recovered_from() {
     }
     let stop = at_rest(&running);
     println!(
-        "soak: {faults} faults in {seconds} s, all recovered from; resident {} -> {} KiB, descriptors {} -> {}",
+        "soak: {faults} faults in {seconds} s, recovered from all; resident {} -> {} KiB, descriptors {} -> {}",
         start.0, stop.0, start.1, stop.1
     );
     assert!(
         stop.0.abs_diff(start.0) * 20 <= start.0,
-        "memory: {} KiB at the start, {} KiB in the end",
+        "memory: {} KiB at the start, {} KiB at the end",
         start.0,
         stop.0
     );

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Keeps pia-qbittorrent-sync running where there is no service manager to do so, or none that survives an update of the system:
+# Keeps pia-qbittorrent-sync running on systems without a service manager, or with one that loses services at a system update:
 #
 #   sh run.sh start|stop|restart|status|pid
 #
-# It stands beside bin, etc and state, as `install.sh --prefix` puts them there. For any POSIX shell.
+# `install.sh --prefix` installs this script next to bin, etc and state. Runs in any POSIX shell.
 
 set -eu
 umask 077
@@ -14,7 +14,7 @@ settings=$here/etc/config.env
 pidfile=/var/run/$name.pid
 log=/var/log/pia_qbittorrent_sync.log
 
-# Unraid runs nothing from its flash drive, and forgets at each boot what is elsewhere.
+# Unraid cannot run programs from its flash drive, and loses all other files at each boot.
 find_binary() {
   case $here in
   /boot/*) ;;
@@ -29,27 +29,27 @@ find_binary() {
   binary=$copy
 }
 
-# The loop's, as long as it runs. Its number may be another program's by now.
+# Prints the process ID of the running loop. A stale pidfile may contain the ID of a different program.
 pid() {
   [ -s "$pidfile" ] && read -r pid <"$pidfile" && grep -q run.sh "/proc/$pid/cmdline" 2>/dev/null && printf '%s\n' "$pid"
 }
 
-tell() { printf '%s %s: %s\n' "$(date)" "$name" "$*"; }
+print_log_line() { printf '%s %s: %s\n' "$(date)" "$name" "$*"; }
 
-# At boot only the log can be told.
+# Logs errors as well as printing them, because at boot no user sees the output.
 check_settings() {
-  said=$(env -i "$binary" --config "$settings" check --config-only 2>&1) && return
-  tell "not started: ${said#"$name: "}" | tee -a "$log" >&2
+  output=$(env -i "$binary" --config "$settings" check --config-only 2>&1) && return
+  print_log_line "not started: ${output#"$name: "}" | tee -a "$log" >&2
   exit 78
 }
 
-# Until it is told to end, or has nothing to try again: 64 is wrong usage, 78 wrong settings.
+# Restarts the program until a stop is requested or a restart cannot help: 64 is wrong usage, 78 invalid settings.
 keep_running() {
   child=''
-  # The terminal that it is started from may be closed.
+  # Survive the end of the terminal.
   trap '' HUP
   trap 'kill "$child" 2>/dev/null; wait "$child" || true; rm -f "$pidfile"; exit 0' TERM INT
-  # shellcheck disable=SC3045 # where a shell has it, no core file: it would have the passwords
+  # shellcheck disable=SC3045 # if the shell supports it: no core file, because it would contain the passwords
   ulimit -c 0 2>/dev/null || true
   while :; do
     env -i PATH=/usr/bin:/bin "$binary" --config "$settings" &
@@ -58,7 +58,7 @@ keep_running() {
     wait "$child" || code=$?
     case $code in
     0 | 64 | 78)
-      tell "ended with $code and is not started again"
+      print_log_line "exited with $code; not restarting"
       break
       ;;
     esac
@@ -71,41 +71,41 @@ keep_running() {
 
 start() {
   if pid >/dev/null; then
-    echo "$name runs already"
+    echo "$name is already running"
     return
   fi
   find_binary
   check_settings
-  # With exec, because a shell that leads a function elsewhere keeps the old output open, and whoever reads that would wait.
+  # exec, because a shell that redirects only a function keeps the old output open, and a reader of that output would wait.
   (exec </dev/null >>"$log" 2>&1 && keep_running) &
   printf '%s\n' $! >"$pidfile"
-  echo "$name is started"
+  echo "$name started"
 }
 
 stop() {
   running=$(pid) || {
-    echo "$name does not run"
+    echo "$name is not running"
     return
   }
   kill "$running"
-  # It finishes a bounce of qBittorrent's port first.
+  # The program finishes a bounce of the client's port first.
   seconds=0
   while kill -0 "$running" 2>/dev/null; do
     seconds=$((seconds + 1))
     if [ "$seconds" -gt 30 ]; then
-      echo "$name has not ended within 30 seconds" >&2
+      echo "$name did not stop within 30 seconds" >&2
       exit 1
     fi
     sleep 1
   done
-  echo "$name is stopped"
+  echo "$name stopped"
 }
 
 case ${1-} in
 start) start ;;
 stop) stop ;;
 restart)
-  # With wrong settings the one that runs goes on.
+  # With invalid settings the running process is left alone.
   find_binary
   check_settings
   stop

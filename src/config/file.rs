@@ -1,28 +1,27 @@
-//! The configuration file: lines of `NAME=value` as in a shell's or systemd's environment file.
+//! The configuration file: lines of `NAME=value` as in a shell's or systemd's environment file. The meaning of the names is in
+//! `settings`.
 //!
-//! `export `, quotes, comments and CRLF are accepted, because the file of the Python daemon's conf.d had them. Nothing is
-//! expanded: a `$` is a `$`. Where a shell reads the file as well, what it would take for something else is refused.
+//! `export `, quotes, comments and CRLF are accepted, because the Python daemon's conf.d file had them. Nothing is expanded: a
+//! `$` is a `$`. If a shell reads the file as well, characters that the shell would interpret are refused.
 
 use std::io;
 use std::path::Path;
 
-use super::{Problem, Variables, home};
+use super::{SettingProblem, Variables, paths};
 use crate::files;
 
-/// Why there are no variables from the file.
+/// Reason why a file cannot be used.
 pub enum Unreadable {
-    /// The file cannot be read.
     File(io::Error),
-    /// Lines of it make no sense.
-    Lines(Vec<Problem>),
+    Lines(Vec<SettingProblem>),
 }
 
-/// Reads the file at `path`; a variable that `is_secret` in a file that everybody may read is a warning.
+/// Reads the file at `path`, and warns if every user can read a file with a variable that `is_secret`.
 pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unreadable> {
     let text = files::read(path).map_err(Unreadable::File)?;
     let mut all = Variables::default();
     let mut problems = Vec::new();
-    let shell = home::is_read_by_shell(path);
+    let shell = paths::is_read_by_shell(path);
     for (index, line) in text.lines().enumerate() {
         match parse_line(line, shell) {
             Ok(None) => {}
@@ -30,24 +29,24 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
                 all.in_file.push(name.to_owned());
                 all.values.insert(name.to_owned(), value);
             }
-            Err(wrong) => problems.push(Problem::line(path, index + 1, wrong)),
+            Err(problem) => problems.push(SettingProblem::line(path, index + 1, problem)),
         }
     }
     if !problems.is_empty() {
         return Err(Unreadable::Lines(problems));
     }
-    if let Some(name) = all.values.keys().find(|name| is_secret(name)).filter(|_| files::is_exposed(path)) {
-        all.warnings.push(format!("{0} holds {name} and everybody may read it: chmod 600 {0}", path.display()));
+    if let Some(name) = all.values.keys().find(|name| is_secret(name)).filter(|_| files::is_world_readable(path)) {
+        all.warnings.push(format!("{0} holds {name}, and every user can read it; run: chmod o-r {0}", path.display()));
     }
     Ok(all)
 }
 
-/// What a shell takes for something else, outside of quotes and within double ones.
-const MEANS_SOMETHING: [char; 9] = ['$', '`', ';', '&', '|', '<', '>', '(', ')'];
-const MEANS_SOMETHING_QUOTED: [char; 2] = ['$', '`'];
-const FOR_THE_SHELL: &str = "has a character that means something else to a shell, which reads this file as well";
+/// Characters that a shell interprets, outside of quotes and within double quotes.
+const SHELL_METACHARACTERS: [char; 9] = ['$', '`', ';', '&', '|', '<', '>', '(', ')'];
+const SHELL_METACHARACTERS_QUOTED: [char; 2] = ['$', '`'];
+const SHELL_SYNTAX: &str = "has a character with a special meaning for the shell, which reads this file as well";
 
-/// Name and value of a line; none for an empty line or a comment. The error never shows the line: it may hold a secret.
+/// Name and value of a line; `None` for an empty line or a comment. The error never shows the line, which may hold a secret.
 fn parse_line(line: &str, shell: bool) -> Result<Option<(&str, String)>, &'static str> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') || (line.starts_with(';') && !shell) {
@@ -56,24 +55,24 @@ fn parse_line(line: &str, shell: bool) -> Result<Option<(&str, String)>, &'stati
     let line = line.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t'])).map_or(line, str::trim_start);
     let (name, value) = line.split_once('=').ok_or("is not NAME=value")?;
     if shell && value.starts_with(char::is_whitespace) && !value.trim().is_empty() {
-        return Err("has a space after its =");
+        return Err("has a space after the =");
     }
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err("has a name that is not made of letters, digits and underscores");
+        return Err("has a name with characters other than letters, digits and underscores");
     }
     Ok(Some((name, parse_value(value.trim_start(), shell)?)))
 }
 
-/// A shell word and perhaps a comment after it.
+/// Parses one shell word, and skips a comment after it.
 fn parse_value(text: &str, shell: bool) -> Result<String, &'static str> {
     let (value, rest) = split_word(text, shell)?;
     let rest = rest.trim_start();
     if rest.is_empty() || rest.starts_with('#') { Ok(value) } else { Err("has more than one word") }
 }
 
-/// The words of a command line, quoted as a value is.
-pub fn words(text: &str) -> Result<Vec<String>, &'static str> {
+/// Splits a command line into words, with the quotes of a value.
+pub fn split_words(text: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut rest = text.trim();
     while !rest.is_empty() {
@@ -84,30 +83,30 @@ pub fn words(text: &str) -> Result<Vec<String>, &'static str> {
     Ok(words)
 }
 
-/// The first word, and what stands behind it.
+/// The first word, and the text after it.
 fn split_word(text: &str, shell: bool) -> Result<(String, &str), &'static str> {
     let mut value = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
             '\'' => loop {
-                match chars.next().ok_or("has a quote that is not closed")? {
+                match chars.next().ok_or("has an unclosed quote")? {
                     '\'' => break,
                     inner => value.push(inner),
                 }
             },
             '"' => loop {
-                match chars.next().ok_or("has a quote that is not closed")? {
+                match chars.next().ok_or("has an unclosed quote")? {
                     '"' => break,
-                    '\\' => match chars.next().ok_or("has a quote that is not closed")? {
+                    '\\' => match chars.next().ok_or("has an unclosed quote")? {
                         escaped @ ('"' | '\\' | '$' | '`') => value.push(escaped),
                         other => value.extend(['\\', other]),
                     },
-                    inner if shell && MEANS_SOMETHING_QUOTED.contains(&inner) => return Err(FOR_THE_SHELL),
+                    inner if shell && SHELL_METACHARACTERS_QUOTED.contains(&inner) => return Err(SHELL_SYNTAX),
                     inner => value.push(inner),
                 }
             },
-            c if shell && MEANS_SOMETHING.contains(&c) => return Err(FOR_THE_SHELL),
+            c if shell && SHELL_METACHARACTERS.contains(&c) => return Err(SHELL_SYNTAX),
             '\\' => value.push(chars.next().ok_or("ends with a backslash")?),
             c if c.is_whitespace() => break,
             c => value.push(c),
@@ -124,7 +123,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn lines_as_people_write_them() {
+    fn lines_in_every_common_spelling() {
         for (line, value) in [
             ("A=b", "b"),
             ("export A=b", "b"),
@@ -149,15 +148,15 @@ mod tests {
     }
 
     #[test]
-    fn a_command_line_has_words() {
+    fn a_command_line_is_split_into_words() {
         let line = r#" /bin/sh -c 'echo "$PORT"' "a b"c \{d\} '' "#;
-        assert_eq!(words(line).unwrap(), ["/bin/sh", "-c", r#"echo "$PORT""#, "a bc", "{d}", ""]);
-        assert_eq!(words("  ").unwrap(), [""; 0]);
-        assert!(words("'a").is_err() && words("a\\").is_err());
+        assert_eq!(split_words(line).unwrap(), ["/bin/sh", "-c", r#"echo "$PORT""#, "a bc", "{d}", ""]);
+        assert_eq!(split_words("  ").unwrap(), [""; 0]);
+        assert!(split_words("'a").is_err() && split_words("a\\").is_err());
     }
 
     #[test]
-    fn what_a_shell_would_take_for_something_else_is_refused_where_one_reads_it() {
+    fn shell_syntax_is_refused_in_a_file_that_a_shell_reads() {
         for (line, value) in [
             ("A=b", "b"),
             ("export A='b$c;d`e`(f)'", "b$c;d`e`(f)"),
@@ -166,7 +165,7 @@ mod tests {
             ("A=~b", "~b"),
         ] {
             assert_eq!(parse_line(line, true), Ok(Some(("A", value.to_owned()))), "{line}");
-            // What is accepted means the same to the shell.
+            // The shell has to read an accepted line in just this way.
             let script = format!("{line}\nprintf %s \"$A\"");
             let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
             assert_eq!(String::from_utf8_lossy(&shell.stdout), value, "{line}");
@@ -190,16 +189,16 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_are_named_by_number_and_not_shown() {
+    fn bad_lines_are_reported_by_number_and_not_shown() {
         let Err(problems) = with("A=b\nPIA_PASSWORD='hunter2\n\nnonsense\n", 0o600) else { panic!("accepted") };
         assert_eq!(problems.len(), 2);
-        assert!(problems[0].contains("config.env line 2: has a quote that is not closed; NAME=value"), "{problems:?}");
+        assert!(problems[0].contains("config.env line 2: has an unclosed quote; use NAME=value"), "{problems:?}");
         assert!(problems[1].contains("line 4: is not NAME=value"), "{problems:?}");
         assert!(!problems.concat().contains("hunter2"));
     }
 
     #[test]
-    fn a_secret_that_everybody_may_read_is_a_warning() {
+    fn a_world_readable_secret_is_a_warning() {
         let warnings = |text, mode| with(text, mode).unwrap_or_else(|e| panic!("{e:?}")).warnings.len();
         assert_eq!(warnings("PIA_PASSWORD=x", 0o644), 1);
         assert_eq!(warnings("PIA_PASSWORD=x", 0o640), 0);

@@ -1,4 +1,4 @@
-//! TCP: the address behind a name, the connection, and reads and writes that obey a deadline.
+//! TCP: name lookup, connecting, and reads and writes that obey a deadline.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -15,24 +15,23 @@ use rustix::net::sockopt::socket_error;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use super::Deadline;
-use crate::error::{Cause, Phase, plain};
+use crate::error::{Cause, Phase, io_message, lower_first};
 
-/// Between the starts of connections to several addresses of a name, so that a dead IPv6 address does not keep us from the IPv4
-/// one (RFC 8305).
+/// Delay before dialling the next address of a name, so that a dead IPv6 address does not block the IPv4 one
+/// (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
-/// A connection that is not there by then is begun again beside the first: the kernel repeats its own after 1, 3 and 7 s, and a
-/// tunnel that has just come up loses the first.
+/// Interval between parallel attempts at one address: the kernel repeats its SYN only after 1, 3 and 7 s, and a tunnel
+/// that has just come up loses the first one.
 const RESEND: Duration = Duration::from_millis(500);
 
-/// What ends an exchange before its deadline.
+/// Event that ends an exchange before its deadline.
 pub trait Interrupt {
-    /// There is something to read here when it may have to end.
+    /// Becomes readable when the exchange may have to end.
     fn source(&self) -> BorrowedFd<'_>;
-    /// Whether it has to end.
     fn is_due(&self) -> bool;
 }
 
-/// As an I/O error, that an exchange was interrupted.
+/// I/O error of an interrupted exchange.
 #[derive(Debug)]
 struct Interrupted;
 
@@ -48,27 +47,25 @@ fn is_interrupt(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Interrupted>)
 }
 
-/// A TCP connection whose reads and writes end at `deadline`.
+/// TCP connection whose reads and writes end at `deadline`.
 pub struct Tcp {
     stream: TcpStream,
-    /// When every read and write gives up.
     pub deadline: Deadline,
-    /// What ends a read before that.
+    /// Ends a read before the deadline.
     pub interrupt: Option<Rc<dyn Interrupt>>,
 }
 
 impl Tcp {
-    /// The address at the other end.
-    pub fn peer(&self) -> Option<SocketAddr> {
+    pub fn remote_address(&self) -> Option<SocketAddr> {
         self.stream.peer_addr().ok()
     }
 
-    fn left(&self) -> io::Result<Duration> {
-        self.deadline.left(Phase::Head).map_err(|_| io::ErrorKind::TimedOut.into())
+    fn remaining(&self) -> io::Result<Duration> {
+        self.deadline.remaining(Phase::Head).map_err(|_| io::ErrorKind::TimedOut.into())
     }
 }
 
-/// A blocking socket whose timeout fired says `WouldBlock`.
+/// A blocking socket reports an expired timeout as `WouldBlock`.
 fn as_timeout(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
 }
@@ -77,16 +74,16 @@ impl Read for Tcp {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if let Some(interrupt) = &self.interrupt {
             let watched = [(self.stream.as_fd(), PollFlags::IN)];
-            while !wait_for_any(&watched, Some(interrupt.as_ref()), self.left()?)?[0] {}
+            while !wait_for_any(&watched, Some(interrupt.as_ref()), self.remaining()?)?[0] {}
         }
-        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.set_read_timeout(Some(self.remaining()?))?;
         self.stream.read(buf).map_err(as_timeout)
     }
 }
 
 impl Write for Tcp {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.set_write_timeout(Some(self.remaining()?))?;
         self.stream.write(buf).map_err(as_timeout)
     }
 
@@ -95,7 +92,7 @@ impl Write for Tcp {
     }
 }
 
-/// Waits until one of `watched` is ready, or for `limit`; tells of each whether it is.
+/// Waits until one of `watched` is ready, or for `limit`; returns for each whether it is ready.
 fn wait_for_any(
     watched: &[(BorrowedFd, PollFlags)],
     interrupt: Option<&dyn Interrupt>,
@@ -115,14 +112,14 @@ fn wait_for_any(
     Ok(ready)
 }
 
-/// What an I/O error during `phase` means.
-pub fn cause(error: io::Error, phase: Phase, deadline: Deadline) -> Cause {
+/// Cause of an I/O error during `phase`.
+pub fn classify(error: io::Error, phase: Phase, deadline: Deadline) -> Cause {
     if is_interrupt(&error) {
-        return Cause::GivenUp;
+        return Cause::RouteChanged;
     }
     match error.kind() {
         io::ErrorKind::TimedOut => Cause::Timeout { phase, after: deadline.total() },
-        io::ErrorKind::UnexpectedEof => Cause::Closed { phase },
+        io::ErrorKind::UnexpectedEof => Cause::Closed(phase),
         _ => Cause::Broken { phase, error },
     }
 }
@@ -132,16 +129,14 @@ pub fn join(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Where to connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct End {
-    /// The peer.
+pub struct Endpoint {
     pub address: SocketAddr,
-    /// The address of ours to be bound to, where the way depends on it.
+    /// Local address to bind to, if the route depends on it.
     pub source: Option<IpAddr>,
 }
 
-/// Connects to the first address of `host` that answers, from `source` if that is given.
+/// Connects to the first address of `host` that answers, from `source` if given.
 pub fn dial(
     host: &str,
     port: u16,
@@ -150,11 +145,11 @@ pub fn dial(
     deadline: Deadline,
 ) -> Result<Tcp, Cause> {
     let addresses = lookup(host, port, deadline)?;
-    let ends: Vec<_> = addresses.into_iter().map(|address| End { address, source }).collect();
-    match race(&ends, STAGGER, interrupt, deadline) {
+    let endpoints: Vec<_> = addresses.into_iter().map(|address| Endpoint { address, source }).collect();
+    match race(&endpoints, STAGGER, interrupt, deadline) {
         Ok((_, tcp)) => Ok(tcp),
         Err(mut errors) => match errors.pop() {
-            Some(error) if is_interrupt(&error) => Err(Cause::GivenUp),
+            Some(error) if is_interrupt(&error) => Err(Cause::RouteChanged),
             Some(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(Cause::Timeout { phase: Phase::Connect, after: deadline.total() })
             }
@@ -164,54 +159,54 @@ pub fn dial(
     }
 }
 
-/// Connects to whichever of `ends` answers first, which is told by its place among them. One is started every `stagger`, and at
-/// once when another has failed. Otherwise the error of each.
+/// Connects to all `endpoints`; returns the index of the first that answers and its connection, or else the error of
+/// each. Starts one every `stagger`, and the next one at once if one fails.
 pub fn race(
-    ends: &[End],
+    endpoints: &[Endpoint],
     stagger: Duration,
     interrupt: Option<Rc<dyn Interrupt>>,
     deadline: Deadline,
 ) -> Result<(usize, Tcp), Vec<io::Error>> {
-    let mut race = Race::new(ends, stagger);
-    while let (Some(next), Ok(left)) = (race.start_due(), deadline.left(Phase::Connect)) {
-        let limit = next.saturating_duration_since(Instant::now()).min(left);
+    let mut race = Race::new(endpoints, stagger);
+    while let (Some(next), Ok(remaining)) = (race.start_due(), deadline.remaining(Phase::Connect)) {
+        let limit = next.saturating_duration_since(Instant::now()).min(remaining);
         match race.winner(limit, interrupt.as_deref()) {
             Ok(None) => {}
             Ok(Some((place, stream))) => {
-                // Our requests are single small writes: waiting to fill a segment only costs a round trip.
+                // Requests are single small writes, so waiting to fill a segment would only cost a round trip.
                 let _ = stream.set_nonblocking(false).and_then(|()| stream.set_nodelay(true));
                 return Ok((place, Tcp { stream, deadline, interrupt }));
             }
-            Err(_) => return Err(ends.iter().map(|_| io::Error::other(Interrupted)).collect()),
+            Err(_) => return Err(endpoints.iter().map(|_| io::Error::other(Interrupted)).collect()),
         }
     }
     Err(race.errors)
 }
 
 struct Race<'a> {
-    ends: &'a [End],
-    /// When to begin with each, again and again; never where it has failed.
+    endpoints: &'a [Endpoint],
+    /// Time of the next attempt at each endpoint; `None` once an endpoint has failed.
     starts: Vec<Option<Instant>>,
     errors: Vec<io::Error>,
-    /// Which end, and the socket that is being connected to it. An older one is kept: its answer may be on its way.
+    /// Index of the endpoint, and a connecting socket. Older sockets are kept, because an answer may be on its way.
     sockets: Vec<(usize, OwnedFd)>,
 }
 
 impl<'a> Race<'a> {
-    fn new(ends: &'a [End], stagger: Duration) -> Self {
+    fn new(endpoints: &'a [Endpoint], stagger: Duration) -> Self {
         let begin = Instant::now();
-        let starts = (0..).zip(ends).map(|(place, _)| Some(begin + stagger * place)).collect();
-        let errors = ends.iter().map(|_| io::ErrorKind::TimedOut.into()).collect();
-        Self { ends, starts, errors, sockets: Vec::new() }
+        let starts = (0..).zip(endpoints).map(|(place, _)| Some(begin + stagger * place)).collect();
+        let errors = endpoints.iter().map(|_| io::ErrorKind::TimedOut.into()).collect();
+        Self { endpoints, starts, errors, sockets: Vec::new() }
     }
 
-    /// Starts what is due; tells when the next is, or that all have failed.
+    /// Starts the attempts that are due; returns the time of the next one, or `None` if all endpoints have failed.
     fn start_due(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        for place in 0..self.ends.len() {
+        for place in 0..self.endpoints.len() {
             if self.starts[place].is_some_and(|at| at <= now) {
                 self.starts[place] = Some(now + RESEND);
-                match start(&self.ends[place]) {
+                match start(&self.endpoints[place]) {
                     Ok(socket) => self.sockets.push((place, socket)),
                     Err(error) => self.give_up(place, error),
                 }
@@ -224,14 +219,13 @@ impl<'a> Race<'a> {
         self.errors[place] = error.into();
         self.starts[place] = None;
         self.sockets.retain(|(of, _)| *of != place);
-        // Whoever has not been started yet need not wait for this one.
+        // The next endpoint need not wait for its turn.
         let begun = |place: usize| self.sockets.iter().any(|(of, _)| *of == place);
-        if let Some(next) = (0..self.ends.len()).find(|&place| self.starts[place].is_some() && !begun(place)) {
+        if let Some(next) = (0..self.endpoints.len()).find(|&place| self.starts[place].is_some() && !begun(place)) {
             self.starts[next] = Some(Instant::now());
         }
     }
 
-    /// Waits for one that is connected.
     fn winner(&mut self, limit: Duration, interrupt: Option<&dyn Interrupt>) -> io::Result<Option<(usize, TcpStream)>> {
         let watched: Vec<_> = self.sockets.iter().map(|(_, socket)| (socket.as_fd(), PollFlags::OUT)).collect();
         let decided = wait_for_any(&watched, interrupt, limit)?;
@@ -253,43 +247,42 @@ impl<'a> Race<'a> {
     }
 }
 
-/// Begins to connect.
-fn start(end: &End) -> Result<OwnedFd, Errno> {
-    let family = if end.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+fn start(endpoint: &Endpoint) -> Result<OwnedFd, Errno> {
+    let family = if endpoint.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-    if let Some(source) = end.source {
+    if let Some(source) = endpoint.source {
         bind(&socket, &SocketAddr::new(source, 0))?;
     }
-    match connect(&socket, &end.address) {
+    match connect(&socket, &endpoint.address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error),
     }
 }
 
 fn unresolved(host: &str, error: &io::Error) -> Cause {
-    let error = plain(error);
-    // The resolver's own reason is in the second half.
-    let error = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error).to_owned();
-    Cause::Lookup { name: host.to_owned(), error }
+    let error = io_message(error);
+    // The resolver's own reason follows Rust's prefix.
+    let error = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error);
+    Cause::Lookup { name: host.to_owned(), error: lower_first(error) }
 }
 
 fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, Cause> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    // RFC 6761 6.3: always loopback. Saves the resolver, which a scratch image may not even have a file for.
+    // Always loopback (RFC 6761 6.3). Avoids the resolver, for which a scratch image may not even have a file.
     if host.eq_ignore_ascii_case("localhost") {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    // The resolver knows no deadline, so it gets a thread that may be left behind; it ends by itself.
+    // The resolver has no deadline, so it runs in a thread that may be left behind and ends on its own.
     let (sender, receiver) = mpsc::channel();
     let name = host.to_owned();
     let look_up = move || {
         let _ = sender.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect));
     };
-    // Threads can be limited, and those left behind count.
+    // Fails if threads are limited; those left behind count.
     thread::Builder::new().spawn(look_up).map_err(|error| unresolved(host, &error))?;
-    match receiver.recv_timeout(deadline.left(Phase::Lookup)?) {
+    match receiver.recv_timeout(deadline.remaining(Phase::Lookup)?) {
         Ok(result) => result.map_err(|error| unresolved(host, &error)),
         Err(_) => Err(Cause::Timeout { phase: Phase::Lookup, after: deadline.total() }),
     }
@@ -311,27 +304,34 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_peer_ends_at_the_deadline() {
+    fn the_resolvers_reason_begins_in_lower_case() {
+        let error = io::Error::other("failed to lookup address information: Name or service not known");
+        assert_eq!(unresolved("h", &error).to_string(), "cannot resolve h: name or service not known");
+    }
+
+    #[test]
+    fn a_silent_server_ends_at_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut tcp = dial("127.0.0.1", listener.local_addr().unwrap().port(), None, None, soon())
             .unwrap_or_else(|e| panic!("{e}"));
         let error = tcp.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(matches!(cause(error, Phase::Body, soon()), Cause::Timeout { phase: Phase::Body, .. }));
+        assert!(matches!(classify(error, Phase::Body, soon()), Cause::Timeout { phase: Phase::Body, .. }));
     }
 
     #[test]
-    fn whoever_answers_first_is_asked() {
+    fn the_first_endpoint_to_answer_wins() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let answers = listener.local_addr().unwrap();
-        // Where nobody binds, so that no other test is given this port meanwhile.
+        // No test binds this address, so no other test can be given this port meanwhile.
         let closed = SocketAddr::from(([127, 99, 99, 99], answers.port()));
-        let end = |address| End { address, source: None };
-        let ends = [end(closed), end(answers)];
-        let won = |stagger| race(&ends, stagger, None, Deadline::after(Duration::from_secs(8))).map(|(place, _)| place);
+        let endpoint = |address| Endpoint { address, source: None };
+        let endpoints = [endpoint(closed), endpoint(answers)];
+        let won =
+            |stagger| race(&endpoints, stagger, None, Deadline::after(Duration::from_secs(8))).map(|(place, _)| place);
         assert_eq!(won(Duration::ZERO).ok(), Some(1));
         assert_eq!(won(Duration::from_secs(9)).ok(), Some(1), "the refusal ends the wait");
-        let errors = race(&ends[..1], STAGGER, None, soon()).err().unwrap();
+        let errors = race(&endpoints[..1], STAGGER, None, soon()).err().unwrap();
         assert_eq!(errors[0].kind(), io::ErrorKind::ConnectionRefused);
         assert!(race(&[], STAGGER, None, soon()).err().unwrap().is_empty());
     }

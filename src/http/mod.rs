@@ -1,7 +1,8 @@
-//! HTTP/1.1 for every peer: one request, one response, one deadline, one size limit, no redirects, one kept connection.
+//! HTTP/1.1 for every server: one request, one response, one deadline, one size limit, no redirects, one kept
+//! connection.
 //!
-//! `wire.rs` is the protocol on any stream, `dial.rs` dials TCP, `tls.rs` wraps it in TLS. What is asked of whom is not
-//! known here.
+//! `wire.rs` holds the protocol on any stream, `dial.rs` connects over TCP, `tls.rs` adds TLS, `url.rs` reads
+//! addresses. The modules of the remotes decide what to request from which server.
 
 pub mod dial;
 pub mod tls;
@@ -19,12 +20,11 @@ use crate::secret::{self, Secret};
 use crate::signals;
 use crate::text;
 
-/// Seconds for one exchange, from the lookup to the last byte of the reply. Also the longest that a stop has to wait.
+/// Time for one exchange, from the lookup to the last byte of the reply. Also the longest time that a stop can take.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Characters of a failing reply's body that are shown.
+/// Characters shown of a failed reply's body.
 const EXCERPT_CHARS: usize = 200;
 
-/// The point in time at which an exchange is given up.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     at: Instant,
@@ -32,33 +32,31 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// A deadline `total` from now.
     pub fn after(total: Duration) -> Self {
         Self { at: Instant::now() + total, total }
     }
 
-    /// What is left, or the timeout that names `phase`.
-    pub fn left(&self, phase: Phase) -> Result<Duration, Cause> {
+    /// Time left, or the timeout error of `phase`.
+    pub fn remaining(&self, phase: Phase) -> Result<Duration, Cause> {
         match self.at.saturating_duration_since(Instant::now()) {
             Duration::ZERO => Err(Cause::Timeout { phase, after: self.total }),
-            left => Ok(left),
+            remaining => Ok(remaining),
         }
     }
 
-    /// The whole span.
     pub fn total(&self) -> Duration {
         self.total
     }
 }
 
-/// What a request asks with, which decides its method.
+/// Content of a request, which decides its method.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
-    /// GET, with these pairs as its query; not yet encoded.
+    /// GET with these pairs as its query, not yet encoded.
     Query(&'a [(&'a str, &'a str)]),
-    /// POST, with these pairs as a form; not yet encoded.
+    /// POST with these pairs as a form, not yet encoded.
     Form(&'a [(&'a str, &'a str)]),
-    /// POST, with this JSON.
+    /// POST with this JSON.
     Json(&'a str),
 }
 
@@ -71,36 +69,32 @@ impl Content<'_> {
     }
 }
 
-/// One request. `path` is what logs may show, unless it is hidden; everything else may hold secrets.
+/// One request. Logs may show `path`, unless `secret_path` is set; everything else may hold secrets.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// The path, starting with `/`, without the query.
+    /// Starts with `/`; without the query.
     pub path: &'a str,
-    /// What is asked with.
     pub content: Content<'a>,
-    /// Further headers, values without line breaks.
+    /// Further headers; values must not contain line breaks.
     pub headers: &'a [(&'a str, &'a str)],
-    /// Values that must not come back to light when a peer echoes them in an error.
+    /// Values to hide if a server echoes them in an error.
     pub secrets: &'a [&'a Secret],
-    /// Ends what must not be left half done: sent also after a stop was asked for.
-    pub completes: bool,
-    /// The path, too, is a secret.
-    pub hides_path: bool,
+    /// Send even after a stop request, to complete what must not be left half done.
+    pub force: bool,
+    pub secret_path: bool,
 }
 
 impl<'a> Request<'a> {
-    /// A GET without anything.
     pub fn get(path: &'a str) -> Self {
         Self::new(path, Content::Query(&[]))
     }
 
-    /// Nothing but what is asked, and where.
     pub fn new(path: &'a str, content: Content<'a>) -> Self {
-        Self { path, content, headers: &[], secrets: &[], completes: false, hides_path: false }
+        Self { path, content, headers: &[], secrets: &[], force: false, secret_path: false }
     }
 }
 
-/// `application/x-www-form-urlencoded`, so that `+`, `&` and umlauts in passwords arrive.
+/// Encodes as `application/x-www-form-urlencoded`, so that `+`, `&` and umlauts in passwords arrive unchanged.
 pub fn encode_fields(fields: &[(&str, &str)]) -> String {
     let mut encoded = String::new();
     for (name, value) in fields {
@@ -114,14 +108,13 @@ pub fn encode_fields(fields: &[(&str, &str)]) -> String {
     encoded
 }
 
-/// A JSON object of strings.
 pub fn encode_json(fields: &[(&str, &str)]) -> String {
     let text = |text: &str| miniserde::json::to_string(text);
     let pairs: Vec<_> = fields.iter().map(|(name, value)| format!("{}:{}", text(name), text(value))).collect();
     format!("{{{}}}", pairs.join(","))
 }
 
-/// `text` as it can stand in any part of a URL: everything but RFC 3986's unreserved characters as UTF-8 percent escapes.
+/// Encodes `text` for any part of a URL: all but RFC 3986's unreserved characters become UTF-8 percent escapes.
 pub fn percent_encoded(text: &str) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut into = String::new();
@@ -137,46 +130,43 @@ pub fn percent_encoded(text: &str) -> String {
     into
 }
 
-/// One response, its body complete.
+/// One response with its complete body.
 #[derive(Debug)]
 pub struct Response {
-    /// The HTTP status.
     pub status: u16,
     headers: Vec<(String, String)>,
-    /// The body, decoded from chunks.
+    /// Decoded from chunks.
     pub body: Vec<u8>,
-    /// What [`Response::excerpt`] must not give away.
+    /// Secrets that [`Response::excerpt`] must not show.
     hidden: Vec<Secret>,
 }
 
 impl Response {
-    /// One that a test makes up.
     #[cfg(test)]
     pub fn of(status: u16, body: &str) -> Self {
         Self { status, headers: Vec::new(), body: body.as_bytes().to_vec(), hidden: Vec::new() }
     }
 
-    /// 200 to 299.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// The values of a header, by its lower-case name.
+    /// Values of the header `name`, in any case.
     pub fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// When the peer sent it by its own clock; none when it does not say so intelligibly.
+    /// Time of the reply by the server's clock; `None` if the header is missing or malformed.
     pub fn date(&self) -> Option<SystemTime> {
         httpdate::parse_http_date(self.header("date").next()?.trim()).ok()
     }
 
-    /// The body as text, for parsing.
+    /// Body as text, with replacement characters for invalid UTF-8.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.body)
     }
 
-    /// `Retry-After`, in seconds or as a date by the peer's clock (RFC 9110 10.2.3); a date in the past is zero.
+    /// `Retry-After`, given in seconds or as a date by the server's clock (RFC 9110 10.2.3); zero for a past date.
     pub fn retry_after(&self) -> Option<Duration> {
         let value = self.header("retry-after").next()?.trim();
         if let Ok(seconds) = value.parse() {
@@ -186,33 +176,33 @@ impl Response {
         Some(date.duration_since(self.date().unwrap_or_else(SystemTime::now)).unwrap_or_default())
     }
 
-    /// The start of the body for a log, on one line; its length only, if it may give away a secret.
+    /// Start of the body on one line, for a log; only the length if the body may show a secret.
     pub fn excerpt(&self) -> String {
         self.excerpt_of(&self.text())
     }
 
-    /// The same for a part of the body.
+    /// Start of a part of the body on one line, for a log; only the body's length if the part may show a secret.
     pub fn excerpt_of(&self, part: &str) -> String {
-        match secret::harmless_start(part.trim(), &self.hidden, EXCERPT_CHARS) {
+        match secret::safe_excerpt(part.trim(), &self.hidden, EXCERPT_CHARS) {
             Some(start) => text::one_line(&start.replace(char::is_whitespace, " ")),
             None => format!("({} bytes, not shown)", self.body.len()),
         }
     }
 
-    /// The error for a reply that nobody has a better word for.
+    /// General error for a reply with an unexpected status.
     pub fn unexpected(&self) -> Cause {
         Cause::Http { status: self.status, excerpt: self.excerpt(), retry_after: self.retry_after() }
     }
 }
 
-/// A peer and the connection to it, if one is open.
-pub struct Peer {
+/// A server, and the stream to it if one is open.
+pub struct Connection {
     host: String,
     port: u16,
     host_header: String,
     tls: Option<tls::Tls>,
-    connection: Option<Stream>,
-    /// Whether the open connection has carried an exchange already.
+    stream: Option<Stream>,
+    /// Whether the open stream has already carried an exchange.
     used: bool,
     names: Option<Vec<String>>,
     address: Option<SocketAddr>,
@@ -259,19 +249,19 @@ impl Write for Stream {
     }
 }
 
-fn go_on() -> Result<(), Cause> {
+fn check_not_stopping() -> Result<(), Cause> {
     if signals::stopping() { Err(Cause::Stopping) } else { Ok(()) }
 }
 
-impl Peer {
-    /// A peer at `host:port`. `host_header` is sent as Host; with `tls` the connection is encrypted and verified.
+impl Connection {
+    /// Does not connect yet. Sends `host_header` as Host; with `tls`, encrypts and verifies.
     pub fn new(host: impl Into<String>, port: u16, host_header: impl Into<String>, tls: Option<tls::Tls>) -> Self {
         Self {
             host: host.into(),
             port,
             host_header: host_header.into(),
             tls,
-            connection: None,
+            stream: None,
             used: false,
             names: None,
             address: None,
@@ -280,50 +270,49 @@ impl Peer {
         }
     }
 
-    /// The same host at another port, proved in the same way.
+    /// Connection to another port of this host, verified in the same manner.
     #[must_use]
     pub fn at_port(&self, port: u16) -> Self {
-        let peer = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
-        Self { source: self.source, interrupt: self.interrupt.clone(), ..peer }
+        let connection = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
+        Self { source: self.source, interrupt: self.interrupt.clone(), ..connection }
     }
 
-    /// The address of ours that new connections are bound to; usually none.
+    /// Sets the local address of new connections; `None` lets the kernel choose.
     pub fn bind_to(&mut self, source: Option<IpAddr>) {
         self.source = source;
     }
 
-    /// `host:port` for people.
+    /// `host:port`, for the log.
     pub fn address(&self) -> String {
         dial::join(&self.host, self.port)
     }
 
-    /// The names that the certificate of the last verified connection carries.
+    /// Names in the certificate of the last verified connection.
     pub fn certificate_names(&self) -> Option<&[String]> {
         self.names.as_deref()
     }
 
-    /// The address of the last connection.
     pub fn dialled(&self) -> Option<SocketAddr> {
         self.address
     }
 
     fn open(&mut self, deadline: Deadline) -> Result<(), Cause> {
-        if self.connection.is_some() {
+        if self.stream.is_some() {
             return Ok(());
         }
         let tcp = dial::dial(&self.host, self.port, self.source, self.interrupt.clone(), deadline)?;
         self.take(tcp)
     }
 
-    /// What ends exchanges over new connections before their deadline.
+    /// Sets the event that ends exchanges over new connections before their deadline.
     pub fn interrupt_by(&mut self, interrupt: Option<Rc<dyn dial::Interrupt>>) {
         self.interrupt = interrupt;
     }
 
-    /// Goes on with a connection that is open already; with TLS, the peer has to prove who it is.
+    /// Uses an open TCP connection; with TLS, the server must first prove its identity.
     pub fn take(&mut self, tcp: dial::Tcp) -> Result<(), Cause> {
-        self.address = tcp.peer();
-        self.connection = Some(match &self.tls {
+        self.address = tcp.remote_address();
+        self.stream = Some(match &self.tls {
             None => Stream::Plain(tcp),
             Some(tls) => {
                 let stream = tls.handshake(tcp)?;
@@ -337,25 +326,23 @@ impl Peer {
 
     /// Sends `request` and reads the response, over the open connection if there is one.
     ///
-    /// A kept connection may have been closed while it was idle: if it ends before the first byte of a reply, the request
-    /// is sent once more over a new one.
+    /// A kept connection may have been closed while idle: if it ends before the first byte of a reply, the request is
+    /// sent once more over a new one.
     pub fn send(&mut self, request: &Request) -> Result<Response, Cause> {
-        if !request.completes {
-            go_on()?;
+        if !request.force {
+            check_not_stopping()?;
         }
         let deadline = Deadline::after(REQUEST_DEADLINE);
-        let reused = self.connection.is_some() && self.used;
+        let reused = self.stream.is_some() && self.used;
         let result = match self.exchange(request, deadline) {
-            Err(Cause::Closed { phase: Phase::Head } | Cause::Broken { phase: Phase::Send | Phase::Head, .. })
-                if reused =>
-            {
+            Err(Cause::Closed(Phase::Head) | Cause::Broken { phase: Phase::Send | Phase::Head, .. }) if reused => {
                 self.exchange(request, deadline)
             }
             result => result,
         };
         if let Ok(response) = &result {
             let method = request.content.method();
-            let path = if request.hides_path { "(not shown)" } else { request.path };
+            let path = if request.secret_path { "(not shown)" } else { request.path };
             log::debug!("{method} {path} on {}: HTTP {}", self.address(), response.status);
         }
         result
@@ -363,24 +350,24 @@ impl Peer {
 
     fn exchange(&mut self, request: &Request, deadline: Deadline) -> Result<Response, Cause> {
         self.open(deadline)?;
-        let Some(mut stream) = self.connection.take() else {
-            return Err(Cause::Closed { phase: Phase::Connect });
+        let Some(mut stream) = self.stream.take() else {
+            return Err(Cause::Closed(Phase::Connect));
         };
         stream.set_deadline(deadline);
         wire::write_request(&mut stream, &self.host_header, request)
-            .map_err(|e| dial::cause(e, Phase::Send, deadline))?;
+            .map_err(|e| dial::classify(e, Phase::Send, deadline))?;
         let (mut response, reusable) = wire::read_response(&mut stream, deadline)?;
         response.hidden = request.secrets.iter().map(|&secret| secret.clone()).collect();
         if reusable {
-            self.connection = Some(stream);
+            self.stream = Some(stream);
             self.used = true;
         }
         Ok(response)
     }
 
-    /// Closes the connection, before a wait that the peer would not sit through.
-    pub fn hang_up(&mut self) {
-        self.connection = None;
+    /// Closes the connection, before a wait during which the server would close it.
+    pub fn disconnect(&mut self) {
+        self.stream = None;
     }
 }
 
@@ -412,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_excerpt_with_a_secret_only_the_length_is_shown() {
+    fn an_excerpt_with_a_secret_is_reduced_to_its_length() {
         assert_eq!(response(&[], "no topsecret", &["topsecret"]).excerpt(), "(12 bytes, not shown)");
         assert_eq!(response(&[], "no", &["topsecret"]).excerpt(), "no");
     }
@@ -423,7 +410,7 @@ mod tests {
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
         let wait = response(&[("retry-after", &soon)], "", &[]).retry_after().unwrap();
         assert!((57..=60).contains(&wait.as_secs()), "{wait:?}");
-        // Whose clock is wrong does not matter: the peer's date is judged by the peer's.
+        // Wrong clocks do not matter: the date is compared with the server's own clock.
         let dated = [("Date", "Tue, 24 Nov 2026 12:00:00 GMT"), ("Retry-After", "Tue, 24 Nov 2026 12:01:30 GMT")];
         assert_eq!(response(&dated, "", &[]).retry_after(), Some(Duration::from_secs(90)));
         let past = "Sun, 06 Nov 1994 08:49:37 GMT";

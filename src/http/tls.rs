@@ -1,4 +1,4 @@
-//! TLS: an address is dialled, a name is verified, only given roots are trusted.
+//! TLS over a dialled connection: verifies the server's name and trusts only the given roots.
 
 use std::io;
 use std::sync::Arc;
@@ -22,20 +22,20 @@ use super::dial::{self, Tcp};
 use crate::config::Reader;
 use crate::error::{Cause, Phase};
 use crate::text::one_line;
+use crate::time;
 
-/// An encrypted connection.
 pub type Stream = StreamOwned<ClientConnection, Tcp>;
 
-/// Which name a certificate must carry.
+/// Name that a certificate must carry.
 #[derive(Debug, Clone)]
 pub enum NamePolicy {
-    /// This one, compared without case; it is also sent as SNI.
+    /// This name, compared without case; also sent as SNI.
     Exactly(ServerName<'static>),
-    /// Any: the chain, validity and key usage are still checked. The address is what was dialled and is not sent.
+    /// Any name; chain, validity and key usage are still checked. No SNI is sent.
     Any,
 }
 
-/// How to prove that a peer is who it should be.
+/// Verification of a server's identity.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -57,12 +57,12 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        // Every connection verifies the certificate again, so an expired one does not live on in a session ticket.
+        // Every connection verifies the certificate again, so an expired one does not survive in a session ticket.
         config.resumption = Resumption::disabled();
         Self { config: Arc::new(config), policy }
     }
 
-    /// Does the handshake over `tcp`, so that nothing is sent before the peer has proved itself.
+    /// Completes the handshake over `tcp`, so that nothing is sent before the server has proved its identity.
     pub fn handshake(&self, mut tcp: Tcp) -> Result<Stream, Cause> {
         let name = match &self.policy {
             NamePolicy::Exactly(name) => name.clone(),
@@ -83,14 +83,14 @@ pub fn public_roots() -> RootCertStore {
     webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
 }
 
-/// TLS to a server of the web, whose name is `host`: it must prove itself by `roots`, or else by Mozilla's.
+/// TLS to the server named `host`, verified with `roots` or, without any, with Mozilla's.
 pub fn tls_to(host: &str, roots: Option<&RootCertStore>) -> Result<Tls, Cause> {
     let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| Cause::Lookup { name: host.to_owned(), error: "is not a host name".to_owned() })?;
+        .map_err(|_| Cause::Lookup { name: host.to_owned(), error: "not a host name".to_owned() })?;
     Ok(Tls::new(roots.cloned().unwrap_or_else(public_roots), NamePolicy::Exactly(name)))
 }
 
-/// The CA certificates in PEM text; the error says what is wrong with it.
+/// Reads the CA certificates in PEM text; the error says what is wrong with the text.
 pub fn roots_in(pem: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -103,13 +103,13 @@ pub fn roots_in(pem: &str) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// The roots in the PEM file that a variable names; none when it is not set, or wrong.
+/// Reads the roots in the PEM file that the variable `name` holds; `None` if it is not set, or invalid.
 pub fn read_roots(reader: &mut Reader, name: &str) -> Option<RootCertStore> {
     let pem = reader.file(name)?;
-    reader.optional(name, "a PEM file with a CA certificate is right", |_| roots_in(&pem))
+    reader.optional(name, "use a PEM file with a CA certificate", |_| roots_in(&pem))
 }
 
-/// We never show a certificate of our own; without ring's key loader its signing code is not linked (some 40 KB).
+/// No client certificates: without ring's key loader, its signing code is not linked (some 40 KB).
 #[derive(Debug)]
 struct NoKeys;
 
@@ -122,7 +122,7 @@ impl KeyProvider for NoKeys {
 fn io_cause(error: io::Error, deadline: Deadline) -> Cause {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(error) => tls_cause(error),
-        None => dial::cause(error, Phase::Handshake, deadline),
+        None => dial::classify(error, Phase::Handshake, deadline),
     }
 }
 
@@ -134,9 +134,11 @@ fn tls_cause(error: &rustls::Error) -> Cause {
                 carried: presented.iter().map(|name| bare_name(name)).collect(),
             },
             CertificateError::UnknownIssuer => Cause::UnknownIssuer,
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Cause::CertificateExpired,
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                Cause::CertificateExpired(time::now().wall)
+            }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Cause::CertificateNotYetValid
+                Cause::CertificateNotYetValid(time::now().wall)
             }
             other => Cause::Tls(other.to_string()),
         },
@@ -145,19 +147,18 @@ fn tls_cause(error: &rustls::Error) -> Cause {
     }
 }
 
-/// rustls shows names as `DnsName("mexico409")`.
+/// rustls writes names as `DnsName("mexico409")`.
 fn bare_name(name: &str) -> String {
     let inner = name.split_once('(').map_or(name, |(_, rest)| rest.trim_end_matches(')')).trim_matches('"');
     one_line(inner).chars().take(253).collect()
 }
 
-/// The names that the peer's certificate carries.
 pub fn names(stream: &Stream) -> Vec<String> {
     let Some([leaf, ..]) = stream.conn.peer_certificates() else { return Vec::new() };
     let Ok(leaf) = ParsedCertificate::try_from(leaf) else { return Vec::new() };
-    // rustls lists a certificate's names only in the error for a name that it does not carry.
-    let nobody = ServerName::try_from("nobody.invalid").expect("a valid DNS name");
-    match verify_server_name(&leaf, &nobody) {
+    // rustls lists a certificate's names only in the error for a name that the certificate lacks.
+    let lacking = ServerName::try_from("lacking.invalid").expect("a valid DNS name");
+    match verify_server_name(&leaf, &lacking) {
         Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })) => {
             presented.iter().map(|name| bare_name(name)).collect()
         }
@@ -165,7 +166,7 @@ pub fn names(stream: &Stream) -> Vec<String> {
     }
 }
 
-/// rustls' own checks, with the one of the name left out where there is no name to compare.
+/// rustls' own checks, without the check of the name if there is no name to compare.
 #[derive(Debug)]
 struct Verifier {
     roots: RootCertStore,

@@ -8,18 +8,16 @@ use rustls::pki_types::ServerName;
 /// An http or https URL without user, query and fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
-    /// Whether TLS is spoken.
     pub https: bool,
-    /// A name or an address; IPv6 without brackets.
+    /// Name or address; IPv6 without brackets.
     pub host: String,
-    /// 1 to 65535.
     pub port: u16,
     /// Starts with `/`.
     pub path: String,
 }
 
 impl Url {
-    /// Parses `text`; a missing scheme means http. The error says what is wrong.
+    /// A missing scheme means http. The error says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (https, rest) = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
@@ -42,17 +40,17 @@ impl Url {
         Ok(Self { https, host, port, path: path.to_owned() })
     }
 
-    /// Whether what is sent there stays on this machine.
+    /// Whether the host is this machine, so that nothing sent to it crosses a network.
     pub fn is_local(&self) -> bool {
         self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// The host for a Host header without a port.
+    /// Host header without a port.
     pub fn bare_host(&self) -> String {
         if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
     }
 
-    /// The host for a Host header, with the port unless it is the scheme's own.
+    /// Host header with the port, unless that is the scheme's default.
     pub fn host_header(&self) -> String {
         let own = if self.https { 443 } else { 80 };
         if self.port == own { self.bare_host() } else { format!("{}:{}", self.bare_host(), self.port) }
@@ -66,13 +64,13 @@ impl fmt::Display for Url {
     }
 }
 
-/// What is left of a URL without its scheme and path: what people mean where an address or a name is asked for.
+/// `text` without scheme and path: what users mean if they give a URL instead of an address or a name.
 pub fn bare(text: &str) -> &str {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
 }
 
-/// `HOST[:PORT]`, where the host is a name, IPv4, `[IPv6]` or a bare IPv6 address. The error says what is wrong.
+/// Reads `HOST[:PORT]`; the host is a name, IPv4, `[IPv6]` or a bare IPv6 address. The error says what is wrong.
 pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
     if text.parse::<Ipv6Addr>().is_ok() {
         return Ok((text.to_owned(), None));
@@ -97,7 +95,7 @@ pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
         None => None,
         Some(port) => match port.parse::<u16>() {
             Ok(port) if port > 0 => Some(port),
-            // Not shown: of user:password@host it would be the password.
+            // Without the value: in user:password@host it would be the password.
             _ => return Err("has a port that is not within 1 to 65535".to_owned()),
         },
     };
@@ -118,9 +116,9 @@ mod tests {
         {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
-        let shown = |text: &str| Url::parse(text).unwrap().to_string();
-        assert_eq!(shown("[::1]:8080/x/"), "http://[::1]:8080/x");
-        assert_eq!(shown("https://h:443"), "https://h");
+        let text_of = |text: &str| Url::parse(text).unwrap().to_string();
+        assert_eq!(text_of("[::1]:8080/x/"), "http://[::1]:8080/x");
+        assert_eq!(text_of("https://h:443"), "https://h");
         assert_eq!(Url::parse("[::1]:8080").unwrap().bare_host(), "[::1]");
     }
 }

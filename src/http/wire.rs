@@ -1,6 +1,6 @@
-//! HTTP/1.1 on any stream: how a request is written, how a response is read, and what no peer may make us do.
+//! HTTP/1.1 on any stream: writes requests, reads responses, and limits what a server can make us do.
 //!
-//! A response is never read to the end of the stream unless it has no length of any kind; heads and bodies are capped.
+//! Only a response without any length is read to the end of the stream; heads and bodies are capped.
 
 use std::io::{self, Read, Write};
 
@@ -9,15 +9,14 @@ use crate::error::{Cause, Phase};
 
 /// Bytes of status line and headers.
 const MAX_HEAD: usize = 32 * 1024;
-/// Header lines.
 const MAX_HEADERS: usize = 128;
-/// Bytes of body. The largest reply that we ask for, qBittorrent's preferences, is some 20 KiB.
+/// Bytes of a body. The largest expected reply, qBittorrent's preferences, has some 20 KiB.
 const MAX_BODY: usize = 256 * 1024;
 /// Bytes of a chunk's size line or of one trailer line.
 const MAX_LINE: usize = 1024;
 /// Interim (1xx) responses before the real one.
 const MAX_INTERIM: usize = 4;
-/// Bytes; qBittorrent's preferences come in two reads.
+/// Bytes of a read; qBittorrent's preferences take two.
 const READ_SIZE: usize = 16 * 1024;
 
 /// Writes `request` in one piece, so that head and body leave in one segment.
@@ -46,7 +45,7 @@ pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> 
     stream.flush()
 }
 
-/// Reads one response; tells whether the connection can carry another exchange.
+/// Reads one response; also returns whether the connection can carry another exchange.
 pub fn read_response(stream: &mut impl Read, deadline: Deadline) -> Result<(Response, bool), Cause> {
     let mut reader = Reader { stream, deadline, buffer: Vec::new() };
     for _ in 0..=MAX_INTERIM {
@@ -89,10 +88,10 @@ impl Head {
             if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(bad("is not a number"));
             }
-            // Digits that do not fit are a number beyond every limit.
+            // A number that does not fit is beyond every limit.
             let value = value.parse().unwrap_or(usize::MAX);
             if length.replace(value).is_some_and(|other| other != value) {
-                return Err(bad("is there twice with different values"));
+                return Err(bad("appears twice with different values"));
             }
         }
         Ok(length)
@@ -102,12 +101,12 @@ impl Head {
 struct Reader<'a, R: Read> {
     stream: &'a mut R,
     deadline: Deadline,
-    /// Read and not yet consumed.
+    /// Bytes that were read but not yet consumed.
     buffer: Vec<u8>,
 }
 
 impl<R: Read> Reader<'_, R> {
-    /// Reads some more; false at the end of the stream.
+    /// Reads more bytes; false at the end of the stream.
     fn fill(&mut self, phase: Phase) -> Result<bool, Cause> {
         let start = self.buffer.len();
         self.buffer.resize(start + READ_SIZE, 0);
@@ -120,9 +119,9 @@ impl<R: Read> Reader<'_, R> {
         self.buffer.truncate(start + result.as_ref().map_or(0, |&read| read));
         match result {
             Ok(read) => Ok(read > 0),
-            // TLS peers often end without close_notify; what that means depends on what was still to come.
+            // TLS servers often close without close_notify; the caller knows whether anything is missing.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(error) => Err(super::dial::cause(error, phase, self.deadline)),
+            Err(error) => Err(super::dial::classify(error, phase, self.deadline)),
         }
     }
 
@@ -130,7 +129,7 @@ impl<R: Read> Reader<'_, R> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut parsed = httparse::Response::new(&mut headers);
-            // No byte beyond the limit is looked at: what counts must not depend on how much one read brought.
+            // Parse no byte beyond the limit: the result must not depend on how many bytes one read returned.
             match parsed.parse(&self.buffer[..self.buffer.len().min(MAX_HEAD)]) {
                 Ok(httparse::Status::Complete(length)) => {
                     let head = Head {
@@ -155,12 +154,12 @@ impl<R: Read> Reader<'_, R> {
                 Err(_) => return Err(Cause::NotHttp),
             }
             if !self.fill(Phase::Head)? {
-                return Err(Cause::Closed { phase: Phase::Head });
+                return Err(Cause::Closed(Phase::Head));
             }
         }
     }
 
-    /// The body, and whether its end was marked by anything else than the end of the stream.
+    /// Reads the body; also returns whether anything but the end of the stream marked its end.
     fn body(&mut self, head: &Head) -> Result<(Vec<u8>, bool), Cause> {
         if head.status == 204 || head.status == 304 {
             return Ok((Vec::new(), true));
@@ -187,7 +186,7 @@ impl<R: Read> Reader<'_, R> {
         }
         while self.buffer.len() < length {
             if !self.fill(Phase::Body)? {
-                return Err(Cause::Closed { phase: Phase::Body });
+                return Err(Cause::Closed(Phase::Body));
             }
         }
         body.extend(self.buffer.drain(..length));
@@ -218,7 +217,7 @@ impl<R: Read> Reader<'_, R> {
         Err(bad())
     }
 
-    /// One line with its line break.
+    /// Reads one line with its line break.
     fn line(&mut self) -> Result<Vec<u8>, Cause> {
         loop {
             let start = &self.buffer[..self.buffer.len().min(MAX_LINE)];
@@ -229,7 +228,7 @@ impl<R: Read> Reader<'_, R> {
                 return Err(Cause::field("chunk", "has an overlong line"));
             }
             if !self.fill(Phase::Body)? {
-                return Err(Cause::Closed { phase: Phase::Body });
+                return Err(Cause::Closed(Phase::Body));
             }
         }
     }
@@ -241,7 +240,7 @@ mod tests {
     use crate::secret::Secret;
     use std::time::Duration;
 
-    /// Gives its text in pieces of `step` bytes, to find every seam.
+    /// Returns its text in pieces of a given size, to test every boundary.
     struct Drip<'a>(&'a [u8], usize);
 
     impl Read for Drip<'_> {
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_of_the_stream_means_what_was_still_to_come() {
+    fn an_error_of_the_stream_depends_on_what_is_missing() {
         let after = |text: &[u8], fault| {
             read_response(&mut text.chain(Fault(Some(fault))), soon()).map(|(response, _)| response.text().into_owned())
         };

@@ -1,8 +1,9 @@
-//! The torrent client: what it was seen to do, what was changed, and what follows from that.
+//! Decisions about the torrent client: its last known state, our changes, and what follows from both. How to call a client belongs
+//! to `torrent`.
 //!
-//! A round reads the port, puts it right and has a look at the socket: settings are not the socket. The kernel is asked first, and
-//! then the client. Where the socket has to be reopened, a bounce leads over another port, because setting the port that is set
-//! already does nothing.
+//! A round reads the port, corrects it, and inspects the socket, because settings say nothing about the socket. The kernel is asked
+//! first, then the client. A socket is reopened by a bounce to a neighbouring port and back, because setting the same port again does
+//! nothing.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,137 +13,136 @@ use log::Level;
 
 use super::Setup;
 use super::gate::Gate;
-use super::step::{Connectivity, Inbound, ListenPort, Listener, Step, Witness};
-use super::tunnel::Way;
-use super::verdict::{News, Peer, Sight, Verdict};
-use crate::error::{Cause, Error};
+use super::outcome::{Notice, Outcome, Remote, Visibility};
+use super::step::{Connectivity, Inbound, ListenPort, ListenState, PortSockets, Step};
+use super::tunnel::GatewayRoute;
+use crate::error::{Call, Cause, Error};
 use crate::time::Now;
 
-/// The longest `Retry-After` that is believed: a port is at stake.
+/// Longest `Retry-After` accepted from a client: a port is at stake.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 
-/// What is found wrong with a client that answers, as errors name it.
-pub const PORT: &str = "client port";
-/// The same of its socket.
-pub const SOCKET: &str = "client socket";
-
-/// What a client is like.
+/// Properties in which the kinds of torrent clients differ.
 #[derive(Debug, Clone, Copy)]
-pub struct Habits {
-    /// Until it must have opened its socket.
-    pub listen: Duration,
-    /// Between two looks.
-    pub poll: Duration,
-    /// After a change the reported status may be that of the old port for this long.
-    pub lag: Duration,
-    /// It says itself whether it listens; of one that does not only the kernel tells.
-    pub tells: bool,
-    /// It has a UDP socket beside the TCP one, always.
-    pub udp: bool,
-    /// It is to tell its trackers a new port at once.
-    pub announces: bool,
+pub struct ClientProfile {
+    /// Time that the client may take to open its socket.
+    pub listen_timeout: Duration,
+    pub poll_interval: Duration,
+    /// Time after a change during which the client may still report the status of the old port.
+    pub status_lag: Duration,
+    /// The client reports whether it listens. For other clients, only the kernel can show it.
+    pub reports_listening: bool,
+    /// The client always has a UDP socket next to its TCP socket.
+    pub always_has_udp: bool,
+    /// The client must be asked to announce a new port to its trackers at once.
+    pub reannounces: bool,
 }
 
-/// Between two looks of the kernel at a socket that is about to be opened: qBittorrent takes 3 to 31 ms.
-const GLANCE: Duration = Duration::from_millis(20);
-/// For nobody to come in before that is worth a question, and then a warning.
-const NO_INBOUND_FOR: Duration = Duration::from_secs(24 * 3600);
-/// Between two questions while no torrent is active.
-const ASK_INBOUND_EVERY: Duration = Duration::from_secs(3600);
+/// Interval at which the kernel is asked for a socket that is about to open: qBittorrent takes 3 to 31 ms.
+const SOCKET_POLL: Duration = Duration::from_millis(20);
+/// Time without incoming peers after which the client is asked for them, and the user is warned.
+const INBOUND_WARNING_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Interval of these questions while no torrent is active.
+const INBOUND_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Whether the client's socket may belong to a tunnel that is gone: some clients keep a dead one, and all looks well. It decides
-/// where the kernel does not tell.
+/// Whether the client's socket may belong to a previous tunnel: some clients keep a dead socket that looks healthy. Decides only if
+/// the kernel has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Socket {
     Fresh,
-    /// The tunnel has changed or may have, as before our start; whether the one of now works, the next bind will tell.
-    Doubtful,
-    /// It has to be reopened.
+    /// The tunnel has changed, or may have, as before our start. The next bind shows whether the present tunnel works.
+    Suspect,
+    /// The socket must be reopened.
     Stale,
 }
 
-/// Why a client's port is set.
+/// Reason for setting the client's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    /// It has another one, or picks a random one.
-    Wrong,
-    /// Its socket is dead, or may be.
-    Stale,
-    /// It does not listen.
-    Deaf,
+enum ResetReason {
+    /// The client has a different port, or picks a random one.
+    WrongPort,
+    /// The socket is dead, or may be.
+    StaleSocket,
+    NotListening,
+}
+
+/// Whether the client is on the neighbouring port, in the middle of a bounce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Away {
+    No,
+    /// The first half of the bounce failed, but the client may have carried it out.
+    Maybe,
+    /// Away from this port.
+    Yes(u16),
 }
 
 /// A change of the client's port in this round.
 #[derive(Debug, Clone, Copy)]
 struct Change {
-    /// What it had before; none in the second half of a bounce that was begun in an earlier round.
+    /// `None` in the second half of a bounce that began in an earlier round.
     from: Option<i64>,
-    why: Why,
+    reason: ResetReason,
 }
 
-/// What is known of the client.
+/// Last known state of the client.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub(super) struct Client {
-    habits: Habits,
+    profile: ClientProfile,
     interval: Duration,
-    /// It is looked at and left as it is.
+    /// Read the client's state, but never change it.
     hands_off: bool,
     pub gate: Gate,
-    /// The next round begins then.
+    /// Start of the next round.
     round_at: Instant,
-    /// What it has by its settings, read in this round.
+    /// The port that this round has read and must correct.
     read: Option<ListenPort>,
     change: Option<Change>,
-    /// It has to be bounced, and why.
-    bounce: Option<Why>,
-    /// In the middle of a bounce it is on another port, and this is the one that it left.
-    left: Option<u16>,
-    /// The first half of a bounce failed: whether it was done all the same is not known before it has its port.
-    perhaps_left: bool,
-    /// Its port is right: the kernel is asked for its socket then.
+    /// Reason for a bounce that is due.
+    bounce: Option<ResetReason>,
+    away: Away,
+    /// Time to ask the kernel for the socket.
     inspect_at: Option<Instant>,
-    /// Whether it listens is asked then.
+    /// Time to ask the client whether it listens.
     confirm_at: Option<Instant>,
-    /// It did not listen when it was asked first; then is the end of the patience.
+    /// Set by the first report of not listening: deadline for the client to listen.
     listen_by: Option<Instant>,
     socket: Socket,
-    /// When a bounce was last decided on. Each one writes the client's settings to its disk, so one that did not help is not
-    /// repeated within an interval.
+    /// Time of the last decision to bounce. Each bounce writes the client's settings to disk, so an unsuccessful one is not repeated
+    /// within an interval.
     bounced: Option<Instant>,
-    /// When its port was last set: for a while after that its status may be the one of the old port.
+    /// Start of [`ClientProfile::status_lag`].
     set_at: Option<Instant>,
-    /// The port that it was last seen with.
+    /// Latest port in the client's settings.
     pub port: Option<u16>,
-    /// When it was last seen listening, and on which port.
-    pub listened: Option<(Timestamp, u16)>,
-    /// What it said of that.
-    pub said: Option<Connectivity>,
-    /// The kernel sees the socket.
-    pub witnessed: bool,
-    /// The kernel shows no socket on its port in this round, though it is on this machine.
-    unseen: bool,
-    /// On this port it has no UDP socket, and a bounce has not helped.
+    /// Time and port of the last proof that the client listens.
+    pub last_listening: Option<(Timestamp, u16)>,
+    /// The client's latest report.
+    pub reported: Option<Connectivity>,
+    pub socket_seen: bool,
+    /// The kernel shows no socket on the port in this round, although the client is on this machine.
+    socket_missing: bool,
+    /// Port without a UDP socket even after a bounce.
     tcp_only: Option<u16>,
-    /// Setting its port has not changed it, as when another program had that port: then only a bounce does.
+    /// Setting the port had no effect, as when another program had the port: only a bounce helps.
     stuck: bool,
-    /// Since when it has this port.
+    /// Time since which the client has this port.
     pub port_since: Option<(Timestamp, u16)>,
-    /// When somebody from outside was last seen on that.
-    pub peer_at: Option<Timestamp>,
-    /// The kernel is asked for peers that came in then: once an interval.
-    look_for_peers_at: Instant,
-    /// It is asked for peers that came in then.
-    ask_inbound_at: Option<Instant>,
-    /// Its trackers do not know its port yet.
-    announce: bool,
+    /// Last sign of a peer from outside on this port.
+    pub peer_seen_at: Option<Timestamp>,
+    /// Next time to ask the kernel for incoming peers: once per interval.
+    check_peers_at: Instant,
+    /// Next time to ask the client for incoming peers.
+    check_inbound_at: Option<Instant>,
+    /// The trackers do not know the port yet.
+    reannounce: bool,
 }
 
 impl Client {
     pub fn new(setup: &Setup, now: Now) -> Self {
         let hands_off = setup.hands_off;
         Self {
-            habits: setup.habits,
+            profile: setup.profile,
             interval: setup.interval,
             hands_off,
             gate: Gate::new(RETRY_AFTER_CAP),
@@ -150,390 +150,406 @@ impl Client {
             read: None,
             change: None,
             bounce: None,
-            left: None,
-            perhaps_left: false,
+            away: Away::No,
             inspect_at: None,
             confirm_at: None,
             listen_by: None,
-            // Since whenever this client opened its socket, the tunnel may have been recreated. The one that does not tell whether
-            // it listens (Transmission) is bound to no device, and keeps no dead socket.
-            socket: if hands_off || !setup.habits.tells { Socket::Fresh } else { Socket::Doubtful },
+            // The tunnel may have been recreated since the client opened its socket. Transmission, which does not report whether it
+            // listens, binds to no device, and so keeps no dead socket.
+            socket: if hands_off || !setup.profile.reports_listening { Socket::Fresh } else { Socket::Suspect },
             bounced: None,
             set_at: None,
             port: None,
-            listened: None,
-            said: None,
-            witnessed: false,
-            unseen: false,
+            last_listening: None,
+            reported: None,
+            socket_seen: false,
+            socket_missing: false,
             tcp_only: None,
             stuck: false,
             port_since: None,
-            peer_at: None,
-            announce: false,
-            look_for_peers_at: now.mono,
-            ask_inbound_at: None,
+            peer_seen_at: None,
+            reannounce: false,
+            check_peers_at: now.mono,
+            check_inbound_at: None,
         }
     }
 
-    /// What is to be done next so that it listens on `port`, and when.
-    pub fn agenda(&self, port: u16, way: Option<&Way>, now: Now) -> (Instant, Step) {
-        let (at, step) = if self.left.is_some() {
-            (now.mono, Step::Return(port))
+    /// The next step towards a client that listens on `port`, and the time for it.
+    pub fn agenda(&self, port: u16, route: Option<&GatewayRoute>, now: Now) -> (Instant, Step) {
+        let (at, step) = if let Away::Yes(_) = self.away {
+            (now.mono, Step::BounceBack(port))
         } else if self.bounce.is_some() {
-            (now.mono, Step::Leave { port, other: neighbour(port) })
-        } else if self.announce {
-            (now.mono, Step::Announce)
+            (now.mono, Step::BounceAway { port, other: neighbour(port) })
+        } else if self.reannounce {
+            (now.mono, Step::Reannounce)
         } else if let Some(at) = self.inspect_at {
-            (at, Step::Inspect { port, way: way.cloned(), peers: now.mono >= self.look_for_peers_at })
+            (at, Step::Inspect { port, route: route.cloned(), peers: now.mono >= self.check_peers_at })
         } else if let Some(at) = self.confirm_at {
             (at, Step::Confirm(port))
         } else if self.read.is_some() {
-            (now.mono, Step::Place(port))
+            (now.mono, Step::SetPort(port))
         } else {
-            // Between two rounds, and never in place of one.
-            match self.ask_inbound_at.filter(|&at| at < self.round_at) {
-                Some(at) => (at, Step::AskInbound),
+            // Only between two rounds, never instead of one.
+            match self.check_inbound_at.filter(|&at| at < self.round_at) {
+                Some(at) => (at, Step::CheckInbound),
                 None => (self.round_at, Step::ReadPort),
             }
         };
         (self.gate.after(at), step)
     }
 
-    /// The port that it has left for a while.
-    pub fn left(&self) -> Option<u16> {
-        self.left
+    /// The port to which a bounce must bring the client back.
+    pub fn away_from(&self) -> Option<u16> {
+        match self.away {
+            Away::Yes(port) => Some(port),
+            Away::No | Away::Maybe => None,
+        }
     }
 
-    /// Whether it is on the other port of a bounce, or may be: the reply to the first half was lost or not waited for.
+    /// Whether the client may be on the neighbouring port: the reply to the first half of a bounce may be lost or still due.
     pub fn may_be_away(&self) -> bool {
-        self.left.is_some() || self.bounce.is_some() || self.perhaps_left
+        self.away != Away::No || self.bounce.is_some()
     }
 
     /// Whether a round is under way or due.
     pub fn is_busy(&self, now: Now) -> bool {
-        self.left.is_some()
+        self.away_from().is_some()
             || self.change.is_some()
-            || self.announce
+            || self.reannounce
             || self.inspect_at.is_some()
             || self.confirm_at.is_some()
             || now.mono >= self.round_at
     }
 
-    /// Another round begins at `at`.
+    /// Schedules the next round and drops the state of this one.
     pub fn begin_round(&mut self, at: Instant) {
         self.round_at = at;
         (self.read, self.change, self.bounce) = (None, None, None);
         (self.inspect_at, self.confirm_at, self.listen_by) = (None, None, None);
     }
 
-    /// The tunnel is another one, or may be.
-    pub fn doubt_socket(&mut self) {
-        self.listened = None;
+    /// Handles a change, or a possible change, of the tunnel.
+    pub fn suspect_socket(&mut self) {
+        self.last_listening = None;
         if !self.hands_off {
-            self.socket = Socket::Doubtful;
-            // What did not help in the last tunnel may help in this one.
+            self.socket = Socket::Suspect;
+            // A bounce that did not help in the previous tunnel may help in this one.
             self.bounced = None;
         }
     }
 
-    /// Another gateway is asked, and what happened to the tunnel meanwhile was not seen. A socket that is about to be reopened
-    /// still is: a gateway is found with the very bind that shows that the tunnel works.
-    pub fn doubt_fresh_socket(&mut self) {
+    /// Handles a new gateway, before which the tunnel may have changed unseen. A stale socket stays stale and is reopened: the bind
+    /// that finds a gateway also shows that the tunnel works.
+    pub fn suspect_fresh_socket(&mut self) {
         if self.socket == Socket::Fresh {
-            self.doubt_socket();
+            self.suspect_socket();
         }
     }
 
-    /// The tunnel works: what was doubtful has to be reopened.
-    pub fn tunnel_works(&mut self, now: Now) {
-        if self.socket == Socket::Doubtful {
+    /// The tunnel works, so a suspect socket must be reopened.
+    pub fn tunnel_confirmed(&mut self, now: Now) {
+        if self.socket == Socket::Suspect {
             self.socket = Socket::Stale;
             self.begin_round(now.mono);
         }
     }
 
-    /// Somebody asks for a look now.
-    pub fn hurry(&mut self, now: Now) {
-        self.gate.hurry();
+    /// Ends every wait (SIGHUP, or the tunnel changed): check the client now.
+    pub fn retry_now(&mut self, now: Now) {
+        self.gate.retry_now();
         self.bounced = None;
         self.begin_round(now.mono);
     }
 
-    /// Its settings have this port.
-    pub fn port_read(&mut self, now: Now, wanted: u16, seen: ListenPort) -> Result<Verdict, Error> {
+    /// Takes the port in the client's settings.
+    pub fn port_read(&mut self, now: Now, wanted: u16, seen: ListenPort) -> Result<Outcome, Error> {
         self.port = u16::try_from(seen.port).ok();
         let right = seen.port == i64::from(wanted);
-        self.perhaps_left &= !right;
+        if right && self.away == Away::Maybe {
+            self.away = Away::No;
+        }
         self.stuck &= !right;
-        // One that goes on saying that it picks a random port is not bounced again and again.
-        if right && (!seen.random || self.change.is_some() || self.bounced_lately(now)) {
+        // A client that keeps reporting a random port is not bounced over and over.
+        if right && (!seen.random || self.change.is_some() || self.bounced_recently(now)) {
             return Ok(self.port_right(now, wanted));
         }
         if self.hands_off {
-            let words = if right {
-                format!("it has port {wanted} and is set to pick a random one")
+            let problem = if right {
+                format!("it has port {wanted}, but is set to pick a random one")
             } else {
-                format!("it has port {}, the leased one is {wanted}", seen.port)
+                format!("it has port {}, but the leased port is {wanted}", seen.port)
             };
-            return Err(finding(PORT, words, "the service sets it: start it, or see its log"));
+            return Err(finding(Call::ClientPort, problem, "the service sets the port: start it, or check its log"));
         }
         if self.change.is_some() {
             self.stuck = true;
-            let words = format!("port {wanted} was set, {} is what it has", seen.port);
-            return Err(finding(PORT, words, "look for another program that has this port, or sets the client's"));
+            let problem = format!("port {wanted} was set, but the client has {}", seen.port);
+            return Err(finding(
+                Call::ClientPort,
+                problem,
+                "check whether another program uses this port, or changes the client's",
+            ));
         }
         self.read = Some(seen);
-        // With a random port active, old versions do not listen again when they are given the port that they already show.
-        if right || (self.stuck && !self.bounced_lately(now)) {
-            self.decide_to_bounce(now, Why::Wrong);
-        } else if !self.habits.tells && !seen.random {
-            // Whose socket it is the kernel does not say: one that is there already is somebody else's.
+        // With random ports enabled, old versions do not reopen the socket if they are set to the port that they already show.
+        if right || (self.stuck && !self.bounced_recently(now)) {
+            self.plan_bounce(now, ResetReason::WrongPort);
+        } else if !self.profile.reports_listening && !seen.random {
+            // The kernel does not show the owner: a socket that exists before the port is set belongs to another program.
             self.inspect_at = Some(now.mono);
         }
-        Ok(Verdict::quiet(Peer::Client))
+        Ok(Outcome::quiet(Remote::Client))
     }
 
-    fn port_right(&mut self, now: Now, port: u16) -> Verdict {
+    fn port_right(&mut self, now: Now, port: u16) -> Outcome {
         self.inspect_at = Some(now.mono);
-        let news = self.change.and_then(|change| match (change.why, change.from) {
-            (Why::Deaf, _) => None,
-            (Why::Wrong, Some(from)) => Some(News::Moved { from, to: port }),
-            (Why::Stale, _) | (Why::Wrong, None) => Some(News::Reopened(port)),
+        let notice = self.change.and_then(|change| match (change.reason, change.from) {
+            (ResetReason::NotListening, _) => None,
+            (ResetReason::WrongPort, Some(from)) => Some(Notice::Moved { from, to: port }),
+            (ResetReason::StaleSocket, _) | (ResetReason::WrongPort, None) => Some(Notice::Reopened(port)),
         });
-        Verdict::of(Peer::Client, news.map(|news| (Level::Info, news)))
+        Outcome::of(Remote::Client, notice.map(|notice| (Level::Info, notice)))
     }
 
-    /// The kernel says this of its socket; nothing if it abstains.
-    pub fn inspected(&mut self, now: Now, port: u16, witness: Option<Witness>) -> Result<Verdict, Error> {
+    /// Takes the kernel's view of the port; `None` if the kernel has none.
+    pub fn inspected(&mut self, now: Now, port: u16, sockets: Option<PortSockets>) -> Result<Outcome, Error> {
         self.inspect_at = None;
         if self.read.is_some() {
-            return match witness.map(|witness| witness.tcp) {
-                Some(Listener::Open | Listener::Elsewhere { .. }) => {
-                    let words = format!("another program listens on port {port}");
-                    Err(finding(SOCKET, words, "end that program, or give it another port"))
+            return match sockets.map(|sockets| sockets.tcp) {
+                Some(ListenState::Reachable | ListenState::WrongDevice { .. }) => {
+                    let problem = format!("another program listens on port {port}");
+                    Err(finding(Call::ClientSocket, problem, "give that program a different port, or stop it"))
                 }
-                _ => Ok(Verdict::quiet(Peer::Client)),
+                _ => Ok(Outcome::quiet(Remote::Client)),
             };
         }
-        if now.mono >= self.look_for_peers_at {
-            // The next round begins an interval after this one, or a moment earlier.
-            self.look_for_peers_at = now.mono + self.interval / 10 * 9;
+        if now.mono >= self.check_peers_at {
+            // The next round may begin slightly less than an interval after this one.
+            self.check_peers_at = now.mono + self.interval / 10 * 9;
         }
-        if witness.as_ref().is_some_and(|witness| witness.peer) {
-            self.peer_came(now);
+        if sockets.as_ref().is_some_and(|sockets| sockets.incoming_peer) {
+            self.incoming_peer_seen(now);
         }
-        let lacks_udp = self.habits.udp
-            && witness.as_ref().and_then(|witness| witness.udp.as_ref()).is_some_and(|udp| *udp != Listener::Open);
-        // Where only the kernel tells, a UDP socket on a port that was left is no answer.
-        let listener = witness.map(|witness| if self.habits.tells { witness.listener().clone() } else { witness.tcp });
-        self.unseen = listener == Some(Listener::Unseen);
-        self.witnessed = listener.is_some() && !self.unseen;
-        // After a change the socket takes a moment.
-        let end = self.set_at.filter(|_| self.change.is_some()).map(|at| at + self.habits.listen);
-        let patient = end.is_some_and(|end| now.mono < end);
-        // A client that listens where the kernel does not show it says itself what it thinks, after a while.
-        let lagged = self.set_at.is_none_or(|at| now.mono >= at + self.habits.lag);
-        match listener {
-            Some(Listener::Open) if lacks_udp && patient => {
-                self.inspect_at = Some(now.mono + GLANCE);
-                return Ok(Verdict::quiet(Peer::Client));
+        let lacks_udp = self.profile.always_has_udp
+            && sockets
+                .as_ref()
+                .and_then(|sockets| sockets.udp.as_ref())
+                .is_some_and(|udp| *udp != ListenState::Reachable);
+        // If only the kernel can answer, a UDP socket may be left over on a previous port and proves nothing.
+        let listen_state = sockets
+            .map(|sockets| if self.profile.reports_listening { sockets.listen_state().clone() } else { sockets.tcp });
+        self.socket_missing = listen_state == Some(ListenState::Missing);
+        self.socket_seen = listen_state.is_some() && !self.socket_missing;
+        // After a change the client takes a moment to open its socket.
+        let deadline = self.set_at.filter(|_| self.change.is_some()).map(|at| at + self.profile.listen_timeout);
+        let settling = deadline.is_some_and(|deadline| now.mono < deadline);
+        // If the kernel shows no socket, the client's own report counts, once it is up to date.
+        let lagged = self.set_at.is_none_or(|at| now.mono >= at + self.profile.status_lag);
+        match listen_state {
+            Some(ListenState::Reachable) if lacks_udp && settling => {
+                self.inspect_at = Some(now.mono + SOCKET_POLL);
+                return Ok(Outcome::quiet(Remote::Client));
             }
-            Some(Listener::Open)
+            Some(ListenState::Reachable)
                 if lacks_udp
                     && self.tcp_only != Some(port)
                     && self.change.is_none()
                     && !self.hands_off
-                    && !self.bounced_lately(now) =>
+                    && !self.bounced_recently(now) =>
             {
                 self.tcp_only = Some(port);
-                self.decide_to_bounce(now, Why::Deaf);
-                return Ok(Verdict::quiet(Peer::Client));
+                self.plan_bounce(now, ResetReason::NotListening);
+                return Ok(Outcome::quiet(Remote::Client));
             }
-            Some(Listener::Open) => {
+            Some(ListenState::Reachable) => {
                 self.socket = Socket::Fresh;
                 self.tcp_only = lacks_udp.then_some(port);
-                // Of a new port the client's own word is needed: it may be another program that has it.
+                // A new port also needs the client's own report, because the socket may belong to another program.
                 if self.port_since.is_some_and(|(_, known)| known == port) {
-                    self.listened = Some((now.wall, port));
+                    self.last_listening = Some((now.wall, port));
                 }
             }
-            Some(_) if patient && (self.witnessed || !lagged) => {
-                self.inspect_at = Some(now.mono + GLANCE);
-                return Ok(Verdict::quiet(Peer::Client));
+            Some(_) if settling && (self.socket_seen || !lagged) => {
+                self.inspect_at = Some(now.mono + SOCKET_POLL);
+                return Ok(Outcome::quiet(Remote::Client));
             }
-            Some(Listener::Unseen) | None => {}
-            Some(Listener::Elsewhere { on, tunnel }) => {
-                self.listened = None;
-                let words = format!("it listens on {on}, the port comes in on {tunnel}");
-                let advice = "set its network interface to that of the VPN, or to any (qBittorrent: Options, Advanced)";
-                return Err(finding(SOCKET, words, advice));
+            Some(ListenState::Missing) | None => {}
+            Some(ListenState::WrongDevice { on, tunnel }) => {
+                self.last_listening = None;
+                let problem = format!("it listens on {on}, but the port comes in on {tunnel}");
+                let advice = "set its network interface to that of the VPN (qBittorrent: Options, Advanced)";
+                return Err(finding(Call::ClientSocket, problem, advice));
             }
-            Some(Listener::Dead) => return self.dead(now),
+            Some(ListenState::Stale) => return self.stale_socket(now),
         }
         if self.change.is_none() && self.socket == Socket::Stale {
-            self.decide_to_bounce(now, Why::Stale);
-            return Ok(Verdict::quiet(Peer::Client));
+            self.plan_bounce(now, ResetReason::StaleSocket);
+            return Ok(Outcome::quiet(Remote::Client));
         }
-        let current = self.set_at.map_or(now.mono, |at| at + self.habits.lag);
+        let current = self.set_at.map_or(now.mono, |at| at + self.profile.status_lag);
         self.confirm_at = Some(current.max(now.mono));
-        Ok(Verdict::quiet(Peer::Client))
+        Ok(Outcome::quiet(Remote::Client))
     }
 
-    /// Its socket is one of a tunnel that is gone.
-    fn dead(&mut self, now: Now) -> Result<Verdict, Error> {
-        self.listened = None;
-        // Before a tunnel carries anything the client has no device to open another one on: the next bind will tell.
-        if self.socket == Socket::Doubtful {
+    /// Handles a socket of a previous tunnel.
+    fn stale_socket(&mut self, now: Now) -> Result<Outcome, Error> {
+        self.last_listening = None;
+        // Until the next bind shows that the tunnel works, the client may have no device for a new socket.
+        if self.socket == Socket::Suspect {
             self.begin_round(now.mono + self.interval);
-            return Ok(Verdict::quiet(Peer::Client));
+            return Ok(Outcome::quiet(Remote::Client));
         }
-        if self.hands_off || self.change.is_some() || self.bounced_lately(now) {
-            let words = "it listens on a device or an address that is gone, and hears nobody".to_owned();
-            let advice = "check its network interface; if that is right, restart it";
-            return Err(finding(SOCKET, words, advice));
+        if self.hands_off || self.change.is_some() || self.bounced_recently(now) {
+            let problem = "bound to a device or address that no longer exists, so no peer can reach it".to_owned();
+            let advice = "check the network interface in its settings; if that is right, restart it";
+            return Err(finding(Call::ClientSocket, problem, advice));
         }
-        self.decide_to_bounce(now, Why::Stale);
-        Ok(Verdict::quiet(Peer::Client))
+        self.plan_bounce(now, ResetReason::StaleSocket);
+        Ok(Outcome::quiet(Remote::Client))
     }
 
-    /// Its port was set.
     pub fn port_set(&mut self, now: Now) {
         let from = self.read.take().map(|seen| seen.port);
-        let why = self.bounce.take().unwrap_or(Why::Wrong);
-        self.change = Some(Change { from, why });
-        (self.left, self.perhaps_left) = (None, false);
+        let reason = self.bounce.take().unwrap_or(ResetReason::WrongPort);
+        self.change = Some(Change { from, reason });
+        self.away = Away::No;
         self.set_at = Some(now.mono);
-        // Of a tunnel in doubt the next bind will tell whether it works, and until then no socket is a good one.
+        // A suspect socket stays suspect: until the next bind shows that the tunnel works, a new socket is no better.
         if self.socket == Socket::Stale {
             self.socket = Socket::Fresh;
         }
-        // Whatever was known of the socket is about another one.
-        self.listened = None;
+        // This was about the previous socket.
+        self.last_listening = None;
     }
 
-    fn peer_came(&mut self, now: Now) {
-        self.peer_at = Some(now.wall);
-        self.ask_inbound_at = Some(now.mono + NO_INBOUND_FOR);
+    fn incoming_peer_seen(&mut self, now: Now) {
+        self.peer_seen_at = Some(now.wall);
+        self.check_inbound_at = Some(now.mono + INBOUND_WARNING_AFTER);
     }
 
-    /// It says this of peers that came in; true if that is worth a warning.
+    /// Takes the client's report about incoming peers; true if it deserves a warning.
     pub fn inbound(&mut self, now: Now, inbound: Inbound) -> bool {
         match inbound {
-            Inbound::Seen => self.peer_came(now),
-            Inbound::Nobody => self.ask_inbound_at = Some(now.mono + NO_INBOUND_FOR),
-            Inbound::Idle => self.ask_inbound_at = Some(now.mono + ASK_INBOUND_EVERY),
+            Inbound::Seen => self.incoming_peer_seen(now),
+            Inbound::NoneSeen => self.check_inbound_at = Some(now.mono + INBOUND_WARNING_AFTER),
+            Inbound::Idle => self.check_inbound_at = Some(now.mono + INBOUND_CHECK_INTERVAL),
         }
-        inbound == Inbound::Nobody
+        inbound == Inbound::NoneSeen
     }
 
-    /// Its trackers are being told, or cannot be.
-    pub fn announced(&mut self) {
-        self.announce = false;
+    /// Ends the announcement, successful or not.
+    pub fn reannounced(&mut self) {
+        self.reannounce = false;
     }
 
-    /// The first half of a bounce is done.
-    pub fn port_left(&mut self, port: u16) {
-        self.left = Some(port);
+    /// Records the first half of a bounce.
+    pub fn bounced_away(&mut self, port: u16) {
+        self.away = Away::Yes(port);
     }
 
-    /// The first half of a bounce failed, and it may have been done all the same.
-    pub fn port_perhaps_left(&mut self) {
-        self.perhaps_left = true;
+    /// Records a failed first half of a bounce, which the client may have carried out all the same.
+    pub fn bounce_away_failed(&mut self) {
+        if self.away == Away::No {
+            self.away = Away::Maybe;
+        }
     }
 
-    fn decide_to_bounce(&mut self, now: Now, why: Why) {
-        self.bounce = Some(why);
+    fn plan_bounce(&mut self, now: Now, reason: ResetReason) {
+        self.bounce = Some(reason);
         self.bounced = Some(now.mono);
     }
 
-    fn bounced_lately(&self, now: Now) -> bool {
+    fn bounced_recently(&self, now: Now) -> bool {
         self.bounced.is_some_and(|at| now.mono.saturating_duration_since(at) < self.interval)
     }
 
-    /// It says this of its socket; `next_round` is when all is well.
+    /// Takes the client's own report. If the client listens, the next round begins at `next_round`.
     pub fn confirmed(
         &mut self,
         now: Now,
         port: u16,
         connectivity: Connectivity,
         next_round: Instant,
-    ) -> Result<Verdict, Error> {
-        if connectivity == Connectivity::Disconnected || (!self.habits.tells && self.unseen) {
-            self.listened = None;
+    ) -> Result<Outcome, Error> {
+        if connectivity == Connectivity::Disconnected || (!self.profile.reports_listening && self.socket_missing) {
+            self.last_listening = None;
             return self.not_listening(now, port);
         }
-        let known = self.said.replace(connectivity) == Some(connectivity)
+        let known = self.reported.replace(connectivity) == Some(connectivity)
             && self.change.is_none()
             && self.port_since.is_some_and(|(_, since)| since == port);
-        self.listened = Some((now.wall, port));
+        self.last_listening = Some((now.wall, port));
         if self.port_since.is_none_or(|(_, since)| since != port) {
             self.port_since = Some((now.wall, port));
-            self.peer_at = None;
-            self.ask_inbound_at = (!self.hands_off).then(|| now.mono + NO_INBOUND_FOR);
+            self.peer_seen_at = None;
+            self.check_inbound_at = (!self.hands_off).then(|| now.mono + INBOUND_WARNING_AFTER);
         }
-        // After a bounce the trackers know the port.
-        if let Some(Change { from: Some(from), why: Why::Wrong }) = self.change {
-            self.announce = self.habits.announces && from != i64::from(port);
+        // Only a new port: after a bounce the trackers know the port already.
+        if let Some(Change { from: Some(from), reason: ResetReason::WrongPort }) = self.change {
+            self.reannounce = self.profile.reannounces && from != i64::from(port);
         }
         let recovered = self.gate.open(now);
         self.begin_round(next_round);
         let level = if known { Level::Debug } else { Level::Info };
-        let sight = if std::mem::take(&mut self.unseen) {
-            Sight::Unseen
-        } else if !self.habits.tells && !self.witnessed {
-            Sight::Unknown
+        let visibility = if std::mem::take(&mut self.socket_missing) {
+            Visibility::Hidden
+        } else if !self.profile.reports_listening && !self.socket_seen {
+            Visibility::Unknown
         } else if self.tcp_only == Some(port) {
-            Sight::TcpOnly
+            Visibility::TcpOnly
         } else {
-            Sight::Clear
+            Visibility::Confirmed
         };
-        let news = News::Listens { port, connectivity, sight };
-        Ok(Verdict { peer: Peer::Client, news: Some((level, news)), recovered })
+        let notice = Notice::Listening { port, connectivity, visibility };
+        Ok(Outcome { remote: Remote::Client, notice: Some((level, notice)), recovered })
     }
 
-    fn not_listening(&mut self, now: Now, port: u16) -> Result<Verdict, Error> {
-        let bounced = self.change.is_some_and(|change| change.why == Why::Deaf);
-        let patience = if bounced { self.habits.listen.saturating_sub(self.habits.lag) } else { self.habits.listen };
-        let end = *self.listen_by.get_or_insert(now.mono + patience);
-        if now.mono < end {
-            let again = Some(now.mono + self.habits.poll);
-            if self.habits.tells {
+    fn not_listening(&mut self, now: Now, port: u16) -> Result<Outcome, Error> {
+        let bounced = self.change.is_some_and(|change| change.reason == ResetReason::NotListening);
+        let timeout = if bounced {
+            self.profile.listen_timeout.saturating_sub(self.profile.status_lag)
+        } else {
+            self.profile.listen_timeout
+        };
+        let deadline = *self.listen_by.get_or_insert(now.mono + timeout);
+        if now.mono < deadline {
+            let again = Some(now.mono + self.profile.poll_interval);
+            if self.profile.reports_listening {
                 self.confirm_at = again;
             } else {
                 (self.inspect_at, self.confirm_at) = (again, None);
             }
-            return Ok(Verdict::quiet(Peer::Client));
+            return Ok(Outcome::quiet(Remote::Client));
         }
-        if bounced || self.bounced_lately(now) || self.hands_off {
-            let words = format!("port {port} is set and nothing listens on it");
-            let advice = if self.habits.tells {
-                "another program may have the port, or the network interface in its settings is wrong or down"
+        if bounced || self.bounced_recently(now) || self.hands_off {
+            let problem = format!("port {port} is set, but nothing listens on it");
+            let advice = if self.profile.reports_listening {
+                "check whether another program uses the port, then the network interface in the client's settings"
             } else {
-                "its address to listen on may be wrong; in a container it must share the VPN's network (network_mode)"
+                "check its listen address; in a container, it must share the VPN's network (network_mode)"
             };
-            return Err(finding(SOCKET, words, advice));
+            return Err(finding(Call::ClientSocket, problem, advice));
         }
         let level = if self.gate.trouble().is_none() { Level::Warn } else { Level::Debug };
         self.begin_round(now.mono);
-        self.decide_to_bounce(now, Why::Deaf);
-        Ok(Verdict::of(Peer::Client, Some((level, News::Deaf(port)))))
+        self.plan_bounce(now, ResetReason::NotListening);
+        Ok(Outcome::of(Remote::Client, Some((level, Notice::NotListening(port)))))
     }
 
-    /// A step failed.
-    pub fn failed(&mut self, now: Now, error: Error, jitter: impl FnOnce(Duration) -> Duration) -> Verdict {
+    pub fn failed(&mut self, now: Now, error: Error, jitter: impl FnOnce(Duration) -> Duration) -> Outcome {
         self.begin_round(now.mono);
         let next = self.gate.close(now, &error, jitter);
         let error = Rc::new(error);
-        let (level, attempts) = self.gate.trouble_with(now, Rc::clone(&error));
-        Verdict::of(Peer::Client, Some((level, News::Failed { error, attempts, next })))
+        let (level, attempts) = self.gate.record_trouble(now, Rc::clone(&error));
+        Outcome::of(Remote::Client, Some((level, Notice::Failed { error, attempts, next })))
     }
 }
 
-fn finding(step: &'static str, words: String, advice: &'static str) -> Error {
-    Error::new(step, Cause::Other(words)).advise(Some(advice))
+fn finding(call: Call, problem: String, advice: &'static str) -> Error {
+    Error::new(call, Cause::Other(problem)).advise(Some(advice))
 }
 
-/// A port beside `port`, never 0 and never a privileged one for an unprivileged one.
+/// A port next to `port`: never 0, and never privileged if `port` is not.
 fn neighbour(port: u16) -> u16 {
     if port == u16::MAX { port - 1 } else { port + 1 }
 }

@@ -1,46 +1,44 @@
-//! A peer's gate: closed for a while after each failure, so that a dead client or a rejected password never keeps the gateway
-//! from being asked to bind. While it fails it remembers the trouble.
+//! A gate per remote, closed for a while after each failure, so that a dead client or a rejected password never delays a bind.
+//! Also remembers the current trouble of the remote. What a failure means for the lease or the token belongs to the keeper.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use log::Level;
 
-use crate::error::{Error, Meaning};
+use crate::error::{Error, Retry};
 use crate::time::Now;
 
-/// The first wait after a failure; doubled with each further one.
+/// Wait after the first failure; doubles with each further one.
 const BACKOFF_FIRST: Duration = Duration::from_secs(5);
-/// The longest wait after an ordinary failure. A binding lapses after 15 minutes, and with longer waits a run of bad luck
-/// costs it: at 300 s and 30 % of calls failing a simulation had gaps of 40 minutes, at 30 s of 14.
+/// Longest wait after an ordinary failure. A binding lapses after 15 minutes, and longer waits could lose it by bad luck: with 30 %
+/// of calls failing, a simulation had gaps of 40 minutes at a cap of 300 s, and of 14 minutes at 30 s.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
-/// After rejected credentials: trying again cannot help and gets the user locked out of their own accounts.
+/// Wait after rejected credentials: trying again cannot help, and may lock users out of their own accounts.
 pub(super) const CREDENTIALS_WAIT: Duration = Duration::from_secs(30 * 60);
-/// The first wait of a lockout that does not say how long it is (PIA's desktop client assumes 59 s). Every lockout's wait is
-/// doubled while it lasts, up to [`CREDENTIALS_WAIT`], whatever it says.
+/// First wait of a lockout without `Retry-After` (PIA's desktop client assumes 59 s). The wait doubles with each lockout in a row,
+/// up to [`CREDENTIALS_WAIT`], even if the remote asks for less.
 const LOCKOUT_FIRST: Duration = Duration::from_secs(60);
 
-/// What is failing with a peer.
+/// Current failure of a remote.
 #[derive(Debug)]
 pub struct Trouble {
-    /// The last error.
+    /// The latest error.
     pub error: Rc<Error>,
-    /// When it began.
     pub since: Now,
-    /// Failed attempts since then.
+    /// Failed attempts since `since`.
     pub attempts: u32,
 }
 
-/// The end of a trouble.
+/// The end of a [`Trouble`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovery {
-    /// How long it lasted.
+    /// Duration of the trouble.
     pub after: Duration,
-    /// The failed attempts.
+    /// Failed attempts during the trouble.
     pub attempts: u32,
 }
 
-/// A peer's gate.
 #[derive(Debug)]
 pub(super) struct Gate {
     /// Failures in a row.
@@ -48,9 +46,9 @@ pub(super) struct Gate {
     /// Lockouts in a row.
     lockouts: u32,
     closed_until: Option<Instant>,
-    /// The wait protects an account: nothing but time ends it.
+    /// The wait protects an account, so only time ends it.
     held: bool,
-    /// The longest `Retry-After` that is believed.
+    /// Longest `Retry-After` accepted from the remote.
     retry_after_cap: Duration,
     trouble: Option<Trouble>,
 }
@@ -60,7 +58,7 @@ impl Gate {
         Self { failures: 0, lockouts: 0, closed_until: None, held: false, retry_after_cap, trouble: None }
     }
 
-    /// The earliest time from `at` on at which it is open.
+    /// Earliest time, not before `at`, at which the gate is open.
     pub fn after(&self, at: Instant) -> Instant {
         self.closed_until.map_or(at, |until| until.max(at))
     }
@@ -73,7 +71,7 @@ impl Gate {
         self.trouble.as_ref()
     }
 
-    /// The peer did as asked.
+    /// Opens the gate after a success and ends the trouble.
     pub fn open(&mut self, now: Now) -> Option<Recovery> {
         let trouble = self.trouble.take();
         *self = Self::new(self.retry_after_cap);
@@ -83,52 +81,51 @@ impl Gate {
         })
     }
 
-    /// Closes it after `error`, for as long as that says or the backoff asks for; how long. `jitter` makes a wait a bit
-    /// shorter.
+    /// Closes the gate for as long as `error` or the backoff demands, and returns that wait. `jitter` shortens a backoff a little.
     pub fn close(&mut self, now: Now, error: &Error, jitter: impl FnOnce(Duration) -> Duration) -> Duration {
         let doubled = |first: Duration, times: u32, cap: Duration| first.saturating_mul(1 << times.min(16)).min(cap);
-        if !matches!(error.meaning, Meaning::LockedOut { .. }) {
+        if !matches!(error.retry, Retry::LockedOut(_)) {
             self.lockouts = 0;
         }
         let backoff = doubled(BACKOFF_FIRST, self.failures, BACKOFF_CAP);
-        let (wait, held) = match error.meaning {
-            Meaning::CredentialsRejected => (CREDENTIALS_WAIT, true),
-            Meaning::LockedOut { retry_after } => {
+        let (wait, held) = match error.retry {
+            Retry::CredentialsRejected => (CREDENTIALS_WAIT, true),
+            Retry::LockedOut(retry_after) => {
                 let first = if retry_after.is_some() { BACKOFF_FIRST } else { LOCKOUT_FIRST };
                 let asked = retry_after.unwrap_or_default().min(self.retry_after_cap);
                 let wait = asked.max(doubled(first, self.lockouts, CREDENTIALS_WAIT));
                 self.lockouts += 1;
                 (wait, true)
             }
-            Meaning::RetryAfter(asked) => (asked.min(self.retry_after_cap).max(jitter(backoff)), false),
+            Retry::After(asked) => (asked.min(self.retry_after_cap).max(jitter(backoff)), false),
             _ => (jitter(backoff), false),
         };
         self.shut(now.mono + wait, held);
         wait
     }
 
-    /// Closes it until then, for no failure that counts.
+    /// Closes the gate without counting a failure.
     pub fn pause(&mut self, until: Instant) {
         self.closed_until = Some(until);
         self.held = false;
     }
 
-    /// Closes it until then.
+    /// Closes the gate and counts a failure.
     pub fn shut(&mut self, until: Instant, held: bool) {
         self.failures = self.failures.saturating_add(1);
         self.closed_until = Some(until);
         self.held = held;
     }
 
-    /// Takes an error down. ERROR the first time and when it becomes another, DEBUG while it repeats.
-    pub fn trouble_with(&mut self, now: Now, error: Rc<Error>) -> (Level, u32) {
-        let new = self.trouble.as_ref().is_none_or(|trouble| trouble.error.gist() != error.gist());
+    /// Records an error and returns its log level: ERROR for a new error, DEBUG for a repetition. Also returns the attempts so far.
+    pub fn record_trouble(&mut self, now: Now, error: Rc<Error>) -> (Level, u32) {
+        let new = self.trouble.as_ref().is_none_or(|trouble| trouble.error.fingerprint() != error.fingerprint());
         let (since, before) = self.trouble.as_ref().map_or((now, 0), |trouble| (trouble.since, trouble.attempts));
         self.trouble = Some(Trouble { error, since, attempts: before + 1 });
         (if new { Level::Error } else { Level::Debug }, before + 1)
     }
 
-    /// Nobody needs the peer for now: a passing trouble is none any more. One that protects an account stays.
+    /// Drops the trouble, because the remote is not needed for now. A wait that protects an account stays.
     pub fn forget(&mut self) {
         if !self.held {
             *self = Self::new(self.retry_after_cap);
@@ -136,7 +133,7 @@ impl Gate {
     }
 
     /// Ends the wait, unless it protects an account.
-    pub fn hurry(&mut self) {
+    pub fn retry_now(&mut self) {
         if !self.held {
             self.closed_until = None;
         }

@@ -1,4 +1,4 @@
-//! The lease, and what is known of it beside what is in it.
+//! The lease, the state of its binding, and when to renew it. Signing and parsing belong to `pia`.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -8,47 +8,45 @@ use jiff::{SignedDuration, Timestamp};
 use crate::secret::Secret;
 use crate::time::Now;
 
-/// A new signature is asked for from this long before the lease ends.
+/// Time before the end of a lease at which renewal begins.
 pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(15 * 60);
 
 /// A forwarded port for about two months, valid on every server that forwards ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Base64 as received. Sent back byte for byte: a payload that was decoded and encoded again is refused.
+    /// Base64 as received. Must go back byte for byte: the gateway refuses a payload that was decoded and encoded again.
     pub payload: Secret,
     /// Base64 as received.
     pub signature: Secret,
     /// 1 to 65535.
     pub port: u16,
-    /// UTC.
     pub expires_at: Timestamp,
 }
 
-/// The lease that is kept bound.
+/// The lease that we keep bound.
 #[derive(Debug)]
 pub(super) struct Held {
     pub lease: Rc<Lease>,
-    /// Whether our clock can tell when it ends. A lease that seems to be over when it was just bound, when we start or when
-    /// the clock jumps says that our clock may be wrong; renewing it by that clock would cost the port, or ask for one new
-    /// port after the other. The gateway tells when it has expired.
-    pub by_clock: bool,
+    /// Whether our clock can be trusted for the end of the lease. If a lease seems to be over right after a bind, at our start or
+    /// after a clock jump, the clock may be wrong: renewing by that clock would lose the port, or fetch new ports without end.
+    /// Until the clock is trusted, only a refusal by the gateway ends the lease.
+    pub expiry_trusted: bool,
     pub bound: bool,
-    /// The next bind is due then.
     pub bind_at: Instant,
-    /// It is to be stored then; none once it is.
+    /// `None` once the lease is stored.
     pub store_at: Option<Instant>,
-    /// The gateway does not want it any more. It is still tried once per interval until there is another.
+    /// The gateway refuses this lease. Until there is a new one, we still try it once per interval.
     pub refused: bool,
     /// Unexplained refusals in a row.
     pub refusals: u32,
 }
 
 impl Held {
-    /// One that was just given.
+    /// A lease that the gateway has just granted.
     pub fn new(lease: Lease, now: Now) -> Self {
         Self {
             lease: Rc::new(lease),
-            by_clock: false,
+            expiry_trusted: false,
             bound: false,
             bind_at: now.mono,
             store_at: Some(now.mono),
@@ -57,29 +55,29 @@ impl Held {
         }
     }
 
-    /// One of an earlier run.
+    /// A lease from an earlier run.
     pub fn stored(lease: Lease, now: Now) -> Self {
         let mut held = Self { store_at: None, ..Self::new(lease, now) };
-        held.by_clock = held.left(now).is_positive();
+        held.expiry_trusted = held.remaining(now).is_positive();
         held
     }
 
     pub fn is_good(&self, now: Now) -> bool {
-        !self.refused && (!self.by_clock || self.left(now).is_positive())
+        !self.refused && (!self.expiry_trusted || self.remaining(now).is_positive())
     }
 
-    /// When another one is to be asked for; none while that is not known.
+    /// Time at which renewal is due; `None` while that is unknown.
     pub fn renew_at(&self, now: Now) -> Option<Instant> {
         if !self.is_good(now) {
             return Some(now.mono);
         }
-        let left = Duration::try_from(self.left(now)).unwrap_or_default();
-        // Two months at the most, whatever a payload says: an instant that does not exist is never.
-        self.by_clock.then(|| now.mono.checked_add(left.saturating_sub(RENEW_BEFORE))).flatten()
+        let remaining = Duration::try_from(self.remaining(now)).unwrap_or_default();
+        // A payload may claim any expiry: an instant that cannot be represented counts as unknown.
+        self.expiry_trusted.then(|| now.mono.checked_add(remaining.saturating_sub(RENEW_BEFORE))).flatten()
     }
 
-    /// Until its end, by our clock.
-    pub fn left(&self, now: Now) -> SignedDuration {
+    /// Time until the end of the lease by our clock; negative after the end.
+    pub fn remaining(&self, now: Now) -> SignedDuration {
         self.lease.expires_at.duration_since(now.wall)
     }
 }

@@ -1,19 +1,19 @@
-//! The decisions, and the only place that remembers: what is known, and given what time it is, what is the next thing to do.
+//! The decisions, and the only place that remembers: from the facts and the time, [`Keeper::next`] derives the next step, and
+//! [`Keeper::record`] turns the result of a step into new facts and an outcome to report.
 //!
-//! Pure: no I/O, no clock, no randomness of its own. There are no named states, only facts and deadlines; [`Keeper::next`] reads
-//! them from the most urgent to the least, so no transition can be forgotten. Three gates (account, gateway, client) back
-//! off separately. [`Keeper::record`] takes how a step went and says what that means.
+//! Pure: no I/O, no clock, no randomness of its own. There are no named states, only facts and deadlines, read from the most urgent
+//! to the least, so no transition can be forgotten. Three gates (account, gateway, client) back off separately.
 
 pub mod client;
 mod gate;
 pub mod lease;
+mod outcome;
 #[cfg(test)]
 mod simulation;
 pub mod step;
 #[cfg(test)]
 mod tests;
 pub mod tunnel;
-mod verdict;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,110 +22,102 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use log::Level;
 
-use crate::error::{Error, Meaning};
+use crate::error::{Error, Retry};
 use crate::secret::Secret;
-use crate::time::{Clock, ClockNews, Now};
-use client::{Client, Habits};
+use crate::time::{Clock, ClockChange, Now};
+use client::{Client, ClientProfile};
 use gate::Gate;
 pub use gate::Trouble;
 use lease::{Held, Lease};
-use step::{Connectivity, Done, Exchange, Inbound, Progress, Step};
-use tunnel::{Look, Tunnel, Way};
-pub use verdict::{Day, News, Peer, Sight, Verdict};
+pub use outcome::{Day, Notice, Outcome, Remote, Visibility};
+use step::{Completed, Connectivity, Exchange, Inbound, Progress, Step};
+use tunnel::{GatewayRoute, RouteChange, Tunnel};
 
-/// The longest `Retry-After` of an account that is believed.
+/// Longest `Retry-After` accepted from the account API.
 const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
-/// The same for the gateway, where a port is at stake.
+/// Longest `Retry-After` accepted from the gateway: a port is at stake.
 const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
-/// Between two logins for tokens that the gateway refuses: a fresh token that is refused means a wrong gateway, not a
-/// wrong token.
+/// Shortest time between two logins because of refused tokens: if the gateway refuses a fresh token, the gateway is wrong, not the
+/// token.
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
-/// Between two tries in a tunnel that has just come up.
-const YOUNG_RETRY: Duration = Duration::from_millis(500);
-/// Between two lines that tell how it went.
+/// Wait between attempts in a tunnel that has just come up.
+const SETTLING_RETRY: Duration = Duration::from_millis(500);
+/// Interval of the daily summary.
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Unexplained refusals of a bind after which the lease is taken to be the reason.
+/// Unexplained refusals of a bind in a row that count as a refusal of the lease.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
 
-/// What a keeper starts with.
+/// Initial values of a keeper.
 pub struct Setup {
-    /// Between two binds, and between two looks at the client.
+    /// Time between two binds, and between two checks of the client.
     pub interval: Duration,
-    /// Where the port comes from.
     pub origin: Origin,
-    /// Of the client.
-    pub habits: Habits,
-    /// The client is looked at and left as it is.
+    pub profile: ClientProfile,
+    /// Read the client's state, but never change it.
     pub hands_off: bool,
-    /// How long to stay where no device but loopback is left; for ever if there is none.
+    /// Time to keep running when only the loopback device is left; `None` means forever.
     pub isolation: Option<Duration>,
-    /// Makes the jitter.
+    /// For the jitter of waits.
     pub seed: u64,
 }
 
-/// Where the port comes from.
+/// Origin of the port.
 pub enum Origin {
-    /// We lease and bind.
+    /// We lease and bind, beginning with the stored lease if there is one.
     Lease(Option<Lease>),
-    /// Somebody else does; ask this often.
-    Source {
-        /// Between two questions.
-        every: Duration,
-    },
+    /// Another program leases and binds, and we poll it for the port.
+    Source { poll_interval: Duration },
 }
 
-/// Somebody else leases and binds, we follow.
+/// A port that another program leases and binds.
 #[derive(Debug)]
 struct Followed {
-    every: Duration,
-    ask_at: Instant,
+    poll_interval: Duration,
+    poll_at: Instant,
     port: Option<u16>,
-    /// It has none now.
+    /// The program has no port now; `port` is its last one.
     gone: bool,
 }
 
-/// The last bind that was granted.
+/// The last successful bind.
 #[derive(Debug, Clone)]
 pub struct LastBind {
-    /// When.
     pub at: Timestamp,
-    /// The gateway's address.
     pub gateway: Option<SocketAddr>,
-    /// The way there.
-    pub way: Option<Way>,
+    /// The route to the gateway.
+    pub route: Option<GatewayRoute>,
 }
 
-/// The keeper.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub struct Keeper {
     interval: Duration,
     isolation: Option<Duration>,
-    /// None when we lease and bind ourselves.
+    /// `None` if we lease and bind ourselves.
     followed: Option<Followed>,
     token: Option<Secret>,
-    /// The token that was refused last: the cache file is not believed while it holds this one.
+    /// The token that was refused last: the cache file is ignored while it holds this token.
     token_refused: Option<Secret>,
-    /// Tokens that were refused since the last one that was accepted.
+    /// Refused tokens since the last accepted one.
     tokens_refused: u32,
     logged_in: Option<Instant>,
     lease: Option<Held>,
-    /// Somebody wants another port than this lease's.
-    wants_other: bool,
-    /// The lease that is given up when the one that was asked for in its place is bound.
-    spare: Option<Held>,
-    /// When the last signature was given.
+    /// The user asked for a port other than the present lease's.
+    wants_new_port: bool,
+    /// The previous lease, kept until the one that replaces it is bound.
+    fallback: Option<Held>,
+    /// Time of the last signature.
     signed: Option<Instant>,
-    /// A signature was asked for since there is this lease, and not given.
+    /// A request for a signature has failed since the present lease was granted.
     renewal_failed: bool,
-    /// That leases cannot be stored was told.
+    /// The user knows that leases cannot be stored.
     store_failed: bool,
     last_bind: Option<LastBind>,
-    /// Binds in a row that failed.
+    /// Failed binds in a row.
     binds_failed: u32,
-    /// Somebody waits to hear of the next bind: it is the first one, or one after a change.
-    tell_bind: bool,
-    /// What has happened since the last line that told so, and when the next one is due.
+    /// The next bind is news: it is the first one, or the first one after a change.
+    log_next_bind: bool,
+    /// Counts since the last daily summary.
     day: Day,
     day_ends: Instant,
     tunnel: Tunnel,
@@ -136,43 +128,42 @@ pub struct Keeper {
     random: u64,
 }
 
-/// All that is remembered and shown, at one moment.
+/// All facts that views show, at one moment.
 pub struct Snapshot<'a> {
-    /// The port is somebody else's, whom we follow.
+    /// Another program leases the port, and we follow.
     pub follows: bool,
-    /// The leased port, or the followed one.
+    /// The leased or followed port.
     pub port: Option<u16>,
-    /// When the lease ends.
     pub expires_at: Option<Timestamp>,
-    /// The last bind of this lease; none while it was not bound.
+    /// The last bind of the present lease.
     pub last_bind: Option<&'a LastBind>,
-    /// The way to the gateway, or into the tunnel, as it is now; none while there is none.
-    pub way: Option<&'a Way>,
-    /// Binds in a row that failed.
+    /// The present route to the gateway, or into the tunnel while the gateway is unknown.
+    pub route: Option<&'a GatewayRoute>,
+    /// Failed binds in a row.
     pub binds_failed: u32,
-    /// The port that the client was last seen with.
+    /// Latest port in the client's settings.
     pub client_port: Option<u16>,
-    /// When the client was last seen listening, and on which port.
-    pub listened: Option<(Timestamp, u16)>,
-    /// What it said of that.
-    pub said: Option<Connectivity>,
-    /// The kernel sees its socket.
-    pub witnessed: bool,
-    /// Since when it has this port.
+    /// Time and port of the last proof that the client listens.
+    pub last_listening: Option<(Timestamp, u16)>,
+    /// The client's latest report.
+    pub connectivity: Option<Connectivity>,
+    /// The kernel shows the client's socket.
+    pub socket_seen: bool,
+    /// Time since which the client has its port.
     pub port_since: Option<Timestamp>,
-    /// When a peer from outside was last seen on it.
-    pub peer_at: Option<Timestamp>,
-    /// What is failing.
-    pub troubles: Vec<(Peer, &'a Trouble)>,
+    /// Last sign of a peer from outside on this port.
+    pub peer_seen_at: Option<Timestamp>,
+    pub troubles: Vec<(Remote, &'a Trouble)>,
 }
 
 impl Keeper {
-    /// A keeper that knows nothing but `setup`.
     pub fn new(setup: Setup, now: Now) -> Self {
         let client = Client::new(&setup, now);
         let (lease, followed) = match setup.origin {
             Origin::Lease(stored) => (stored.map(|lease| Held::stored(lease, now)), None),
-            Origin::Source { every } => (None, Some(Followed { every, ask_at: now.mono, port: None, gone: false })),
+            Origin::Source { poll_interval } => {
+                (None, Some(Followed { poll_interval, poll_at: now.mono, port: None, gone: false }))
+            }
         };
         Self {
             interval: setup.interval,
@@ -183,14 +174,14 @@ impl Keeper {
             tokens_refused: 0,
             logged_in: None,
             lease,
-            wants_other: false,
-            spare: None,
+            wants_new_port: false,
+            fallback: None,
             signed: None,
             renewal_failed: false,
             store_failed: false,
             last_bind: None,
             binds_failed: 0,
-            tell_bind: true,
+            log_next_bind: true,
             day: Day::default(),
             day_ends: now.mono + DAY,
             tunnel: Tunnel::new(now),
@@ -202,9 +193,8 @@ impl Keeper {
         }
     }
 
-    /// The next thing to do.
-    ///
-    /// A wait is never zero and never longer than an interval, so that a jump of the wall clock costs one interval at most.
+    /// The next step. A wait is never zero, and never longer than an interval, so that a jump of the wall clock costs one interval at
+    /// most.
     pub fn next(&self, now: Now) -> Step {
         let mut soonest = now.mono + self.interval;
         for (at, step) in self.agenda(self.clock.correct(now)).into_iter().flatten() {
@@ -213,29 +203,29 @@ impl Keeper {
             }
             soonest = soonest.min(at);
         }
-        // One timer tick later than the deadline, so that it has surely passed.
+        // One timer tick after the deadline, so that the deadline has certainly passed.
         Step::Wait(soonest - now.mono + Duration::from_millis(1))
     }
 
-    /// What is to be done and when, from the most urgent to the least.
+    /// The pending steps and their times, from the most urgent to the least.
     fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 6] {
-        let end = self.tunnel.isolated.zip(self.isolation).map(|(since, limit)| (since + limit, Step::End));
-        // Whoever is in the middle of a bounce goes back to the old port when the new one is not bound.
+        let end = self.tunnel.isolated.zip(self.isolation).map(|(since, limit)| (since + limit, Step::Exit));
+        // In the middle of a bounce the client goes back to the old port if a new one is not bound.
         let client = self
             .port_to_listen_on()
-            .or(self.client.left())
-            .map(|port| self.client.agenda(port, self.tunnel.way.as_ref(), now));
+            .or(self.client.away_from())
+            .map(|port| self.client.agenda(port, self.tunnel.route.as_ref(), now));
         let store =
             self.lease.as_ref().and_then(|held| Some((held.store_at?, Step::StoreLease(Rc::clone(&held.lease)))));
         if self.tunnel.lost && self.followed.is_none() {
             return [end, store, client, None, None, None];
         }
-        let ask = self.followed.as_ref().map(|followed| (self.gateway.after(followed.ask_at), Step::AskSource));
+        let ask = self.followed.as_ref().map(|followed| (self.gateway.after(followed.poll_at), Step::PollSource));
         [end, store, ask, self.bind(now), self.renew(now), client]
     }
 
-    /// A good lease is bound when its time has come. A refused or expired one is tried again, too, while no other can be
-    /// had: the gateway or our clock may have been wrong.
+    /// A good lease is bound when due. So is a refused or expired one while we cannot get a new one: the gateway or our clock may
+    /// have been wrong.
     fn bind(&self, now: Now) -> Option<(Instant, Step)> {
         let no_other = self.renewal_failed || self.next_signature(now.mono) > now.mono;
         let held = self.lease.as_ref().filter(|held| held.is_good(now) || no_other)?;
@@ -244,7 +234,7 @@ impl Keeper {
 
     fn renew(&self, now: Now) -> Option<(Instant, Step)> {
         let wanted = match &self.lease {
-            Some(_) if self.wants_other => now.mono,
+            Some(_) if self.wants_new_port => now.mono,
             Some(held) => held.renew_at(now)?,
             None if self.followed.is_some() => return None,
             None => now.mono,
@@ -256,13 +246,13 @@ impl Keeper {
         })
     }
 
-    /// The earliest time from `at` on at which a signature may be asked for: a gateway that gives leases which end at once, or
-    /// refuses to bind what it gave, is not asked for one after the other.
+    /// Earliest time, not before `at`, for the next request of a signature. The spacing prevents a storm if a gateway grants leases
+    /// that end at once, or refuses to bind what it granted.
     fn next_signature(&self, at: Instant) -> Instant {
         self.signed.map_or(at, |signed| at.max(signed + self.interval))
     }
 
-    /// The port that the client is to have: one that was bound, or the one of somebody else.
+    /// The port that the client should have: our own once it is bound, or the followed one.
     pub fn port_to_listen_on(&self) -> Option<u16> {
         match &self.followed {
             Some(followed) => followed.port,
@@ -270,24 +260,22 @@ impl Keeper {
         }
     }
 
-    /// Whether nothing is failing and everything was done: the end of one full pass.
-    pub fn is_content(&self, now: Now) -> bool {
-        // The next look at the client is due with the next bind.
+    /// Whether a full pass is complete: nothing is failing, and nothing is left to do before the next interval.
+    pub fn is_settled(&self, now: Now) -> bool {
+        // The next check of the client is due with the next bind.
         self.port_to_listen_on().is_some() && !self.client.is_busy(now) && !self.has_troubles()
     }
 
-    /// Whether anything is failing.
     pub fn has_troubles(&self) -> bool {
         self.troubles().next().is_some()
     }
 
-    /// The port that the client is to be brought back to before a stop: it is in the middle of a bounce.
+    /// The second half of a bounce that must still be sent before a stop.
     pub fn unfinished_bounce(&self) -> Option<Step> {
-        let port = self.port_to_listen_on().or(self.client.left());
-        port.filter(|_| self.client.may_be_away()).map(Step::Return)
+        let port = self.port_to_listen_on().or(self.client.away_from());
+        port.filter(|_| self.client.may_be_away()).map(Step::BounceBack)
     }
 
-    /// Everything that is shown.
     pub fn snapshot(&self) -> Snapshot<'_> {
         let lease = self.lease.as_ref().map(|held| &held.lease);
         Snapshot {
@@ -295,197 +283,199 @@ impl Keeper {
             port: lease.map(|lease| lease.port).or(self.followed.as_ref().and_then(|followed| followed.port)),
             expires_at: lease.map(|lease| lease.expires_at),
             last_bind: self.last_bind.as_ref().filter(|_| self.port_to_listen_on().is_some()),
-            way: self.tunnel.way.as_ref().filter(|_| !self.tunnel.lost),
+            route: self.tunnel.route.as_ref().filter(|_| !self.tunnel.lost),
             binds_failed: self.binds_failed,
             client_port: self.client.port,
-            listened: self.client.listened,
-            said: self.client.said,
-            witnessed: self.client.witnessed,
+            last_listening: self.client.last_listening,
+            connectivity: self.client.reported,
+            socket_seen: self.client.socket_seen,
             port_since: self.client.port_since.map(|(since, _)| since),
-            peer_at: self.client.peer_at,
+            peer_seen_at: self.client.peer_seen_at,
             troubles: self.troubles().collect(),
         }
     }
 
-    fn troubles(&self) -> impl Iterator<Item = (Peer, &Trouble)> {
-        let gates = [(Peer::Account, &self.account), (Peer::Gateway, &self.gateway), (Peer::Client, &self.client.gate)];
-        gates.into_iter().filter_map(|(peer, gate)| Some((peer, gate.trouble()?)))
+    fn troubles(&self) -> impl Iterator<Item = (Remote, &Trouble)> {
+        let gates =
+            [(Remote::Account, &self.account), (Remote::Gateway, &self.gateway), (Remote::Client, &self.client.gate)];
+        gates.into_iter().filter_map(|(remote, gate)| Some((remote, gate.trouble()?)))
     }
 
-    /// Takes down how `step` went.
-    pub fn record(&mut self, now: Now, step: &Step, result: Exchange<Done>) -> Verdict {
-        let peer = step.peer();
-        let verdict = match result {
-            Ok(Progress::More) => Verdict::quiet(peer),
-            Ok(Progress::Done(done)) => {
-                self.done(now, step, done).unwrap_or_else(|error| self.failed(now, step, error))
+    /// Records the result of `step` and returns what to report.
+    pub fn record(&mut self, now: Now, step: &Step, result: Exchange<Completed>) -> Outcome {
+        let remote = step.remote();
+        let outcome = match result {
+            Ok(Progress::More) => Outcome::quiet(remote),
+            Ok(Progress::Done(completed)) => {
+                self.completed(now, step, completed).unwrap_or_else(|error| self.failed(now, step, error))
             }
             Err(error) => self.failed(now, step, error),
         };
-        self.count(&verdict);
-        self.sum_up(now, verdict)
+        self.count(&outcome);
+        self.summarise_day(now, outcome)
     }
 
-    fn count(&mut self, verdict: &Verdict) {
-        match (&verdict.news, verdict.peer) {
-            (Some((_, News::Bound(_))), _) => self.day.binds += 1,
-            (Some((_, News::Failed { attempts: 1, .. })), Peer::Gateway) => self.day.outages += 1,
+    fn count(&mut self, outcome: &Outcome) {
+        match (&outcome.notice, outcome.remote) {
+            (Some((_, Notice::Bound(_))), _) => self.day.binds += 1,
+            (Some((_, Notice::Failed { attempts: 1, .. })), Remote::Gateway) => self.day.outages += 1,
             _ => {}
         }
     }
 
-    /// Once a day, in place of a line that nobody would miss.
-    fn sum_up(&mut self, now: Now, verdict: Verdict) -> Verdict {
-        let due = now.mono >= self.day_ends && verdict.recovered.is_none();
-        match (&verdict.news, self.port_to_listen_on()) {
-            (Some((Level::Debug, News::Listens { .. })), Some(port)) if due => {
+    /// Replaces an unimportant line by the summary of the day, once a day.
+    fn summarise_day(&mut self, now: Now, outcome: Outcome) -> Outcome {
+        let due = now.mono >= self.day_ends && outcome.recovered.is_none();
+        match (&outcome.notice, self.port_to_listen_on()) {
+            (Some((Level::Debug, Notice::Listening { .. })), Some(port)) if due => {
                 self.day_ends = now.mono + DAY;
-                let day = Day { port, peer_at: self.client.peer_at, ..std::mem::take(&mut self.day) };
-                Verdict::of(verdict.peer, Some((Level::Info, News::Day(day))))
+                let day = Day { port, peer_seen_at: self.client.peer_seen_at, ..std::mem::take(&mut self.day) };
+                Outcome::of(outcome.remote, Some((Level::Info, Notice::Day(day))))
             }
-            _ => verdict,
+            _ => outcome,
         }
     }
 
-    /// What was done is right, or not as it should be after all.
-    fn done(&mut self, now: Now, step: &Step, done: Done) -> Result<Verdict, Error> {
-        let peer = step.peer();
-        match done {
-            Done::Token { token, logged_in } => {
+    /// Handles a completed step; `Err` if its result turns out to be a problem.
+    fn completed(&mut self, now: Now, step: &Step, completed: Completed) -> Result<Outcome, Error> {
+        let remote = step.remote();
+        match completed {
+            Completed::Token { token, logged_in } => {
                 self.token = Some(token);
                 self.token_refused = None;
                 if logged_in {
                     self.logged_in = Some(now.mono);
                 }
                 let recovered = self.account.open(now);
-                let news = if logged_in { (Level::Info, News::LoggedIn) } else { (Level::Debug, News::TokenRead) };
-                Ok(Verdict { peer, news: Some(news), recovered })
+                let notice =
+                    if logged_in { (Level::Info, Notice::LoggedIn) } else { (Level::Debug, Notice::TokenCached) };
+                Ok(Outcome { remote, notice: Some(notice), recovered })
             }
-            Done::Leased(lease) => {
+            Completed::Leased(lease) => {
                 self.tokens_refused = 0;
                 self.renewal_failed = false;
                 self.signed = Some(now.mono);
                 let mut held = Held::new(lease, now);
                 let before = self.lease.take();
-                if std::mem::take(&mut self.wants_other) {
-                    self.spare = before.filter(|held| !held.refused);
+                if std::mem::take(&mut self.wants_new_port) {
+                    self.fallback = before.filter(|held| !held.refused);
                 }
-                // Until it is bound, the one that it is to replace is worth more after a kill.
-                held.store_at = held.store_at.filter(|_| self.spare.is_none());
+                // Until the new lease is bound, the old one is worth more after a kill.
+                held.store_at = held.store_at.filter(|_| self.fallback.is_none());
                 self.lease = Some(held);
-                Ok(Verdict::quiet(peer))
+                Ok(Outcome::quiet(remote))
             }
-            // Only now it survives a kill, and is worth a word.
-            Done::Stored => {
+            // Reported only now, when the lease survives a kill.
+            Completed::Stored => {
                 self.store_failed = false;
                 let corrected = self.clock.correct(now);
-                let news = self.lease.as_mut().map(|held| {
+                let notice = self.lease.as_mut().map(|held| {
                     held.store_at = None;
-                    let over = !held.left(corrected).is_positive();
-                    (Level::Info, News::Leased { lease: Rc::clone(&held.lease), over })
+                    let over = !held.remaining(corrected).is_positive();
+                    (Level::Info, Notice::Leased { lease: Rc::clone(&held.lease), over })
                 });
-                Ok(Verdict::of(peer, news))
+                Ok(Outcome::of(remote, notice))
             }
-            Done::Bound { gateway, way } => Ok(self.bound(now, gateway, way)),
-            Done::Source(port) => Ok(self.followed_port(now, port)),
-            Done::Port(seen) => match self.port_to_listen_on() {
+            Completed::Bound { gateway, route } => Ok(self.bound(now, gateway, route)),
+            Completed::Source(port) => Ok(self.followed_port(now, port)),
+            Completed::Port(seen) => match self.port_to_listen_on() {
                 Some(port) => self.client.port_read(now, port, seen),
-                None => Ok(Verdict::quiet(peer)),
+                None => Ok(Outcome::quiet(remote)),
             },
-            Done::Set => {
+            Completed::PortSet => {
                 match step {
-                    Step::Leave { port, .. } => self.client.port_left(*port),
+                    Step::BounceAway { port, .. } => self.client.bounced_away(*port),
                     _ => self.client.port_set(now),
                 }
-                Ok(Verdict::quiet(peer))
+                Ok(Outcome::quiet(remote))
             }
-            Done::Inspected(witness) => match self.port_to_listen_on() {
-                Some(port) => self.client.inspected(now, port, witness),
-                None => Ok(Verdict::quiet(peer)),
+            Completed::Inspected(sockets) => match self.port_to_listen_on() {
+                Some(port) => self.client.inspected(now, port, sockets),
+                None => Ok(Outcome::quiet(remote)),
             },
-            Done::Inbound(inbound) => {
+            Completed::Inbound(inbound) => {
                 let port = self.port_to_listen_on().filter(|_| self.client.inbound(now, inbound));
-                Ok(Verdict::of(peer, port.map(|port| (Level::Warn, News::NoInbound(port)))))
+                Ok(Outcome::of(remote, port.map(|port| (Level::Warn, Notice::NoInbound(port)))))
             }
-            Done::Announced => {
-                self.client.announced();
-                Ok(Verdict::of(peer, self.port_to_listen_on().map(|port| (Level::Info, News::Announced(port)))))
+            Completed::Reannounced => {
+                self.client.reannounced();
+                Ok(Outcome::of(remote, self.port_to_listen_on().map(|port| (Level::Info, Notice::Reannounced(port)))))
             }
-            Done::Reachability(connectivity) => match self.port_to_listen_on() {
+            Completed::Reachability(connectivity) => match self.port_to_listen_on() {
                 Some(port) => {
                     // With the next bind, so that an interval is one wake-up.
                     let next_bind = self.lease.as_ref().map(|held| held.bind_at).filter(|&at| at > now.mono);
                     let next_round = next_bind.unwrap_or(now.mono + self.interval);
                     self.client.confirmed(now, port, connectivity, next_round)
                 }
-                None => Ok(Verdict::quiet(peer)),
+                None => Ok(Outcome::quiet(remote)),
             },
         }
     }
 
-    fn bound(&mut self, now: Now, gateway: Option<SocketAddr>, way: Option<Way>) -> Verdict {
+    fn bound(&mut self, now: Now, gateway: Option<SocketAddr>, route: Option<GatewayRoute>) -> Outcome {
         let before = self.port_to_listen_on();
         let corrected = self.clock.correct(now);
-        // Seen with the bind and not with the next look, by when the client may have opened a new socket.
-        if let Some(way) = &way
-            && self.tunnel.leads_elsewhere(gateway)
+        // Recorded with the bind, not with the next observation, because the client may have opened a new socket by then.
+        if let Some(route) = &route
+            && self.tunnel.has_other_target(gateway)
         {
-            self.tunnel.see(now, gateway, way);
-            self.client.doubt_fresh_socket();
+            self.tunnel.observe(now, gateway, route);
+            self.client.suspect_fresh_socket();
         }
-        let Some(held) = &mut self.lease else { return Verdict::quiet(Peer::Gateway) };
-        if self.spare.take().is_some() {
+        let Some(held) = &mut self.lease else { return Outcome::quiet(Remote::Gateway) };
+        if self.fallback.take().is_some() {
             held.store_at = Some(now.mono);
         }
         held.bound = true;
         held.refused = false;
         held.refusals = 0;
         held.bind_at = now.mono + self.interval;
-        held.by_clock |=
-            held.left(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.left(corrected).is_positive();
+        held.expiry_trusted |=
+            held.remaining(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.remaining(corrected).is_positive();
         let port = held.lease.port;
-        // The lease is good after all: nobody asks the account until another one is wanted, so nothing would show its recovery.
+        // The lease is good, so the account is not needed until renewal, and nothing else would end its trouble.
         if held.renew_at(corrected).is_none_or(|at| at > now.mono) {
             self.account.forget();
         }
-        self.last_bind = Some(LastBind { at: now.wall, gateway, way });
+        self.last_bind = Some(LastBind { at: now.wall, gateway, route });
         self.binds_failed = 0;
         if before != Some(port) {
             self.client.begin_round(now.mono);
         }
-        self.client.tunnel_works(now);
-        // A signature alone does not open the gate: a gateway that gives signatures and refuses to bind them is failing.
+        self.client.tunnel_confirmed(now);
+        // A signature alone does not open the gate: a gateway that signs leases and refuses to bind them is failing.
         let recovered = self.gateway.open(now);
-        let worth = std::mem::take(&mut self.tell_bind) || before != Some(port) || recovered.is_some();
+        let worth = std::mem::take(&mut self.log_next_bind) || before != Some(port) || recovered.is_some();
         let level = if worth { Level::Info } else { Level::Debug };
-        Verdict { peer: Peer::Gateway, news: Some((level, News::Bound(port))), recovered }
+        Outcome { remote: Remote::Gateway, notice: Some((level, Notice::Bound(port))), recovered }
     }
 
-    fn followed_port(&mut self, now: Now, port: Option<u16>) -> Verdict {
+    fn followed_port(&mut self, now: Now, port: Option<u16>) -> Outcome {
         let recovered = self.gateway.open(now);
-        let Some(followed) = &mut self.followed else { return Verdict::quiet(Peer::Gateway) };
-        followed.ask_at = now.mono + followed.every;
+        let Some(followed) = &mut self.followed else { return Outcome::quiet(Remote::Gateway) };
+        followed.poll_at = now.mono + followed.poll_interval;
         let was_gone = std::mem::replace(&mut followed.gone, port.is_none());
-        let news = match port {
+        let notice = match port {
             Some(port) if followed.port != Some(port) => {
                 followed.port = Some(port);
                 self.client.begin_round(now.mono);
-                Some((Level::Info, News::Source(port)))
+                Some((Level::Info, Notice::Source(port)))
             }
-            Some(port) if was_gone => Some((Level::Info, News::Source(port))),
-            None if !was_gone => Some((Level::Warn, News::NoPort)),
+            Some(port) if was_gone => Some((Level::Info, Notice::Source(port))),
+            None if !was_gone => Some((Level::Warn, Notice::SourceHasNoPort)),
             _ => None,
         };
         if followed.port.is_some() {
-            self.client.tunnel_works(now);
+            self.client.tunnel_confirmed(now);
         }
-        Verdict { peer: Peer::Gateway, news, recovered }
+        Outcome { remote: Remote::Gateway, notice, recovered }
     }
 
-    fn failed(&mut self, now: Now, step: &Step, error: Error) -> Verdict {
+    fn failed(&mut self, now: Now, step: &Step, error: Error) -> Outcome {
         if matches!(step, Step::GetToken { .. } | Step::GetSignature { .. }) && self.is_not_renewed(now, &error) {
-            self.wants_other = false;
-            return Verdict::of(Peer::Gateway, Some((Level::Warn, News::NotRenewed(Rc::new(error)))));
+            self.wants_new_port = false;
+            return Outcome::of(Remote::Gateway, Some((Level::Warn, Notice::RenewalFailed(Rc::new(error)))));
         }
         let random = &mut self.random;
         match step {
@@ -494,90 +484,90 @@ impl Keeper {
                     held.store_at = Some(now.mono + self.interval);
                 }
                 let level = if std::mem::replace(&mut self.store_failed, true) { Level::Debug } else { Level::Warn };
-                return Verdict::of(
-                    Peer::Gateway,
-                    Some((level, News::NotStored { lease: Rc::clone(lease), error: Rc::new(error) })),
+                return Outcome::of(
+                    Remote::Gateway,
+                    Some((level, Notice::StoreFailed { lease: Rc::clone(lease), error: Rc::new(error) })),
                 );
             }
-            // Whatever it was asked for: with the same password it is not asked for anything else at once.
-            Step::Announce | Step::AskInbound
-                if matches!(error.meaning, Meaning::CredentialsRejected | Meaning::LockedOut { .. }) =>
+            // Rejected credentials close the gate for every step, even for one whose other failures do not matter.
+            Step::Reannounce | Step::CheckInbound
+                if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut(_)) =>
             {
-                self.client.announced();
+                self.client.reannounced();
                 return self.client.failed(now, error, |wait| jittered(random, wait));
             }
-            // The port is right all the same, and the trackers are told at their own intervals.
-            Step::Announce => {
-                self.client.announced();
-                return Verdict::of(Peer::Client, Some((Level::Warn, News::NotAnnounced(Rc::new(error)))));
+            // The port is right all the same, and the client announces it to its trackers at their regular interval.
+            Step::Reannounce => {
+                self.client.reannounced();
+                return Outcome::of(Remote::Client, Some((Level::Warn, Notice::ReannounceFailed(Rc::new(error)))));
             }
-            // Asked in an hour again; what is failing with the client shows with the next round.
-            Step::AskInbound => {
+            // Retried in an hour; the next round shows any trouble with the client.
+            Step::CheckInbound => {
                 self.client.inbound(now, Inbound::Idle);
-                return Verdict::quiet(Peer::Client);
+                return Outcome::quiet(Remote::Client);
             }
             Step::ReadPort
-            | Step::Place(_)
-            | Step::Leave { .. }
-            | Step::Return(_)
+            | Step::SetPort(_)
+            | Step::BounceAway { .. }
+            | Step::BounceBack(_)
             | Step::Inspect { .. }
             | Step::Confirm(_) => {
-                if matches!(step, Step::Leave { .. }) && error.meaning == Meaning::Passing {
-                    self.client.port_perhaps_left();
+                if matches!(step, Step::BounceAway { .. }) && error.retry == Retry::Backoff {
+                    self.client.bounce_away_failed();
                 }
                 return self.client.failed(now, error, |wait| jittered(random, wait));
             }
             Step::GetToken { .. } => {
                 self.renewal_failed = true;
-                self.wants_other = false;
+                self.wants_new_port = false;
                 let next = self.account.close(now, &error, |wait| jittered(random, wait));
-                return trouble(&mut self.account, Peer::Account, now, error, next);
+                return record_trouble(&mut self.account, Remote::Account, now, error, next);
             }
             Step::GetSignature { token } => {
                 self.renewal_failed = true;
-                if error.meaning == Meaning::TokenRefused && self.token_is_replaceable(now) {
+                if error.retry == Retry::TokenRefused && self.token_is_replaceable(now) {
                     self.token = None;
                     self.token_refused = Some(token.clone());
                     self.tokens_refused += 1;
                     if self.tokens_refused == 1 {
-                        return Verdict::of(Peer::Gateway, Some((Level::Warn, News::TokenRefused(Rc::new(error)))));
+                        return Outcome::of(Remote::Gateway, Some((Level::Warn, Notice::TokenRefused(Rc::new(error)))));
                     }
                 }
             }
-            Step::Bind(lease) if self.spare.is_some() => {
-                let kept = self.spare.take().map(|held| Held { bind_at: now.mono, ..held });
+            Step::Bind(lease) if self.fallback.is_some() => {
+                let kept = self.fallback.take().map(|held| Held { bind_at: now.mono, ..held });
                 let port = kept.as_ref().map_or(0, |held| held.lease.port);
                 self.lease = kept;
-                let news = News::KeptOld { port, refused: lease.port, error: Rc::new(error) };
-                return Verdict::of(Peer::Gateway, Some((Level::Warn, news)));
+                let notice = Notice::PortKept { port, refused: lease.port, error: Rc::new(error) };
+                return Outcome::of(Remote::Gateway, Some((Level::Warn, notice)));
             }
             Step::Bind(_) => {
                 self.binds_failed = self.binds_failed.saturating_add(1);
                 if self.lease_failed(now, &error) {
-                    return trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO);
+                    return record_trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO);
                 }
             }
-            Step::AskSource | Step::Wait(_) | Step::End => {}
+            Step::PollSource | Step::Wait(_) | Step::Exit => {}
         }
         let random = &mut self.random;
-        // What a tunnel that has just come up does not carry yet it may carry at any moment.
-        let next = if error.meaning == Meaning::Passing && self.tunnel.is_young(now) {
-            self.gateway.pause(now.mono + YOUNG_RETRY);
-            YOUNG_RETRY
+        // A tunnel that has just come up may carry packets at any moment.
+        let next = if error.retry == Retry::Backoff && self.tunnel.is_settling(now) {
+            self.gateway.pause(now.mono + SETTLING_RETRY);
+            SETTLING_RETRY
         } else {
             self.gateway.close(now, &error, |wait| jittered(random, wait))
         };
-        trouble(&mut self.gateway, Peer::Gateway, now, error, next)
+        record_trouble(&mut self.gateway, Remote::Gateway, now, error, next)
     }
 
-    /// A bind failed. True when it is the lease's fault for the first time: that leads to a new signature without a wait.
+    /// Handles a failed bind. True on the first refusal of the lease itself, which leads to a new signature without a wait.
     fn lease_failed(&mut self, now: Now, error: &Error) -> bool {
         let corrected = self.clock.correct(now);
         let no_other = self.next_signature(now.mono) > now.mono;
         let Some(held) = &mut self.lease else { return false };
         let good = held.is_good(corrected);
-        held.refusals = if error.meaning == Meaning::Refused { held.refusals + 1 } else { 0 };
-        let renew = error.meaning == Meaning::LeaseRefused || held.refusals >= REFUSALS_UNTIL_RENEWAL;
+        held.refusals = if error.retry == Retry::Refused { held.refusals + 1 } else { 0 };
+        let renew = error.retry == Retry::LeaseRefused || held.refusals >= REFUSALS_UNTIL_RENEWAL;
         if !renew && good {
             return false;
         }
@@ -593,158 +583,164 @@ impl Keeper {
         first
     }
 
-    /// Whether nothing has failed but that another port was wanted than a good one. What protects an account is taken down.
+    /// Whether only a request for a different port has failed, while the lease is good. Failures that protect an account do not count:
+    /// they are recorded as troubles.
     fn is_not_renewed(&self, now: Now, error: &Error) -> bool {
         let good = self.lease.as_ref().is_some_and(|held| held.is_good(self.clock.correct(now)));
-        let passes = match error.meaning {
-            Meaning::CredentialsRejected | Meaning::LockedOut { .. } => false,
-            Meaning::TokenRefused => !self.token_is_replaceable(now),
+        let passes = match error.retry {
+            Retry::CredentialsRejected | Retry::LockedOut(_) => false,
+            Retry::TokenRefused => !self.token_is_replaceable(now),
             _ => true,
         };
-        self.wants_other && good && passes
+        self.wants_new_port && good && passes
     }
 
-    /// A token from the file may always be replaced by a login, one from a login only after a while.
+    /// A token from the file may be replaced by a login at any time, a token from a login only after [`LOGIN_SPACING`].
     fn token_is_replaceable(&self, now: Now) -> bool {
         self.logged_in.is_none_or(|at| now.mono.saturating_duration_since(at) >= LOGIN_SPACING)
     }
 
-    /// Leases cannot be stored, and the user knows.
+    /// Suppresses the warning that leases cannot be stored, because the user knows.
     pub fn expect_no_store(&mut self) {
         self.store_failed = true;
     }
 
-    /// These credentials were rejected `ago`, by an earlier run: they are not tried before the wait after that is over.
-    pub fn remember_rejection(&mut self, now: Now, peer: Peer, error: Error, ago: Duration) {
-        let gate = match peer {
-            Peer::Account => &mut self.account,
-            Peer::Gateway => &mut self.gateway,
-            Peer::Client => &mut self.client.gate,
+    /// Continues the wait of an earlier run, in which `remote` rejected these credentials `ago`.
+    pub fn remember_rejection(&mut self, now: Now, remote: Remote, error: Error, ago: Duration) {
+        let gate = match remote {
+            Remote::Account => &mut self.account,
+            Remote::Gateway => &mut self.gateway,
+            Remote::Client => &mut self.client.gate,
         };
-        let left = gate::CREDENTIALS_WAIT.saturating_sub(ago);
-        if !left.is_zero() {
-            gate.shut(now.mono + left, true);
-            gate.trouble_with(now, Rc::new(error));
+        let remaining = gate::CREDENTIALS_WAIT.saturating_sub(ago);
+        if !remaining.is_zero() {
+            gate.shut(now.mono + remaining, true);
+            gate.record_trouble(now, Rc::new(error));
         }
     }
 
-    /// The way to the gateway, or to wherever the tunnel leads while that is not known, as it is now.
-    pub fn see_way(&mut self, now: Now, gateway: Option<SocketAddr>, way: Result<Way, Error>) -> Option<Verdict> {
-        let to = match way {
+    /// Records the present route to the gateway, or into the tunnel while the gateway is unknown.
+    pub fn observe_route(
+        &mut self,
+        now: Now,
+        gateway: Option<SocketAddr>,
+        route: Result<GatewayRoute, Error>,
+    ) -> Option<Outcome> {
+        let to = match route {
             Ok(to) => to,
-            Err(error) if self.tunnel.lose() => {
-                self.client.doubt_socket();
-                let verdict = if self.followed.is_none() {
-                    trouble(&mut self.gateway, Peer::Gateway, now, error, Duration::ZERO)
+            Err(error) if self.tunnel.mark_lost() => {
+                self.client.suspect_socket();
+                let outcome = if self.followed.is_none() {
+                    record_trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO)
                 } else {
-                    // Who knows the port can be asked all the same, and answering does not mean that the tunnel is back.
-                    let news = News::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
-                    Verdict::of(Peer::Gateway, Some((Level::Error, news)))
+                    // The source of the port can still be polled, and its answer does not mean that the tunnel is back.
+                    let notice = Notice::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
+                    Outcome::of(Remote::Gateway, Some((Level::Error, notice)))
                 };
-                self.count(&verdict);
-                return Some(verdict);
+                self.count(&outcome);
+                return Some(outcome);
             }
             Err(_) => return None,
         };
-        match self.tunnel.see(now, gateway, &to) {
-            Look::Unchanged => None,
-            Look::Elsewhere => {
-                self.client.doubt_fresh_socket();
+        match self.tunnel.observe(now, gateway, &to) {
+            RouteChange::Unchanged => None,
+            RouteChange::OtherGateway => {
+                self.client.suspect_fresh_socket();
                 None
             }
-            Look::Changed { from } => {
-                self.client.doubt_socket();
-                self.hurry(now);
-                Some(Verdict::of(Peer::Gateway, Some((Level::Info, News::Tunnel { from, to }))))
+            RouteChange::Changed { from } => {
+                self.client.suspect_socket();
+                self.retry_now(now);
+                Some(Outcome::of(Remote::Gateway, Some((Level::Info, Notice::Tunnel { from, to }))))
             }
         }
     }
 
-    /// Whether there is a network device besides loopback; true where that is bad news.
-    pub fn see_devices(&mut self, now: Now, isolated: bool) -> bool {
+    /// Records whether only loopback is left; true if the last other device has just gone.
+    pub fn observe_devices(&mut self, now: Now, isolated: bool) -> bool {
         let before = self.tunnel.isolated;
-        self.tunnel.see_devices(now, isolated);
+        self.tunnel.observe_devices(now, isolated);
         before.is_none() && self.tunnel.isolated.is_some()
     }
 
-    /// Looks at the clock: when it was set or the machine has slept, the binding may have lapsed, and of the lease's end the
-    /// clock is not believed before the next bind.
-    pub fn see_clock(&mut self, now: Now) -> Option<Verdict> {
+    /// Handles a jump of the clock, which was set, or the machine has slept: the binding may have lapsed, and the clock is not trusted
+    /// for the end of the lease before the next bind.
+    pub fn observe_clock(&mut self, now: Now) -> Option<Outcome> {
         let jump = self.tunnel.clock_jump(now)?;
         self.clock.forget();
         if let Some(held) = &mut self.lease {
-            held.by_clock = false;
+            held.expiry_trusted = false;
         }
-        self.hurry(now);
-        Some(Verdict::of(Peer::Gateway, Some((Level::Info, News::ClockJumped(jump)))))
+        self.retry_now(now);
+        Some(Outcome::of(Remote::Gateway, Some((Level::Info, Notice::ClockJumped(jump)))))
     }
 
-    /// What time it is by the gateway, which has proved itself.
-    pub fn hear_time(&mut self, now: Now, date: SystemTime) -> Option<Verdict> {
-        let news = self.clock.compare(date, now)?;
-        let level = if news == ClockNews::Right { Level::Info } else { Level::Warn };
-        Some(Verdict::of(Peer::Gateway, Some((level, News::Clock(news)))))
+    /// Compares the clock with the time of the authenticated gateway.
+    pub fn compare_clock(&mut self, now: Now, date: SystemTime) -> Option<Outcome> {
+        let notice = self.clock.compare(date, now)?;
+        let level = if notice == ClockChange::Correct { Level::Info } else { Level::Warn };
+        Some(Outcome::of(Remote::Gateway, Some((level, Notice::Clock(notice)))))
     }
 
-    /// Somebody wants another port: a new lease is asked for at once, and this one is given up when that is bound. Nothing is wanted
-    /// for later: not without a tunnel, nor while the account has to be left alone.
-    pub fn renew_on_purpose(&mut self, now: Now) {
-        self.account.hurry();
-        self.gateway.hurry();
+    /// Requests a different port at once; the present lease is given up when the new one is bound. The request is dropped, not
+    /// deferred, without a tunnel or while the account must be left alone.
+    pub fn force_renewal(&mut self, now: Now) {
+        self.account.retry_now();
+        self.gateway.retry_now();
         self.signed = None;
         let at_once = !self.tunnel.lost && (self.token.is_some() || self.account.after(now.mono) <= now.mono);
-        self.wants_other = at_once && self.followed.is_none() && self.lease.is_some();
+        self.wants_new_port = at_once && self.followed.is_none() && self.lease.is_some();
     }
 
-    /// Somebody asks to bind and check now: every wait ends, except those that protect an account.
-    pub fn hurry(&mut self, now: Now) {
-        self.account.hurry();
-        self.gateway.hurry();
-        self.client.hurry(now);
+    /// Ends every wait, except those that protect an account: bind and check the client now.
+    pub fn retry_now(&mut self, now: Now) {
+        self.account.retry_now();
+        self.gateway.retry_now();
+        self.client.retry_now(now);
         self.signed = None;
-        self.tell_bind = true;
+        self.log_next_bind = true;
         if let Some(held) = &mut self.lease {
             held.bind_at = now.mono;
         }
         if let Some(followed) = &mut self.followed {
-            followed.ask_at = now.mono;
+            followed.poll_at = now.mono;
         }
     }
 }
 
 impl Step {
-    /// Whose step it is.
-    pub fn peer(&self) -> Peer {
+    /// The remote whose gate and troubles the step belongs to.
+    pub fn remote(&self) -> Remote {
         match self {
-            Self::GetToken { .. } => Peer::Account,
+            Self::GetToken { .. } => Remote::Account,
             Self::GetSignature { .. }
             | Self::StoreLease(_)
             | Self::Bind(_)
-            | Self::AskSource
+            | Self::PollSource
             | Self::Wait(_)
-            | Self::End => Peer::Gateway,
+            | Self::Exit => Remote::Gateway,
             Self::ReadPort
-            | Self::Place(_)
-            | Self::Leave { .. }
-            | Self::Return(_)
+            | Self::SetPort(_)
+            | Self::BounceAway { .. }
+            | Self::BounceBack(_)
             | Self::Inspect { .. }
             | Self::Confirm(_)
-            | Self::Announce
-            | Self::AskInbound => Peer::Client,
+            | Self::Reannounce
+            | Self::CheckInbound => Remote::Client,
         }
     }
 }
 
-/// Takes down what is failing with a peer.
-fn trouble(gate: &mut Gate, peer: Peer, now: Now, error: Error, next: Duration) -> Verdict {
+/// Records a failure of `remote` and returns what to report.
+fn record_trouble(gate: &mut Gate, remote: Remote, now: Now, error: Error, next: Duration) -> Outcome {
     let error = Rc::new(error);
-    let (level, attempts) = gate.trouble_with(now, Rc::clone(&error));
-    Verdict::of(peer, Some((level, News::Failed { error, attempts, next })))
+    let (level, attempts) = gate.record_trouble(now, Rc::clone(&error));
+    Outcome::of(remote, Some((level, Notice::Failed { error, attempts, next })))
 }
 
-/// 80 to 100 % of `wait`: many daemons that lost one server do not come back in step.
+/// 80 to 100 % of `wait`, so that many daemons that lost the same server do not come back at the same moment.
 fn jittered(random: &mut u64, wait: Duration) -> Duration {
-    // xorshift64: good enough to spread waits, and it can be replayed from the seed.
+    // xorshift64: good enough to spread waits, and reproducible from the seed.
     *random ^= *random << 13;
     *random ^= *random >> 7;
     *random ^= *random << 17;

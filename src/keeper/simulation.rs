@@ -1,19 +1,19 @@
-//! Hundreds of virtual days with seeded random faults: what the decisions add up to.
+//! Hundreds of virtual days with seeded random faults: the long-term behaviour of the decisions. Single decisions belong to `tests`.
 
-use super::step::{ListenPort, Listener, Witness};
-use super::tests::{HABITS, SILENT};
+use super::step::{ListenPort, ListenState, PortSockets};
+use super::tests::{PROFILE, SILENT_PROFILE};
 use super::tunnel::Device;
 use super::*;
-use crate::error::Cause;
+use crate::error::{Call, Cause};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86400);
 const INTERVAL: Duration = Duration::from_secs(300);
-/// Between a decision and its bounce there may be a bind that takes its whole deadline, and a wait for the client.
+/// Shortest time between two bounces: a slow bind and a wait for the client may come between a decision and its bounce.
 const NEARLY_AN_INTERVAL: Duration = Duration::from_secs(240);
-/// A lease's life at PIA.
+/// Lifetime of PIA's leases.
 const LEASE_LIFE: Duration = Duration::from_secs(60 * 86400);
 
 struct Random(u64);
@@ -29,7 +29,7 @@ impl Random {
     }
 }
 
-/// What the world does at a point in time.
+/// The faults at one point in time.
 #[derive(Clone, Copy, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fault that can be switched on by itself")]
 struct Weather {
@@ -37,25 +37,24 @@ struct Weather {
     account_down: bool,
     client_down: bool,
     /// The client never listens: another program has the port.
-    client_deaf: bool,
+    client_not_listening: bool,
     /// The kernel shows the client's socket.
-    witness: bool,
-    /// What every exchange of the client takes; some milliseconds if it is zero.
+    socket_shown: bool,
+    /// Duration of each exchange with the client; zero means some milliseconds.
     client_takes: Duration,
-    /// Chance in percent of any call to fail.
+    /// Percentage of calls that fail.
     loss: u64,
     wrong_password: bool,
-    /// Tokens are refused, new ones too: a wrong gateway.
+    /// The gateway refuses even fresh tokens: a wrong gateway.
     tokens_refused: bool,
-    /// Chance in percent of a bind to be refused for good.
+    /// Percentage of binds that refuse the lease.
     refusals: u64,
-    /// The tunnel that there is; none when it is gone.
     tunnel: Tunnel,
-    /// What the system's clock is ahead, until the gateway tells the time.
+    /// Error of the system's clock, until the gateway sends its time.
     clock_ahead: Duration,
 }
 
-/// Which tunnel there is, and whether somebody watches it: most weather has one, and to watch it takes time.
+/// The tunnel. Unwatched by default, because watching needs a simulated pass each second.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Tunnel {
     #[default]
@@ -64,20 +63,20 @@ enum Tunnel {
     Gone,
 }
 
-/// A torrent client that has a port and a socket.
+/// A simulated torrent client.
 #[derive(Default)]
 struct Torrent {
     port: i64,
-    /// Its socket is in a tunnel that is gone.
-    dead: bool,
-    /// It is on the other port of a bounce.
+    /// The socket belongs to a previous tunnel.
+    stale: bool,
+    /// In the middle of a bounce.
     away: bool,
 }
 
 #[derive(Default)]
 struct Tally {
     binds: Vec<Duration>,
-    /// The longest time between a bind being due and its beginning.
+    /// Longest delay of a bind after it was due.
     latest_bind: Duration,
     signatures: Vec<Duration>,
     logins: Vec<Duration>,
@@ -85,15 +84,15 @@ struct Tally {
     confirmed: Vec<Duration>,
     bounces: Vec<Duration>,
     waits: usize,
-    /// When a line of the log at INFO or above was written.
+    /// Times of log lines at INFO or above.
     lines: Vec<Duration>,
     torrent: Torrent,
 }
 
 impl Tally {
-    fn count_lines(&mut self, elapsed: Duration, verdict: &Verdict) {
-        let told = verdict.news.as_ref().is_some_and(|(level, _)| *level <= Level::Info);
-        self.lines.extend(std::iter::repeat_n(elapsed, usize::from(told) + usize::from(verdict.recovered.is_some())));
+    fn count_lines(&mut self, elapsed: Duration, outcome: &Outcome) {
+        let logged = outcome.notice.as_ref().is_some_and(|(level, _)| *level <= Level::Info);
+        self.lines.extend(std::iter::repeat_n(elapsed, usize::from(logged) + usize::from(outcome.recovered.is_some())));
     }
 }
 
@@ -114,25 +113,25 @@ fn most_within(times: &[Duration], window: Duration) -> usize {
         .unwrap_or(0)
 }
 
-fn see(keeper: &mut Keeper, now: Now, tunnel: Tunnel) -> Option<Verdict> {
-    let way = match tunnel {
+fn observe_tunnel(keeper: &mut Keeper, now: Now, tunnel: Tunnel) -> Option<Outcome> {
+    let route = match tunnel {
         Tunnel::Unwatched => return None,
-        Tunnel::Gone => Err(Error::new("tunnel", Cause::NotTls)),
+        Tunnel::Gone => Err(Error::new(Call::Route, Cause::NotTls)),
         Tunnel::Up(index) => {
             let device = Device { index, name: "tun0".to_owned(), tunnel: true };
-            Ok(Way { local: [10, 1, 0, 2].into(), hop: None, device: Some(device), by_source: false })
+            Ok(GatewayRoute { local: [10, 1, 0, 2].into(), hop: None, device: Some(device), by_source: false })
         }
     };
-    keeper.see_way(now, None, way)
+    keeper.observe_route(now, None, route)
 }
 
-/// Runs a keeper for `length` under `weather` and counts.
+/// Runs a keeper for `length` under `weather` and counts its actions.
 fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
-    run_beside(HABITS, seed, length, weather)
+    run_with(PROFILE, seed, length, weather)
 }
 
-/// The same beside a client with these habits.
-fn run_beside(habits: Habits, seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
+/// Like [`run`], with a client of this profile.
+fn run_with(profile: ClientProfile, seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
     let start = Instant::now();
     let epoch: Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
     let mut random = Random(seed);
@@ -141,17 +140,17 @@ fn run_beside(habits: Habits, seed: u64, length: Duration, weather: impl Fn(Dura
     let at = |elapsed: Duration, ahead: Duration| Now { mono: start + elapsed, wall: epoch + elapsed + ahead };
     let mut before = weather(elapsed);
     let setup =
-        Setup { interval: INTERVAL, origin: Origin::Lease(None), habits, hands_off: false, isolation: None, seed };
+        Setup { interval: INTERVAL, origin: Origin::Lease(None), profile, hands_off: false, isolation: None, seed };
     let mut keeper = Keeper::new(setup, at(elapsed, before.clock_ahead));
     let mut without_wait = 0;
     while elapsed < length {
         let sky = weather(elapsed);
         let now = at(elapsed, sky.clock_ahead);
-        for verdict in [keeper.see_clock(now), see(&mut keeper, now, sky.tunnel)].into_iter().flatten() {
-            tally.count_lines(elapsed, &verdict);
+        for outcome in [keeper.observe_clock(now), observe_tunnel(&mut keeper, now, sky.tunnel)].into_iter().flatten() {
+            tally.count_lines(elapsed, &outcome);
         }
         if sky.tunnel != before.tunnel {
-            tally.torrent.dead = true;
+            tally.torrent.stale = true;
         }
         before = sky;
         let step = keeper.next(now);
@@ -162,7 +161,7 @@ fn run_beside(habits: Habits, seed: u64, length: Duration, weather: impl Fn(Dura
             without_wait = 0;
             elapsed += match sky.tunnel {
                 Tunnel::Unwatched => wait,
-                // The kernel tells, and the weather changes by the second.
+                // The kernel reports changes, and the weather may change each second.
                 _ => wait.min(SECOND),
             };
             continue;
@@ -174,29 +173,29 @@ fn run_beside(habits: Habits, seed: u64, length: Duration, weather: impl Fn(Dura
         }
         without_wait += 1;
         assert!(without_wait <= 20, "{without_wait} steps without a wait at {elapsed:?}, the last one {step:?}");
-        let (result, took) = carry_out(&step, habits, sky, &mut random, epoch + elapsed, &mut tally, elapsed);
+        let (result, took) = execute(&step, profile, sky, &mut random, epoch + elapsed, &mut tally, elapsed);
         elapsed += took;
         let now = at(elapsed, sky.clock_ahead);
         if beyond && result.is_ok() {
-            keeper.hear_time(now, (epoch + elapsed).into());
+            keeper.compare_clock(now, (epoch + elapsed).into());
         }
-        let verdict = keeper.record(now, &step, result.map(Progress::Done));
-        tally.count_lines(elapsed, &verdict);
+        let outcome = keeper.record(now, &step, result.map(Progress::Done));
+        tally.count_lines(elapsed, &outcome);
     }
     tally
 }
 
-fn carry_out(
+fn execute(
     step: &Step,
-    habits: Habits,
+    profile: ClientProfile,
     sky: Weather,
     random: &mut Random,
     wall: Timestamp,
     tally: &mut Tally,
     elapsed: Duration,
-) -> (Result<Done, Error>, Duration) {
-    let failed = |meaning| Err(Error::new("step", Cause::NotTls).means(meaning));
-    let of_client = step.peer() == Peer::Client;
+) -> (Result<Completed, Error>, Duration) {
+    let failed = |retry| Err(Error::new(Call::Token, Cause::NotTls).with_retry(retry));
+    let of_client = step.remote() == Remote::Client;
     let down = match step {
         Step::GetToken { .. } => sky.account_down,
         Step::GetSignature { .. } | Step::Bind(_) => sky.gateway_down,
@@ -206,78 +205,80 @@ fn carry_out(
         tally.login_attempts.push(elapsed);
     }
     let torrent = &mut tally.torrent;
-    assert!(!torrent.away || !of_client || matches!(step, Step::Return(_)), "{step:?} in the middle of a bounce");
+    assert!(!torrent.away || !of_client || matches!(step, Step::BounceBack(_)), "{step:?} in the middle of a bounce");
     if down || (!matches!(step, Step::StoreLease(_)) && random.percent(sky.loss)) {
         // Refused at once, or the whole deadline of a request.
         let took = if random.percent(50) { Duration::from_millis(1) } else { 10 * SECOND };
-        // What is lost may be the reply alone. That the client is away is then unknown to whoever asked.
-        if let (Step::Place(port) | Step::Return(port) | Step::Leave { other: port, .. }, true) =
+        // Possibly only the reply is lost. The keeper then does not know that the client is away.
+        if let (Step::SetPort(port) | Step::BounceBack(port) | Step::BounceAway { other: port, .. }, true) =
             (step, !down && random.percent(50))
         {
-            if let Step::Leave { .. } = step {
+            if let Step::BounceAway { .. } = step {
                 tally.bounces.push(elapsed);
             }
-            *torrent = Torrent { port: (*port).into(), dead: false, away: torrent.away };
+            *torrent = Torrent { port: (*port).into(), stale: false, away: torrent.away };
         }
-        return (failed(Meaning::Passing), took);
+        return (failed(Retry::Backoff), took);
     }
     let took = match sky.client_takes {
         takes if of_client && !takes.is_zero() => takes,
         _ => Duration::from_millis(50 + random.below(500)),
     };
     let result = match step {
-        Step::GetToken { .. } if sky.wrong_password => failed(Meaning::CredentialsRejected),
+        Step::GetToken { .. } if sky.wrong_password => failed(Retry::CredentialsRejected),
         Step::GetToken { .. } => {
             tally.logins.push(elapsed);
-            Ok(Done::Token { token: Secret::new("token"), logged_in: true })
+            Ok(Completed::Token { token: Secret::new("token"), logged_in: true })
         }
-        Step::GetSignature { .. } if sky.tokens_refused => failed(Meaning::TokenRefused),
+        Step::GetSignature { .. } if sky.tokens_refused => failed(Retry::TokenRefused),
         Step::GetSignature { .. } => {
             tally.signatures.push(elapsed);
             let (payload, signature) = (Secret::new("payload"), Secret::new("signature"));
-            Ok(Done::Leased(Lease { payload, signature, port: 47047, expires_at: wall + LEASE_LIFE }))
+            Ok(Completed::Leased(Lease { payload, signature, port: 47047, expires_at: wall + LEASE_LIFE }))
         }
-        Step::StoreLease(_) => Ok(Done::Stored),
-        Step::Bind(_) if random.percent(sky.refusals) => failed(Meaning::LeaseRefused),
+        Step::StoreLease(_) => Ok(Completed::Stored),
+        Step::Bind(_) if random.percent(sky.refusals) => failed(Retry::LeaseRefused),
         Step::Bind(_) => {
             tally.binds.push(elapsed);
-            Ok(Done::Bound { gateway: None, way: None })
+            Ok(Completed::Bound { gateway: None, route: None })
         }
-        Step::ReadPort => Ok(Done::Port(ListenPort { port: torrent.port, random: false })),
-        Step::Place(port) | Step::Return(port) => {
-            *torrent = Torrent { port: (*port).into(), dead: false, away: false };
-            Ok(Done::Set)
+        Step::ReadPort => Ok(Completed::Port(ListenPort { port: torrent.port, random: false })),
+        Step::SetPort(port) | Step::BounceBack(port) => {
+            *torrent = Torrent { port: (*port).into(), stale: false, away: false };
+            Ok(Completed::PortSet)
         }
-        Step::Leave { other, .. } => {
+        Step::BounceAway { other, .. } => {
             tally.bounces.push(elapsed);
-            *torrent = Torrent { port: (*other).into(), dead: false, away: true };
-            Ok(Done::Set)
+            *torrent = Torrent { port: (*other).into(), stale: false, away: true };
+            Ok(Completed::PortSet)
         }
-        Step::Inspect { .. } if !sky.witness => Ok(Done::Inspected(None)),
+        Step::Inspect { .. } if !sky.socket_shown => Ok(Completed::Inspected(None)),
         Step::Inspect { port, .. } => {
-            let listener = match torrent.dead {
-                _ if !habits.tells && (sky.client_deaf || torrent.port != i64::from(*port)) => Listener::Unseen,
-                true => Listener::Dead,
-                false => Listener::Open,
+            let listen_state = match torrent.stale {
+                _ if !profile.reports_listening && (sky.client_not_listening || torrent.port != i64::from(*port)) => {
+                    ListenState::Missing
+                }
+                true => ListenState::Stale,
+                false => ListenState::Reachable,
             };
-            Ok(Done::Inspected(Some(Witness { tcp: listener, udp: None, peer: false })))
+            Ok(Completed::Inspected(Some(PortSockets { tcp: listen_state, udp: None, incoming_peer: false })))
         }
-        Step::Announce => Ok(Done::Announced),
-        Step::AskInbound => Ok(Done::Inbound(Inbound::Idle)),
-        Step::Confirm(_) if !habits.tells => {
-            if !torrent.dead && !sky.client_deaf {
+        Step::Reannounce => Ok(Completed::Reannounced),
+        Step::CheckInbound => Ok(Completed::Inbound(Inbound::Idle)),
+        Step::Confirm(_) if !profile.reports_listening => {
+            if !torrent.stale && !sky.client_not_listening {
                 tally.confirmed.push(elapsed);
             }
-            Ok(Done::Reachability(Connectivity::Unknown))
+            Ok(Completed::Reachability(Connectivity::Unknown))
         }
-        Step::Confirm(_) if sky.client_deaf => Ok(Done::Reachability(Connectivity::Disconnected)),
+        Step::Confirm(_) if sky.client_not_listening => Ok(Completed::Reachability(Connectivity::Disconnected)),
         Step::Confirm(_) => {
-            if !torrent.dead {
+            if !torrent.stale {
                 tally.confirmed.push(elapsed);
             }
-            Ok(Done::Reachability(Connectivity::Firewalled))
+            Ok(Completed::Reachability(Connectivity::Firewalled))
         }
-        Step::AskSource | Step::Wait(_) | Step::End => failed(Meaning::Passing),
+        Step::PollSource | Step::Wait(_) | Step::Exit => failed(Retry::Backoff),
     };
     (result, took)
 }
@@ -306,7 +307,7 @@ fn a_quiet_year_costs_one_bind_per_interval_and_one_signature_per_lease() {
     assert_eq!(tally.signatures.len(), 7);
     let intervals = usize::try_from(365 * 86400 / 300).unwrap();
     assert!(tally.binds.len().abs_diff(intervals) < 400, "{} binds", tally.binds.len());
-    assert!(tally.confirmed.len().abs_diff(intervals) < 400, "{} looks at the client", tally.confirmed.len());
+    assert!(tally.confirmed.len().abs_diff(intervals) < 400, "{} checks of the client", tally.confirmed.len());
     assert!(tally.waits < intervals * 2, "{} wake-ups", tally.waits);
     assert!(longest_gap(&tally.binds, Duration::ZERO, 365 * DAY) < INTERVAL + 5 * SECOND);
     assert_eq!(tally.bounces.len(), 0, "the port was moved at the start, and nothing has changed");
@@ -316,9 +317,9 @@ fn a_quiet_year_costs_one_bind_per_interval_and_one_signature_per_lease() {
 fn a_day_is_a_few_lines_of_log() {
     let lines =
         |tally: &Tally, day: u32| tally.lines.iter().filter(|&&at| at >= DAY * day && at < DAY * (day + 1)).count();
-    let quiet = run(1, 5 * DAY, |_| Weather { witness: true, ..Weather::default() });
+    let quiet = run(1, 5 * DAY, |_| Weather { socket_shown: true, ..Weather::default() });
     let rough = run(1, 5 * DAY, |at| Weather {
-        witness: true,
+        socket_shown: true,
         tunnel: if at > DAY && at < DAY + HOUR { Tunnel::Gone } else { Tunnel::Up(if at > DAY * 3 { 8 } else { 7 }) },
         gateway_down: at > 2 * DAY && at < 2 * DAY + HOUR,
         ..Weather::default()
@@ -330,7 +331,7 @@ fn a_day_is_a_few_lines_of_log() {
         lines(&rough, 1),
         lines(&rough, 2)
     );
-    assert_eq!(lines(&quiet, 2), 1, "how the day was");
+    assert_eq!(lines(&quiet, 2), 1, "the summary of the day");
     for day in 0..5 {
         assert!(
             lines(&quiet, day) <= 8 && lines(&rough, day) <= 20,
@@ -370,21 +371,22 @@ fn a_slow_client_delays_a_bind_by_one_exchange() {
 }
 
 #[test]
-fn a_client_that_never_listens_is_bounced_once_an_interval() {
-    let tally = run(9, 10 * DAY, |_| Weather { client_deaf: true, ..Weather::default() });
+fn a_client_that_never_listens_is_bounced_once_per_interval() {
+    let tally = run(9, 10 * DAY, |_| Weather { client_not_listening: true, ..Weather::default() });
     assert!(tally.bounces.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= INTERVAL));
     assert!(tally.bounces.len() > 1000, "{}", tally.bounces.len());
     assert!(longest_gap(&tally.binds, MINUTE, 10 * DAY) <= INTERVAL + 5 * SECOND);
 }
 
 #[test]
-fn lost_replies_and_another_tunnel_every_hour_make_no_bounce_storm() {
+fn lost_replies_and_a_new_tunnel_every_hour_cause_no_bounce_storm() {
     for seed in 1..=10 {
         let tunnel = |at: Duration| Tunnel::Up(u32::try_from(at.as_secs() / 3600).unwrap());
-        let weather = |at: Duration| Weather { client_deaf: true, loss: 30, tunnel: tunnel(at), ..Weather::default() };
+        let weather =
+            |at: Duration| Weather { client_not_listening: true, loss: 30, tunnel: tunnel(at), ..Weather::default() };
         let tally = run(seed, 5 * DAY, weather);
         let most = most_within(&tally.bounces, NEARLY_AN_INTERVAL);
-        assert!(most <= 3, "one of an interval, one while the new tunnel is in doubt and one when it works: {most}");
+        assert!(most <= 3, "one per interval, one while the new tunnel is unconfirmed and one when it works: {most}");
         let calm: Vec<_> = tally.bounces.iter().copied().filter(|at| at.as_secs() % 3600 > 600).collect();
         assert_eq!(most_within(&calm, NEARLY_AN_INTERVAL), 1, "seed {seed}");
         assert!(tally.bounces.len() <= 5 * 24 * 14, "{}", tally.bounces.len());
@@ -399,13 +401,13 @@ fn a_wrong_password_is_tried_twice_an_hour() {
 }
 
 #[test]
-fn a_wrong_gateway_makes_no_login_storm() {
+fn a_wrong_gateway_causes_no_login_storm() {
     let tally = run(5, 10 * DAY, |_| Weather { tokens_refused: true, ..Weather::default() });
     assert!(most_within(&tally.logins, HOUR) <= 3);
 }
 
 #[test]
-fn refused_leases_make_no_signature_storm() {
+fn refused_leases_cause_no_signature_storm() {
     let tally = run(6, DAY, |_| Weather { refusals: 100, ..Weather::default() });
     assert!(tally.signatures.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= INTERVAL));
     assert!(tally.signatures.len() > 200, "{}", tally.signatures.len());
@@ -415,8 +417,8 @@ fn refused_leases_make_no_signature_storm() {
 
 #[test]
 fn a_tunnel_that_comes_and_goes_costs_seconds() {
-    for (seed, witness) in (1..=10).flat_map(|seed| [(seed, false), (seed, true)]) {
-        // Each hour has a tunnel of its own, and some of them begin with none.
+    for (seed, socket_shown) in (1..=10).flat_map(|seed| [(seed, false), (seed, true)]) {
+        // Each hour has a tunnel of its own, and some hours begin without one.
         let gone = move |hour: u64| {
             let mut dice = Random(seed * 7_654_321 + hour);
             dice.below(2);
@@ -426,7 +428,7 @@ fn a_tunnel_that_comes_and_goes_costs_seconds() {
             let hour = u32::try_from(at.as_secs() / 3600).unwrap();
             if at < HOUR * hour + gone(hour.into()) { Tunnel::Gone } else { Tunnel::Up(hour) }
         };
-        let weather = move |at: Duration| Weather { tunnel: tunnel(at), witness, ..Weather::default() };
+        let weather = move |at: Duration| Weather { tunnel: tunnel(at), socket_shown, ..Weather::default() };
         let tally = run(seed, 5 * DAY, weather);
         assert_eq!(tally.signatures.len(), 1, "no outage costs a port");
         for hour in 1..119 {
@@ -434,7 +436,7 @@ fn a_tunnel_that_comes_and_goes_costs_seconds() {
             let after = |times: &[Duration]| times.iter().find(|&&time| time >= up).unwrap().saturating_sub(up);
             assert!(after(&tally.binds) <= 2 * SECOND, "hour {hour}: bound after {:?}", after(&tally.binds));
             assert!(after(&tally.bounces) <= 5 * SECOND, "hour {hour}: {:?}", after(&tally.bounces));
-            // Before the bounce a client with a dead socket says that it listens.
+            // Before the bounce, a client with a dead socket reports that it listens.
             assert!(after(&tally.confirmed) <= 8 * SECOND, "hour {hour}: {:?}", after(&tally.confirmed));
         }
         assert!(tally.bounces.len() <= 120, "{} for 119 changes", tally.bounces.len());
@@ -458,7 +460,7 @@ fn clocks_that_jump_by_months_cost_no_port() {
 #[test]
 fn everything_at_once_for_a_year() {
     for seed in 1..=5 {
-        // Each day draws its own faults; every fourth one is calm.
+        // Each hour draws its own faults; every fourth day is calm.
         let weather = move |at: Duration| {
             let hour = at.as_secs() / 3600;
             let mut dice = Random(seed * 1_000_003 + hour);
@@ -470,7 +472,7 @@ fn everything_at_once_for_a_year() {
                 gateway_down: dice.percent(10),
                 account_down: dice.percent(10),
                 client_down: dice.percent(10),
-                client_deaf: dice.percent(5),
+                client_not_listening: dice.percent(5),
                 loss: dice.below(30),
                 wrong_password: dice.percent(2),
                 tokens_refused: dice.percent(2),
@@ -492,21 +494,24 @@ fn everything_at_once_for_a_year() {
 }
 
 #[test]
-fn a_client_of_which_only_the_kernel_tells_is_bounced_once_per_interval_at_most() {
-    for witness in [true, false] {
+fn a_client_seen_only_by_the_kernel_is_bounced_once_per_interval_at_most() {
+    for socket_shown in [true, false] {
         for seed in 1..=20 {
             let weather = |at: Duration| Weather {
-                client_deaf: at > DAY && at < 2 * DAY,
+                client_not_listening: at > DAY && at < 2 * DAY,
                 loss: if at < 3 * DAY { 20 } else { 0 },
-                witness,
+                socket_shown,
                 ..Weather::default()
             };
-            let tally = run_beside(SILENT, seed, 4 * DAY, weather);
+            let tally = run_with(SILENT_PROFILE, seed, 4 * DAY, weather);
             let most = most_within(&tally.bounces, NEARLY_AN_INTERVAL);
-            assert!(most <= 1, "{most} bounces within an interval, witness {witness}");
-            assert!(witness || tally.bounces.is_empty(), "nobody tells that there is a reason");
+            assert!(most <= 1, "{most} bounces within an interval, socket shown: {socket_shown}");
+            assert!(
+                socket_shown || tally.bounces.is_empty(),
+                "without a view of the socket there is no reason to bounce"
+            );
             let gap = longest_gap(&tally.confirmed, 3 * DAY, 4 * DAY);
-            assert!(gap <= INTERVAL + MINUTE, "not confirmed for {gap:?}, witness {witness}");
+            assert!(gap <= INTERVAL + MINUTE, "not confirmed for {gap:?}, socket shown: {socket_shown}");
             assert_eq!(tally.torrent.port, 47047);
         }
     }

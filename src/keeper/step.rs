@@ -1,4 +1,4 @@
-//! What the keeper asks for, and what comes back.
+//! The steps that the keeper asks for, and their results. How a step is carried out belongs to the remotes.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,193 +6,171 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::lease::Lease;
-use super::tunnel::Way;
+use super::tunnel::GatewayRoute;
 use crate::error::Error;
 use crate::secret::Secret;
 
-/// The next thing to do: one exchange with one peer, with all that it takes.
+/// The next thing to do: one call to one remote, with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Get a token: from the cache file, unless it holds the one that was refused, else by a login.
+    /// Read a token from the cache file, unless the file holds the refused one; else log in.
     GetToken {
         /// The token that the gateway refused last.
         refused: Option<Secret>,
     },
-    /// `getSignature`: get a lease.
+    /// Get a lease by `getSignature`.
     GetSignature {
-        /// Whose lease.
         token: Secret,
     },
-    /// Store the lease before anything is done with it, so that a kill from then on costs no port.
+    /// Store the lease before its first use, so that a kill after that costs no port.
     StoreLease(Rc<Lease>),
-    /// `bindPort`.
     Bind(Rc<Lease>),
-    /// Ask whoever else leases the port which one it is.
-    AskSource,
+    /// Ask the program that leases the port instead of us for its port.
+    PollSource,
     /// Read the client's listen port.
     ReadPort,
-    /// Make this the client's listen port.
-    Place(u16),
-    /// The first half of a bounce.
-    Leave {
-        /// The port that is left.
+    /// Set the client's listen port.
+    SetPort(u16),
+    /// First half of a bounce: set the client's listen port to `other`.
+    BounceAway {
+        /// The port to come back to.
         port: u16,
-        /// The one to be set meanwhile.
         other: u16,
     },
-    /// The second half of a bounce, done also when a stop was asked for: back to this port.
-    Return(u16),
-    /// Ask the kernel who listens on this port.
+    /// Second half of a bounce: set the listen port back. Runs even after a stop request.
+    BounceBack(u16),
+    /// Ask the kernel for the sockets that listen on `port`.
     Inspect {
-        /// The port.
         port: u16,
-        /// The way on which the port comes in, if it is known.
-        way: Option<Way>,
-        /// Ask for peers that came in, too.
+        /// The route on which the port comes in, if known.
+        route: Option<GatewayRoute>,
+        /// Also look for peers that have connected from outside.
         peers: bool,
     },
     /// Ask the client whether it listens on this port.
     Confirm(u16),
-    /// Have the client tell its trackers the port.
-    Announce,
-    /// Ask the client whether any of its peers came in, because the kernel has shown none for a day.
-    AskInbound,
-    /// Nothing to do for this long.
+    /// Make the client announce its port to the trackers.
+    Reannounce,
+    /// Ask the client whether a peer has connected from outside, because the kernel has shown none for a day.
+    CheckInbound,
     Wait(Duration),
-    /// End: this network namespace is dead, and the user wants to be started in the next one.
-    End,
+    /// Exit: this network namespace is dead, and the user wants a restart in the next one.
+    Exit,
 }
 
-/// How far an exchange has led.
+/// Progress of a step after one exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress<T> {
-    /// The step takes another exchange: to be called again.
+    /// The step needs another exchange: call again.
     More,
-    /// The step is done.
     Done(T),
 }
 
 impl<T> Progress<T> {
-    /// The same with its result changed.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Progress<U> {
         match self {
             Self::More => Progress::More,
-            Self::Done(done) => Progress::Done(change(done)),
+            Self::Done(result) => Progress::Done(change(result)),
         }
     }
 }
 
-/// The outcome of one exchange.
+/// Result of one exchange.
 pub type Exchange<T> = Result<Progress<T>, Error>;
 
-/// A step that was done.
+/// Result of a completed step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Done {
-    /// There is a token.
+pub enum Completed {
     Token {
-        /// The token.
         token: Secret,
-        /// From a login and not from the cache file.
+        /// From a login, not from the cache file.
         logged_in: bool,
     },
-    /// There is a lease.
     Leased(Lease),
-    /// The lease survives a restart.
     Stored,
-    /// The port is bound.
     Bound {
-        /// The gateway's address.
         gateway: Option<SocketAddr>,
-        /// The way there.
-        way: Option<Way>,
+        /// The route to the gateway.
+        route: Option<GatewayRoute>,
     },
-    /// The port that somebody else has leased; none while there is none.
+    /// The port that another program has leased; `None` while it has none.
     Source(Option<u16>),
-    /// The client's listen port.
     Port(ListenPort),
-    /// The client took the port that it was told.
-    Set,
-    /// What the kernel says of the client's socket; none where it does not tell, or not of this client.
-    Inspected(Option<Witness>),
-    /// What the client says of its socket.
+    /// The client accepted the port that we set.
+    PortSet,
+    /// The kernel's view of the client's port; `None` if the kernel has none, as for a client on another machine.
+    Inspected(Option<PortSockets>),
+    /// The client's own report about its socket.
     Reachability(Connectivity),
-    /// The trackers are being told.
-    Announced,
-    /// Who came in, by the client's own word.
+    /// The client is announcing its port to the trackers.
+    Reannounced,
     Inbound(Inbound),
 }
 
 /// The listen port in a client's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenPort {
-    /// As the client shows it; clients may hold nonsense, so it is not a `u16`.
+    /// Not a `u16`, because a client may show any number.
     pub port: i64,
-    /// Whether the client is set to pick another port by itself, in which case `port` may not be what it listens on.
+    /// The client is set to pick a random port, so it may not listen on `port`.
     pub random: bool,
 }
 
-/// What the kernel says of a port.
+/// The kernel's view of a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Witness {
-    /// Who listens on it by TCP.
-    pub tcp: Listener,
-    /// The same by UDP; none where the kernel tells of TCP alone.
-    pub udp: Option<Listener>,
-    /// Somebody from outside has come in through the tunnel, a minute ago or less.
-    pub peer: bool,
+pub struct PortSockets {
+    pub tcp: ListenState,
+    /// `None` if the kernel reports TCP sockets only.
+    pub udp: Option<ListenState>,
+    /// A peer has connected from outside through the tunnel within the last minute.
+    pub incoming_peer: bool,
 }
 
-impl Witness {
-    /// Who listens, by UDP where nobody does by TCP: some clients can be set to use nothing else.
-    pub fn listener(&self) -> &Listener {
+impl PortSockets {
+    /// The state of the TCP socket, or of the UDP socket if there is none: some clients can be set to use UDP only.
+    pub fn listen_state(&self) -> &ListenState {
         match (&self.tcp, &self.udp) {
-            (Listener::Unseen, Some(udp)) => udp,
+            (ListenState::Missing, Some(udp)) => udp,
             (tcp, _) => tcp,
         }
     }
 }
 
-/// Who listens on a port.
+/// State of the sockets that listen on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listener {
-    /// Somebody whom peers can reach.
-    Open,
-    /// Only sockets of devices or addresses that are gone: they look well and hear nothing.
-    Dead,
-    /// Somebody on another device than the one that the port comes in on.
-    Elsewhere {
-        /// That device.
-        on: String,
-        /// The one that the port comes in on.
-        tunnel: String,
-    },
-    /// Nobody.
-    Unseen,
+pub enum ListenState {
+    /// Peers can reach the socket.
+    Reachable,
+    /// All sockets are bound to devices or addresses that no longer exist: they look healthy but receive nothing.
+    Stale,
+    /// The socket is bound to a device other than the one on which the port comes in.
+    WrongDevice { on: String, tunnel: String },
+    /// No socket.
+    Missing,
 }
 
-/// Whether anybody came in, by a client's word.
+/// Peers that have connected from outside, as a client reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inbound {
-    /// Somebody did.
     Seen,
-    /// Nobody did, although torrents are active.
-    Nobody,
-    /// No torrent is active, so nobody would.
+    /// Torrents are active, but no peer has connected from outside.
+    NoneSeen,
+    /// No torrent is active, so no peer is expected.
     Idle,
 }
 
-/// What a client says about its reachability; the first three are qBittorrent's words.
+/// A client's report about its reachability; the first three are qBittorrent's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connectivity {
-    /// Somebody has connected from outside.
+    /// A peer has connected from outside.
     Connected,
-    /// It listens; nobody has connected yet. Normal until the first peer comes.
+    /// The client listens, but no peer has connected yet: normal at first.
     Firewalled,
     /// No listening socket.
     Disconnected,
-    /// It listens, and does not say whether anybody has connected.
+    /// The client listens, and does not report whether peers have connected.
     Listening,
-    /// It does not say.
+    /// The client does not report whether it listens.
     Unknown,
 }
 

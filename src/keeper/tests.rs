@@ -2,23 +2,23 @@
 
 use jiff::SignedDuration;
 
-use super::step::{ListenPort, Listener, Witness};
+use super::step::{ListenPort, ListenState, PortSockets};
 use super::tunnel::Device;
 use super::*;
-use crate::error::Cause;
+use crate::error::{Call, Cause};
 
 const HOUR: u64 = 3600;
 /// Seconds of a lease that is not about to end.
 const LONG: i64 = 1000 * 3600;
 const PORT: u16 = 47047;
-/// Of qBittorrent.
-pub(super) const HABITS: Habits = Habits {
-    listen: Duration::from_secs(3),
-    poll: Duration::from_millis(250),
-    lag: Duration::from_millis(1500),
-    tells: true,
-    udp: false,
-    announces: true,
+/// The profile of qBittorrent.
+pub(super) const PROFILE: ClientProfile = ClientProfile {
+    listen_timeout: Duration::from_secs(3),
+    poll_interval: Duration::from_millis(250),
+    status_lag: Duration::from_millis(1500),
+    reports_listening: true,
+    always_has_udp: false,
+    reannounces: true,
 };
 
 fn kind(step: &Step) -> &'static str {
@@ -27,22 +27,22 @@ fn kind(step: &Step) -> &'static str {
         Step::GetSignature { .. } => "sign",
         Step::StoreLease(_) => "store",
         Step::Bind(_) => "bind",
-        Step::AskSource => "ask",
+        Step::PollSource => "poll",
         Step::ReadPort => "read",
-        Step::Place(_) => "place",
-        Step::Leave { .. } => "leave",
-        Step::Return(_) => "return",
+        Step::SetPort(_) => "set",
+        Step::BounceAway { .. } => "bounce away",
+        Step::BounceBack(_) => "bounce back",
         Step::Inspect { .. } => "inspect",
         Step::Confirm(_) => "confirm",
-        Step::Announce => "announce",
-        Step::AskInbound => "inbound",
+        Step::Reannounce => "reannounce",
+        Step::CheckInbound => "check inbound",
         Step::Wait(_) => "wait",
-        Step::End => "end",
+        Step::Exit => "exit",
     }
 }
 
-fn error(meaning: Meaning) -> Error {
-    Error::new("step", Cause::Other("it failed".to_owned())).means(meaning)
+fn error(retry: Retry) -> Error {
+    Error::new(Call::Token, Cause::Other("it failed".to_owned())).with_retry(retry)
 }
 
 struct Bench {
@@ -51,15 +51,15 @@ struct Bench {
 }
 
 impl Bench {
-    fn with(origin: Origin, hands_off: bool, announces: bool) -> Self {
-        Self::of(origin, hands_off, Habits { announces, ..HABITS })
+    fn with(origin: Origin, hands_off: bool, reannounces: bool) -> Self {
+        Self::of(origin, hands_off, ClientProfile { reannounces, ..PROFILE })
     }
 
-    fn of(origin: Origin, hands_off: bool, habits: Habits) -> Self {
+    fn of(origin: Origin, hands_off: bool, profile: ClientProfile) -> Self {
         let now = Now { mono: Instant::now(), wall: "2026-11-23T00:00:00Z".parse().unwrap() };
         let interval = Duration::from_secs(300);
         let isolation = Some(Duration::from_secs(60));
-        let setup = Setup { interval, origin, habits, hands_off, isolation, seed: 7 };
+        let setup = Setup { interval, origin, profile, hands_off, isolation, seed: 7 };
         Self { keeper: Keeper::new(setup, now), now }
     }
 
@@ -67,7 +67,7 @@ impl Bench {
         Self::with(Origin::Lease(None), false, false)
     }
 
-    /// With a stored lease that ends in so many seconds.
+    /// With a stored lease that ends after `seconds`.
     fn stored(seconds: i64) -> Self {
         let mut bench = Self::new();
         let lease = bench.lease(seconds);
@@ -76,7 +76,7 @@ impl Bench {
     }
 
     fn following() -> Self {
-        Self::with(Origin::Source { every: Duration::from_secs(15) }, false, false)
+        Self::with(Origin::Source { poll_interval: Duration::from_secs(15) }, false, false)
     }
 
     fn lease(&self, seconds: i64) -> Lease {
@@ -98,70 +98,70 @@ impl Bench {
     }
 
     #[track_caller]
-    fn record(&mut self, expected: &str, result: Exchange<Done>) -> Verdict {
+    fn record(&mut self, expected: &str, result: Exchange<Completed>) -> Outcome {
         let step = self.keeper.next(self.now);
         assert_eq!(kind(&step), expected, "{step:?}");
         self.keeper.record(self.now, &step, result)
     }
 
     #[track_caller]
-    fn does(&mut self, expected: &str, done: Done) -> Verdict {
-        self.record(expected, Ok(Progress::Done(done)))
+    fn completes(&mut self, expected: &str, completed: Completed) -> Outcome {
+        self.record(expected, Ok(Progress::Done(completed)))
     }
 
     #[track_caller]
-    fn fails(&mut self, expected: &str, meaning: Meaning) -> Verdict {
-        self.record(expected, Err(error(meaning)))
+    fn fails(&mut self, expected: &str, retry: Retry) -> Outcome {
+        self.record(expected, Err(error(retry)))
     }
 
     #[track_caller]
     fn logs_in(&mut self) {
-        self.does("token", Done::Token { token: Secret::new("t"), logged_in: true });
+        self.completes("token", Completed::Token { token: Secret::new("t"), logged_in: true });
     }
 
     #[track_caller]
     fn signs(&mut self, seconds: i64) {
         let lease = self.lease(seconds);
-        self.does("sign", Done::Leased(lease));
-        self.does("store", Done::Stored);
+        self.completes("sign", Completed::Leased(lease));
+        self.completes("store", Completed::Stored);
     }
 
     #[track_caller]
-    fn binds(&mut self) -> Verdict {
-        self.does("bind", Done::Bound { gateway: None, way: None })
+    fn binds(&mut self) -> Outcome {
+        self.completes("bind", Completed::Bound { gateway: None, route: None })
     }
 
     #[track_caller]
-    fn reads(&mut self, port: i64) -> Verdict {
-        let verdict = self.does("read", Done::Port(ListenPort { port, random: false }));
-        self.sees_nothing();
-        verdict
+    fn reads(&mut self, port: i64) -> Outcome {
+        let outcome = self.completes("read", Completed::Port(ListenPort { port, random: false }));
+        self.kernel_reports_nothing();
+        outcome
     }
 
-    /// The kernel abstains where it is asked.
+    /// The kernel has no answer, if it is asked.
     #[track_caller]
-    fn sees_nothing(&mut self) {
+    fn kernel_reports_nothing(&mut self) {
         if self.next() == "inspect" {
-            self.does("inspect", Done::Inspected(None));
+            self.completes("inspect", Completed::Inspected(None));
         }
     }
 
     #[track_caller]
-    fn says(&mut self, connectivity: Connectivity) -> Verdict {
-        self.does("confirm", Done::Reachability(connectivity))
+    fn reports(&mut self, connectivity: Connectivity) -> Outcome {
+        self.completes("confirm", Completed::Reachability(connectivity))
     }
 
     /// A round in which all is well.
     #[track_caller]
-    fn listens(&mut self) -> Verdict {
+    fn listens(&mut self) -> Outcome {
         self.reads(PORT.into());
-        self.says(Connectivity::Firewalled)
+        self.reports(Connectivity::Firewalled)
     }
 
     #[track_caller]
     fn bounces(&mut self) {
-        self.does("leave", Done::Set);
-        self.does("return", Done::Set);
+        self.completes("bounce away", Completed::PortSet);
+        self.completes("bounce back", Completed::PortSet);
         self.reads(PORT.into());
         self.pass_ms(1500);
     }
@@ -170,13 +170,13 @@ impl Bench {
     #[track_caller]
     fn moves(&mut self) {
         self.reads(6881);
-        self.does("place", Done::Set);
+        self.completes("set", Completed::PortSet);
         self.reads(PORT.into());
         self.pass_ms(1500);
-        self.says(Connectivity::Firewalled);
+        self.reports(Connectivity::Firewalled);
     }
 
-    /// In its steady state, a second and a half after its bind.
+    /// In the steady state, 1.5 s after a bind.
     fn steady() -> Self {
         let mut bench = Self::new();
         bench.logs_in();
@@ -196,7 +196,7 @@ impl Bench {
 
     #[track_caller]
     fn waits(&self) -> u64 {
-        let Step::Wait(wait) = self.keeper.next(self.now) else { panic!("{} and not a wait", self.next()) };
+        let Step::Wait(wait) = self.keeper.next(self.now) else { panic!("{} instead of a wait", self.next()) };
         wait.as_secs()
     }
 
@@ -206,40 +206,40 @@ impl Bench {
         assert!((low..=high).contains(&wait), "waits {wait} s, not {low} to {high}");
     }
 
-    fn is_content(&self) -> bool {
-        self.keeper.is_content(self.now)
+    fn is_settled(&self) -> bool {
+        self.keeper.is_settled(self.now)
     }
 }
 
-fn level(verdict: &Verdict) -> Level {
-    verdict.news.as_ref().expect("news").0
+fn level(outcome: &Outcome) -> Level {
+    outcome.notice.as_ref().expect("a notice").0
 }
 
 // ---- the order of a pass
 
 #[test]
-fn from_nothing_to_content() {
+fn from_nothing_to_settled() {
     let bench = Bench::steady();
-    assert!(bench.is_content());
+    assert!(bench.is_settled());
     bench.waits_between(298, 299);
 }
 
 #[test]
-fn a_port_that_was_not_bound_is_not_told() {
+fn an_unbound_port_is_not_given_to_the_client() {
     let mut bench = Bench::new();
     bench.logs_in();
     bench.signs(LONG);
-    bench.fails("bind", Meaning::Passing);
+    bench.fails("bind", Retry::Backoff);
     assert_eq!(bench.next(), "wait");
     bench.pass(6);
     bench.binds();
     bench.moves();
 
-    // Nor is a new one: the client keeps the old port until then.
+    // Nor is a new port: the client keeps the old one until then.
     bench.pass(300);
-    bench.fails("bind", Meaning::LeaseRefused);
+    bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
-    bench.fails("bind", Meaning::Passing);
+    bench.fails("bind", Retry::Backoff);
     bench.waits_between(0, 30);
 }
 
@@ -248,7 +248,7 @@ fn a_stored_lease_needs_neither_token_nor_signature() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
-    assert!(bench.is_content());
+    assert!(bench.is_settled());
 }
 
 #[test]
@@ -264,53 +264,53 @@ fn bind_and_client_share_one_wake_up() {
 }
 
 #[test]
-fn content_is_who_is_bound_and_listened_on_while_nothing_fails() {
+fn settled_means_bound_and_listening_without_failures() {
     let mut bench = Bench::new();
     bench.logs_in();
     bench.signs(LONG);
-    assert!(!bench.is_content(), "not bound");
+    assert!(!bench.is_settled(), "not bound");
     bench.binds();
-    assert!(!bench.is_content(), "not placed");
+    assert!(!bench.is_settled(), "not set");
     bench.reads(6881);
-    bench.does("place", Done::Set);
+    bench.completes("set", Completed::PortSet);
     bench.reads(PORT.into());
-    assert!(!bench.is_content(), "not confirmed");
+    assert!(!bench.is_settled(), "not confirmed");
     bench.pass(2);
-    bench.says(Connectivity::Firewalled);
-    assert!(bench.is_content() && !bench.keeper.has_troubles());
+    bench.reports(Connectivity::Firewalled);
+    assert!(bench.is_settled() && !bench.keeper.has_troubles());
     bench.pass(300);
     bench.binds();
-    assert!(!bench.is_content(), "a round is due");
-    bench.fails("read", Meaning::Passing);
-    assert!(!bench.is_content() && bench.keeper.has_troubles());
+    assert!(!bench.is_settled(), "a round is due");
+    bench.fails("read", Retry::Backoff);
+    assert!(!bench.is_settled() && bench.keeper.has_troubles());
 }
 
 #[test]
-fn more_exchanges_of_a_step_are_asked_for_at_once() {
+fn a_step_continues_at_once_until_it_is_done() {
     let mut bench = Bench::steady();
     bench.pass(300);
     for _ in 0..5 {
-        let verdict = bench.record("bind", Ok(Progress::More));
-        assert!(verdict.news.is_none() && verdict.recovered.is_none());
+        let outcome = bench.record("bind", Ok(Progress::More));
+        assert!(outcome.notice.is_none() && outcome.recovered.is_none());
     }
     bench.binds();
 }
 
 #[test]
-fn a_lease_that_cannot_be_stored_is_tried_again_an_interval_later_and_told_once() {
+fn a_failed_store_is_retried_after_an_interval_and_reported_once() {
     let mut bench = Bench::new();
     bench.logs_in();
     let lease = bench.lease(LONG);
-    bench.does("sign", Done::Leased(lease));
-    assert_eq!(level(&bench.fails("store", Meaning::Passing)), Level::Warn);
+    bench.completes("sign", Completed::Leased(lease));
+    assert_eq!(level(&bench.fails("store", Retry::Backoff)), Level::Warn);
     bench.binds();
     bench.moves();
     bench.pass(300);
-    assert_eq!(level(&bench.fails("store", Meaning::Passing)), Level::Debug);
+    assert_eq!(level(&bench.fails("store", Retry::Backoff)), Level::Debug);
     bench.binds();
     bench.listens();
     bench.pass(300);
-    bench.does("store", Done::Stored);
+    bench.completes("store", Completed::Stored);
     bench.binds();
     bench.listens();
     bench.pass_well();
@@ -319,36 +319,36 @@ fn a_lease_that_cannot_be_stored_is_tried_again_an_interval_later_and_told_once(
 // ---- failures
 
 #[test]
-fn a_failing_gateway_is_asked_every_30_s_at_the_latest() {
+fn a_failing_gateway_is_retried_at_least_every_30_s() {
     let mut bench = Bench::steady();
     bench.pass(300);
     for (low, high) in [(4, 5), (8, 10), (16, 20), (24, 30), (24, 30)] {
-        bench.fails("bind", Meaning::Passing);
+        bench.fails("bind", Retry::Backoff);
         if bench.next() == "read" {
             bench.listens();
         }
         bench.waits_between(low - 1, high);
         bench.pass(high);
     }
-    let verdict = bench.binds();
-    let recovery = verdict.recovered.expect("a recovery");
+    let outcome = bench.binds();
+    let recovery = outcome.recovered.expect("a recovery");
     assert_eq!(recovery.attempts, 5);
     assert!((60..=100).contains(&recovery.after.as_secs()), "{recovery:?}");
 }
 
 #[test]
-fn a_trouble_is_an_error_once_and_debug_while_it_repeats() {
+fn a_failure_is_an_error_once_and_debug_while_it_repeats() {
     let mut bench = Bench::steady();
     bench.pass(300);
     for (attempt, expected) in [(1, Level::Error), (2, Level::Debug), (3, Level::Debug)] {
-        let verdict = bench.fails("bind", Meaning::Passing);
-        let Some((level, News::Failed { attempts, next, .. })) = verdict.news else { panic!("{verdict:?}") };
+        let outcome = bench.fails("bind", Retry::Backoff);
+        let Some((level, Notice::Failed { attempts, next, .. })) = outcome.notice else { panic!("{outcome:?}") };
         assert_eq!((level, attempts), (expected, attempt));
         assert!(next > Duration::from_secs(3));
         bench.pass(31);
     }
-    let other = Error::new("step", Cause::NotTls);
-    assert_eq!(level(&bench.record("bind", Err(other))), Level::Error, "another one");
+    let other = Error::new(Call::Token, Cause::NotTls);
+    assert_eq!(level(&bench.record("bind", Err(other))), Level::Error, "a different error");
     assert_eq!(bench.keeper.snapshot().troubles.len(), 1);
     assert_eq!(bench.keeper.snapshot().binds_failed, 4);
 }
@@ -359,13 +359,13 @@ fn a_dead_client_does_not_stop_the_binds() {
     for _ in 0..3 {
         bench.pass(300);
         bench.binds();
-        bench.fails("read", Meaning::Passing);
+        bench.fails("read", Retry::Backoff);
         assert_eq!(bench.next(), "wait");
     }
 }
 
 #[test]
-fn waits_are_spread_as_the_seed_says() {
+fn waits_are_spread_by_the_seed() {
     let waits = |seed: u64| {
         let mut random = seed | 1;
         [(); 5].map(|()| jittered(&mut random, Duration::from_secs(100)).as_secs())
@@ -376,17 +376,17 @@ fn waits_are_spread_as_the_seed_says() {
 }
 
 #[test]
-fn a_rejected_client_password_waits_half_an_hour_and_binds_go_on() {
+fn a_rejected_client_password_waits_half_an_hour_while_binds_go_on() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
-    let verdict = bench.fails("read", Meaning::CredentialsRejected);
-    assert!(matches!(verdict.news, Some((_, News::Failed { next, .. })) if next == Duration::from_secs(1800)));
+    let outcome = bench.fails("read", Retry::CredentialsRejected);
+    assert!(matches!(outcome.notice, Some((_, Notice::Failed { next, .. })) if next == Duration::from_secs(1800)));
     for _ in 0..5 {
         bench.waits_between(295, 300);
-        bench.keeper.hurry(bench.now);
+        bench.keeper.retry_now(bench.now);
         bench.binds();
-        assert_eq!(bench.next(), "wait", "no signal shortens it");
+        assert_eq!(bench.next(), "wait", "a signal does not shorten the wait");
         bench.pass(300);
         bench.binds();
     }
@@ -396,32 +396,32 @@ fn a_rejected_client_password_waits_half_an_hour_and_binds_go_on() {
 }
 
 #[test]
-fn a_refused_token_means_one_login_and_one_repeat() {
+fn a_refused_token_leads_to_one_login_and_one_retry() {
     let mut bench = Bench::new();
-    bench.does("token", Done::Token { token: Secret::new("old"), logged_in: false });
-    let verdict = bench.fails("sign", Meaning::TokenRefused);
-    assert!(matches!(verdict.news, Some((Level::Warn, News::TokenRefused(_)))));
+    bench.completes("token", Completed::Token { token: Secret::new("old"), logged_in: false });
+    let outcome = bench.fails("sign", Retry::TokenRefused);
+    assert!(matches!(outcome.notice, Some((Level::Warn, Notice::TokenRefused(_)))));
     let Step::GetToken { refused } = bench.keeper.next(bench.now) else { panic!("{}", bench.next()) };
-    assert_eq!(refused, Some(Secret::new("old")), "the file is not believed while it holds it");
+    assert_eq!(refused, Some(Secret::new("old")), "the file is ignored while it holds the refused token");
     bench.logs_in();
-    // A fresh token that is refused means a wrong gateway.
-    assert_eq!(level(&bench.fails("sign", Meaning::TokenRefused)), Level::Error);
+    // If a fresh token is refused, the gateway is wrong.
+    assert_eq!(level(&bench.fails("sign", Retry::TokenRefused)), Level::Error);
     for _ in 0..5 {
         bench.waits_between(3, 30);
         bench.pass(31);
-        bench.fails("sign", Meaning::TokenRefused);
+        bench.fails("sign", Retry::TokenRefused);
     }
     bench.pass(1800);
-    bench.fails("sign", Meaning::TokenRefused);
+    bench.fails("sign", Retry::TokenRefused);
     bench.pass(31);
     assert_eq!(bench.next(), "token");
 }
 
 #[test]
-fn rejected_credentials_wait_half_an_hour_even_when_hurried() {
+fn rejected_credentials_wait_half_an_hour_even_after_retry_now() {
     let mut bench = Bench::new();
-    bench.fails("token", Meaning::CredentialsRejected);
-    bench.keeper.hurry(bench.now);
+    bench.fails("token", Retry::CredentialsRejected);
+    bench.keeper.retry_now(bench.now);
     assert_eq!(bench.waits(), 300);
     bench.pass(1799);
     assert_eq!(bench.next(), "wait");
@@ -430,11 +430,11 @@ fn rejected_credentials_wait_half_an_hour_even_when_hurried() {
 }
 
 #[test]
-fn credentials_that_an_earlier_run_had_rejected_wait_for_the_rest_of_it() {
+fn credentials_rejected_in_an_earlier_run_wait_for_the_rest_of_its_wait() {
     for (ago, left) in [(0, 300), (1700, 100), (1800, 0)] {
         let mut bench = Bench::new();
-        let rejected = error(Meaning::CredentialsRejected);
-        bench.keeper.remember_rejection(bench.now, Peer::Account, rejected, Duration::from_secs(ago));
+        let rejected = error(Retry::CredentialsRejected);
+        bench.keeper.remember_rejection(bench.now, Remote::Account, rejected, Duration::from_secs(ago));
         assert_eq!(bench.keeper.has_troubles(), left > 0);
         if left > 0 {
             assert_eq!(bench.waits(), left);
@@ -445,12 +445,12 @@ fn credentials_that_an_earlier_run_had_rejected_wait_for_the_rest_of_it() {
 }
 
 #[test]
-fn lockouts_last_as_long_as_they_say_or_longer_and_longer() {
-    let lockout = |seconds: Option<u64>| Meaning::LockedOut { retry_after: seconds.map(Duration::from_secs) };
+fn a_lockout_lasts_as_long_as_announced_and_doubles_when_repeated() {
+    let lockout = |seconds: Option<u64>| Retry::LockedOut(seconds.map(Duration::from_secs));
     let mut bench = Bench::new();
     for wait in [60, 120, 240, 300, 300] {
         bench.fails("token", lockout(None));
-        bench.keeper.hurry(bench.now);
+        bench.keeper.retry_now(bench.now);
         assert_eq!(bench.waits(), wait, "at most an interval at a time");
         bench.pass(1801);
     }
@@ -459,25 +459,25 @@ fn lockouts_last_as_long_as_they_say_or_longer_and_longer() {
     assert_eq!(bench.waits(), 200);
     bench.pass(201);
     bench.fails("token", lockout(Some(0)));
-    assert_eq!(bench.waits(), 10, "doubled, whatever it says");
+    assert_eq!(bench.waits(), 10, "doubled, although it asks for less");
 }
 
 #[test]
-fn gateway_and_client_may_ask_for_five_minutes_and_no_more() {
+fn gateway_and_client_may_ask_for_five_minutes_at_most() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
-    bench.fails("read", Meaning::RetryAfter(Duration::from_secs(3600)));
+    bench.fails("read", Retry::After(Duration::from_secs(3600)));
     bench.pass(300);
     bench.binds();
-    bench.fails("read", Meaning::RetryAfter(Duration::from_secs(3600)));
-    bench.keeper.hurry(bench.now);
+    bench.fails("read", Retry::After(Duration::from_secs(3600)));
+    bench.keeper.retry_now(bench.now);
     bench.binds();
     assert_eq!(bench.next(), "read", "a reload does not wait");
     for (asked, low, high) in [(Duration::MAX, 300, 300), (Duration::from_secs(60), 60, 60), (Duration::ZERO, 4, 5)] {
         let mut bench = Bench::steady();
         bench.pass(300);
-        bench.fails("bind", Meaning::RetryAfter(asked));
+        bench.fails("bind", Retry::After(asked));
         bench.listens();
         bench.waits_between(low, high);
     }
@@ -486,14 +486,14 @@ fn gateway_and_client_may_ask_for_five_minutes_and_no_more() {
 // ---- the lease
 
 #[test]
-fn a_refused_lease_leads_to_a_new_one_at_once_but_one_signature_an_interval() {
+fn a_refused_lease_is_replaced_at_once_but_with_one_signature_per_interval() {
     let mut bench = Bench::steady();
     bench.pass(300);
-    bench.fails("bind", Meaning::LeaseRefused);
+    bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
-    // Meanwhile the refused one is tried: the gateway may have been wrong.
+    // Meanwhile the refused lease is tried again: the gateway may have been wrong.
     for _ in 0..9 {
-        bench.fails("bind", Meaning::LeaseRefused);
+        bench.fails("bind", Retry::LeaseRefused);
         if bench.next() == "read" {
             bench.listens();
         }
@@ -505,24 +505,24 @@ fn a_refused_lease_leads_to_a_new_one_at_once_but_one_signature_an_interval() {
     bench.binds();
     assert_eq!(bench.next(), "read");
 
-    // Whoever asks for it is not kept waiting.
+    // A reload does not wait for the interval.
     bench.pass(300);
-    bench.fails("bind", Meaning::LeaseRefused);
+    bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
-    bench.fails("bind", Meaning::LeaseRefused);
-    bench.keeper.hurry(bench.now);
+    bench.fails("bind", Retry::LeaseRefused);
+    bench.keeper.retry_now(bench.now);
     bench.signs(LONG);
 }
 
 #[test]
-fn a_gateway_whose_leases_last_15_minutes_gives_one_an_interval() {
+fn a_gateway_with_leases_of_15_minutes_gives_one_per_interval() {
     let mut bench = Bench::new();
     bench.logs_in();
     let mut signatures = 0;
     let mut last = None;
     for _ in 0..2000 {
         let step = bench.keeper.next(bench.now);
-        let done = match &step {
+        let completed = match &step {
             Step::Wait(wait) => {
                 bench.pass_ms(u64::try_from(wait.as_millis()).unwrap());
                 continue;
@@ -531,35 +531,35 @@ fn a_gateway_whose_leases_last_15_minutes_gives_one_an_interval() {
                 signatures += 1;
                 let since = last.replace(bench.now.mono).map(|last| bench.now.mono - last);
                 assert!(since.is_none_or(|since| since >= Duration::from_secs(300)), "{since:?}");
-                Done::Leased(bench.lease(15 * 60 + 2))
+                Completed::Leased(bench.lease(15 * 60 + 2))
             }
-            Step::StoreLease(_) => Done::Stored,
-            Step::Bind(_) => Done::Bound { gateway: None, way: None },
-            Step::ReadPort => Done::Port(ListenPort { port: PORT.into(), random: false }),
-            Step::Inspect { .. } => Done::Inspected(None),
-            Step::Confirm(_) => Done::Reachability(Connectivity::Firewalled),
-            _ => Done::Set,
+            Step::StoreLease(_) => Completed::Stored,
+            Step::Bind(_) => Completed::Bound { gateway: None, route: None },
+            Step::ReadPort => Completed::Port(ListenPort { port: PORT.into(), random: false }),
+            Step::Inspect { .. } => Completed::Inspected(None),
+            Step::Confirm(_) => Completed::Reachability(Connectivity::Firewalled),
+            _ => Completed::PortSet,
         };
-        bench.keeper.record(bench.now, &step, Ok(Progress::Done(done)));
+        bench.keeper.record(bench.now, &step, Ok(Progress::Done(completed)));
         bench.pass_ms(50);
     }
     assert!(signatures > 100, "{signatures}");
 }
 
 #[test]
-fn a_refused_lease_is_tried_again_while_there_is_no_other() {
+fn a_refused_lease_is_retried_while_there_is_no_new_one() {
     let mut bench = Bench::steady();
     bench.pass(300);
-    bench.fails("bind", Meaning::LeaseRefused);
+    bench.fails("bind", Retry::LeaseRefused);
     let (mut binds, end) = (0, bench.now.mono + Duration::from_secs(16 * 60));
     while bench.now.mono < end {
         match bench.next() {
             "bind" => {
                 binds += 1;
-                bench.fails("bind", Meaning::LeaseRefused);
+                bench.fails("bind", Retry::LeaseRefused);
             }
             "sign" => {
-                bench.fails("sign", Meaning::Passing);
+                bench.fails("sign", Retry::Backoff);
             }
             "read" => {
                 bench.listens();
@@ -573,23 +573,23 @@ fn a_refused_lease_is_tried_again_while_there_is_no_other() {
 #[test]
 fn a_rejected_password_does_not_end_the_binds_of_a_refused_lease() {
     let mut bench = Bench::stored(LONG);
-    bench.fails("bind", Meaning::LeaseRefused);
-    bench.fails("token", Meaning::CredentialsRejected);
+    bench.fails("bind", Retry::LeaseRefused);
+    bench.fails("token", Retry::CredentialsRejected);
     for _ in 0..5 {
         bench.waits_between(265, 300);
         bench.pass(301);
-        bench.fails("bind", Meaning::Passing);
+        bench.fails("bind", Retry::Backoff);
     }
     bench.pass(301);
     bench.binds();
 }
 
 #[test]
-fn unexplained_refusals_renew_after_three() {
+fn three_unexplained_refusals_lead_to_renewal() {
     let mut bench = Bench::steady();
     bench.pass(301);
     for _ in 0..3 {
-        bench.fails("bind", Meaning::Refused);
+        bench.fails("bind", Retry::Refused);
         bench.pass(31);
     }
     assert_eq!(bench.next(), "sign");
@@ -601,10 +601,10 @@ fn renewal_begins_15_minutes_before_expiry_and_keeps_the_old_lease_bound() {
     bench.pass(1000 * HOUR - 15 * 60 - 3);
     bench.binds();
     bench.listens();
-    bench.does("inbound", Done::Inbound(Inbound::Idle));
+    bench.completes("check inbound", Completed::Inbound(Inbound::Idle));
     assert_eq!(bench.waits(), 1);
     bench.pass(2);
-    bench.fails("sign", Meaning::Passing);
+    bench.fails("sign", Retry::Backoff);
     bench.pass(300);
     bench.binds();
     bench.signs(LONG);
@@ -613,35 +613,35 @@ fn renewal_begins_15_minutes_before_expiry_and_keeps_the_old_lease_bound() {
 }
 
 #[test]
-fn a_stored_lease_that_seems_to_be_over_is_not_given_up_before_the_gateway_says_so() {
+fn a_stored_lease_that_seems_expired_is_kept_until_the_gateway_refuses_it() {
     let mut bench = Bench::stored(-LONG);
     bench.binds();
     bench.moves();
     bench.waits_between(298, 300);
     let mut bench = Bench::stored(0);
-    bench.fails("bind", Meaning::LeaseRefused);
+    bench.fails("bind", Retry::LeaseRefused);
     assert_eq!(bench.next(), "token", "at once, for a new signature");
-    bench.fails("token", Meaning::Passing);
+    bench.fails("token", Retry::Backoff);
     bench.pass(300);
     bench.binds();
     bench.moves();
 }
 
 #[test]
-fn leases_that_seem_to_be_over_when_they_arrive_make_no_storm() {
+fn leases_that_seem_expired_on_arrival_cause_no_storm() {
     for seconds in [60, 15 * 60, -3600] {
         let mut bench = Bench::new();
         bench.logs_in();
         let lease = bench.lease(seconds);
-        bench.does("sign", Done::Leased(lease));
-        let verdict = bench.does("store", Done::Stored);
-        assert!(matches!(verdict.news, Some((_, News::Leased { over, .. })) if over == (seconds < 0)));
+        bench.completes("sign", Completed::Leased(lease));
+        let outcome = bench.completes("store", Completed::Stored);
+        assert!(matches!(outcome.notice, Some((_, Notice::Leased { over, .. })) if over == (seconds < 0)));
         bench.binds();
         bench.moves();
         bench.waits_between(298, 300);
         bench.pass(300);
-        bench.fails("bind", Meaning::LeaseRefused);
-        assert_eq!(bench.next(), "sign", "the gateway tells when it has expired");
+        bench.fails("bind", Retry::LeaseRefused);
+        assert_eq!(bench.next(), "sign", "only the refusal shows that the lease has expired");
     }
 }
 
@@ -649,17 +649,17 @@ fn leases_that_seem_to_be_over_when_they_arrive_make_no_storm() {
 fn a_clock_that_jumps_costs_no_port() {
     let mut bench = Bench::steady();
     bench.now.wall += Duration::from_secs(2000 * HOUR);
-    let verdict = bench.keeper.see_clock(bench.now).expect("a jump");
-    assert!(matches!(verdict.news, Some((Level::Info, News::ClockJumped(_)))));
-    assert!(bench.keeper.see_clock(bench.now).is_none(), "once");
+    let outcome = bench.keeper.observe_clock(bench.now).expect("a jump");
+    assert!(matches!(outcome.notice, Some((Level::Info, Notice::ClockJumped(_)))));
+    assert!(bench.keeper.observe_clock(bench.now).is_none(), "once");
     bench.binds();
     bench.listens();
     bench.waits_between(299, 300);
 
-    // The gateway tells the time: from here on the lease's end is known again.
+    // The gateway sends its time: from here on the end of the lease is known again.
     let date = bench.now.wall - SignedDuration::from_hours(2000);
-    let verdict = bench.keeper.hear_time(bench.now, date.into()).expect("it differs");
-    assert!(matches!(verdict.news, Some((Level::Warn, News::Clock(ClockNews::Wrong { .. })))));
+    let outcome = bench.keeper.compare_clock(bench.now, date.into()).expect("a difference");
+    assert!(matches!(outcome.notice, Some((Level::Warn, Notice::Clock(ClockChange::Wrong { .. })))));
     bench.pass_well();
     bench.pass(1000 * HOUR);
     assert_eq!(bench.next(), "sign");
@@ -669,37 +669,37 @@ fn a_clock_that_jumps_costs_no_port() {
 fn a_clock_at_the_end_of_time_is_survived() {
     let mut bench = Bench::stored(LONG);
     bench.now.wall = Timestamp::MAX;
-    bench.keeper.see_clock(bench.now);
+    bench.keeper.observe_clock(bench.now);
     bench.binds();
     bench.reads(6881);
-    assert_eq!(bench.next(), "place");
+    assert_eq!(bench.next(), "set");
 }
 
 // ---- the tunnel
 
-fn way(index: u32) -> Way {
+fn route(index: u32) -> GatewayRoute {
     let device = Device { index, name: "tun0".to_owned(), tunnel: true };
-    Way { local: [10, 1, 0, 2].into(), hop: None, device: Some(device), by_source: false }
+    GatewayRoute { local: [10, 1, 0, 2].into(), hop: None, device: Some(device), by_source: false }
 }
 
 impl Bench {
-    fn sees(&mut self, index: u32) -> Option<Verdict> {
-        self.keeper.see_way(self.now, None, Ok(way(index)))
+    fn observes_route(&mut self, index: u32) -> Option<Outcome> {
+        self.keeper.observe_route(self.now, None, Ok(route(index)))
     }
 
-    fn loses_way(&mut self) -> Option<Verdict> {
-        let error = Error::new("tunnel", Cause::Other("no way".to_owned()));
-        self.keeper.see_way(self.now, None, Err(error))
+    fn loses_route(&mut self) -> Option<Outcome> {
+        let error = Error::new(Call::Route, Cause::Other("no route".to_owned()));
+        self.keeper.observe_route(self.now, None, Err(error))
     }
 }
 
 #[test]
-fn a_socket_from_before_our_start_is_opened_again_unless_the_port_was_moved() {
+fn a_socket_from_before_our_start_is_reopened_unless_the_port_was_changed() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
     bench.bounces();
-    bench.says(Connectivity::Firewalled);
+    bench.reports(Connectivity::Firewalled);
     bench.pass_well();
     let mut bench = Bench::stored(LONG);
     bench.binds();
@@ -708,13 +708,13 @@ fn a_socket_from_before_our_start_is_opened_again_unless_the_port_was_moved() {
 }
 
 #[test]
-fn another_tunnel_means_a_bind_at_once_and_one_bounce_when_it_works() {
+fn a_new_tunnel_is_bound_at_once_and_leads_to_one_bounce() {
     let mut bench = Bench::steady();
-    assert!(bench.sees(7).is_none(), "the first look has nothing to compare with");
+    assert!(bench.observes_route(7).is_none(), "the first route has nothing to compare with");
     bench.pass(10);
-    let verdict = bench.sees(8).expect("another device");
-    assert!(matches!(verdict.news, Some((Level::Info, News::Tunnel { from: Some(_), .. }))));
-    bench.fails("bind", Meaning::Passing);
+    let outcome = bench.observes_route(8).expect("a new device");
+    assert!(matches!(outcome.notice, Some((Level::Info, Notice::Tunnel { from: Some(_), .. }))));
+    bench.fails("bind", Retry::Backoff);
     bench.listens();
     assert!(bench.keeper.has_troubles());
     bench.pass(6);
@@ -722,610 +722,631 @@ fn another_tunnel_means_a_bind_at_once_and_one_bounce_when_it_works() {
     assert!(!bench.keeper.has_troubles());
     bench.reads(PORT.into());
     bench.bounces();
-    bench.says(Connectivity::Firewalled);
+    bench.reports(Connectivity::Firewalled);
     bench.pass_well();
 }
 
 #[test]
-fn a_bounce_that_fails_is_tried_again() {
+fn a_failed_bounce_is_retried() {
     let mut bench = Bench::steady();
-    bench.sees(7);
-    bench.sees(8);
+    bench.observes_route(7);
+    bench.observes_route(8);
     bench.binds();
     bench.reads(PORT.into());
-    bench.fails("leave", Meaning::Passing);
+    bench.fails("bounce away", Retry::Backoff);
     bench.pass(6);
     bench.reads(PORT.into());
     bench.bounces();
-    bench.says(Connectivity::Firewalled);
+    bench.reports(Connectivity::Firewalled);
 }
 
 #[test]
-fn another_gateway_is_no_change_of_the_tunnel_and_leaves_the_socket_in_doubt() {
+fn a_different_gateway_is_not_a_new_tunnel_but_makes_the_socket_suspect() {
     let mut bench = Bench::steady();
-    bench.sees(7);
+    bench.observes_route(7);
     let gateway = Some("10.1.0.1:19999".parse().unwrap());
-    assert!(bench.keeper.see_way(bench.now, gateway, Ok(way(8))).is_none());
+    assert!(bench.keeper.observe_route(bench.now, gateway, Ok(route(8))).is_none());
     bench.pass(300);
     bench.binds();
     bench.reads(PORT.into());
-    assert_eq!(bench.next(), "leave");
+    assert_eq!(bench.next(), "bounce away");
 }
 
 #[test]
-fn a_gateway_that_is_found_with_the_bind_leaves_no_doubt_of_what_is_opened_after_it() {
+fn a_socket_opened_after_the_bind_that_found_the_gateway_is_not_suspect() {
     let mut bench = Bench::stored(LONG);
     let gateway = Some("10.1.0.1:19999".parse().unwrap());
-    bench.does("bind", Done::Bound { gateway, way: Some(way(7)) });
+    bench.completes("bind", Completed::Bound { gateway, route: Some(route(7)) });
     bench.reads(6881.into());
-    bench.does("place", Done::Set);
-    assert!(bench.keeper.see_way(bench.now, gateway, Ok(way(7))).is_none());
+    bench.completes("set", Completed::PortSet);
+    assert!(bench.keeper.observe_route(bench.now, gateway, Ok(route(7))).is_none());
     bench.reads(PORT.into());
     bench.pass(2);
-    bench.says(Connectivity::Firewalled);
+    bench.reports(Connectivity::Firewalled);
     bench.pass(300);
-    bench.does("bind", Done::Bound { gateway, way: Some(way(7)) });
+    bench.completes("bind", Completed::Bound { gateway, route: Some(route(7)) });
     bench.reads(PORT.into());
     assert_eq!(bench.next(), "confirm");
 }
 
-// ---- the kernel as a witness
+// ---- sockets as the kernel shows them
 
 #[test]
-fn somebody_elses_socket_on_a_new_port_is_not_the_clients() {
+fn a_socket_of_another_program_on_a_new_port_is_no_proof_for_the_client() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
-    bench.does("place", Done::Set);
-    bench.shows(Listener::Open);
-    assert_eq!(bench.keeper.snapshot().listened, None);
+    bench.completes("set", Completed::PortSet);
+    bench.shows(ListenState::Reachable);
+    assert_eq!(bench.keeper.snapshot().last_listening, None);
     bench.pass_ms(1500);
-    bench.says(Connectivity::Disconnected);
-    assert_eq!(bench.keeper.snapshot().listened, None);
+    bench.reports(Connectivity::Disconnected);
+    assert_eq!(bench.keeper.snapshot().last_listening, None);
 }
 
 impl Bench {
-    /// The client has its port, and the kernel says this of the socket.
+    /// The client has its port, and the kernel shows this state of the socket.
     #[track_caller]
-    fn shows(&mut self, listener: Listener) -> Verdict {
-        self.does("read", Done::Port(ListenPort { port: PORT.into(), random: false }));
-        self.inspects(listener)
+    fn shows(&mut self, listen_state: ListenState) -> Outcome {
+        self.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: false }));
+        self.inspects(listen_state)
     }
 
     #[track_caller]
-    fn inspects(&mut self, listener: Listener) -> Verdict {
-        self.does("inspect", Done::Inspected(Some(Witness { tcp: listener, udp: None, peer: false })))
+    fn inspects(&mut self, listen_state: ListenState) -> Outcome {
+        self.completes(
+            "inspect",
+            Completed::Inspected(Some(PortSockets { tcp: listen_state, udp: None, incoming_peer: false })),
+        )
     }
 
-    /// Bound, and its socket is seen from the start.
-    fn witnessed() -> Self {
+    /// Bound, and the kernel shows the socket from the start.
+    fn socket_seen() -> Self {
         let mut bench = Self::stored(LONG);
-        bench.sees(7);
+        bench.observes_route(7);
         bench.binds();
-        bench.shows(Listener::Open);
-        bench.says(Connectivity::Firewalled);
+        bench.shows(ListenState::Reachable);
+        bench.reports(Connectivity::Firewalled);
         bench
     }
 }
 
 #[test]
-fn a_socket_that_the_kernel_shows_is_not_opened_again() {
-    let mut bench = Bench::witnessed();
+fn a_socket_that_the_kernel_shows_as_reachable_is_not_reopened() {
+    let mut bench = Bench::socket_seen();
     bench.pass(100);
-    bench.sees(8);
+    bench.observes_route(8);
     bench.binds();
-    bench.shows(Listener::Open);
-    bench.says(Connectivity::Firewalled);
-    assert!(bench.is_content());
+    bench.shows(ListenState::Reachable);
+    bench.reports(Connectivity::Firewalled);
+    assert!(bench.is_settled());
 }
 
 #[test]
-fn a_dead_socket_is_opened_again_when_the_tunnel_works() {
-    let mut bench = Bench::witnessed();
+fn a_stale_socket_is_reopened_when_the_tunnel_works() {
+    let mut bench = Bench::socket_seen();
     bench.pass(100);
-    bench.sees(8);
-    assert_eq!(bench.keeper.snapshot().listened, None, "the socket of the old tunnel says nothing");
-    bench.fails("bind", Meaning::Passing);
-    bench.shows(Listener::Dead);
-    assert_eq!(bench.next(), "wait", "there may be no device to open it on");
+    bench.observes_route(8);
+    assert_eq!(bench.keeper.snapshot().last_listening, None, "the socket of the old tunnel proves nothing");
+    bench.fails("bind", Retry::Backoff);
+    bench.shows(ListenState::Stale);
+    assert_eq!(bench.next(), "wait", "there may be no device for a new socket yet");
     bench.pass(1);
     bench.binds();
-    bench.shows(Listener::Dead);
-    bench.does("leave", Done::Set);
-    bench.does("return", Done::Set);
-    bench.shows(Listener::Dead);
-    assert_eq!(bench.next(), "wait", "it takes a moment");
+    bench.shows(ListenState::Stale);
+    bench.completes("bounce away", Completed::PortSet);
+    bench.completes("bounce back", Completed::PortSet);
+    bench.shows(ListenState::Stale);
+    assert_eq!(bench.next(), "wait", "opening the socket takes a moment");
     bench.pass_ms(21);
-    bench.inspects(Listener::Open);
-    assert!(bench.keeper.snapshot().listened.is_some(), "what the kernel shows need not be said");
+    bench.inspects(ListenState::Reachable);
+    assert!(bench.keeper.snapshot().last_listening.is_some(), "the kernel is proof enough");
     bench.pass_ms(1500);
-    bench.says(Connectivity::Firewalled);
-    assert!(bench.is_content());
-    // And again at once when the next tunnel comes.
-    bench.sees(9);
+    bench.reports(Connectivity::Firewalled);
+    assert!(bench.is_settled());
+    // The next tunnel leads to another bounce at once.
+    bench.observes_route(9);
     bench.binds();
-    bench.shows(Listener::Dead);
-    assert_eq!(bench.next(), "leave");
+    bench.shows(ListenState::Stale);
+    assert_eq!(bench.next(), "bounce away");
 }
 
 #[test]
-fn a_dead_socket_that_stays_dead_is_a_failure() {
-    let mut bench = Bench::witnessed();
+fn a_socket_that_stays_stale_is_a_failure() {
+    let mut bench = Bench::socket_seen();
     bench.pass(300);
     bench.binds();
-    bench.shows(Listener::Dead);
-    bench.does("leave", Done::Set);
-    bench.does("return", Done::Set);
-    bench.shows(Listener::Dead);
+    bench.shows(ListenState::Stale);
+    bench.completes("bounce away", Completed::PortSet);
+    bench.completes("bounce back", Completed::PortSet);
+    bench.shows(ListenState::Stale);
     bench.pass(4);
-    let verdict = bench.inspects(Listener::Dead);
-    assert_eq!(level(&verdict), Level::Error);
+    let outcome = bench.inspects(ListenState::Stale);
+    assert_eq!(level(&outcome), Level::Error);
     bench.pass(6);
-    let verdict = bench.shows(Listener::Dead);
-    assert!(matches!(verdict.news, Some((Level::Debug, News::Failed { .. }))), "and no second bounce: {verdict:?}");
+    let outcome = bench.shows(ListenState::Stale);
+    assert!(matches!(outcome.notice, Some((Level::Debug, Notice::Failed { .. }))), "no second bounce: {outcome:?}");
 }
 
-/// Of Transmission only the kernel tells.
-pub(super) const SILENT: Habits = Habits { tells: false, udp: true, lag: Duration::ZERO, announces: false, ..HABITS };
+/// The profile of Transmission: only the kernel shows whether it listens.
+pub(super) const SILENT_PROFILE: ClientProfile = ClientProfile {
+    reports_listening: false,
+    always_has_udp: true,
+    status_lag: Duration::ZERO,
+    reannounces: false,
+    ..PROFILE
+};
 
 impl Bench {
-    /// Bound, beside a client of which only the kernel tells.
-    fn beside_a_silent_one() -> Self {
+    /// Bound, with a client that does not report whether it listens.
+    fn with_silent_client() -> Self {
         let lease = Self::new().lease(LONG);
-        let mut bench = Self::of(Origin::Lease(Some(lease)), false, SILENT);
-        bench.sees(7);
+        let mut bench = Self::of(Origin::Lease(Some(lease)), false, SILENT_PROFILE);
+        bench.observes_route(7);
         bench.binds();
         bench
     }
 
     #[track_caller]
-    fn reads_only(&mut self, port: i64) {
-        self.does("read", Done::Port(ListenPort { port, random: false }));
+    fn reads_port(&mut self, port: i64) {
+        self.completes("read", Completed::Port(ListenPort { port, random: false }));
     }
 
     #[track_caller]
-    fn kernel(&mut self, tcp: Listener, udp: Listener) -> Verdict {
-        self.does("inspect", Done::Inspected(Some(Witness { tcp, udp: Some(udp), peer: false })))
+    fn kernel(&mut self, tcp: ListenState, udp: ListenState) -> Outcome {
+        self.completes("inspect", Completed::Inspected(Some(PortSockets { tcp, udp: Some(udp), incoming_peer: false })))
     }
 
     #[track_caller]
-    fn is_silent(&mut self) -> Sight {
-        match self.says(Connectivity::Unknown).news {
-            Some((Level::Info, News::Listens { sight, .. })) => sight,
+    fn reports_unknown(&mut self) -> Visibility {
+        match self.reports(Connectivity::Unknown).notice {
+            Some((Level::Info, Notice::Listening { visibility, .. })) => visibility,
             other => panic!("{other:?}"),
         }
     }
 }
 
 #[test]
-fn what_listens_before_a_silent_client_has_the_port_is_another_program() {
-    use Listener::{Open, Unseen};
-    let mut bench = Bench::beside_a_silent_one();
-    bench.reads_only(6881);
-    let verdict = bench.kernel(Open, Unseen);
-    assert_eq!(level(&verdict), Level::Error);
+fn a_listener_before_the_port_is_set_is_another_program() {
+    use ListenState::{Missing, Reachable};
+    let mut bench = Bench::with_silent_client();
+    bench.reads_port(6881);
+    let outcome = bench.kernel(Reachable, Missing);
+    assert_eq!(level(&outcome), Level::Error);
     bench.pass(6);
-    bench.reads_only(6881);
-    bench.kernel(Unseen, Open);
-    bench.does("place", Done::Set);
-    bench.reads_only(PORT.into());
-    bench.kernel(Unseen, Unseen);
-    bench.says(Connectivity::Unknown);
-    assert_eq!(bench.keeper.snapshot().listened, None, "not yet");
+    bench.reads_port(6881);
+    bench.kernel(Missing, Reachable);
+    bench.completes("set", Completed::PortSet);
+    bench.reads_port(PORT.into());
+    bench.kernel(Missing, Missing);
+    bench.reports(Connectivity::Unknown);
+    assert_eq!(bench.keeper.snapshot().last_listening, None, "not yet");
     bench.pass_ms(251);
-    bench.kernel(Open, Open);
-    assert_eq!(bench.is_silent(), Sight::Clear);
-    assert!(bench.is_content() && bench.keeper.snapshot().listened.is_some());
+    bench.kernel(Reachable, Reachable);
+    assert_eq!(bench.reports_unknown(), Visibility::Confirmed);
+    assert!(bench.is_settled() && bench.keeper.snapshot().last_listening.is_some());
 }
 
 #[test]
-fn a_silent_client_whose_socket_does_not_come_is_bounced_and_then_a_failure() {
-    use Listener::Unseen;
-    let mut bench = Bench::beside_a_silent_one();
+fn a_client_whose_socket_stays_missing_is_bounced_and_then_a_failure() {
+    use ListenState::Missing;
+    let mut bench = Bench::with_silent_client();
     let waits = |bench: &mut Bench| {
         for _ in 0..20 {
-            bench.kernel(Unseen, Unseen);
-            let verdict = bench.says(Connectivity::Unknown);
-            if bench.next() != "wait" || verdict.news.is_some() {
-                return verdict;
+            bench.kernel(Missing, Missing);
+            let outcome = bench.reports(Connectivity::Unknown);
+            if bench.next() != "wait" || outcome.notice.is_some() {
+                return outcome;
             }
             bench.pass_ms(251);
         }
-        panic!("waits for ever");
+        panic!("waits forever");
     };
-    bench.reads_only(PORT.into());
-    let verdict = waits(&mut bench);
-    assert!(matches!(verdict.news, Some((Level::Warn, News::Deaf(PORT)))), "{verdict:?}");
-    bench.does("leave", Done::Set);
-    bench.does("return", Done::Set);
-    bench.reads_only(PORT.into());
-    let verdict = waits(&mut bench);
-    assert_eq!(level(&verdict), Level::Error, "{verdict:?}");
-    assert_eq!(bench.keeper.snapshot().listened, None);
-    assert!(!bench.is_content());
+    bench.reads_port(PORT.into());
+    let outcome = waits(&mut bench);
+    assert!(matches!(outcome.notice, Some((Level::Warn, Notice::NotListening(PORT)))), "{outcome:?}");
+    bench.completes("bounce away", Completed::PortSet);
+    bench.completes("bounce back", Completed::PortSet);
+    bench.reads_port(PORT.into());
+    let outcome = waits(&mut bench);
+    assert_eq!(level(&outcome), Level::Error, "{outcome:?}");
+    assert_eq!(bench.keeper.snapshot().last_listening, None);
+    assert!(!bench.is_settled());
 }
 
 #[test]
-fn where_nobody_tells_whether_it_listens_that_is_said() {
-    let mut bench = Bench::beside_a_silent_one();
+fn an_unknown_listen_state_is_reported_as_unknown() {
+    let mut bench = Bench::with_silent_client();
     bench.reads(6881);
-    bench.does("place", Done::Set);
+    bench.completes("set", Completed::PortSet);
     bench.reads(PORT.into());
-    assert_eq!(bench.is_silent(), Sight::Unknown);
-    assert!(bench.is_content() && !bench.keeper.snapshot().witnessed);
+    assert_eq!(bench.reports_unknown(), Visibility::Unknown);
+    assert!(bench.is_settled() && !bench.keeper.snapshot().socket_seen);
     bench.pass(301);
     bench.binds();
     bench.reads(PORT.into());
-    assert!(matches!(bench.says(Connectivity::Unknown).news, Some((Level::Debug, _))), "said once, and no bounce");
-    // But after a change of the tunnel.
-    bench.sees(8);
+    assert!(
+        matches!(bench.reports(Connectivity::Unknown).notice, Some((Level::Debug, _))),
+        "reported once, without a bounce"
+    );
+    // A new tunnel does lead to a bounce.
+    bench.observes_route(8);
     bench.binds();
     bench.reads(PORT.into());
-    assert_eq!(bench.next(), "leave");
+    assert_eq!(bench.next(), "bounce away");
 }
 
 #[test]
-fn a_udp_socket_that_was_left_behind_is_fetched_once() {
-    use Listener::{Open, Unseen};
-    let mut bench = Bench::beside_a_silent_one();
-    bench.reads_only(PORT.into());
-    bench.kernel(Open, Unseen);
-    bench.does("leave", Done::Set);
-    bench.does("return", Done::Set);
-    bench.reads_only(PORT.into());
-    bench.kernel(Open, Unseen);
+fn a_udp_socket_left_on_the_old_port_is_bounced_once() {
+    use ListenState::{Missing, Reachable};
+    let mut bench = Bench::with_silent_client();
+    bench.reads_port(PORT.into());
+    bench.kernel(Reachable, Missing);
+    bench.completes("bounce away", Completed::PortSet);
+    bench.completes("bounce back", Completed::PortSet);
+    bench.reads_port(PORT.into());
+    bench.kernel(Reachable, Missing);
     bench.pass(4);
-    bench.kernel(Open, Unseen);
-    assert_eq!(bench.is_silent(), Sight::TcpOnly);
+    bench.kernel(Reachable, Missing);
+    assert_eq!(bench.reports_unknown(), Visibility::TcpOnly);
     bench.pass(301);
     bench.binds();
-    bench.reads_only(PORT.into());
-    bench.kernel(Open, Unseen);
+    bench.reads_port(PORT.into());
+    bench.kernel(Reachable, Missing);
     assert_eq!(bench.next(), "confirm", "a bounce did not help");
 }
 
 #[test]
-fn a_port_that_setting_does_not_change_is_bounced() {
+fn a_port_that_cannot_be_changed_by_setting_it_is_bounced() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
-    bench.does("place", Done::Set);
-    let verdict = bench.does("read", Done::Port(ListenPort { port: 47048, random: false }));
-    assert_eq!(level(&verdict), Level::Error);
+    bench.completes("set", Completed::PortSet);
+    let outcome = bench.completes("read", Completed::Port(ListenPort { port: 47048, random: false }));
+    assert_eq!(level(&outcome), Level::Error);
     bench.pass(6);
-    bench.does("read", Done::Port(ListenPort { port: 47048, random: false }));
-    bench.does("leave", Done::Set);
-    bench.does("return", Done::Set);
-    let verdict = bench.does("read", Done::Port(ListenPort { port: 47048, random: false }));
-    assert!(matches!(verdict.news, Some((Level::Debug, News::Failed { .. }))), "{verdict:?}");
+    bench.completes("read", Completed::Port(ListenPort { port: 47048, random: false }));
+    bench.completes("bounce away", Completed::PortSet);
+    bench.completes("bounce back", Completed::PortSet);
+    let outcome = bench.completes("read", Completed::Port(ListenPort { port: 47048, random: false }));
+    assert!(matches!(outcome.notice, Some((Level::Debug, Notice::Failed { .. }))), "{outcome:?}");
     bench.pass(12);
-    bench.does("read", Done::Port(ListenPort { port: 47048, random: false }));
-    bench.does("place", Done::Set);
+    bench.completes("read", Completed::Port(ListenPort { port: 47048, random: false }));
+    bench.completes("set", Completed::PortSet);
 }
 
 #[test]
-fn a_client_on_another_device_is_a_failure_that_names_both() {
-    let mut bench = Bench::witnessed();
+fn a_client_on_the_wrong_device_is_a_failure_that_names_both_devices() {
+    let mut bench = Bench::socket_seen();
     bench.pass(300);
     bench.binds();
-    let verdict = bench.shows(Listener::Elsewhere { on: "eth0".to_owned(), tunnel: "tun0".to_owned() });
-    let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };
-    assert_eq!(error.to_string(), "client socket: it listens on eth0, the port comes in on tun0");
+    let outcome = bench.shows(ListenState::WrongDevice { on: "eth0".to_owned(), tunnel: "tun0".to_owned() });
+    let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
+    assert_eq!(error.to_string(), "client socket: it listens on eth0, but the port comes in on tun0");
     assert!(error.advice.contains("network interface"));
 }
 
 #[test]
 fn a_peer_from_outside_is_remembered_until_the_port_changes() {
-    let mut bench = Bench::witnessed();
-    let peer_at = |bench: &Bench| bench.keeper.snapshot().peer_at;
-    assert_eq!(peer_at(&bench), None);
+    let mut bench = Bench::socket_seen();
+    let peer_seen_at = |bench: &Bench| bench.keeper.snapshot().peer_seen_at;
+    assert_eq!(peer_seen_at(&bench), None);
     bench.pass(300);
     bench.binds();
-    bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: false }));
-    bench.does("inspect", Done::Inspected(Some(Witness { tcp: Listener::Open, udp: None, peer: true })));
+    bench.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: false }));
+    bench.completes(
+        "inspect",
+        Completed::Inspected(Some(PortSockets { tcp: ListenState::Reachable, udp: None, incoming_peer: true })),
+    );
     let seen = bench.now.wall;
-    bench.says(Connectivity::Connected);
+    bench.reports(Connectivity::Connected);
     bench.pass_well();
-    assert_eq!(peer_at(&bench), Some(seen));
+    assert_eq!(peer_seen_at(&bench), Some(seen));
     assert!(bench.keeper.snapshot().port_since.is_some_and(|since| since < seen));
 }
 
 #[test]
-fn a_day_without_anybody_from_outside_is_worth_one_warning_a_day() {
+fn a_day_without_incoming_peers_is_one_warning_a_day() {
     let mut bench = Bench::following();
     let a_day = |bench: &mut Bench| {
         for _ in 0..24 * 12 {
-            assert_ne!(bench.next(), "inbound");
+            assert_ne!(bench.next(), "check inbound");
             bench.pass(300);
-            bench.does("ask", Done::Source(Some(PORT)));
-            if bench.next() == "inbound" {
+            bench.completes("poll", Completed::Source(Some(PORT)));
+            if bench.next() == "check inbound" {
                 return;
             }
-            bench.shows(Listener::Open);
-            bench.says(Connectivity::Connected);
+            bench.shows(ListenState::Reachable);
+            bench.reports(Connectivity::Connected);
         }
     };
-    bench.does("ask", Done::Source(Some(PORT)));
-    bench.shows(Listener::Open);
-    bench.says(Connectivity::Firewalled);
+    bench.completes("poll", Completed::Source(Some(PORT)));
+    bench.shows(ListenState::Reachable);
+    bench.reports(Connectivity::Firewalled);
     a_day(&mut bench);
-    assert!(bench.does("inbound", Done::Inbound(Inbound::Idle)).news.is_none(), "nobody would come");
+    assert!(
+        bench.completes("check inbound", Completed::Inbound(Inbound::Idle)).notice.is_none(),
+        "no peer is expected"
+    );
     bench.pass(3600);
-    bench.does("ask", Done::Source(Some(PORT)));
-    bench.shows(Listener::Open);
-    bench.says(Connectivity::Connected);
-    let verdict = bench.does("inbound", Done::Inbound(Inbound::Nobody));
-    assert!(matches!(verdict.news, Some((Level::Warn, News::NoInbound(PORT)))));
+    bench.completes("poll", Completed::Source(Some(PORT)));
+    bench.shows(ListenState::Reachable);
+    bench.reports(Connectivity::Connected);
+    let outcome = bench.completes("check inbound", Completed::Inbound(Inbound::NoneSeen));
+    assert!(matches!(outcome.notice, Some((Level::Warn, Notice::NoInbound(PORT)))));
     a_day(&mut bench);
-    assert!(bench.fails("inbound", Meaning::Passing).news.is_none());
+    assert!(bench.fails("check inbound", Retry::Backoff).notice.is_none());
     bench.pass(3600);
-    bench.does("ask", Done::Source(Some(PORT)));
-    bench.shows(Listener::Open);
-    bench.says(Connectivity::Connected);
-    bench.does("inbound", Done::Inbound(Inbound::Seen));
-    assert_eq!(bench.keeper.snapshot().peer_at, Some(bench.now.wall));
+    bench.completes("poll", Completed::Source(Some(PORT)));
+    bench.shows(ListenState::Reachable);
+    bench.reports(Connectivity::Connected);
+    bench.completes("check inbound", Completed::Inbound(Inbound::Seen));
+    assert_eq!(bench.keeper.snapshot().peer_seen_at, Some(bench.now.wall));
 }
 
 #[test]
-fn trackers_are_told_of_another_port_and_of_no_bounce() {
-    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, false, true);
-    bench.does("ask", Done::Source(Some(PORT)));
+fn a_new_port_is_reannounced_and_a_bounce_is_not() {
+    let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, false, true);
+    bench.completes("poll", Completed::Source(Some(PORT)));
     bench.reads(6881);
-    bench.does("place", Done::Set);
-    bench.shows(Listener::Open);
+    bench.completes("set", Completed::PortSet);
+    bench.shows(ListenState::Reachable);
     bench.pass_ms(1500);
-    bench.says(Connectivity::Firewalled);
-    let verdict = bench.does("announce", Done::Announced);
-    assert!(matches!(verdict.news, Some((Level::Info, News::Announced(PORT)))));
-    assert!(bench.is_content());
+    bench.reports(Connectivity::Firewalled);
+    let outcome = bench.completes("reannounce", Completed::Reannounced);
+    assert!(matches!(outcome.notice, Some((Level::Info, Notice::Reannounced(PORT)))));
+    assert!(bench.is_settled());
     bench.pass(300);
-    bench.does("ask", Done::Source(Some(PORT)));
-    bench.shows(Listener::Dead);
-    bench.does("leave", Done::Set);
-    bench.does("return", Done::Set);
-    bench.shows(Listener::Open);
+    bench.completes("poll", Completed::Source(Some(PORT)));
+    bench.shows(ListenState::Stale);
+    bench.completes("bounce away", Completed::PortSet);
+    bench.completes("bounce back", Completed::PortSet);
+    bench.shows(ListenState::Reachable);
     bench.pass_ms(1500);
-    bench.says(Connectivity::Firewalled);
+    bench.reports(Connectivity::Firewalled);
     assert_eq!(bench.next(), "wait");
 }
 
 #[test]
-fn a_password_that_is_rejected_by_an_announce_is_not_tried_again_either() {
-    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, false, true);
-    bench.does("ask", Done::Source(Some(PORT)));
+fn a_password_rejected_during_an_announcement_is_not_retried_either() {
+    let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, false, true);
+    bench.completes("poll", Completed::Source(Some(PORT)));
     bench.reads(6881);
-    bench.does("place", Done::Set);
-    bench.shows(Listener::Open);
+    bench.completes("set", Completed::PortSet);
+    bench.shows(ListenState::Reachable);
     bench.pass_ms(1500);
-    bench.says(Connectivity::Firewalled);
-    let verdict = bench.fails("announce", Meaning::CredentialsRejected);
+    bench.reports(Connectivity::Firewalled);
+    let outcome = bench.fails("reannounce", Retry::CredentialsRejected);
     assert!(
-        matches!(verdict.news, Some((Level::Error, News::Failed { next, .. })) if next == Duration::from_secs(1800))
+        matches!(outcome.notice, Some((Level::Error, Notice::Failed { next, .. })) if next == Duration::from_secs(1800))
     );
     bench.pass(300);
-    bench.does("ask", Done::Source(Some(PORT)));
-    bench.keeper.hurry(bench.now);
-    bench.does("ask", Done::Source(Some(PORT)));
-    assert_eq!(bench.next(), "wait", "no signal shortens it");
+    bench.completes("poll", Completed::Source(Some(PORT)));
+    bench.keeper.retry_now(bench.now);
+    bench.completes("poll", Completed::Source(Some(PORT)));
+    assert_eq!(bench.next(), "wait", "a signal does not shorten the wait");
 }
 
 #[test]
-fn a_tunnel_that_has_just_come_up_is_tried_every_half_second() {
-    let mut bench = Bench::witnessed();
-    bench.sees(8);
-    bench.fails("bind", Meaning::Passing);
-    bench.shows(Listener::Dead);
+fn a_new_tunnel_is_tried_every_half_second() {
+    let mut bench = Bench::socket_seen();
+    bench.observes_route(8);
+    bench.fails("bind", Retry::Backoff);
+    bench.shows(ListenState::Stale);
     for _ in 0..29 {
         bench.pass_ms(501);
-        bench.fails("bind", Meaning::Passing);
+        bench.fails("bind", Retry::Backoff);
     }
     bench.pass(1);
-    bench.fails("bind", Meaning::Passing);
+    bench.fails("bind", Retry::Backoff);
     bench.waits_between(3, 5);
 }
 
 #[test]
-fn a_namespace_that_has_died_is_left_after_a_minute() {
-    let mut bench = Bench::witnessed();
-    let sees = |bench: &mut Bench, isolated| bench.keeper.see_devices(bench.now, isolated);
-    assert!(!sees(&mut bench, true), "there was none yet: a VPN container may be starting");
+fn an_isolated_namespace_leads_to_an_exit_after_a_minute() {
+    let mut bench = Bench::socket_seen();
+    let observe = |bench: &mut Bench, isolated| bench.keeper.observe_devices(bench.now, isolated);
+    assert!(!observe(&mut bench, true), "there was no device yet: a VPN container may be starting");
     bench.pass(61);
     assert_eq!(bench.next(), "wait");
-    sees(&mut bench, false);
-    assert!(sees(&mut bench, true));
+    observe(&mut bench, false);
+    assert!(observe(&mut bench, true));
     bench.pass(59);
-    assert!(!sees(&mut bench, true), "once");
+    assert!(!observe(&mut bench, true), "once");
     assert_eq!(bench.waits(), 1);
-    sees(&mut bench, false);
+    observe(&mut bench, false);
     bench.pass(2);
     assert_eq!(bench.next(), "wait", "the device is back");
-    sees(&mut bench, true);
+    observe(&mut bench, true);
     bench.pass(60);
-    assert_eq!(bench.next(), "end");
+    assert_eq!(bench.next(), "exit");
 }
 
 #[test]
-fn another_tunnel_ends_the_backoff_but_no_lockout() {
+fn a_new_tunnel_ends_the_backoff_but_not_a_lockout() {
     let mut bench = Bench::stored(LONG);
-    bench.sees(7);
-    bench.fails("bind", Meaning::Passing);
-    bench.sees(8);
+    bench.observes_route(7);
+    bench.fails("bind", Retry::Backoff);
+    bench.observes_route(8);
     bench.binds();
     let mut bench = Bench::new();
-    bench.sees(7);
-    bench.fails("token", Meaning::LockedOut { retry_after: None });
-    bench.sees(8);
+    bench.observes_route(7);
+    bench.fails("token", Retry::LockedOut(None));
+    bench.observes_route(8);
     assert_eq!(bench.waits(), 60);
 }
 
 #[test]
-fn without_a_way_nobody_beyond_it_is_asked_and_the_client_is() {
+fn without_a_route_only_the_client_is_asked() {
     let mut bench = Bench::steady();
-    bench.sees(7);
-    let verdict = bench.loses_way().expect("a loss");
-    assert_eq!(level(&verdict), Level::Error);
-    assert!(bench.loses_way().is_none(), "once");
+    bench.observes_route(7);
+    let outcome = bench.loses_route().expect("a loss");
+    assert_eq!(level(&outcome), Level::Error);
+    assert!(bench.loses_route().is_none(), "once");
     for _ in 0..3 {
         bench.pass(300);
         bench.listens();
         bench.waits_between(299, 300);
     }
-    assert!(bench.sees(7).is_some());
-    let verdict = bench.binds();
-    assert_eq!(verdict.recovered.map(|recovery| recovery.attempts), Some(1));
+    assert!(bench.observes_route(7).is_some());
+    let outcome = bench.binds();
+    assert_eq!(outcome.recovered.map(|recovery| recovery.attempts), Some(1));
 }
 
-// ---- somebody else's port
+// ---- a followed port
 
 #[test]
-fn a_followed_port_is_asked_for_often_and_the_last_one_kept() {
+fn the_source_is_polled_often_and_its_last_port_kept() {
     let mut bench = Bench::following();
-    assert!(matches!(bench.does("ask", Done::Source(None)).news, Some((Level::Warn, News::NoPort))));
-    assert_eq!(bench.waits(), 15, "nothing for the client to follow, and PIA is not spoken to");
-    assert!(!bench.is_content());
+    assert!(matches!(
+        bench.completes("poll", Completed::Source(None)).notice,
+        Some((Level::Warn, Notice::SourceHasNoPort))
+    ));
+    assert_eq!(bench.waits(), 15, "no port for the client yet, and no request to PIA");
+    assert!(!bench.is_settled());
     bench.pass(16);
-    bench.does("ask", Done::Source(Some(PORT)));
+    bench.completes("poll", Completed::Source(Some(PORT)));
     bench.moves();
-    assert!(bench.is_content());
-    for (port, news) in [(Some(PORT), false), (None, true), (None, false)] {
+    assert!(bench.is_settled());
+    for (port, notice) in [(Some(PORT), false), (None, true), (None, false)] {
         bench.pass(16);
-        assert_eq!(bench.does("ask", Done::Source(port)).news.is_some(), news);
+        assert_eq!(bench.completes("poll", Completed::Source(port)).notice.is_some(), notice);
         bench.waits_between(14, 15);
     }
     bench.pass(300);
-    bench.does("ask", Done::Source(Some(PORT)));
+    bench.completes("poll", Completed::Source(Some(PORT)));
     bench.listens();
 }
 
 #[test]
-fn a_dead_source_backs_off_and_the_client_is_still_looked_at() {
+fn a_dead_source_backs_off_and_the_client_is_still_checked() {
     let mut bench = Bench::following();
-    bench.does("ask", Done::Source(Some(PORT)));
+    bench.completes("poll", Completed::Source(Some(PORT)));
     bench.moves();
     bench.pass(300);
-    bench.fails("ask", Meaning::Passing);
+    bench.fails("poll", Retry::Backoff);
     bench.listens();
     bench.waits_between(3, 5);
 }
 
 #[test]
-fn whoever_follows_has_the_socket_opened_again_at_start_and_after_a_change() {
+fn with_a_followed_port_the_socket_is_reopened_at_start_and_after_a_change() {
     let mut bench = Bench::following();
-    bench.sees(7);
-    bench.does("ask", Done::Source(Some(PORT)));
+    bench.observes_route(7);
+    bench.completes("poll", Completed::Source(Some(PORT)));
     bench.reads(PORT.into());
     bench.bounces();
-    bench.says(Connectivity::Firewalled);
-    bench.sees(8);
-    bench.does("ask", Done::Source(Some(PORT)));
+    bench.reports(Connectivity::Firewalled);
+    bench.observes_route(8);
+    bench.completes("poll", Completed::Source(Some(PORT)));
     bench.reads(PORT.into());
     bench.bounces();
-    bench.says(Connectivity::Firewalled);
-    assert!(bench.loses_way().is_some());
+    bench.reports(Connectivity::Firewalled);
+    assert!(bench.loses_route().is_some());
     bench.pass(16);
-    assert_eq!(bench.next(), "ask", "who knows the port can be asked all the same");
+    assert_eq!(bench.next(), "poll", "the source can still be polled");
 }
 
 // ---- the client
 
 #[test]
-fn a_random_port_is_bounced_away() {
+fn a_client_with_random_ports_is_bounced() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
-    bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: true }));
-    let Step::Leave { port, other } = bench.keeper.next(bench.now) else { panic!("{}", bench.next()) };
+    bench.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: true }));
+    let Step::BounceAway { port, other } = bench.keeper.next(bench.now) else { panic!("{}", bench.next()) };
     assert_eq!((port, other), (PORT, PORT + 1));
     bench.bounces();
-    bench.says(Connectivity::Firewalled);
+    bench.reports(Connectivity::Firewalled);
 }
 
 #[test]
-fn a_port_that_is_not_taken_is_an_error() {
+fn a_port_that_the_client_does_not_accept_is_an_error() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
-    bench.does("place", Done::Set);
-    let verdict = bench.reads(6881);
-    let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };
-    assert_eq!(error.to_string(), "client port: port 47047 was set, 6881 is what it has");
+    bench.completes("set", Completed::PortSet);
+    let outcome = bench.reads(6881);
+    let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
+    assert_eq!(error.to_string(), "client port: port 47047 was set, but the client has 6881");
     bench.waits_between(3, 5);
 }
 
-/// Asks until something else than another look is due.
-fn looks(bench: &mut Bench) -> (usize, Verdict) {
-    for looks in 1..100 {
-        let verdict = bench.says(Connectivity::Disconnected);
-        if verdict.news.is_some() {
-            return (looks, verdict);
+/// Confirms until there is a notice; returns the number of confirmations and the outcome.
+fn poll_until_notice(bench: &mut Bench) -> (usize, Outcome) {
+    for count in 1..100 {
+        let outcome = bench.reports(Connectivity::Disconnected);
+        if outcome.notice.is_some() {
+            return (count, outcome);
         }
         assert_eq!(bench.next(), "wait");
         bench.pass_ms(251);
     }
-    panic!("it is looked at for ever")
+    panic!("polls forever")
 }
 
 #[test]
-fn a_deaf_client_is_bounced_once_an_interval_and_told_once() {
+fn a_client_that_does_not_listen_is_bounced_once_per_interval_and_reported_once() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
     bench.reads(PORT.into());
-    let (count, verdict) = looks(&mut bench);
-    assert!((12..=14).contains(&count), "3 s of a look every 250 ms: {count}");
-    assert!(matches!(verdict.news, Some((Level::Warn, News::Deaf(PORT)))));
+    let (count, outcome) = poll_until_notice(&mut bench);
+    assert!((12..=14).contains(&count), "every 250 ms for 3 s: {count}");
+    assert!(matches!(outcome.notice, Some((Level::Warn, Notice::NotListening(PORT)))));
     bench.bounces();
-    let (count, verdict) = looks(&mut bench);
-    assert!((6..=8).contains(&count), "the rest of the patience: {count}");
-    let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };
-    assert_eq!(error.to_string(), "client socket: port 47047 is set and nothing listens on it");
+    let (count, outcome) = poll_until_notice(&mut bench);
+    assert!((6..=8).contains(&count), "without the status lag: {count}");
+    let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
+    assert_eq!(error.to_string(), "client socket: port 47047 is set, but nothing listens on it");
 
-    // Within the interval it is only looked at.
+    // Within the interval it is checked, but not bounced.
     bench.pass(6);
     bench.reads(PORT.into());
-    assert_eq!(level(&looks(&mut bench).1), Level::Debug);
-    assert_ne!(bench.next(), "leave");
+    assert_eq!(level(&poll_until_notice(&mut bench).1), Level::Debug);
+    assert_ne!(bench.next(), "bounce away");
     bench.pass(300);
     bench.binds();
     bench.reads(PORT.into());
-    let (_, verdict) = looks(&mut bench);
-    assert!(matches!(verdict.news, Some((Level::Debug, News::Deaf(PORT)))), "{verdict:?}");
+    let (_, outcome) = poll_until_notice(&mut bench);
+    assert!(matches!(outcome.notice, Some((Level::Debug, Notice::NotListening(PORT)))), "{outcome:?}");
     bench.bounces();
-    let verdict = bench.says(Connectivity::Firewalled);
-    assert_eq!(verdict.recovered.map(|recovery| recovery.attempts), Some(2));
+    let outcome = bench.reports(Connectivity::Firewalled);
+    assert_eq!(outcome.recovered.map(|recovery| recovery.attempts), Some(2));
 }
 
 #[test]
-fn a_client_that_begins_to_listen_late_is_waited_for() {
+fn a_client_may_begin_to_listen_late() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
     bench.reads(PORT.into());
     for _ in 0..8 {
-        assert!(bench.says(Connectivity::Disconnected).news.is_none());
+        assert!(bench.reports(Connectivity::Disconnected).notice.is_none());
         bench.pass_ms(251);
     }
-    bench.says(Connectivity::Connected);
-    assert!(bench.is_content());
+    bench.reports(Connectivity::Connected);
+    assert!(bench.is_settled());
 }
 
 #[test]
-fn half_a_bounce_is_brought_to_its_end_first() {
+fn half_a_bounce_is_finished_first() {
     let mut bench = Bench::stored(LONG);
     assert_eq!(bench.keeper.unfinished_bounce(), None);
     bench.binds();
     bench.reads(PORT.into());
-    bench.does("leave", Done::Set);
-    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)));
-    bench.fails("return", Meaning::Passing);
-    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)));
+    bench.completes("bounce away", Completed::PortSet);
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)));
+    bench.fails("bounce back", Retry::Backoff);
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)));
     bench.pass(6);
-    bench.does("return", Done::Set);
+    bench.completes("bounce back", Completed::PortSet);
     assert_eq!(bench.keeper.unfinished_bounce(), None);
-    let verdict = bench.reads(PORT.into());
-    assert!(matches!(verdict.news, Some((Level::Info, News::Reopened(PORT)))), "{verdict:?}");
+    let outcome = bench.reads(PORT.into());
+    assert!(matches!(outcome.notice, Some((Level::Info, Notice::Reopened(PORT)))), "{outcome:?}");
     bench.pass(2);
-    bench.says(Connectivity::Firewalled);
-    assert!(bench.is_content());
+    bench.reports(Connectivity::Firewalled);
+    assert!(bench.is_settled());
 }
 
 #[test]
@@ -1333,34 +1354,34 @@ fn a_bind_goes_before_the_second_half_of_a_bounce() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
-    bench.does("leave", Done::Set);
+    bench.completes("bounce away", Completed::PortSet);
     bench.pass(300);
     bench.binds();
-    assert_eq!(bench.next(), "return");
+    assert_eq!(bench.next(), "bounce back");
 }
 
 #[test]
-fn whoever_only_looks_leaves_the_client_as_it_is() {
-    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, true, false);
-    bench.does("ask", Done::Source(Some(PORT)));
-    let verdict = bench.reads(6881);
-    let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };
-    assert!(error.to_string().contains("6881") && error.advice.contains("the service sets it"));
+fn hands_off_does_not_change_the_client() {
+    let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, true, false);
+    bench.completes("poll", Completed::Source(Some(PORT)));
+    let outcome = bench.reads(6881);
+    let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
+    assert!(error.to_string().contains("6881") && error.advice.contains("the service sets the port"));
     bench.pass(6);
     bench.reads(PORT.into());
-    let (_, verdict) = looks(&mut bench);
-    assert!(matches!(verdict.news, Some((Level::Error, News::Failed { .. }))));
+    let (_, outcome) = poll_until_notice(&mut bench);
+    assert!(matches!(outcome.notice, Some((Level::Error, Notice::Failed { .. }))));
     bench.pass(16);
-    bench.does("ask", Done::Source(Some(PORT)));
+    bench.completes("poll", Completed::Source(Some(PORT)));
     bench.listens();
-    assert!(bench.is_content());
+    assert!(bench.is_settled());
 }
 
 #[test]
-fn a_hurry_binds_and_looks_at_once() {
+fn retry_now_binds_and_checks_at_once() {
     let mut bench = Bench::steady();
     bench.pass(10);
-    bench.keeper.hurry(bench.now);
+    bench.keeper.retry_now(bench.now);
     bench.binds();
     bench.listens();
     assert_eq!(bench.waits(), 300);
@@ -1369,136 +1390,136 @@ fn a_hurry_binds_and_looks_at_once() {
 // ---- bounces
 
 #[test]
-fn a_gateway_that_is_found_with_the_bind_puts_no_bounce_off() {
+fn a_gateway_that_is_found_with_the_bind_does_not_delay_a_bounce() {
     let mut bench = Bench::stored(LONG);
-    bench.sees(7);
+    bench.observes_route(7);
     bench.binds();
     let found = Some("10.1.0.1:19999".parse().unwrap());
-    assert!(bench.keeper.see_way(bench.now, found, Ok(way(7))).is_none());
+    assert!(bench.keeper.observe_route(bench.now, found, Ok(route(7))).is_none());
     bench.reads(PORT.into());
     bench.bounces();
-    bench.says(Connectivity::Firewalled);
+    bench.reports(Connectivity::Firewalled);
     bench.pass_well();
 }
 
 #[test]
-fn a_client_in_the_middle_of_a_bounce_is_not_left_there_for_a_lease_that_cannot_be_bound() {
+fn an_unbindable_lease_does_not_leave_the_client_in_the_middle_of_a_bounce() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
-    bench.does("leave", Done::Set);
+    bench.completes("bounce away", Completed::PortSet);
     bench.pass(300);
-    bench.fails("bind", Meaning::LeaseRefused);
+    bench.fails("bind", Retry::LeaseRefused);
     bench.logs_in();
     bench.signs(LONG);
-    bench.fails("bind", Meaning::Passing);
-    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)));
-    bench.does("return", Done::Set);
+    bench.fails("bind", Retry::Backoff);
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)));
+    bench.completes("bounce back", Completed::PortSet);
     assert_eq!(bench.keeper.unfinished_bounce(), None);
     assert_eq!(bench.next(), "wait", "the new lease is not bound");
 }
 
 #[test]
-fn a_stop_while_a_bounce_begins_brings_the_client_back() {
+fn a_stop_during_the_first_half_of_a_bounce_brings_the_client_back() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
-    // Its first half was sent, and of its answer nobody heard.
-    assert_eq!(bench.next(), "leave");
-    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)));
+    // The first half was sent, but its reply has not arrived.
+    assert_eq!(bench.next(), "bounce away");
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)));
 }
 
 #[test]
-fn a_socket_that_was_reopened_is_not_reopened_because_a_reply_was_lost() {
+fn a_lost_reply_does_not_reopen_a_socket_again() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
-    bench.does("leave", Done::Set);
-    bench.does("return", Done::Set);
-    bench.fails("read", Meaning::Passing);
+    bench.completes("bounce away", Completed::PortSet);
+    bench.completes("bounce back", Completed::PortSet);
+    bench.fails("read", Retry::Backoff);
     bench.pass(6);
     bench.listens();
     bench.pass_well();
 }
 
 #[test]
-fn a_deaf_client_is_bounced_once_an_interval_whatever_replies_are_lost() {
+fn a_client_that_does_not_listen_is_bounced_once_per_interval_despite_lost_replies() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
     bench.reads(PORT.into());
-    looks(&mut bench);
-    // The first half arrives and its reply does not: the client is found on the other port.
-    bench.fails("leave", Meaning::Passing);
+    poll_until_notice(&mut bench);
+    // The first half arrives, but its reply is lost: the client is found on the neighbouring port.
+    bench.fails("bounce away", Retry::Backoff);
     bench.pass(6);
     bench.reads(i64::from(PORT) + 1);
-    bench.does("place", Done::Set);
+    bench.completes("set", Completed::PortSet);
     bench.reads(PORT.into());
     bench.pass_ms(1500);
-    let (_, verdict) = looks(&mut bench);
-    assert!(matches!(verdict.news, Some((_, News::Failed { .. }))), "{verdict:?}");
+    let (_, outcome) = poll_until_notice(&mut bench);
+    assert!(matches!(outcome.notice, Some((_, Notice::Failed { .. }))), "{outcome:?}");
 }
 
 #[test]
-fn a_deaf_client_is_bounced_once_for_another_tunnel() {
+fn a_client_that_does_not_listen_is_bounced_once_for_a_new_tunnel() {
     let mut bench = Bench::steady();
-    bench.sees(7);
-    bench.sees(8);
+    bench.observes_route(7);
+    bench.observes_route(8);
     bench.binds();
     bench.reads(PORT.into());
     bench.bounces();
-    let (_, verdict) = looks(&mut bench);
-    assert!(matches!(verdict.news, Some((Level::Error, News::Failed { .. }))), "{verdict:?}");
+    let (_, outcome) = poll_until_notice(&mut bench);
+    assert!(matches!(outcome.notice, Some((Level::Error, Notice::Failed { .. }))), "{outcome:?}");
 }
 
 #[test]
-fn a_client_that_insists_on_random_ports_is_bounced_once_an_interval() {
+fn a_client_that_insists_on_random_ports_is_bounced_once_per_interval() {
     let mut bench = Bench::stored(LONG);
-    let random = || Done::Port(ListenPort { port: PORT.into(), random: true });
+    let random = || Completed::Port(ListenPort { port: PORT.into(), random: true });
     bench.binds();
     for _ in 0..3 {
-        bench.does("read", random());
-        bench.does("leave", Done::Set);
-        bench.does("return", Done::Set);
-        bench.does("read", random());
-        bench.sees_nothing();
+        bench.completes("read", random());
+        bench.completes("bounce away", Completed::PortSet);
+        bench.completes("bounce back", Completed::PortSet);
+        bench.completes("read", random());
+        bench.kernel_reports_nothing();
         bench.pass_ms(1500);
-        bench.says(Connectivity::Firewalled);
+        bench.reports(Connectivity::Firewalled);
         bench.pass(300);
         bench.binds();
     }
 }
 
 #[test]
-fn the_status_of_the_old_port_is_not_believed_after_a_reload_either() {
+fn the_status_of_the_old_port_is_ignored_even_after_a_reload() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
-    bench.does("place", Done::Set);
-    bench.keeper.hurry(bench.now);
+    bench.completes("set", Completed::PortSet);
+    bench.keeper.retry_now(bench.now);
     bench.binds();
     bench.reads(PORT.into());
-    assert_eq!(bench.next(), "wait", "a second and a half");
+    assert_eq!(bench.next(), "wait", "1.5 s");
     bench.pass_ms(1501);
-    bench.says(Connectivity::Firewalled);
+    bench.reports(Connectivity::Firewalled);
 }
 
 #[test]
-fn whoever_only_looks_says_that_the_port_is_random() {
-    let mut bench = Bench::with(Origin::Source { every: Duration::from_secs(15) }, true, false);
-    bench.does("ask", Done::Source(Some(PORT)));
-    let verdict = bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: true }));
-    let Some((Level::Error, News::Failed { error, .. })) = verdict.news else { panic!("{verdict:?}") };
+fn hands_off_reports_a_random_port() {
+    let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, true, false);
+    bench.completes("poll", Completed::Source(Some(PORT)));
+    let outcome = bench.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: true }));
+    let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
     assert!(error.to_string().contains("random"), "{error}");
 }
 
-// ---- what is shown
+// ---- the snapshot
 
 #[test]
-fn a_lease_that_was_not_bound_does_not_show_the_bind_of_the_last_one() {
+fn an_unbound_lease_does_not_show_the_bind_of_the_previous_one() {
     let mut bench = Bench::steady();
     bench.pass(300);
-    bench.fails("bind", Meaning::LeaseRefused);
+    bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
     assert!(bench.keeper.snapshot().last_bind.is_none());
     bench.binds();
@@ -1506,26 +1527,26 @@ fn a_lease_that_was_not_bound_does_not_show_the_bind_of_the_last_one() {
 }
 
 #[test]
-fn an_account_that_is_not_needed_any_more_is_no_trouble() {
+fn an_account_that_is_no_longer_needed_is_not_a_trouble() {
     let mut bench = Bench::stored(LONG);
-    bench.fails("bind", Meaning::LeaseRefused);
-    bench.fails("token", Meaning::Passing);
+    bench.fails("bind", Retry::LeaseRefused);
+    bench.fails("token", Retry::Backoff);
     bench.pass(300);
     bench.binds();
     bench.moves();
-    assert!(bench.is_content(), "{:?}", bench.keeper.snapshot().troubles);
+    assert!(bench.is_settled(), "{:?}", bench.keeper.snapshot().troubles);
 }
 
 #[test]
-fn a_source_that_has_its_port_again_is_told_too() {
+fn a_source_that_has_its_port_again_is_reported() {
     let mut bench = Bench::following();
-    bench.does("ask", Done::Source(Some(PORT)));
+    bench.completes("poll", Completed::Source(Some(PORT)));
     bench.moves();
     bench.pass(16);
-    bench.does("ask", Done::Source(None));
+    bench.completes("poll", Completed::Source(None));
     bench.pass(16);
-    let verdict = bench.does("ask", Done::Source(Some(PORT)));
-    assert!(matches!(verdict.news, Some((Level::Info, News::Source(PORT)))), "{verdict:?}");
+    let outcome = bench.completes("poll", Completed::Source(Some(PORT)));
+    assert!(matches!(outcome.notice, Some((Level::Info, Notice::Source(PORT)))), "{outcome:?}");
     assert_eq!(bench.next(), "wait", "the client has it already");
 }
 
@@ -1534,66 +1555,66 @@ fn a_stop_after_a_lost_reply_to_the_first_half_brings_the_client_back() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
-    bench.fails("leave", Meaning::Passing);
-    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)));
+    bench.fails("bounce away", Retry::Backoff);
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)));
     bench.pass(6);
     bench.reads(PORT.into());
-    bench.fails("leave", Meaning::CredentialsRejected);
-    assert_eq!(bench.keeper.unfinished_bounce(), None, "a password that was rejected is not tried again");
+    bench.fails("bounce away", Retry::CredentialsRejected);
+    assert_eq!(bench.keeper.unfinished_bounce(), None, "rejected credentials are not sent again");
 
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
-    bench.fails("leave", Meaning::Passing);
+    bench.fails("bounce away", Retry::Backoff);
     bench.pass(6);
     bench.reads(i64::from(PORT) + 1);
-    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::Return(PORT)), "found away and not back yet");
-    bench.does("place", Done::Set);
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)), "found away and not back yet");
+    bench.completes("set", Completed::PortSet);
     assert_eq!(bench.keeper.unfinished_bounce(), None);
 }
 
 #[test]
-fn a_port_that_is_not_wanted_any_more_is_given_up_when_another_one_is_bound() {
+fn an_unwanted_port_is_given_up_when_a_new_one_is_bound() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
-    bench.keeper.renew_on_purpose(bench.now);
+    bench.keeper.force_renewal(bench.now);
     bench.logs_in();
     let lease = Lease { port: 50002, ..bench.lease(LONG) };
-    bench.does("sign", Done::Leased(lease));
-    assert!(matches!(bench.binds().news, Some((Level::Info, News::Bound(50002)))));
-    bench.does("store", Done::Stored);
-    bench.does("read", Done::Port(ListenPort { port: PORT.into(), random: false }));
-    assert_eq!(bench.next(), "place");
+    bench.completes("sign", Completed::Leased(lease));
+    assert!(matches!(bench.binds().notice, Some((Level::Info, Notice::Bound(50002)))));
+    bench.completes("store", Completed::Stored);
+    bench.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: false }));
+    assert_eq!(bench.next(), "set");
     assert_eq!(bench.keeper.port_to_listen_on(), Some(50002));
 }
 
 #[test]
-fn a_port_is_kept_where_another_one_cannot_be_had() {
-    // Not given.
+fn a_port_is_kept_if_there_is_no_new_one() {
+    // No signature.
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
-    bench.keeper.renew_on_purpose(bench.now);
+    bench.keeper.force_renewal(bench.now);
     bench.logs_in();
-    let verdict = bench.fails("sign", Meaning::RetryAfter(Duration::from_secs(600)));
-    assert!(matches!(verdict.news, Some((Level::Warn, News::NotRenewed(_)))), "{verdict:?}");
+    let outcome = bench.fails("sign", Retry::After(Duration::from_secs(600)));
+    assert!(matches!(outcome.notice, Some((Level::Warn, Notice::RenewalFailed(_)))), "{outcome:?}");
     assert_eq!((bench.next(), bench.keeper.port_to_listen_on()), ("wait", Some(PORT)));
     assert!(!bench.keeper.has_troubles());
     bench.pass(301);
     bench.binds();
     bench.listens();
-    // Not bound.
-    bench.keeper.renew_on_purpose(bench.now);
+    // No bind.
+    bench.keeper.force_renewal(bench.now);
     let lease = Lease { port: 50002, ..bench.lease(LONG) };
-    bench.does("sign", Done::Leased(lease));
-    let verdict = bench.fails("bind", Meaning::Refused);
-    assert!(matches!(verdict.news, Some((Level::Warn, News::KeptOld { port: PORT, refused: 50002, .. }))));
-    assert!(matches!(bench.binds().news, Some((_, News::Bound(PORT)))));
+    bench.completes("sign", Completed::Leased(lease));
+    let outcome = bench.fails("bind", Retry::Refused);
+    assert!(matches!(outcome.notice, Some((Level::Warn, Notice::PortKept { port: PORT, refused: 50002, .. }))));
+    assert!(matches!(bench.binds().notice, Some((_, Notice::Bound(PORT)))));
     assert_eq!(bench.keeper.port_to_listen_on(), Some(PORT));
     assert!(!bench.keeper.has_troubles());
-    // Somebody else's.
+    // A followed port.
     let mut bench = Bench::following();
-    bench.keeper.renew_on_purpose(bench.now);
-    assert_eq!(bench.next(), "ask");
+    bench.keeper.force_renewal(bench.now);
+    assert_eq!(bench.next(), "poll");
 }

@@ -1,4 +1,4 @@
-//! The tunnel and the clock as they were last seen, and what counts as a change of them.
+//! The last known state of the tunnel and the clock, and what counts as a change. Asking the kernel belongs to `kernel`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,44 +8,42 @@ use jiff::SignedDuration;
 
 use crate::time::Now;
 
-/// What the clock may gain or lose between two looks: more was not NTP's slewing.
-const JUMP: SignedDuration = SignedDuration::from_secs(30);
+/// Largest gain or loss of the wall clock between two observations that can be NTP slewing.
+const MAX_SLEW: SignedDuration = SignedDuration::from_secs(30);
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Its index: a recreated device has another one.
+    /// A recreated device has a new index.
     pub index: u32,
-    /// Its name.
     pub name: String,
-    /// Whether it is a tunnel.
+    /// Whether the device is a tunnel.
     pub tunnel: bool,
 }
 
-/// How long a tunnel may take to carry packets.
-const YOUTH: Duration = Duration::from_secs(15);
+/// Time that a new tunnel may take until it carries packets.
+const TUNNEL_SETTLING: Duration = Duration::from_secs(15);
 
-/// The way to a peer. Two that are equal lead through the same tunnel.
+/// Route to the gateway. Equal routes lead through the same tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Way {
-    /// Our address.
+pub struct GatewayRoute {
+    /// Our own address.
     pub local: IpAddr,
     /// The next hop.
     pub hop: Option<IpAddr>,
-    /// The device; none where the kernel does not tell.
+    /// `None` if the kernel does not report the device.
     pub device: Option<Device>,
-    /// Only a connection that is bound to `local` takes it.
+    /// Only connections bound to `local` take this route.
     pub by_source: bool,
 }
 
-impl Way {
-    /// Whether it leads through a tunnel.
+impl GatewayRoute {
     pub fn is_tunnel(&self) -> bool {
         self.device.as_ref().is_some_and(|device| device.tunnel)
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for GatewayRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.local.fmt(f)?;
         if let Some(device) = &self.device {
@@ -55,82 +53,90 @@ impl fmt::Display for Way {
     }
 }
 
-/// What was seen last.
+/// Last known state of the tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
-    /// Where the way leads to; none while the gateway is not known.
+    /// Destination of the route; `None` while the gateway is unknown.
     target: Option<SocketAddr>,
-    /// The last way that there was.
-    pub way: Option<Way>,
+    /// The latest route, kept even after a loss.
+    pub route: Option<GatewayRoute>,
     pub lost: bool,
-    /// When it changed last.
+    /// Time of the last change of the route.
     changed: Option<Instant>,
-    /// There was a device besides loopback once.
-    inhabited: bool,
-    /// Since when there is none any more.
+    /// There has been a device besides loopback.
+    had_device: bool,
+    /// Time since which only loopback is left.
     pub isolated: Option<Instant>,
-    seen: Now,
+    last_seen: Now,
 }
 
-/// What a look found.
+/// Result of comparing a route with the previous one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum RouteChange {
     Unchanged,
-    /// Another gateway is asked: what happened to the way meanwhile was not seen.
-    Elsewhere,
-    /// There is a way, and it is another one than before, or one again.
+    /// The gateway is a different one, so the two routes cannot be compared.
+    OtherGateway,
+    /// The route differs from the previous one, or is back after a loss.
     Changed {
-        from: Option<Way>,
+        from: Option<GatewayRoute>,
     },
 }
 
 impl Tunnel {
     pub fn new(now: Now) -> Self {
-        Self { target: None, way: None, lost: false, changed: None, inhabited: false, isolated: None, seen: now }
+        Self {
+            target: None,
+            route: None,
+            lost: false,
+            changed: None,
+            had_device: false,
+            isolated: None,
+            last_seen: now,
+        }
     }
 
-    /// How far the wall clock went beyond the time that passed, or back, if that was more than a clock does by itself.
+    /// Jump of the wall clock relative to the time that passed; negative if backwards, `None` if small enough to be slewing.
     pub fn clock_jump(&mut self, now: Now) -> Option<SignedDuration> {
-        let passed = SignedDuration::try_from(now.mono.saturating_duration_since(self.seen.mono)).ok()?;
-        let jump = now.wall.duration_since(self.seen.wall).saturating_sub(passed);
-        self.seen = now;
-        (jump.abs() > JUMP).then_some(jump)
+        let passed = SignedDuration::try_from(now.mono.saturating_duration_since(self.last_seen.mono)).ok()?;
+        let jump = now.wall.duration_since(self.last_seen.wall).saturating_sub(passed);
+        self.last_seen = now;
+        (jump.abs() > MAX_SLEW).then_some(jump)
     }
 
-    /// Whether it has come up a moment ago.
-    pub fn is_young(&self, now: Now) -> bool {
-        self.changed.is_some_and(|at| now.mono.saturating_duration_since(at) < YOUTH)
+    /// Whether the tunnel is so new that it may not carry packets yet.
+    pub fn is_settling(&self, now: Now) -> bool {
+        self.changed.is_some_and(|at| now.mono.saturating_duration_since(at) < TUNNEL_SETTLING)
     }
 
-    /// Whether there is a device besides loopback.
-    pub fn see_devices(&mut self, now: Now, isolated: bool) {
-        self.inhabited |= !isolated;
+    /// Records whether only loopback is left.
+    pub fn observe_devices(&mut self, now: Now, isolated: bool) {
+        self.had_device |= !isolated;
         let since = self.isolated.unwrap_or(now.mono);
-        self.isolated = (isolated && self.inhabited).then_some(since);
+        self.isolated = (isolated && self.had_device).then_some(since);
     }
 
-    /// There is no way; true if that is new.
-    pub fn lose(&mut self) -> bool {
+    /// Records the loss of the route; true if it was not lost before.
+    pub fn mark_lost(&mut self) -> bool {
         !std::mem::replace(&mut self.lost, true)
     }
 
-    /// Whether the way that was seen last leads to another gateway than `target`.
-    pub fn leads_elsewhere(&self, target: Option<SocketAddr>) -> bool {
+    /// Whether the latest route was a route to a gateway other than `target`.
+    pub fn has_other_target(&self, target: Option<SocketAddr>) -> bool {
         self.target != target
     }
 
-    /// There is a way to `target`.
-    pub fn see(&mut self, now: Now, target: Option<SocketAddr>, way: &Way) -> Look {
-        let elsewhere = std::mem::replace(&mut self.target, target) != target;
+    /// Records the route to `target`.
+    pub fn observe(&mut self, now: Now, target: Option<SocketAddr>, route: &GatewayRoute) -> RouteChange {
+        let other_target = std::mem::replace(&mut self.target, target) != target;
         let was_lost = std::mem::take(&mut self.lost);
-        let from = self.way.replace(way.clone()).filter(|_| !elsewhere);
-        if was_lost || from.as_ref().is_some_and(|from| from != way) {
+        let from = self.route.replace(route.clone()).filter(|_| !other_target);
+        if was_lost || from.as_ref().is_some_and(|from| from != route) {
             self.changed = Some(now.mono);
-            Look::Changed { from }
-        } else if elsewhere {
-            Look::Elsewhere
+            RouteChange::Changed { from }
+        } else if other_target {
+            RouteChange::OtherGateway
         } else {
-            Look::Unchanged
+            RouteChange::Unchanged
         }
     }
 }
@@ -145,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_with_the_time_is_nothing_new() {
+    fn only_a_jump_of_the_clock_is_reported() {
         let begin = time::now();
         let mut tunnel = Tunnel::new(begin);
         let mut jump = |mono, wall| tunnel.clock_jump(later(begin, mono, wall)).map(|jump| jump.as_secs());
@@ -156,33 +162,37 @@ mod tests {
         assert_eq!(jump(645, -6985), None, "once");
     }
 
-    fn way(local: &str) -> Way {
+    fn route(local: &str) -> GatewayRoute {
         let device = Device { index: 7, name: "tun0".to_owned(), tunnel: true };
-        Way { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
+        GatewayRoute { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
     }
 
     #[test]
-    fn a_way_is_lost_and_found_once() {
+    fn a_route_is_lost_and_found_once() {
         let mut tunnel = Tunnel::new(time::now());
-        let see = |tunnel: &mut Tunnel, way: &Way| tunnel.see(time::now(), None, way);
-        assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged, "the first look has nothing to compare with");
-        assert!(tunnel.lose() && !tunnel.lose() && tunnel.lost);
-        let back = see(&mut tunnel, &way("10.1.0.2"));
-        assert_eq!(back, Look::Changed { from: Some(way("10.1.0.2")) }, "the same, recreated");
+        let observe = |tunnel: &mut Tunnel, route: &GatewayRoute| tunnel.observe(time::now(), None, route);
+        assert_eq!(
+            observe(&mut tunnel, &route("10.1.0.2")),
+            RouteChange::Unchanged,
+            "the first route has nothing to compare with"
+        );
+        assert!(tunnel.mark_lost() && !tunnel.mark_lost() && tunnel.lost);
+        let back = observe(&mut tunnel, &route("10.1.0.2"));
+        assert_eq!(back, RouteChange::Changed { from: Some(route("10.1.0.2")) }, "an equal tunnel, recreated");
         assert!(!tunnel.lost);
-        assert_eq!(see(&mut tunnel, &way("10.1.0.2")), Look::Unchanged);
-        assert!(matches!(see(&mut tunnel, &way("10.2.0.2")), Look::Changed { .. }));
+        assert_eq!(observe(&mut tunnel, &route("10.1.0.2")), RouteChange::Unchanged);
+        assert!(matches!(observe(&mut tunnel, &route("10.2.0.2")), RouteChange::Changed { .. }));
         let device = Device { index: 8, name: "tun0".to_owned(), tunnel: true };
-        let again = Way { device: Some(device), ..way("10.2.0.2") };
-        assert!(matches!(see(&mut tunnel, &again), Look::Changed { .. }), "the same address, another device");
+        let again = GatewayRoute { device: Some(device), ..route("10.2.0.2") };
+        assert!(matches!(observe(&mut tunnel, &again), RouteChange::Changed { .. }), "equal address, new device");
     }
 
     #[test]
-    fn another_gateway_is_a_new_beginning() {
+    fn a_different_gateway_starts_over() {
         let mut tunnel = Tunnel::new(time::now());
         let found = Some("10.1.0.1:19999".parse().unwrap());
-        assert_eq!(tunnel.see(time::now(), None, &way("10.1.0.2")), Look::Unchanged);
-        assert_eq!(tunnel.see(time::now(), found, &way("10.9.0.2")), Look::Elsewhere);
-        assert!(matches!(tunnel.see(time::now(), found, &way("10.1.0.2")), Look::Changed { .. }));
+        assert_eq!(tunnel.observe(time::now(), None, &route("10.1.0.2")), RouteChange::Unchanged);
+        assert_eq!(tunnel.observe(time::now(), found, &route("10.9.0.2")), RouteChange::OtherGateway);
+        assert!(matches!(tunnel.observe(time::now(), found, &route("10.1.0.2")), RouteChange::Changed { .. }));
     }
 }

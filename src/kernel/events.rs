@@ -1,5 +1,5 @@
-//! That something has changed: devices, addresses, routes, rules, or the clock. What, is asked anew, because the kernel does not
-//! tell all: IPv4 routes die with their device in silence.
+//! Events: devices, addresses, routes, rules or the clock have changed. What has changed is then queried, because the
+//! kernel does not report everything: IPv4 routes vanish silently with their device.
 
 use std::cell::Cell;
 use std::io;
@@ -16,45 +16,43 @@ use rustix::time::{timerfd_create, timerfd_settime};
 use super::Network;
 use super::netlink::receive;
 use crate::http::dial::Interrupt;
-use crate::keeper::tunnel::Way;
+use crate::keeper::tunnel::GatewayRoute;
 
 /// `RTMGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, and IPv6 rules.
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
-/// Bytes of an event that are read: that there is one is all that counts.
+/// Bytes read of an event: only its arrival counts.
 const BUFFER: usize = 64;
-/// Datagrams of one burst. The kernel keeps 256 for us.
-const MOST_DATAGRAMS: usize = 1024;
+/// Datagrams read in one go; the kernel queues 256.
+const MAX_DATAGRAMS: usize = 1024;
 
 /// Seconds since 1970 that no clock reaches.
 const NEVER: i64 = 1 << 40;
 
-/// A subscription.
 pub struct Events {
-    /// Of devices, addresses, routes and rules; the error says that it is refused.
+    /// Devices, addresses, routes and rules; the error if the kernel refuses the subscription.
     network: io::Result<OwnedFd>,
-    /// Readable when the clock was set or the machine has slept.
+    /// Readable after the clock was set or the machine has slept.
     clock: Option<OwnedFd>,
-    /// Something has changed, and was not taken yet.
+    /// A change that [`Events::take`] has not returned yet.
     pending: Cell<bool>,
 }
 
 impl Events {
-    /// Subscribes.
     pub fn subscribe() -> Self {
         Self { network: subscribe_to_network(), clock: subscribe_to_clock().ok(), pending: Cell::new(false) }
     }
 
-    /// Why changes of the network are not told, if they are not.
+    /// Reason why the kernel does not report network changes, if it does not.
     pub fn refused(&self) -> Option<&io::Error> {
         self.network.as_ref().err()
     }
 
-    /// What to wait for.
+    /// Descriptors to wait for.
     pub fn sources(&self) -> Vec<BorrowedFd<'_>> {
         self.network.iter().chain(&self.clock).map(AsFd::as_fd).collect()
     }
 
-    /// Whether anything has changed since this was asked last.
+    /// Whether anything has changed since the last call.
     pub fn take(&self) -> bool {
         let network = self.pending.take() | self.network.as_ref().is_ok_and(drain);
         // The timer itself never fires.
@@ -63,30 +61,30 @@ impl Events {
     }
 }
 
-/// Ends an exchange when the way to its peer becomes another one.
-pub struct WayWatch {
+/// Ends an exchange when the route to its remote changes.
+pub struct RouteWatch {
     events: Rc<Events>,
     to: SocketAddr,
-    way: Way,
+    route: GatewayRoute,
 }
 
-impl WayWatch {
-    /// None where changes are not told.
-    pub fn new(events: &Rc<Events>, to: SocketAddr, way: Way) -> Option<Self> {
-        events.network.is_ok().then(|| Self { events: Rc::clone(events), to, way })
+impl RouteWatch {
+    /// `None` if the kernel does not report changes.
+    pub fn new(events: &Rc<Events>, to: SocketAddr, route: GatewayRoute) -> Option<Self> {
+        events.network.is_ok().then(|| Self { events: Rc::clone(events), to, route })
     }
 }
 
-impl Interrupt for WayWatch {
+impl Interrupt for RouteWatch {
     fn source(&self) -> BorrowedFd<'_> {
-        // Of the clock a peer knows nothing.
+        // The network alone: setting the clock does not affect an exchange.
         self.events.sources()[0]
     }
 
     fn is_due(&self) -> bool {
         let changed = self.events.network.as_ref().is_ok_and(drain);
         self.events.pending.set(self.events.pending.get() | changed);
-        changed && Network::look().way(self.to).ok().as_ref() != Some(&self.way)
+        changed && Network::snapshot().route_to(self.to).ok().as_ref() != Some(&self.route)
     }
 }
 
@@ -108,10 +106,10 @@ fn subscribe_to_clock() -> io::Result<OwnedFd> {
 fn drain(socket: &OwnedFd) -> bool {
     let mut buffer = [0; BUFFER];
     let mut changed = false;
-    for _ in 0..MOST_DATAGRAMS {
+    for _ in 0..MAX_DATAGRAMS {
         match receive(socket, &mut buffer, RecvFlags::empty()) {
             Ok(datagram) => changed |= !datagram.is_empty(),
-            // More than the kernel kept for us: something did.
+            // The kernel's queue overflowed, so something has changed.
             Err(Errno::NOBUFS) => changed = true,
             Err(Errno::INTR) => {}
             Err(_) => break,
@@ -130,6 +128,6 @@ mod tests {
         assert!(events.refused().is_none());
         assert_eq!(events.sources().len(), 2, "network and clock");
         let clock = events.clock.as_ref().unwrap();
-        assert_eq!(read(clock, &mut [0; 8]), Err(Errno::AGAIN), "no clock gets there");
+        assert_eq!(read(clock, &mut [0; 8]), Err(Errno::AGAIN), "no clock reaches that time");
     }
 }

@@ -1,5 +1,6 @@
-//! The kernel as a witness, asked over netlink without a packet being sent and without privileges: devices and addresses, the way
-//! to a peer, who listens on a port, and that any of this has changed.
+//! Facts from the kernel, over netlink, without privileges and without sending a packet: devices and addresses, the
+//! route to a remote, the sockets on a port, and events when any of these change. What follows from them is the
+//! keeper's decision.
 
 pub mod events;
 pub mod netlink;
@@ -10,9 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 
 use crate::http::dial::Interrupt;
-use crate::keeper::tunnel::{Device, Way};
-use events::{Events, WayWatch};
-use netlink::{Address, Link, Question, Route};
+use crate::keeper::tunnel::{Device, GatewayRoute};
+use events::{Events, RouteWatch};
+use netlink::{Address, Link, Query, Route};
 pub use sockets::inspect;
 
 /// Devices and addresses at one moment.
@@ -20,67 +21,64 @@ pub use sockets::inspect;
 pub struct Network {
     links: Vec<Link>,
     addresses: Vec<Address>,
-    /// Why nothing is known: netlink is refused, as in some sandboxes.
+    /// Reason why nothing is known: netlink is refused, as in some sandboxes.
     pub refused: Option<io::Error>,
-    /// What tells when it is another one; none while nobody listens.
+    /// Events that interrupt exchanges; `None` without a subscription.
     events: Option<Rc<Events>>,
 }
 
-/// A network that is reached through a tunnel.
+/// A network that a tunnel leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beyond {
-    /// The tunnel's device.
+pub struct TunnelNetwork {
     pub device: String,
-    /// First address of the network.
+    /// First address.
     pub first: Ipv4Addr,
-    /// Bits of the network.
+    /// Length in bits.
     pub prefix: u8,
-    /// The next hop.
     pub hop: Option<Ipv4Addr>,
 }
 
 impl Network {
-    /// As it is now.
-    pub fn look() -> Self {
-        let links = Question::links().ask(Link::parse);
-        match links.and_then(|links| Ok((links, Question::addresses().ask(Address::parse)?))) {
+    pub fn snapshot() -> Self {
+        let links = Query::links().ask(Link::parse);
+        match links.and_then(|links| Ok((links, Query::addresses().ask(Address::parse)?))) {
             Ok((links, addresses)) => Self { links, addresses, ..Self::default() },
             Err(error) => Self { refused: Some(error), ..Self::default() },
         }
     }
 
-    /// As it is now, with what tells when it is another one.
+    /// Snapshot whose exchanges `events` can interrupt.
     pub fn watched(events: Option<&Rc<Events>>) -> Self {
-        Self { events: events.cloned(), ..Self::look() }
+        Self { events: events.cloned(), ..Self::snapshot() }
     }
 
-    /// What ends an exchange with `to`, to whom there is this `way` now, when that becomes another one.
-    pub fn watch(&self, to: SocketAddr, way: Way) -> Option<Rc<dyn Interrupt>> {
-        Some(Rc::new(WayWatch::new(self.events.as_ref()?, to, way)?))
+    /// Interrupt for an exchange with `to`, due when the route to it is no longer `route`.
+    pub fn watch(&self, to: SocketAddr, route: GatewayRoute) -> Option<Rc<dyn Interrupt>> {
+        Some(Rc::new(RouteWatch::new(self.events.as_ref()?, to, route)?))
     }
 
-    /// The way to `to`, as a connection would take it now; the error is the system's when there is none.
+    /// Route that a connection to `to` would take now; the system's error if there is none.
     ///
-    /// Where a rule by source is all that leads into a tunnel, the way is the one from an address on that tunnel, and a connection
-    /// has to be bound to that.
-    pub fn way(&self, to: SocketAddr) -> io::Result<Way> {
+    /// If only a rule by source address leads into a tunnel, this is the route from an address on that tunnel, and a
+    /// connection must be bound to that address.
+    pub fn route_to(&self, to: SocketAddr) -> io::Result<GatewayRoute> {
         if self.refused.is_some() {
             let local = local_address_towards(to)?;
-            return Ok(Way { local, hop: None, device: None, by_source: false });
+            return Ok(GatewayRoute { local, hop: None, device: None, by_source: false });
         }
-        let plain = self.way_from(to, None);
-        // Whoever is on a network of ours is not beyond a tunnel.
-        if plain.as_ref().is_ok_and(|way| way.is_tunnel() || way.hop.is_none()) {
-            return plain;
+        let direct = self.route_from(to, None);
+        // A remote on a directly connected network is not behind a tunnel.
+        if direct.as_ref().is_ok_and(|route| route.is_tunnel() || route.hop.is_none()) {
+            return direct;
         }
         let tunnelled = self.tunnel_addresses().filter(|own| own.is_ipv4() == to.is_ipv4());
-        let by_source = tunnelled.filter_map(|own| self.way_from(to, Some(own)).ok()).find(Way::is_tunnel);
-        by_source.map_or(plain, Ok)
+        let by_source = tunnelled.filter_map(|own| self.route_from(to, Some(own)).ok()).find(GatewayRoute::is_tunnel);
+        by_source.map_or(direct, Ok)
     }
 
-    fn way_from(&self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Way> {
-        let route = Question::route(to, source).ask(Route::parse)?.pop();
-        let route = route.ok_or_else(|| io::Error::from(io::ErrorKind::NetworkUnreachable))?;
+    fn route_from(&self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<GatewayRoute> {
+        let found = Query::route(to, source).ask(Route::parse)?.pop();
+        let route = found.ok_or_else(|| io::Error::from(io::ErrorKind::NetworkUnreachable))?;
         let device = self.link(route.device).map(|link| Device {
             index: link.index,
             name: link.name.clone(),
@@ -90,12 +88,12 @@ impl Network {
             Some(local) => local,
             None => local_address_towards(to)?,
         };
-        Ok(Way { local, hop: route.hop, device, by_source: source.is_some() })
+        Ok(GatewayRoute { local, hop: route.hop, device, by_source: source.is_some() })
     }
 
-    /// Networks that are reached through tunnels, by any table.
-    pub fn beyond_tunnels(&self) -> Vec<Beyond> {
-        let routes = Question::routes().ask(Route::parse).unwrap_or_default();
+    /// Networks that tunnels lead to, by any routing table.
+    pub fn tunnel_networks(&self) -> Vec<TunnelNetwork> {
+        let routes = Query::routes().ask(Route::parse).unwrap_or_default();
         let v4 = |ip: Option<IpAddr>| match ip {
             Some(IpAddr::V4(ip)) => Some(ip),
             _ => None,
@@ -103,14 +101,14 @@ impl Network {
         let beyond = |route: Route| {
             let link = self.link(route.device).filter(|link| link.tunnel)?;
             let first = v4(route.to).unwrap_or(Ipv4Addr::UNSPECIFIED);
-            let foreign = !self.has(first.into());
+            let foreign = !self.has_address(first.into());
             let hop = v4(route.hop);
-            foreign.then(|| Beyond { device: link.name.clone(), first, prefix: route.prefix, hop })
+            foreign.then(|| TunnelNetwork { device: link.name.clone(), first, prefix: route.prefix, hop })
         };
         routes.into_iter().filter_map(beyond).collect()
     }
 
-    /// Our own addresses on tunnels, and what else is known at the other end of each.
+    /// Our addresses on tunnels, each with the address of the tunnel's other end, if known.
     pub fn tunnel_ends(&self) -> Vec<(Ipv4Addr, Option<Ipv4Addr>)> {
         let ends = self.addresses.iter().filter(|address| self.is_tunnel(address.device));
         let ends = ends.filter_map(|address| match (address.own, address.other) {
@@ -121,12 +119,11 @@ impl Network {
         ends.collect()
     }
 
-    /// Whether `address` is one of ours.
-    pub fn has(&self, address: IpAddr) -> bool {
+    pub fn has_address(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.iter().any(|known| known.own == address)
     }
 
-    /// Whether there is no device but loopback: what is left of a VPN container's namespace when the container is gone.
+    /// Whether only the loopback device is left, as in the network namespace of a VPN container that is gone.
     pub fn is_isolated(&self) -> bool {
         !self.links.is_empty() && self.links.iter().all(|link| link.loopback)
     }
@@ -144,13 +141,13 @@ impl Network {
     }
 }
 
-/// The address from which this host would speak to `peer`; the error is the system's, e.g. that there is no route.
+/// Local address that this host would use towards `remote`; the system's error, e.g. if there is no route.
 ///
-/// Connecting a UDP socket asks the routing tables, all of them, and sends nothing.
-fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+/// Connecting a UDP socket consults all routing tables and sends nothing.
+fn local_address_towards(remote: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(peer)?;
+    socket.connect(remote)?;
     Ok(socket.local_addr()?.ip())
 }
 
@@ -159,21 +156,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_speaks_to_loopback_from_loopback() {
-        let network = Network::look();
+    fn loopback_is_reached_from_loopback() {
+        let network = Network::snapshot();
         assert!(network.refused.is_none());
-        let way = network.way("127.0.0.1:19999".parse().unwrap()).unwrap();
-        assert_eq!((way.local.to_string().as_str(), way.hop, way.by_source), ("127.0.0.1", None, false));
-        assert_eq!(way.device, Some(Device { index: 1, name: "lo".to_owned(), tunnel: false }));
-        assert!(network.has("127.0.0.1".parse().unwrap()) && network.has("127.9.9.9".parse().unwrap()));
-        assert!(!network.has("192.0.2.1".parse().unwrap()));
+        let route = network.route_to("127.0.0.1:19999".parse().unwrap()).unwrap();
+        assert_eq!((route.local.to_string().as_str(), route.hop, route.by_source), ("127.0.0.1", None, false));
+        assert_eq!(route.device, Some(Device { index: 1, name: "lo".to_owned(), tunnel: false }));
+        assert!(network.has_address("127.0.0.1".parse().unwrap()) && network.has_address("127.9.9.9".parse().unwrap()));
+        assert!(!network.has_address("192.0.2.1".parse().unwrap()));
     }
 
     #[test]
-    fn where_netlink_is_refused_our_address_is_known_all_the_same() {
+    fn without_netlink_our_address_is_still_known() {
         let network = Network { refused: Some(io::ErrorKind::PermissionDenied.into()), ..Network::default() };
-        let way = network.way("127.0.0.1:19999".parse().unwrap()).unwrap();
-        assert_eq!((way.local.to_string().as_str(), way.device), ("127.0.0.1", None));
+        let route = network.route_to("127.0.0.1:19999".parse().unwrap()).unwrap();
+        assert_eq!((route.local.to_string().as_str(), route.device), ("127.0.0.1", None));
         assert!(!network.is_isolated());
     }
 }

@@ -1,7 +1,7 @@
-//! Netlink's wire format: a question as bytes, and what an answer is made of. Native byte order; ports and addresses are big
-//! endian (Linux's headers netlink, rtnetlink, `if_link`, `if_addr` and `inet_diag`).
+//! Netlink's wire format: writes queries and parses replies. Native byte order, but ports and addresses are big-endian
+//! (Linux's headers netlink, rtnetlink, `if_link`, `if_addr` and `inet_diag`).
 //!
-//! What a reader here does not know it skips, and what is cut off it takes for absent: an answer is never trusted to be whole.
+//! Parsers skip what they do not know and take what is cut off for absent: a reply is never trusted to be whole.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,39 +16,39 @@ use rustix::net::{recvfrom, send, socket_with, sockopt};
 /// `AF_INET` and `AF_INET6`.
 const INET: u8 = 2;
 const INET6: u8 = 10;
-/// `NLM_F_REQUEST`, `NLM_F_DUMP`, and `NLM_F_DUMP_INTR` of an answer in the middle of which something has changed.
+/// `NLM_F_REQUEST`, `NLM_F_DUMP`, and `NLM_F_DUMP_INTR`: something changed while the kernel wrote the reply.
 const REQUEST: u16 = 1;
 const DUMP: u16 = 0x300;
 const INTERRUPTED: u16 = 0x10;
-/// Kinds of messages.
+/// Types of messages.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const GET_LINK: u16 = 18;
 const GET_ADDRESS: u16 = 22;
 const GET_ROUTE: u16 = 26;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// `RTM_F_LOOKUP_TABLE`: say in which table the route was found.
+/// `RTM_F_LOOKUP_TABLE`: report the table in which the route was found.
 const LOOKUP_TABLE: u32 = 0x1000;
 /// `RTN_UNICAST`.
 const UNICAST: u8 = 1;
 /// `ARPHRD_NONE` (tun, `WireGuard`), `ARPHRD_PPP` and `ARPHRD_LOOPBACK`.
 const TUNNEL_TYPES: [u16; 2] = [65534, 512];
 const LOOPBACK_TYPE: u16 = 772;
-/// Bytes of a datagram: what the kernel fills at most.
+/// Bytes of a datagram; the kernel fills no more.
 const BUFFER: usize = 32 * 1024;
-/// Datagrams of one answer; 22 hold 5,000 sockets.
-const MOST_DATAGRAMS: usize = 4096;
-/// For the next datagram of an answer. A kernel takes microseconds; who plays one may say nothing.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// A dump is asked for again when it was interrupted, so often.
-const DUMPS: usize = 3;
+/// Datagrams of one reply; 22 hold 5,000 sockets.
+const MAX_DATAGRAMS: usize = 4096;
+/// Time for the next datagram of a reply. Linux takes microseconds, but an emulated kernel may not answer at all.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Attempts at a dump that is interrupted by changes.
+const MAX_DUMPS: usize = 3;
 
-/// `IPPROTO_TCP` and `IPPROTO_UDP`.
+/// `IPPROTO_TCP`.
 pub const TCP: u8 = 6;
-/// See [`TCP`].
+/// `IPPROTO_UDP`.
 pub const UDP: u8 = 17;
 
-/// Bytes that are read from the front.
+/// Bytes with bounds-checked reads.
 #[derive(Clone, Copy)]
 struct Bytes<'a>(&'a [u8]);
 
@@ -69,7 +69,6 @@ impl<'a> Bytes<'a> {
         self.array(at).map(u32::from_ne_bytes)
     }
 
-    /// An address of `family`.
     fn address(self, family: u8, at: usize) -> Option<IpAddr> {
         match family {
             INET => self.array::<4>(at).map(IpAddr::from),
@@ -78,7 +77,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Type and value of the attributes from `at` on.
+    /// Type and value of each attribute from `at` on.
     fn attributes(self, at: usize) -> impl Iterator<Item = (u16, Bytes<'a>)> {
         let mut rest = self.0.get(at..).unwrap_or_default();
         std::iter::from_fn(move || {
@@ -92,7 +91,7 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// A message of an answer or an event.
+/// A message of a reply or an event.
 pub struct Message<'a> {
     /// `RTM_NEWLINK` and so on.
     pub kind: u16,
@@ -101,7 +100,6 @@ pub struct Message<'a> {
     body: Bytes<'a>,
 }
 
-/// The messages of a datagram.
 pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -114,21 +112,18 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// A device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its index: a recreated device has another one.
+    /// A recreated device has a new one.
     pub index: u32,
-    /// Its name.
     pub name: String,
-    /// Whether it is a tunnel: without link-layer addresses, PPP, or of kind `wireguard`. A virtual machine's tap is none.
+    /// Without link-layer addresses, PPP, or of kind `wireguard`. A virtual machine's tap is not a tunnel.
     pub tunnel: bool,
-    /// Whether it is `lo`.
     pub loopback: bool,
 }
 
 impl Link {
-    /// From `RTM_NEWLINK`.
+    /// Parses `RTM_NEWLINK`.
     pub fn parse(message: &Message) -> Option<Self> {
         let body = message.body;
         let kind = body.u16(2)?;
@@ -140,12 +135,12 @@ impl Link {
         };
         for (attribute, value) in body.attributes(16) {
             match attribute {
-                // IFLA_IFNAME, with a zero at its end.
+                // IFLA_IFNAME, zero-terminated.
                 3 => {
                     let name = value.0.split(|byte| *byte == 0).next();
                     link.name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
                 }
-                // IFLA_LINKINFO, and IFLA_INFO_KIND in it.
+                // IFLA_LINKINFO with IFLA_INFO_KIND inside.
                 18 => link.tunnel |= value.attributes(0).any(|(kind, name)| kind == 1 && name.0 == b"wireguard\0"),
                 _ => {}
             }
@@ -159,23 +154,22 @@ impl Link {
 pub struct Address {
     /// Index of the device.
     pub device: u32,
-    /// The address.
     pub own: IpAddr,
-    /// The other end of a point-to-point device, if one was named.
+    /// The other end of a point-to-point device, if given.
     pub other: Option<IpAddr>,
-    /// Bits of the network.
+    /// Length of the network's prefix in bits.
     pub prefix: u8,
 }
 
 impl Address {
-    /// From `RTM_NEWADDR`.
+    /// Parses `RTM_NEWADDR`.
     pub fn parse(message: &Message) -> Option<Self> {
         let body = message.body;
         let family = body.u8(0)?;
         let (mut local, mut address) = (None, None);
         for (attribute, value) in body.attributes(8) {
             match attribute {
-                // IFA_ADDRESS: the other end, if there is one; else, and always of IPv6, the address.
+                // IFA_ADDRESS: the other end of a point-to-point device; otherwise, and always for IPv6, the address.
                 1 => address = value.address(family, 0),
                 // IFA_LOCAL.
                 2 => local = value.address(family, 0),
@@ -188,39 +182,38 @@ impl Address {
     }
 }
 
-/// A route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Index of the device.
     pub device: u32,
-    /// First address of the network that it leads to; none of a default route.
+    /// First address of the destination; `None` for a default route.
     pub to: Option<IpAddr>,
-    /// Bits of that network.
+    /// Length of the destination's prefix in bits.
     pub prefix: u8,
-    /// The next hop; none when what it leads to is on the device itself.
+    /// Next hop; `None` if the destination is on the device itself.
     pub hop: Option<IpAddr>,
-    /// The address of ours that is used on it.
+    /// Local address used on this route.
     pub source: Option<IpAddr>,
 }
 
 impl Route {
-    /// From `RTM_NEWROUTE`; none where it does not lead to other hosts.
+    /// Parses `RTM_NEWROUTE`; `None` unless its type is unicast or local.
     pub fn parse(message: &Message) -> Option<Self> {
         let body = message.body;
         let family = body.u8(0)?;
         let mut route = Self { device: 0, to: None, prefix: body.u8(1)?, hop: None, source: None };
-        // Type 2, `RTN_LOCAL`, is how the way to an address of our own is answered.
+        // The route to one of our own addresses has type 2, `RTN_LOCAL`.
         if !matches!(body.u8(7)?, UNICAST | 2) {
             return None;
         }
         for (attribute, value) in body.attributes(12) {
             match attribute {
-                // The destination, the device, the next hop, our address.
+                // RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC.
                 1 => route.to = value.address(family, 0),
                 4 => route.device = value.u32(0)?,
                 5 => route.hop = value.address(family, 0),
                 7 => route.source = value.address(family, 0),
-                // RTA_VIA: the next hop is of another family.
+                // RTA_VIA: a next hop of another family.
                 18 => route.hop = value.u16(0).and_then(|family| value.address(u8::try_from(family).ok()?, 2)),
                 _ => {}
             }
@@ -229,21 +222,19 @@ impl Route {
     }
 }
 
-/// A TCP or UDP socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket {
     /// `TCP_ESTABLISHED` and so on.
     pub state: u8,
-    /// Where it is bound. An IPv4 address in an IPv6 one is shown as the IPv4 address that it is.
+    /// Bound address; an IPv4-mapped IPv6 address becomes the IPv4 address.
     pub local: SocketAddr,
-    /// The other end.
-    pub peer: SocketAddr,
-    /// Index of the device that it is bound to; zero for any.
+    pub remote: SocketAddr,
+    /// Index of the device that the socket is bound to; zero for any.
     pub device: u32,
 }
 
 impl Socket {
-    /// From `SOCK_DIAG_BY_FAMILY`.
+    /// Parses `SOCK_DIAG_BY_FAMILY`.
     pub fn parse(message: &Message) -> Option<Self> {
         let body = message.body;
         let family = body.u8(0)?;
@@ -252,27 +243,24 @@ impl Socket {
         Some(Self {
             state: body.u8(1)?,
             local: end(body.address(family, 8)?, port(4)?),
-            peer: end(body.address(family, 24)?, port(6)?),
+            remote: end(body.address(family, 24)?, port(6)?),
             device: body.u32(40)?,
         })
     }
 }
 
-/// A question.
-pub struct Question {
+pub struct Query {
     protocol: Option<Protocol>,
     kind: u16,
     flags: u16,
     body: Vec<u8>,
 }
 
-impl Question {
-    /// All devices.
+impl Query {
     pub fn links() -> Self {
         Self { protocol: None, kind: GET_LINK, flags: DUMP, body: vec![0; 16] }
     }
 
-    /// All addresses of this host.
     pub fn addresses() -> Self {
         Self { protocol: None, kind: GET_ADDRESS, flags: DUMP, body: vec![0; 8] }
     }
@@ -284,8 +272,8 @@ impl Question {
         Self { protocol: None, kind: GET_ROUTE, flags: DUMP, body }
     }
 
-    /// The route that a connection to `to` takes; from `source`, if it was bound to that. Never with a device: the kernel then
-    /// says yes to anything.
+    /// Route that a connection to `to` takes, bound to `source` if given. Never with a device: the kernel would then
+    /// accept any destination.
     pub fn route(to: SocketAddr, source: Option<IpAddr>) -> Self {
         let bits = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
         let mut body = vec![0; 12];
@@ -293,7 +281,7 @@ impl Question {
         body[1] = bits(to.ip());
         body[2] = source.map_or(0, bits);
         body[8..].copy_from_slice(&LOOKUP_TABLE.to_ne_bytes());
-        // RTA_DST, RTA_SRC; RTA_IP_PROTO and RTA_DPORT, for rules that look at the port.
+        // RTA_DST, RTA_SRC; RTA_IP_PROTO and RTA_DPORT, for rules that match the port.
         put_address(&mut body, 1, to.ip());
         if let Some(source) = source {
             put_address(&mut body, 2, source);
@@ -303,7 +291,7 @@ impl Question {
         Self { protocol: None, kind: GET_ROUTE, flags: 0, body }
     }
 
-    /// The sockets of `protocol` and a family whose local port is `port`, in the `states` (a bit each).
+    /// Sockets of one protocol and family with the local port `port`, in one of `states` (a bit each).
     pub fn sockets(protocol: u8, ipv6: bool, port: u16, states: u32) -> Self {
         let mut body = vec![0; 56];
         body[0] = if ipv6 { INET6 } else { INET };
@@ -315,17 +303,18 @@ impl Question {
         Self { protocol: Some(SOCK_DIAG), kind: SOCK_DIAG_BY_FAMILY, flags: DUMP, body }
     }
 
-    /// Asks the kernel; gives every message of the answer to `read`. The error is the kernel's, or tells that netlink is refused.
+    /// Asks the kernel and collects what `read` makes of each message of the reply. The error is the kernel's, or means
+    /// that netlink is refused.
     pub fn ask<T>(&self, read: impl Fn(&Message) -> Option<T>) -> io::Result<Vec<T>> {
         let raw = SocketType::RAW;
         let socket = socket_with(AddressFamily::NETLINK, raw, SocketFlags::CLOEXEC, self.protocol)?;
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(REPLY_TIMEOUT))?;
         let mut found = Vec::new();
-        for attempt in 1..=DUMPS {
+        for attempt in 1..=MAX_DUMPS {
             let sequence = u32::try_from(attempt).unwrap_or(0);
             send(&socket, &self.datagram(sequence), SendFlags::empty())?;
             found.clear();
-            if self.hear(&socket, sequence, &read, &mut found)? {
+            if self.receive_reply(&socket, sequence, &read, &mut found)? {
                 break;
             }
         }
@@ -344,8 +333,8 @@ impl Question {
         datagram
     }
 
-    /// Whether the answer is whole: nothing changed in the middle of it.
-    fn hear<T>(
+    /// Collects one reply; false if something changed while the kernel wrote it.
+    fn receive_reply<T>(
         &self,
         socket: &OwnedFd,
         sequence: u32,
@@ -354,7 +343,7 @@ impl Question {
     ) -> io::Result<bool> {
         let mut buffer = vec![0; BUFFER];
         let mut whole = true;
-        for _ in 0..MOST_DATAGRAMS {
+        for _ in 0..MAX_DATAGRAMS {
             let datagram = match receive(socket, &mut buffer, RecvFlags::empty()) {
                 Ok(datagram) => datagram,
                 Err(Errno::INTR) => continue,
@@ -378,7 +367,7 @@ impl Question {
     }
 }
 
-/// The next datagram, if the kernel sent it; others could, and theirs are empty.
+/// Receives the next datagram; empty if any other process sent it.
 pub fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: RecvFlags) -> Result<&'a [u8], Errno> {
     let (length, _, from) = recvfrom(socket, &mut *buffer, flags)?;
     let kernel = from.is_none_or(|from| SocketAddrNetlink::try_from(from).is_ok_and(|from| from.pid() == 0));

@@ -1,26 +1,27 @@
-//! Who listens on a port, on which device, and who came in from outside (`NETLINK_SOCK_DIAG`).
+//! Sockets on a port: whether one listens, on which device, and whether a peer has connected from outside
+//! (`NETLINK_SOCK_DIAG`).
 
 use std::io;
 use std::net::IpAddr;
 
 use super::Network;
-use super::netlink::{Link, Question, Socket, TCP, UDP};
-use crate::keeper::step::{Listener, Witness};
-use crate::keeper::tunnel::Way;
+use super::netlink::{Link, Query, Socket, TCP, UDP};
+use crate::keeper::step::{ListenState, PortSockets};
+use crate::keeper::tunnel::GatewayRoute;
 
-/// States of sockets, by number: `TCP_ESTABLISHED` and those of a connection that is being closed, an unconnected UDP socket, a
-/// listener.
+/// Socket states by number: `TCP_ESTABLISHED` and those of a closing connection, an unconnected UDP socket, a listener.
 const CONNECTED: [u8; 5] = [1, 4, 5, 6, 8];
 const UNCONNECTED: u8 = 7;
 const LISTENING: u8 = 10;
 
-/// Looks at the sockets on `port`; `way` is the one that the port comes in on. With `peers` also at who came in, for which the kernel
-/// goes through all its connections: a millisecond or two. The error says that the kernel does not tell.
-pub fn inspect(network: &Network, port: u16, way: Option<&Way>, peers: bool) -> io::Result<Witness> {
+/// Inspects the sockets on `port`; `route` is the one that the port comes in on. With `peers`, also looks for incoming
+/// peers, for which the kernel goes through all its connections: a millisecond or two. An error means that the kernel
+/// refuses to show its sockets.
+pub fn inspect(network: &Network, port: u16, route: Option<&GatewayRoute>, peers: bool) -> io::Result<PortSockets> {
     let sockets = |protocol, ipv6, states: &[u8]| {
         let states = states.iter().fold(0, |bits, state| bits | 1 << state);
-        let mut sockets = Question::sockets(protocol, ipv6, port, states).ask(Socket::parse)?;
-        // Whatever a kernel answers that does not filter.
+        let mut sockets = Query::sockets(protocol, ipv6, port, states).ask(Socket::parse)?;
+        // For kernels that do not filter by port.
         sockets.retain(|socket| socket.local.port() == port);
         io::Result::Ok(sockets)
     };
@@ -28,46 +29,48 @@ pub fn inspect(network: &Network, port: u16, way: Option<&Way>, peers: bool) -> 
     for ipv6 in [false, true] {
         listeners.extend(sockets(TCP, ipv6, &[LISTENING])?);
     }
-    let mut peer = false;
+    let mut incoming_peer = false;
     for ipv6 in [false, true].into_iter().filter(|_| peers) {
         if listeners.iter().any(|listener| listener.local.is_ipv6() == ipv6) {
-            peer |= sockets(TCP, ipv6, &CONNECTED)?.iter().any(|socket| came_in(network, socket, way));
+            incoming_peer |= sockets(TCP, ipv6, &CONNECTED)?.iter().any(|socket| is_incoming(network, socket, route));
         }
     }
-    // Some kernels tell of TCP alone.
+    // Some kernels report TCP sockets only.
     let udp = [false, true].into_iter().map(|ipv6| sockets(UDP, ipv6, &[UNCONNECTED])).collect::<io::Result<Vec<_>>>();
-    let udp = udp.ok().map(|sockets| judge(network, &sockets.concat(), way));
-    Ok(Witness { tcp: judge(network, &listeners, way), udp, peer })
+    let udp = udp.ok().map(|sockets| listen_state(network, &sockets.concat(), route));
+    Ok(PortSockets { tcp: listen_state(network, &listeners, route), udp, incoming_peer })
 }
 
-/// What listens. One that peers can reach over IPv4 is enough; qBittorrent listens on a link-local address as well.
-fn judge(network: &Network, listeners: &[Socket], way: Option<&Way>) -> Listener {
-    let tunnel = way.and_then(|way| way.device.as_ref()).filter(|device| device.tunnel);
-    let mut best = Listener::Unseen;
+/// State of the best listener. One that peers can reach over IPv4 is enough: qBittorrent also listens on a link-local
+/// address.
+fn listen_state(network: &Network, listeners: &[Socket], route: Option<&GatewayRoute>) -> ListenState {
+    let tunnel = route.and_then(|route| route.device.as_ref()).filter(|device| device.tunnel);
+    let mut best = ListenState::Missing;
     for socket in listeners {
         let address = socket.local.ip();
         let any = address.is_unspecified();
         if !any && !address.is_ipv4() {
             continue;
         }
-        // Bound to a device that is gone it hears nothing for ever; bound to an address, only while that is nobody's here.
-        if (socket.device != 0 && network.link(socket.device).is_none()) || (!any && !network.has(address)) {
-            if best == Listener::Unseen {
-                best = Listener::Dead;
+        // A socket bound to a removed device never receives anything again; one bound to a removed address does as soon
+        // as the address is back.
+        if (socket.device != 0 && network.link(socket.device).is_none()) || (!any && !network.has_address(address)) {
+            if best == ListenState::Missing {
+                best = ListenState::Stale;
             }
             continue;
         }
         match (device_of(network, socket), tunnel) {
             (Some(on), Some(tunnel)) if on.index != tunnel.index => {
-                best = Listener::Elsewhere { on: on.name.clone(), tunnel: tunnel.name.clone() };
+                best = ListenState::WrongDevice { on: on.name.clone(), tunnel: tunnel.name.clone() };
             }
-            _ => return Listener::Open,
+            _ => return ListenState::Reachable,
         }
     }
     best
 }
 
-/// The device that a socket is confined to, if it is.
+/// Device that a socket is confined to, if any.
 fn device_of<'a>(network: &'a Network, socket: &Socket) -> Option<&'a Link> {
     let address = socket.local.ip();
     if socket.device != 0 {
@@ -80,16 +83,18 @@ fn device_of<'a>(network: &'a Network, socket: &Socket) -> Option<&'a Link> {
     network.link(own.device)
 }
 
-/// Whether this is a connection of somebody outside who came in through the tunnel.
-fn came_in(network: &Network, socket: &Socket, way: Option<&Way>) -> bool {
-    let Some(tunnel) = way.and_then(|way| way.device.as_ref()).filter(|device| device.tunnel) else { return false };
-    is_public(socket.peer.ip()) && device_of(network, socket).is_some_and(|on| on.index == tunnel.index)
+/// Whether the socket is a connection from a public address that came in through the tunnel.
+fn is_incoming(network: &Network, socket: &Socket, route: Option<&GatewayRoute>) -> bool {
+    let Some(tunnel) = route.and_then(|route| route.device.as_ref()).filter(|device| device.tunnel) else {
+        return false;
+    };
+    is_public(socket.remote.ip()) && device_of(network, socket).is_some_and(|on| on.index == tunnel.index)
 }
 
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            // 100.64.0.0/10 is a provider's own network (RFC 6598).
+            // 100.64.0.0/10 is address space inside providers' networks (RFC 6598).
             let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
             !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || shared)
         }
@@ -117,47 +122,47 @@ mod tests {
         }
     }
 
-    fn way() -> Way {
+    fn route() -> GatewayRoute {
         let device = Device { index: 7, name: "tun0".to_owned(), tunnel: true };
-        Way { local: "10.7.112.9".parse().unwrap(), hop: None, device: Some(device), by_source: false }
+        GatewayRoute { local: "10.7.112.9".parse().unwrap(), hop: None, device: Some(device), by_source: false }
     }
 
-    fn socket(local: &str, device: u32, peer: &str) -> Socket {
-        let state = if peer.is_empty() { LISTENING } else { CONNECTED[0] };
-        let peer = if peer.is_empty() { "0.0.0.0:0" } else { peer };
-        Socket { state, local: local.parse().unwrap(), peer: peer.parse().unwrap(), device }
+    fn socket(local: &str, device: u32, remote: &str) -> Socket {
+        let state = if remote.is_empty() { LISTENING } else { CONNECTED[0] };
+        let remote = if remote.is_empty() { "0.0.0.0:0" } else { remote };
+        Socket { state, local: local.parse().unwrap(), remote: remote.parse().unwrap(), device }
     }
 
     #[test]
-    fn a_listener_is_judged_by_its_device_and_address() {
-        let elsewhere = |on: &str| Listener::Elsewhere { on: on.to_owned(), tunnel: "tun0".to_owned() };
+    fn the_state_of_a_listener_depends_on_device_and_address() {
+        let elsewhere = |on: &str| ListenState::WrongDevice { on: on.to_owned(), tunnel: "tun0".to_owned() };
         for (sockets, expected) in [
-            (&[][..], Listener::Unseen),
-            (&[("0.0.0.0:4711", 0)], Listener::Open),
-            (&[("[::]:4711", 0)], Listener::Open),
-            (&[("0.0.0.0:4711", 7)], Listener::Open),
-            (&[("10.7.112.9:4711", 7)], Listener::Open),
-            (&[("10.7.112.9:4711", 0)], Listener::Open),
-            (&[("10.7.112.9:4711", 6)], Listener::Dead),
-            (&[("0.0.0.0:4711", 6)], Listener::Dead),
-            (&[("10.7.112.10:4711", 0)], Listener::Dead),
+            (&[][..], ListenState::Missing),
+            (&[("0.0.0.0:4711", 0)], ListenState::Reachable),
+            (&[("[::]:4711", 0)], ListenState::Reachable),
+            (&[("0.0.0.0:4711", 7)], ListenState::Reachable),
+            (&[("10.7.112.9:4711", 7)], ListenState::Reachable),
+            (&[("10.7.112.9:4711", 0)], ListenState::Reachable),
+            (&[("10.7.112.9:4711", 6)], ListenState::Stale),
+            (&[("0.0.0.0:4711", 6)], ListenState::Stale),
+            (&[("10.7.112.10:4711", 0)], ListenState::Stale),
             (&[("192.168.1.7:4711", 0)], elsewhere("eth0")),
             (&[("0.0.0.0:4711", 2)], elsewhere("eth0")),
             (&[("127.0.0.1:4711", 0)], elsewhere("lo")),
             (&[("10.7.112.9:4711", 6), ("192.168.1.7:4711", 0)], elsewhere("eth0")),
-            (&[("192.168.1.7:4711", 0), ("10.7.112.9:4711", 7)], Listener::Open),
-            (&[("10.7.112.10:4711", 0), ("[fe80::1]:4711", 7)], Listener::Dead),
-            (&[("[fe80::1]:4711", 7)], Listener::Unseen),
+            (&[("192.168.1.7:4711", 0), ("10.7.112.9:4711", 7)], ListenState::Reachable),
+            (&[("10.7.112.10:4711", 0), ("[fe80::1]:4711", 7)], ListenState::Stale),
+            (&[("[fe80::1]:4711", 7)], ListenState::Missing),
         ] {
             let sockets: Vec<_> = sockets.iter().map(|(local, device)| socket(local, *device, "")).collect();
-            assert_eq!(judge(&network(), &sockets, Some(&way())), expected, "{sockets:?}");
+            assert_eq!(listen_state(&network(), &sockets, Some(&route())), expected, "{sockets:?}");
         }
         let on_lan = [socket("192.168.1.7:4711", 0, "")];
-        assert_eq!(judge(&network(), &on_lan, None), Listener::Open, "where the port comes in is not known");
+        assert_eq!(listen_state(&network(), &on_lan, None), ListenState::Reachable, "an unknown route is not judged");
     }
 
     #[test]
-    fn a_peer_from_outside_came_in_through_the_tunnel() {
+    fn only_a_public_address_in_the_tunnel_is_an_incoming_peer() {
         for (local, device, peer, expected) in [
             ("10.7.112.9:4711", 7, "84.17.5.6:50000", true),
             ("10.7.112.9:4711", 0, "84.17.5.6:50000", true),
@@ -167,23 +172,23 @@ mod tests {
             ("192.168.1.7:4711", 0, "192.168.1.9:50000", false),
         ] {
             let socket = socket(local, device, peer);
-            assert_eq!(came_in(&network(), &socket, Some(&way())), expected, "{socket:?}");
+            assert_eq!(is_incoming(&network(), &socket, Some(&route())), expected, "{socket:?}");
         }
     }
 
     #[test]
-    fn sockets_of_this_host_are_seen() {
-        let network = Network::look();
+    fn sockets_of_this_host_are_found() {
+        let network = Network::snapshot();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
         let seen = |port| inspect(&network, port, None, true).unwrap();
-        assert_eq!((seen(port).tcp, seen(port).udp), (Listener::Open, Some(Listener::Unseen)));
+        assert_eq!((seen(port).tcp, seen(port).udp), (ListenState::Reachable, Some(ListenState::Missing)));
         let client = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
         drop(tcp);
-        assert_eq!(*seen(port).listener(), Listener::Unseen, "a connection is no listener");
+        assert_eq!(*seen(port).listen_state(), ListenState::Missing, "a connection is not a listener");
         drop(client);
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let seen = seen(udp.local_addr().unwrap().port());
-        assert_eq!((&seen.tcp, seen.listener()), (&Listener::Unseen, &Listener::Open));
+        assert_eq!((&seen.tcp, seen.listen_state()), (&ListenState::Missing, &ListenState::Reachable));
     }
 }

@@ -1,53 +1,51 @@
-//! Which address may be the gateway, by the kernel's tables. Which one is, TLS decides: nothing is sent to a wrong one.
+//! Candidates for the gateway's address, from the kernel's tables. TLS proves which one it is, so the others never
+//! receive a request.
 //!
-//! `OpenVPN`: the tunnel's route gateway, or with the topology net30 the only address that a route of its own leads to.
-//! `WireGuard`: an address at the start of the tunnel's network, which the server's addKey reply names and no table does.
+//! `OpenVPN`: the tunnel's route gateway or, with topology net30, the only address that has a host route.
+//! `WireGuard`: an address at the start of the tunnel's network. The server's addKey reply names it, but no table does.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::keeper::tunnel::Way;
-use crate::kernel::{Beyond, Network};
+use crate::keeper::tunnel::GatewayRoute;
+use crate::kernel::{Network, TunnelNetwork};
 
-/// The gateway of most tunnels, and the default of the Python daemon.
-pub const USUAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-/// Candidates in one search, which are all dialled at once.
-const MOST: usize = 16;
+/// The gateway of most tunnels, and the Python daemon's default.
+pub const DEFAULT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// Candidates in one search; all are dialled at once.
+const MAX_CANDIDATES: usize = 16;
 
-/// An address that may be the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// The address.
     pub address: Ipv4Addr,
-    /// How it was found, for people.
+    /// How the address was found, for the log.
     pub how: String,
-    /// The way there.
-    pub way: Way,
+    pub route: GatewayRoute,
 }
 
-/// The candidates, the likeliest first. None where no tunnel is to be seen and 10.0.0.1 is somebody else.
+/// Candidates, likeliest first. Empty if no tunnel is visible and 10.0.0.1 is on a local network.
 pub fn candidates(network: &Network, port: u16) -> Vec<Candidate> {
     let mut candidates = Vec::new();
-    for (address, how) in from_tables(&network.beyond_tunnels(), &network.tunnel_ends()) {
-        let Ok(way) = network.way((address, port).into()) else { continue };
-        // Routers of LANs are at such addresses, too. Beyond another router is no LAN of ours.
-        let beyond = address == USUAL && (way.hop.is_some() || way.device.is_none());
-        if way.is_tunnel() || beyond {
-            candidates.push(Candidate { address, how, way });
+    for (address, how) in from_tables(&network.tunnel_networks(), &network.tunnel_ends()) {
+        let Ok(route) = network.route_to((address, port).into()) else { continue };
+        // A LAN's router may have this address too, but then no other router is in between.
+        let beyond = address == DEFAULT_GATEWAY && (route.hop.is_some() || route.device.is_none());
+        if route.is_tunnel() || beyond {
+            candidates.push(Candidate { address, how, route });
         }
     }
-    candidates.truncate(MOST);
+    candidates.truncate(MAX_CANDIDATES);
     candidates
 }
 
-/// The way to whoever is the gateway, while nobody knows who that is: to the likeliest candidate.
-pub fn way(network: &Network) -> io::Result<Way> {
-    let usual = SocketAddr::from((USUAL, 0));
-    candidates(network, 0).into_iter().next().map_or_else(|| network.way(usual), |candidate| Ok(candidate.way))
+/// Route to the likeliest candidate, for as long as the gateway is unknown.
+pub fn route(network: &Network) -> io::Result<GatewayRoute> {
+    let default = SocketAddr::from((DEFAULT_GATEWAY, 0));
+    candidates(network, 0).into_iter().next().map_or_else(|| network.route_to(default), |candidate| Ok(candidate.route))
 }
 
-/// What the networks beyond the tunnels and the ends of the tunnels suggest, each address once and none of ours.
-fn from_tables(beyond: &[Beyond], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<(Ipv4Addr, String)> {
+/// Addresses suggested by the networks behind the tunnels and by the tunnels' ends: each once, never one of ours.
+fn from_tables(beyond: &[TunnelNetwork], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<(Ipv4Addr, String)> {
     let mut found: Vec<(Ipv4Addr, String)> = Vec::new();
     let mut add = |address: Ipv4Addr, how: String| {
         let ours = ends.iter().any(|(own, _)| *own == address);
@@ -55,16 +53,17 @@ fn from_tables(beyond: &[Beyond], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<
             found.push((address, how));
         }
     };
-    for Beyond { device, hop, .. } in beyond {
+    for TunnelNetwork { device, hop, .. } in beyond {
         if let Some(hop) = hop {
             add(*hop, format!("the next hop of a route through {device}"));
         }
     }
-    for Beyond { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix == 32) {
-        add(*first, format!("a route of its own leads there through {device}"));
+    for TunnelNetwork { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix == 32) {
+        add(*first, format!("the target of a host route through {device}"));
     }
-    // A network of one or two addresses has no start, and a network beyond a next hop is not the tunnel's own.
-    for Beyond { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix < 31 && beyond.hop.is_none()) {
+    // A /31 or /32 has no first address for a gateway, and a network behind a next hop is not the tunnel's own.
+    for TunnelNetwork { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix < 31 && beyond.hop.is_none())
+    {
         add(Ipv4Addr::from_bits(first.to_bits().saturating_add(1)), format!("the first address of {device}'s network"));
     }
     for (own, other) in ends {
@@ -73,10 +72,10 @@ fn from_tables(beyond: &[Beyond], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<
         }
         let [a, b, c, _] = own.octets();
         for first in [[a, b, c & 0xe0, 1], [a, b, 128, 1], [a, b, 0, 1], [a, b, c, 1]] {
-            add(first.into(), format!("by our address {own}"));
+            add(first.into(), format!("guessed from our address {own}"));
         }
     }
-    add(USUAL, "the usual address".to_owned());
+    add(DEFAULT_GATEWAY, "the default address".to_owned());
     found
 }
 
@@ -84,28 +83,28 @@ fn from_tables(beyond: &[Beyond], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<
 mod tests {
     use super::*;
 
-    fn beyond(network: &str, hop: &str) -> Beyond {
+    fn beyond(network: &str, hop: &str) -> TunnelNetwork {
         let (first, prefix) = network.split_once('/').unwrap();
         let (first, prefix) = (first.parse().unwrap(), prefix.parse().unwrap());
-        Beyond { device: "tun0".to_owned(), first, prefix, hop: hop.parse().ok() }
+        TunnelNetwork { device: "tun0".to_owned(), first, prefix, hop: hop.parse().ok() }
     }
 
-    fn found(routes: &[Beyond], own: &str, other: &str) -> Vec<String> {
+    fn found(routes: &[TunnelNetwork], own: &str, other: &str) -> Vec<String> {
         let ends: Vec<_> = own.parse().map(|own| (own, other.parse().ok())).into_iter().collect();
         from_tables(routes, &ends).into_iter().map(|(address, _)| address.to_string()).collect()
     }
 
     #[test]
-    fn openvpn_names_it_in_its_routes() {
+    fn openvpn_routes_name_the_gateway() {
         let routes = [beyond("0.0.0.0/1", "10.7.112.1"), beyond("10.7.112.0/24", "")];
         let expected = ["10.7.112.1", "10.7.96.1", "10.7.128.1", "10.7.0.1", "10.0.0.1"];
         assert_eq!(found(&routes, "10.7.112.9", ""), expected);
         let further = [beyond("10.20.0.0/16", "10.7.112.1")];
-        assert_eq!(found(&further, "", ""), ["10.7.112.1", "10.0.0.1"], "a network beyond the tunnel is not its own");
+        assert_eq!(found(&further, "", ""), ["10.7.112.1", "10.0.0.1"], "the tunnel's own network only");
     }
 
     #[test]
-    fn with_net30_it_is_where_a_route_of_its_own_leads() {
+    fn with_net30_the_gateway_has_a_host_route() {
         let routes =
             [beyond("10.7.112.1/32", "10.7.112.5"), beyond("0.0.0.0/1", "10.7.112.5"), beyond("10.7.112.5/32", "")];
         let expected = ["10.7.112.5", "10.7.112.1"];
@@ -113,15 +112,15 @@ mod tests {
     }
 
     #[test]
-    fn wireguard_has_it_at_the_start_of_its_network() {
+    fn wireguard_gateways_are_at_the_start_of_the_network() {
         let routes = [beyond("0.0.0.0/0", ""), beyond("10.10.224.0/19", "")];
         let expected = ["10.10.224.1", "10.10.128.1", "10.10.0.1", "10.10.229.1", "10.0.0.1"];
         assert_eq!(found(&routes, "10.10.229.5", ""), expected);
-        assert_eq!(found(&[], "10.10.229.5", ""), expected, "or by our address alone");
+        assert_eq!(found(&[], "10.10.229.5", ""), expected, "from our address alone");
     }
 
     #[test]
-    fn a_network_of_one_or_two_addresses_has_no_start() {
+    fn a_network_of_one_or_two_addresses_suggests_nothing() {
         for (network, first) in [("10.10.224.0/19", "10.10.224.1"), ("10.10.224.4/30", "10.10.224.5")] {
             assert_eq!(found(&[beyond(network, "")], "", ""), [first, "10.0.0.1"]);
         }
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn we_are_not_our_own_gateway() {
+    fn our_own_address_is_no_candidate() {
         assert_eq!(found(&[beyond("10.10.0.0/16", "")], "10.10.0.1", ""), ["10.10.128.1", "10.0.0.1"]);
         let expected = ["10.9.0.1", "10.9.128.1", "10.9.8.1", "10.0.0.1"];
         assert_eq!(found(&[beyond("10.9.8.7/32", "")], "10.9.8.7", ""), expected);

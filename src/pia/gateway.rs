@@ -1,8 +1,9 @@
-//! The gateway, port 19999: `getSignature` gives a lease, `bindPort` keeps its port bound. Port 443 gives tokens.
+//! PIA's gateway. On port 19999 `getSignature` grants a lease and `bindPort` keeps its port bound; port 443 issues
+//! tokens.
 //!
-//! All are HTTPS to the gateway's address inside the tunnel, with the server's name as SNI and Host, over one connection
-//! while the server keeps it open. Where nobody said which address that is, the first candidate to answer whose certificate
-//! proves it is, until it fails.
+//! Every call is HTTPS to the gateway's address inside the tunnel, with the server's name as SNI and Host, over one
+//! connection for as long as the server keeps it open. With `PIA_GATEWAY=auto` the gateway is the first candidate whose
+//! certificate proves it, until that one fails. When to call what is the keeper's decision.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,98 +15,85 @@ use miniserde::json::{Object, Value};
 use super::discover::{self, Candidate};
 use super::lease;
 use super::trust::Authority;
-use crate::config::{Reader, Wrong};
-use crate::error::{Attempt, Cause, Error, Meaning, Phase};
-use crate::http::dial::End;
+use crate::config::{InvalidValue, Reader};
+use crate::error::{Attempt, Call, Cause, Error, Phase, Retry};
+use crate::http::dial::Endpoint;
 use crate::http::tls::{NamePolicy, Tls};
 use crate::http::url::{self, parse_address};
-use crate::http::{Content, Deadline, Peer, Request, Response, dial};
+use crate::http::{Connection, Content, Deadline, Request, Response, dial};
 use crate::json;
 use crate::keeper::lease::Lease;
-use crate::keeper::step::{Done, Exchange, Progress};
-use crate::keeper::tunnel::Way;
+use crate::keeper::step::{Completed, Exchange, Progress};
+use crate::keeper::tunnel::GatewayRoute;
 use crate::kernel::Network;
 use crate::secret::Secret;
 
-/// The two calls, as errors name them.
-const GET_SIGNATURE: &str = "getSignature";
-const BIND_PORT: &str = "bindPort";
-/// There is nowhere to look for it.
-pub const NO_TUNNEL: &str = "no VPN tunnel is up here";
-/// The port of PIA's port-forwarding API on every gateway.
+/// Port of PIA's port-forwarding API on every gateway.
 const GATEWAY_PORT: u16 = 19999;
-/// For candidates to answer: in a tunnel, anybody on this planet does within a third of it.
+/// Time for candidates to accept a connection; a round trip to any place on Earth takes less than a third of it.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
-/// For one that has answered to prove that it is the gateway.
+/// Time for a candidate that has answered to prove that it is the gateway.
 const PROOF_DEADLINE: Duration = Duration::from_secs(3);
-/// The port of the API that gives tokens inside the tunnel (PIA's desktop client).
+/// Port of the token API inside the tunnel (source: PIA's desktop client).
 const LOGIN_PORT: u16 = 443;
 
-/// Where the gateway is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum GatewayAddress {
-    /// The user said so.
     At {
         /// A name or an address.
         host: String,
-        /// 1 to 65535.
         port: u16,
     },
-    /// It is looked for.
-    Find {
-        /// 1 to 65535.
-        port: u16,
-    },
+    /// To be searched for (`PIA_GATEWAY=auto`).
+    Find { port: u16 },
 }
 
 impl GatewayAddress {
-    /// Its settings.
     pub fn read(reader: &mut Reader) -> Option<Self> {
-        let right = "auto, ADDRESS or ADDRESS:PORT is right";
+        let remedy = "use auto, ADDRESS or ADDRESS:PORT";
         let parse = |text: &str| {
             let bare = url::bare(text);
-            parse_address(text).map_err(|wrong| match parse_address(bare) {
-                Ok(_) if bare != text => Wrong::meant("is a URL", bare),
-                _ => wrong.into(),
+            parse_address(text).map_err(|problem| match parse_address(bare) {
+                Ok(_) if bare != text => InvalidValue::meant("is a URL", bare),
+                _ => problem.into(),
             })
         };
-        let (host, port) = reader.parsed("PIA_GATEWAY", "auto", right, parse)?;
+        let (host, port) = reader.parsed("PIA_GATEWAY", "auto", remedy, parse)?;
         let port = port.unwrap_or(GATEWAY_PORT);
         let find = host.eq_ignore_ascii_case("auto");
         Some(if find { Self::Find { port } } else { Self::At { host, port } })
     }
 }
 
-/// The gateway of the tunnel.
 pub struct Gateway {
     address: GatewayAddress,
     hostname: Option<String>,
     policy: NamePolicy,
     authority: Authority,
-    /// The one that is asked; none before the first search and after one that was found has failed.
-    peer: Option<Peer>,
-    /// A found one that has failed, and how it was found: it is tried again, too.
+    /// `None` before the first search, and after a found gateway has failed.
+    connection: Option<Connection>,
+    /// A found gateway that has failed, and how it was found; the next search tries it first.
     failed: Option<(Ipv4Addr, String)>,
-    /// How the one that is asked was found.
+    /// How the current gateway was found.
     how: Option<String>,
     search: Option<Search>,
-    /// It has answered as it should in this tunnel.
+    /// Whether the gateway has accepted a call in this tunnel.
     served: bool,
-    /// Warn about a certificate's name that nobody asked for, once.
+    /// `PIA_HOSTNAME` is not set, and the log has no warning about that yet.
     unnamed: bool,
-    /// What time it was by the last reply.
+    /// `Date` of the last reply.
     date: Option<SystemTime>,
 }
 
-/// A search under way.
+/// A search that takes more than one exchange.
 struct Search {
-    left: Vec<Candidate>,
+    untried: Vec<Candidate>,
     tried: Vec<Attempt>,
 }
 
 impl Gateway {
-    /// A gateway at `address` whose certificate `authority` must have signed and `policy` must accept; `hostname` is what it
-    /// must carry, if known. Nothing is read or sent yet.
+    /// `authority` must have signed the gateway's certificate, and `policy` must accept its names. `hostname` is sent
+    /// as Host.
     pub fn new(address: GatewayAddress, hostname: Option<String>, policy: NamePolicy, authority: Authority) -> Self {
         let unnamed = hostname.is_none();
         Self {
@@ -113,7 +101,7 @@ impl Gateway {
             hostname,
             policy,
             authority,
-            peer: None,
+            connection: None,
             failed: None,
             how: None,
             search: None,
@@ -123,26 +111,25 @@ impl Gateway {
         }
     }
 
-    /// A CA that was fetched is not written to its file.
-    pub fn keep_nothing(&mut self) {
-        self.authority.keep_nothing();
+    /// Stops writing a fetched CA to its file.
+    pub fn disable_persistence(&mut self) {
+        self.authority.disable_persistence();
     }
 
-    /// `host:port` for people.
+    /// `host:port`, for the log.
     pub fn address(&self) -> String {
-        match (&self.peer, &self.address) {
-            (Some(peer), _) => peer.address(),
+        match (&self.connection, &self.address) {
+            (Some(connection), _) => connection.address(),
             (None, GatewayAddress::At { host, port }) => dial::join(host, *port),
-            (None, GatewayAddress::Find { .. }) => "to be found".to_owned(),
+            (None, GatewayAddress::Find { .. }) => "not found yet".to_owned(),
         }
     }
 
-    /// Whether nobody said where it is.
-    pub fn is_looked_for(&self) -> bool {
+    pub fn is_auto(&self) -> bool {
         matches!(self.address, GatewayAddress::Find { .. })
     }
 
-    /// Whether there is somewhere to look for it, or it is known where it is.
+    /// Whether a search would have a candidate; true if the user set the address.
     pub fn has_candidates(&self, network: &Network) -> bool {
         match self.address {
             GatewayAddress::At { .. } => true,
@@ -150,127 +137,129 @@ impl Gateway {
         }
     }
 
-    /// Where the CA of its certificate is from.
+    /// Origin of the CA that the gateway's certificate is checked with.
     pub fn authority(&self) -> String {
         self.authority.origin()
     }
 
-    /// How it was found, when it was.
     pub fn how_found(&self) -> Option<&str> {
         self.how.as_deref()
     }
 
-    /// The name that its certificate must carry, if one is set.
+    /// Name that the gateway's certificate must carry, if one is set.
     pub fn hostname(&self) -> Option<&str> {
         self.hostname.as_deref()
     }
 
-    /// The names that the gateway's certificate carries; none before it has proved itself.
+    /// Names in the gateway's certificate; `None` before the first verified connection.
     pub fn certificate_names(&self) -> Option<&[String]> {
-        self.peer.as_ref().and_then(Peer::certificate_names)
+        self.connection.as_ref().and_then(Connection::certificate_names)
     }
 
-    /// What time it was by its clock when it last replied, once.
+    /// Takes the gateway's own time of its last reply.
     pub fn take_date(&mut self) -> Option<SystemTime> {
         self.date.take()
     }
 
-    /// Its address, once it is known. A found one that has failed is still the one whose way is watched: were it forgotten,
-    /// a tunnel that was recreated while a bind hung in the old one would go unnoticed.
+    /// Address of the gateway, once known. A found gateway that has failed still counts, so that its route stays
+    /// watched: otherwise a tunnel that is recreated while a bind hangs in the old one would go unnoticed.
     pub fn dialled(&self) -> Option<SocketAddr> {
-        match (&self.peer, &self.address) {
-            (Some(peer), _) if peer.dialled().is_some() => peer.dialled(),
+        match (&self.connection, &self.address) {
+            (Some(connection), _) if connection.dialled().is_some() => connection.dialled(),
             (_, GatewayAddress::At { host, port }) => host.parse().ok().map(|ip| SocketAddr::new(ip, *port)),
             (_, GatewayAddress::Find { port }) => self.failed.as_ref().map(|(address, _)| (*address, *port).into()),
         }
     }
 
-    /// The way there; none for a name that was not looked up yet. Nothing is sent.
-    pub fn way(&self, network: &Network) -> Option<io::Result<Way>> {
+    /// Route to the gateway; `None` for a name that was not looked up yet. Sends nothing.
+    pub fn route(&self, network: &Network) -> Option<io::Result<GatewayRoute>> {
         match (self.dialled(), &self.address) {
-            // Where one that was found was, no route may lead again: the next tunnel can have another one elsewhere.
+            // In the next tunnel, the gateway may have another address, and no route leads to the old one.
             (Some(address), GatewayAddress::Find { .. }) => {
-                Some(network.way(address).or_else(|_| discover::way(network)))
+                Some(network.route_to(address).or_else(|_| discover::route(network)))
             }
-            (Some(address), GatewayAddress::At { .. }) => Some(network.way(address)),
-            (None, GatewayAddress::Find { .. }) => Some(discover::way(network)),
+            (Some(address), GatewayAddress::At { .. }) => Some(network.route_to(address)),
+            (None, GatewayAddress::Find { .. }) => Some(discover::route(network)),
             (None, GatewayAddress::At { .. }) => None,
         }
     }
 
-    /// Whether a password may be sent there: only through a tunnel, or to the one server that was named. Many routers of
-    /// homes are at the usual address, too, and without a name anybody with a certificate of PIA's would do.
+    /// Whether a password may be sent to the gateway: only through a tunnel, or if `PIA_HOSTNAME` names the server.
+    /// Many home routers have the default address too, and without a name any server with a PIA certificate would
+    /// pass.
     pub fn is_confidential(&self, network: &Network) -> bool {
-        let through_tunnel = |address| network.way(address).is_ok_and(|way| way.is_tunnel());
+        let through_tunnel = |address| network.route_to(address).is_ok_and(|route| route.is_tunnel());
         self.hostname.is_some() || self.dialled().is_some_and(through_tunnel)
     }
 
-    /// The tunnel is another one: whoever was found in the old one is not looked for in the new one.
+    /// Forgets what was found in the old tunnel, because the new one has a gateway of its own.
     pub fn forget(&mut self) {
-        self.hang_up();
+        self.disconnect();
         (self.search, self.served) = (None, false);
         if let GatewayAddress::Find { .. } = self.address {
-            (self.peer, self.failed) = (None, None);
+            (self.connection, self.failed) = (None, None);
         }
     }
 
-    /// Whom to ask, found if need be.
-    fn peer(&mut self, step: &'static str, network: &Network) -> Exchange<&mut Peer> {
-        if self.peer.is_none() {
+    /// Connection to the gateway, after a search if necessary.
+    fn connection(&mut self, call: Call, network: &Network) -> Exchange<&mut Connection> {
+        if self.connection.is_none() {
             let Progress::Done(roots) = self.authority.roots()? else { return Ok(Progress::More) };
             let tls = Tls::new(roots, self.policy.clone());
             match &self.address {
-                GatewayAddress::At { host, port } => self.peer = Some(self.at(host, *port, tls)),
+                GatewayAddress::At { host, port } => self.connection = Some(self.at(host, *port, tls)),
                 &GatewayAddress::Find { port } => {
-                    self.find(step, port, tls, network)?;
+                    self.find(call, port, tls, network)?;
                     return Ok(Progress::More);
                 }
             }
         }
-        let way = self.dialled().and_then(|address| Some((address, network.way(address).ok()?)));
-        let Some(peer) = &mut self.peer else { return Ok(Progress::More) };
-        peer.bind_to(way.as_ref().and_then(|(_, way)| source_of(way)));
-        peer.interrupt_by(way.and_then(|(address, way)| network.watch(address, way)));
-        Ok(Progress::Done(peer))
+        let route = self.dialled().and_then(|address| Some((address, network.route_to(address).ok()?)));
+        let Some(connection) = &mut self.connection else { return Ok(Progress::More) };
+        connection.bind_to(route.as_ref().and_then(|(_, route)| source_of(route)));
+        connection.interrupt_by(route.and_then(|(address, route)| network.watch(address, route)));
+        Ok(Progress::Done(connection))
     }
 
-    fn at(&self, host: &str, port: u16, tls: Tls) -> Peer {
-        Peer::new(host, port, self.hostname.as_deref().unwrap_or(host), Some(tls))
+    fn at(&self, host: &str, port: u16, tls: Tls) -> Connection {
+        Connection::new(host, port, self.hostname.as_deref().unwrap_or(host), Some(tls))
     }
 
-    /// Dials all candidates; the first one that answers and proves itself is the gateway.
-    fn find(&mut self, step: &'static str, port: u16, tls: Tls, network: &Network) -> Result<(), Error> {
+    /// Dials all candidates; the first one that answers and proves its identity is the gateway.
+    fn find(&mut self, call: Call, port: u16, tls: Tls, network: &Network) -> Result<(), Error> {
         let mut search = self.search.take().unwrap_or_else(|| {
             let mut candidates = discover::candidates(network, port);
             if let Some((address, how)) = self.failed.clone()
-                && let Ok(way) = network.way((address, port).into())
+                && let Ok(route) = network.route_to((address, port).into())
             {
                 candidates.retain(|candidate| candidate.address != address);
-                candidates.insert(0, Candidate { address, how, way });
+                candidates.insert(0, Candidate { address, how, route });
             }
-            Search { left: candidates, tried: Vec::new() }
+            Search { untried: candidates, tried: Vec::new() }
         });
-        if search.left.is_empty() && search.tried.is_empty() {
-            let cause = Cause::Other(NO_TUNNEL.to_owned());
-            let advice = "start the VPN; if it runs, set PIA_GATEWAY to the gateway inside the tunnel";
-            return Err(Error::new(step, cause).advise(Some(advice)));
+        if search.untried.is_empty() && search.tried.is_empty() {
+            let advice = "start the VPN; if it is up, set PIA_GATEWAY to the gateway's address inside the tunnel";
+            return Err(Error::new(call, Cause::NoTunnel).advise(Some(advice)));
         }
-        let ends: Vec<_> = search
-            .left
+        let endpoints: Vec<_> = search
+            .untried
             .iter()
-            .map(|candidate| End { address: (candidate.address, port).into(), source: source_of(&candidate.way) })
+            .map(|candidate| Endpoint {
+                address: (candidate.address, port).into(),
+                source: source_of(&candidate.route),
+            })
             .collect();
         let deadline = Deadline::after(ANSWER_DEADLINE);
-        let (candidate, cause) = match dial::race(&ends, Duration::ZERO, None, deadline) {
+        let (candidate, cause) = match dial::race(&endpoints, Duration::ZERO, None, deadline) {
             Ok((place, mut tcp)) => {
-                let candidate = search.left.remove(place);
-                let mut peer = self.at(&candidate.address.to_string(), port, tls);
+                let candidate = search.untried.remove(place);
+                let mut connection = self.at(&candidate.address.to_string(), port, tls);
                 tcp.deadline = Deadline::after(PROOF_DEADLINE);
-                match peer.take(tcp) {
+                match connection.take(tcp) {
                     Ok(()) => {
-                        log::info!("gateway {} found: {}", peer.address(), candidate.how);
+                        log::info!("gateway {} found: {}", connection.address(), candidate.how);
                         self.how = Some(candidate.how);
-                        self.peer = Some(peer);
+                        self.connection = Some(connection);
                         self.warn_if_unnamed();
                         return Ok(());
                     }
@@ -278,34 +267,33 @@ impl Gateway {
                 }
             }
             Err(errors) => {
-                for (candidate, error) in search.left.into_iter().zip(errors) {
+                for (candidate, error) in search.untried.into_iter().zip(errors) {
                     let to = dial::join(&candidate.address.to_string(), port);
                     let cause = match error.kind() {
                         io::ErrorKind::TimedOut => Cause::Timeout { phase: Phase::Connect, after: ANSWER_DEADLINE },
                         _ => Cause::Connect { to, error },
                     };
-                    search.tried.push(attempt(step, port, &candidate, cause));
+                    search.tried.push(attempt(call, port, &candidate, cause));
                 }
-                return Err(Error::all_failed(step, search.tried));
+                return Err(Error::all_failed(call, search.tried));
             }
         };
-        search.tried.push(attempt(step, port, &candidate, cause));
-        if search.left.is_empty() {
-            return Err(Error::all_failed(step, search.tried));
+        search.tried.push(attempt(call, port, &candidate, cause));
+        if search.untried.is_empty() {
+            return Err(Error::all_failed(call, search.tried));
         }
         self.search = Some(search);
         Ok(())
     }
 
-    /// Draws conclusions from how an exchange went: a found gateway that cannot be reached is searched for again,
-    /// beginning with itself.
-    fn look_at(&mut self, result: Result<&Response, &Cause>) {
+    /// Drops a found gateway that can no longer be reached; the next search tries it first.
+    fn note_result(&mut self, result: Result<&Response, &Cause>) {
         self.warn_if_unnamed();
         let unreachable = matches!(
             result,
             Err(Cause::Connect { .. }
                 | Cause::Timeout { .. }
-                | Cause::Closed { phase: Phase::Handshake }
+                | Cause::Closed(Phase::Handshake)
                 | Cause::Broken { .. }
                 | Cause::NameMismatch { .. }
                 | Cause::UnknownIssuer
@@ -314,8 +302,8 @@ impl Gateway {
         );
         if unreachable
             && let GatewayAddress::Find { .. } = self.address
-            && let (Some(peer), Some(how)) = (self.peer.take(), &self.how)
-            && let Some(SocketAddr::V4(address)) = peer.dialled()
+            && let (Some(connection), Some(how)) = (self.connection.take(), &self.how)
+            && let Some(SocketAddr::V4(address)) = connection.dialled()
         {
             self.failed = Some((*address.ip(), how.clone()));
         }
@@ -327,20 +315,20 @@ impl Gateway {
         {
             self.unnamed = false;
             log::warn!(
-                "PIA_HOSTNAME is not set, so any of PIA's servers is taken for the gateway: set PIA_HOSTNAME={names}"
+                "PIA_HOSTNAME is not set: any PIA server is accepted; to accept only this one, set PIA_HOSTNAME={names}"
             );
         }
     }
 
-    /// The API that gives tokens, at the same address; it must prove itself in the same way.
-    pub fn login_peer(&mut self, step: &'static str, network: &Network) -> Exchange<Peer> {
-        Ok(self.peer(step, network)?.map(|peer| peer.at_port(LOGIN_PORT)))
+    /// Connection to the token API at the gateway's address, verified like the gateway itself.
+    pub fn login_connection(&mut self, call: Call, network: &Network) -> Exchange<Connection> {
+        Ok(self.connection(call, network)?.map(|connection| connection.at_port(LOGIN_PORT)))
     }
 
-    /// `getSignature`: a new lease.
+    /// `getSignature`: requests a new lease.
     pub fn get_signature(&mut self, token: &Secret, network: &Network) -> Exchange<Lease> {
         let fields = [("token", token.expose())];
-        let fields = self.ask(GET_SIGNATURE, "/getSignature", &fields, &[token], network)?;
+        let fields = self.ask(Call::GetSignature, "/getSignature", &fields, &[token], network)?;
         let Progress::Done(fields) = fields else { return Ok(Progress::More) };
         let text = |name: &'static str| match fields.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(Secret::new(text.as_str())),
@@ -348,75 +336,75 @@ impl Gateway {
             Some(_) => Err(Cause::field(name, "is not a string")),
         };
         let lease = text("payload").and_then(|payload| lease::parse(payload, text("signature")?, Timestamp::now()));
-        lease.map(Progress::Done).map_err(|cause| failed(GET_SIGNATURE, cause))
+        lease.map(Progress::Done).map_err(|cause| failed(Call::GetSignature, cause))
     }
 
-    /// `bindPort`: binds the lease's port for the next 15 minutes. Payload and signature go back byte for byte.
-    pub fn bind(&mut self, lease: &Lease, network: &Network) -> Exchange<Done> {
+    /// `bindPort`: binds the lease's port for the next 15 minutes. Sends payload and signature back byte for byte.
+    pub fn bind(&mut self, lease: &Lease, network: &Network) -> Exchange<Completed> {
         let fields = [("payload", lease.payload.expose()), ("signature", lease.signature.expose())];
-        let bound = self.ask(BIND_PORT, "/bindPort", &fields, &[&lease.payload, &lease.signature], network)?;
+        let bound = self.ask(Call::BindPort, "/bindPort", &fields, &[&lease.payload, &lease.signature], network)?;
         let gateway = self.dialled();
-        Ok(bound.map(|_| Done::Bound { gateway, way: gateway.and_then(|address| network.way(address).ok()) }))
+        Ok(bound
+            .map(|_| Completed::Bound { gateway, route: gateway.and_then(|address| network.route_to(address).ok()) }))
     }
 
     fn ask(
         &mut self,
-        step: &'static str,
+        call: Call,
         path: &str,
         fields: &[(&str, &str)],
         secrets: &[&Secret],
         network: &Network,
     ) -> Exchange<Object> {
-        let peer = match self.peer(step, network)? {
-            Progress::Done(peer) => peer,
+        let connection = match self.connection(call, network)? {
+            Progress::Done(connection) => connection,
             Progress::More => return Ok(Progress::More),
         };
-        let response = peer.send(&Request { content: Content::Query(fields), secrets, ..Request::get(path) });
-        self.look_at(response.as_ref());
+        let response = connection.send(&Request { content: Content::Query(fields), secrets, ..Request::get(path) });
+        self.note_result(response.as_ref());
         let response = response.map_err(|cause| {
             let refused =
                 matches!(&cause, Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused);
-            let again = "it worked before: nothing to do if it passes, else connect the VPN anew";
+            let again = "this worked before; if it does not recover, reconnect the VPN";
             let named = matches!(self.address, GatewayAddress::At { .. });
-            let error = failed(step, cause);
+            let error = failed(call, cause);
             if refused && self.served {
                 error.advise(Some(again))
             } else if refused && named {
-                error.advise(Some(NOT_THERE))
+                error.advise(Some(WRONG_GATEWAY_ADVICE))
             } else {
                 error
             }
         })?;
         self.date = response.date();
-        let fields = accepted(&response, step)?;
+        let fields = accepted(&response, call)?;
         self.served = true;
         Ok(Progress::Done(fields))
     }
 
-    /// Closes the connection.
-    pub fn hang_up(&mut self) {
-        if let Some(peer) = &mut self.peer {
-            peer.hang_up();
+    pub fn disconnect(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.disconnect();
         }
     }
 }
 
-/// What a connection has to be bound to, to take `way`.
-fn source_of(way: &Way) -> Option<IpAddr> {
-    way.by_source.then_some(way.local)
+/// Local address that a connection must be bound to, to take `route`; `None` if the kernel picks the right one.
+fn source_of(route: &GatewayRoute) -> Option<IpAddr> {
+    route.by_source.then_some(route.local)
 }
 
-fn attempt(step: &'static str, port: u16, candidate: &Candidate, cause: Cause) -> Attempt {
+fn attempt(call: Call, port: u16, candidate: &Candidate, cause: Cause) -> Attempt {
     let at = dial::join(&candidate.address.to_string(), port);
-    Attempt { at, error: failed(step, cause) }
+    Attempt { at, error: failed(call, cause) }
 }
 
-/// The remedy where whoever was named as the gateway refuses.
-const NOT_THERE: &str =
-    "set PIA_GATEWAY=auto, or, if it is right, connect the VPN to another region: this one forwards no ports";
+/// Advice if the address that the user set refuses the connection.
+const WRONG_GATEWAY_ADVICE: &str =
+    "set PIA_GATEWAY=auto; if that does not help, connect to a region with port forwarding";
 
-/// The error of a step at the gateway.
-fn failed(step: &'static str, cause: Cause) -> Error {
+/// Adds the advice for a failed call to the gateway.
+fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
             "this server's region probably forwards no ports (no US region does): connect the VPN to another region"
@@ -425,21 +413,21 @@ fn failed(step: &'static str, cause: Cause) -> Error {
             "check that the VPN is up; if it is, set PIA_GATEWAY=auto"
         }
         Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name that the certificate is for",
-        Cause::UnknownIssuer => "unset PIA_CA_CERT; if it is unset, PIA_GATEWAY is not PIA's: set PIA_GATEWAY=auto",
-        Cause::NotTls | Cause::Tls(_) => "that is not PIA's gateway: set PIA_GATEWAY=auto",
-        _ => return Error::new(step, cause),
+        Cause::UnknownIssuer => "unset PIA_CA_CERT; if it is not set, this is not PIA's gateway: set PIA_GATEWAY=auto",
+        Cause::NotTls | Cause::Tls(_) => "this is probably not PIA's gateway: set PIA_GATEWAY=auto",
+        _ => return Error::new(call, cause),
     };
-    Error::new(step, cause).advise(Some(advice))
+    Error::new(call, cause).advise(Some(advice))
 }
 
-/// The fields of a reply that says `"status":"OK"`, or why the gateway refused.
-fn accepted(response: &Response, step: &'static str) -> Result<Object, Error> {
+/// Returns the fields of a reply with `"status":"OK"`, otherwise the refusal.
+fn accepted(response: &Response, call: Call) -> Result<Object, Error> {
     let Some(fields) = json::object(&response.text()) else {
         // 401 comes as a bare JSON string or as HTML, depending on the server.
         if response.is_success() {
-            return Err(failed(step, Cause::field("body", "is not a JSON object")));
+            return Err(failed(call, Cause::field("body", "is not a JSON object")));
         }
-        return Err(refusal(response.status, &response.text(), step, response.unexpected()));
+        return Err(refusal(response.status, &response.text(), call, response.unexpected()));
     };
     let text = |name: &str| match fields.get(name) {
         Some(Value::String(text)) => text.as_str(),
@@ -450,44 +438,44 @@ fn accepted(response: &Response, step: &'static str) -> Result<Object, Error> {
     }
     let (status, message) = (text("status"), text("message"));
     let words = format!("{status} {message}");
-    // Of an object nothing else is shown: it may hold a lease.
+    // Nothing else of an object is shown, because it may hold a lease.
     let excerpt = match words.trim() {
-        "" if response.is_success() => return Err(failed(step, Cause::field("status", "is missing"))),
+        "" if response.is_success() => return Err(failed(call, Cause::field("status", "is missing"))),
         "" => "JSON without status and message".to_owned(),
         words => response.excerpt_of(words),
     };
     let cause = Cause::Http { status: response.status, excerpt, retry_after: response.retry_after() };
-    Err(refusal(response.status, &words, step, cause))
+    Err(refusal(response.status, &words, call, cause))
 }
 
-/// What a refusal means and what to do, by status and words (the rows of PIA's own clients and their issue threads).
-fn refusal(status: u16, words: &str, step: &'static str, cause: Cause) -> Error {
+/// Interprets a refusal by its status and words (source: PIA's own clients and their issue threads).
+fn refusal(status: u16, words: &str, call: Call, cause: Cause) -> Error {
     let words = words.to_ascii_lowercase();
-    let of_the_lease = |advice| Some((Meaning::LeaseRefused, advice));
-    let again = "nothing to do: a new signature is asked for";
+    let of_the_lease = |advice| Some((Retry::LeaseRefused, advice));
+    let again = "no action needed: requesting a new signature";
     let known = match status {
         429 | 500.. => None,
-        _ if words.contains("no auth data") => Some((Meaning::Refused, "this is a bug of ours: please report it")),
-        401 | 403 if step == GET_SIGNATURE => Some((
-            Meaning::TokenRefused,
-            "wrong gateway? set PIA_GATEWAY=auto; it is the address inside the tunnel, never the server's public one",
+        _ if words.contains("no auth data") => Some((Retry::Refused, "this is a bug in this program: report it")),
+        401 | 403 if call == Call::GetSignature => Some((
+            Retry::TokenRefused,
+            "set PIA_GATEWAY=auto if this repeats; the gateway's address is inside the tunnel, not the public one",
         )),
         _ if words.contains("expired") || words.contains("bad signature") => of_the_lease(again),
-        409 => of_the_lease("a new port is asked for; if it stays, connect the VPN to another server"),
+        409 => of_the_lease("requesting a new port; if this repeats, connect the VPN to a different server"),
         _ if words.contains("is busy") => {
-            of_the_lease("a new port is asked for; if it stays, connect the VPN to another server")
+            of_the_lease("requesting a new port; if this repeats, connect the VPN to a different server")
         }
         401 | 403 => of_the_lease(again),
-        200..500 => Some((Meaning::Refused, "nothing to do if it passes: it is tried again")),
+        200..500 => Some((Retry::Refused, "retrying; if this keeps happening, connect the VPN to a different server")),
         _ => None,
     };
-    let error = failed(step, cause);
+    let error = failed(call, cause);
     match known {
-        // A signature cannot be the lease's fault.
-        Some((Meaning::LeaseRefused, advice)) if step != BIND_PORT => {
-            error.means(Meaning::Refused).advise(Some(advice))
+        // A failed getSignature says nothing about the lease.
+        Some((Retry::LeaseRefused, advice)) if call != Call::BindPort => {
+            error.with_retry(Retry::Refused).advise(Some(advice))
         }
-        Some((meaning, advice)) => error.means(meaning).advise(Some(advice)),
+        Some((retry, advice)) => error.with_retry(retry).advise(Some(advice)),
         None => error,
     }
 }
@@ -526,31 +514,31 @@ mod tests {
 
     #[test]
     fn every_documented_refusal_is_known() {
-        for (status, words, step, meaning, advice) in [
-            (401, "Unauthorized client", GET_SIGNATURE, Meaning::TokenRefused, "never the server's public one"),
-            (403, "", GET_SIGNATURE, Meaning::TokenRefused, "never the server's public one"),
-            (401, "token expired", GET_SIGNATURE, Meaning::TokenRefused, "never the server's public one"),
-            (401, " bad signature", BIND_PORT, Meaning::LeaseRefused, "a new signature is asked for"),
-            (401, "Unauthorized client", BIND_PORT, Meaning::LeaseRefused, "a new signature is asked for"),
-            (409, "ERROR Port 4711 is busy", BIND_PORT, Meaning::LeaseRefused, "to another server"),
-            (200, "ERROR Port 4711 is busy", BIND_PORT, Meaning::LeaseRefused, "to another server"),
-            (200, "ERROR no auth data", GET_SIGNATURE, Meaning::Refused, "a bug of ours"),
-            (401, "ERROR port expired", BIND_PORT, Meaning::LeaseRefused, "a new signature is asked for"),
-            (409, "ERROR busy", GET_SIGNATURE, Meaning::Refused, "to another server"),
-            (200, "ERROR whatever", BIND_PORT, Meaning::Refused, "nothing to do if it passes"),
-            (404, "", BIND_PORT, Meaning::Refused, "nothing to do if it passes"),
-            (502, "", BIND_PORT, Meaning::Passing, "nothing to do if it passes"),
-            (429, "bad signature", BIND_PORT, Meaning::Passing, "nothing to do if it passes"),
+        for (status, words, call, retry, advice) in [
+            (401, "Unauthorized client", Call::GetSignature, Retry::TokenRefused, "not the public one"),
+            (403, "", Call::GetSignature, Retry::TokenRefused, "not the public one"),
+            (401, "token expired", Call::GetSignature, Retry::TokenRefused, "not the public one"),
+            (401, " bad signature", Call::BindPort, Retry::LeaseRefused, "requesting a new signature"),
+            (401, "Unauthorized client", Call::BindPort, Retry::LeaseRefused, "requesting a new signature"),
+            (409, "ERROR Port 4711 is busy", Call::BindPort, Retry::LeaseRefused, "to a different server"),
+            (200, "ERROR Port 4711 is busy", Call::BindPort, Retry::LeaseRefused, "to a different server"),
+            (200, "ERROR no auth data", Call::GetSignature, Retry::Refused, "a bug in this program"),
+            (401, "ERROR port expired", Call::BindPort, Retry::LeaseRefused, "requesting a new signature"),
+            (409, "ERROR busy", Call::GetSignature, Retry::Refused, "to a different server"),
+            (200, "ERROR whatever", Call::BindPort, Retry::Refused, "if this keeps happening"),
+            (404, "", Call::BindPort, Retry::Refused, "if this keeps happening"),
+            (502, "", Call::BindPort, Retry::Backoff, "if this keeps happening"),
+            (429, "bad signature", Call::BindPort, Retry::Backoff, "if this keeps happening"),
         ] {
             let cause = Cause::Http { status, excerpt: String::new(), retry_after: None };
-            let error = refusal(status, words, step, cause);
-            assert_eq!(error.meaning, meaning, "{status} {words}");
+            let error = refusal(status, words, call, cause);
+            assert_eq!(error.retry, retry, "{status} {words}");
             assert!(error.advice.contains(advice), "{status} {words}: {}", error.advice);
         }
     }
 
     #[test]
-    fn what_keeps_us_from_the_gateway_leads_to_advice() {
+    fn failures_of_the_gateway_lead_to_advice() {
         let connect = |kind: io::ErrorKind| Cause::Connect { to: "10.0.0.1:19999".to_owned(), error: kind.into() };
         let timeout = |phase| Cause::Timeout { phase, after: Duration::from_secs(10) };
         let mismatch = || Cause::NameMismatch { expected: "mexico".to_owned(), carried: vec!["mexico409".to_owned()] };
@@ -562,10 +550,10 @@ mod tests {
             (mismatch(), "set PIA_HOSTNAME"),
             (Cause::UnknownIssuer, "unset PIA_CA_CERT"),
             (Cause::NotTls, "set PIA_GATEWAY=auto"),
-            (Cause::CertificateExpired, "set this system's clock"),
+            (Cause::CertificateExpired(Timestamp::UNIX_EPOCH), "this system's clock"),
             (Cause::NotHttp, "check the address"),
         ] {
-            let error = failed(BIND_PORT, cause);
+            let error = failed(Call::BindPort, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
     }

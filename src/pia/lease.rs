@@ -1,4 +1,5 @@
-//! The lease: what `getSignature` gives, what is in its payload, and the file that keeps it over restarts.
+//! The lease that `getSignature` grants: reads its payload and stores it across restarts. When a lease is bound,
+//! renewed or replaced is the keeper's decision.
 
 use std::path::{Path, PathBuf};
 
@@ -8,21 +9,22 @@ use jiff::{SignedDuration, Timestamp};
 use miniserde::json::{Number, Object, Value, from_str, to_string};
 use miniserde::{Deserialize, Serialize};
 
-use crate::error::{Cause, plain};
+use crate::error::{Cause, io_message};
 use crate::files::{self, Durability};
 use crate::json;
 use crate::keeper::lease::Lease;
 use crate::secret::Secret;
 use crate::text::one_line;
 
-/// A lease without `expires_at` (one documented sample has `created_at` only) is taken to live this long from its
-/// creation: 'about two months' in PIA's words.
-const ASSUMED_LIFE: SignedDuration = SignedDuration::from_hours(60 * 24);
+/// Lifetime, from its creation, of a lease without `expires_at` (one documented sample has only `created_at`): 'about
+/// two months' in PIA's words.
+const ASSUMED_LIFETIME: SignedDuration = SignedDuration::from_hours(60 * 24);
 
-/// Bytes of payload and of signature. PIA's have a few hundred; more than this could not be read back from the file.
+/// Longest payload and longest signature, in bytes; PIA's have a few hundred. Both must fit into
+/// a file of 64 KiB, the most that is read back.
 const MAX_LENGTH: usize = 16 * 1024;
 
-/// Reads port and expiry out of a payload that arrived at `now`.
+/// Reads port and expiry from a payload that arrived at `now`.
 pub fn parse(payload: Secret, signature: Secret, now: Timestamp) -> Result<Lease, Cause> {
     for (field, value) in [("payload", &payload), ("signature", &signature)] {
         if value.expose().len() > MAX_LENGTH {
@@ -30,13 +32,13 @@ pub fn parse(payload: Secret, signature: Secret, now: Timestamp) -> Result<Lease
         }
     }
     let fields = decode(&payload)?;
-    // The names only: the values hold an access token.
+    // Names only: the values include an access token.
     let names: Vec<_> = fields.keys().map(|name| printable(name)).collect();
     log::debug!("payload fields: {}", names.join(", "));
     let port = port(&fields)?;
     let expires_at = match time(&fields, "expires_at")? {
         Some(expires_at) => expires_at,
-        None => time(&fields, "created_at")?.unwrap_or(now).saturating_add(ASSUMED_LIFE).unwrap_or(Timestamp::MAX),
+        None => time(&fields, "created_at")?.unwrap_or(now).saturating_add(ASSUMED_LIFETIME).unwrap_or(Timestamp::MAX),
     };
     Ok(Lease { payload, signature, port, expires_at })
 }
@@ -45,8 +47,8 @@ fn decode(payload: &Secret) -> Result<Object, Cause> {
     let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, lenient);
     let bytes = engine.decode(payload.expose().trim()).map_err(|_| Cause::field("payload", "is not base64"))?;
-    let text = String::from_utf8(bytes).map_err(|_| Cause::field("payload", "is not UTF-8 inside its base64"))?;
-    json::object(&text).ok_or_else(|| Cause::field("payload", "is not a JSON object inside its base64"))
+    let text = String::from_utf8(bytes).map_err(|_| Cause::field("payload", "does not decode to UTF-8"))?;
+    json::object(&text).ok_or_else(|| Cause::field("payload", "does not decode to a JSON object"))
 }
 
 fn port(fields: &Object) -> Result<u16, Cause> {
@@ -76,7 +78,7 @@ fn time(fields: &Object, name: &'static str) -> Result<Option<Timestamp>, Cause>
     }
 }
 
-/// A short text of a peer's, safe for a log line.
+/// Shortens a text from a server and makes it safe for a log line.
 fn printable(text: &str) -> String {
     one_line(text).chars().take(40).collect()
 }
@@ -95,26 +97,25 @@ struct Stored {
 }
 
 impl LeaseStore {
-    /// A store in the folder `state_dir`.
     pub fn new(state_dir: &Path) -> Self {
         Self { path: state_dir.join("lease.json") }
     }
 
-    /// The stored lease; none when there is no file. The error says why a file cannot be used; it is left as it is until a
-    /// new lease replaces it.
+    /// Loads the stored lease; `None` if there is no file. The error says why the file is unusable; a new lease will
+    /// replace it.
     pub fn load(&self) -> Result<Option<Lease>, String> {
         let text = match files::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(plain(&error)),
+            Err(error) => return Err(io_message(&error)),
         };
         let stored: Stored = from_str(&text).map_err(|_| "is damaged".to_owned())?;
         let expires_at: Timestamp = stored.expires_at.parse().map_err(|_| "has a damaged expires_at".to_owned())?;
         let (payload, signature) = (Secret::new(stored.payload), Secret::new(stored.signature));
-        // The port is the payload's. The end is the file's: a payload without one would get another at every start.
+        // Port from the payload, expiry from the file: parsing again would extend a lease whose payload has none.
         let lease = parse(payload, signature, expires_at).map_err(|error| error.to_string())?;
         if lease.port != stored.port {
-            return Err("has another port than its payload".to_owned());
+            return Err("has a different port than its payload".to_owned());
         }
         Ok(Some(Lease { expires_at, ..lease }))
     }
@@ -130,7 +131,6 @@ impl LeaseStore {
         files::write(&self.path, to_string(&stored).as_bytes(), Durability::Durable)
     }
 
-    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -181,28 +181,28 @@ mod tests {
 
     #[test]
     fn bad_payloads_name_the_field() {
-        let says =
+        let fails =
             |result: Result<Lease, String>, what: &str| assert_eq!(result.unwrap_err(), format!("bad reply: {what}"));
-        says(parse_base64("***".into()), "payload is not base64");
-        says(parse_base64(BASE64_STANDARD.encode([0xff, 0xfe])), "payload is not UTF-8 inside its base64");
+        fails(parse_base64("***".into()), "payload is not base64");
+        fails(parse_base64(BASE64_STANDARD.encode([0xff, 0xfe])), "payload does not decode to UTF-8");
         for inner in ["", "[]", "{", "7", "{\"port\":1} x"] {
-            says(parse_base64(BASE64_STANDARD.encode(inner)), "payload is not a JSON object inside its base64");
+            fails(parse_base64(BASE64_STANDARD.encode(inner)), "payload does not decode to a JSON object");
         }
         for port in ["0", "65536", "70000", "-1", "1.5"] {
-            says(parse(&format!(r#"{{"port":{port}}}"#)), &format!("payload.port is {port}, not within 1 to 65535"));
+            fails(parse(&format!(r#"{{"port":{port}}}"#)), &format!("payload.port is {port}, not within 1 to 65535"));
         }
-        says(parse(r#"{"port":"47047"}"#), "payload.port is not a number");
-        says(parse("{}"), "payload.port is missing");
-        says(parse(r#"{"port":1,"expires_at":"soon"}"#), "payload.expires_at is not an RFC 3339 time: soon");
-        says(parse(r#"{"port":1,"expires_at":12}"#), "payload.expires_at is not a string");
-        says(parse(r#"{"port":1,"created_at":"x"}"#), "payload.created_at is not an RFC 3339 time: x");
+        fails(parse(r#"{"port":"47047"}"#), "payload.port is not a number");
+        fails(parse("{}"), "payload.port is missing");
+        fails(parse(r#"{"port":1,"expires_at":"soon"}"#), "payload.expires_at is not an RFC 3339 time: soon");
+        fails(parse(r#"{"port":1,"expires_at":12}"#), "payload.expires_at is not a string");
+        fails(parse(r#"{"port":1,"created_at":"x"}"#), "payload.created_at is not an RFC 3339 time: x");
     }
 
     #[test]
     fn the_longest_lease_comes_back_and_a_longer_one_is_refused() {
         let dir = TempDir::new();
         let store = LeaseStore::new(dir.path());
-        // White space after JSON means nothing; base64 makes 4 bytes of 3.
+        // Trailing white space means nothing in JSON; base64 turns 3 bytes into 4.
         let payload =
             |spaces: usize| Secret::new(BASE64_STANDARD.encode(format!("{{\"port\":1}}{}", " ".repeat(spaces))));
         let parse = |payload, length| super::parse(payload, Secret::new("s".repeat(length)), NOW.parse().unwrap());
@@ -219,12 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_payload_says_is_shown_short_and_harmless() {
+    fn text_from_a_payload_is_shortened_and_made_printable() {
         let error = parse(&format!(r#"{{"port":1,"expires_at":"in\u001b a \u00fc{}"}}"#, "x".repeat(50))).unwrap_err();
         assert!(error.ends_with(&format!(": in? a ü{}", "x".repeat(33))), "{error}");
     }
 
-    /// Without a time of its own: only the file knows when it ends.
+    /// A lease whose payload has no expiry; only the file records it.
     fn sample() -> Lease {
         parse(r#"{"token":"x","port":47047}"#).unwrap()
     }
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_not_taken_for_none() {
+    fn an_unreadable_file_is_an_error() {
         let dir = TempDir::new();
         let store = LeaseStore::new(dir.path());
         std::fs::create_dir(store.path()).unwrap();
@@ -258,6 +258,6 @@ mod tests {
             assert_eq!(std::fs::read(store.path()).unwrap().len(), length);
         }
         std::fs::write(store.path(), String::from_utf8(whole).unwrap().replace("47047,", "47048,")).unwrap();
-        assert_eq!(store.load(), Err("has another port than its payload".to_owned()));
+        assert_eq!(store.load(), Err("has a different port than its payload".to_owned()));
     }
 }

@@ -1,6 +1,6 @@
-//! Private Internet Access: the account (token), the gateway (signature and bind), where the lease is kept, and what we trust.
+//! Private Internet Access: the account (token), the gateway (signature and bind), the stored lease, and what we trust.
 //!
-//! Facts come from PIA's own scripts and desktop client; when something is asked again is the keeper's decision.
+//! Facts come from PIA's own scripts and desktop client. When to call or retry what is the keeper's decision.
 
 pub mod account;
 pub mod discover;
@@ -10,13 +10,13 @@ pub mod trust;
 
 use std::path::Path;
 
-use crate::config::{Reader, Wrong, is_placeholder};
-use crate::error::{Cause, Error};
+use crate::config::{InvalidValue, Reader, is_placeholder};
+use crate::error::{Call, Cause, Error};
 use crate::files;
 use crate::http::tls::{NamePolicy, read_roots};
 use crate::http::url::{self, Url};
 use crate::keeper::lease::Lease;
-use crate::keeper::step::{Done, Exchange, Progress};
+use crate::keeper::step::{Completed, Exchange, Progress};
 use crate::kernel::Network;
 use crate::secret::Secret;
 use account::{Account, Credentials};
@@ -24,19 +24,15 @@ use gateway::{Gateway, GatewayAddress};
 use lease::LeaseStore;
 use trust::{Authority, gateway_name, published, urls};
 
-/// PIA's side: account, gateway, and where the lease is kept.
 pub struct Pia {
-    /// The account.
     pub account: Account,
-    /// The gateway.
     pub gateway: Gateway,
-    /// Where the lease is kept.
     pub store: LeaseStore,
-    keeps: bool,
+    persists: bool,
 }
 
 impl Pia {
-    /// Its settings; lease and CA are kept in `state_dir`. Nothing is sent yet.
+    /// Reads PIA's settings; `state_dir` keeps lease and CA. Sends nothing.
     pub fn read(reader: &mut Reader, state_dir: &Path) -> Option<Self> {
         let token_file = account::token_file(reader);
         let credentials = credentials(reader, &token_file);
@@ -45,10 +41,10 @@ impl Pia {
         let policy = name_policy(reader);
         let given = read_roots(reader, "PIA_CA_CERT");
         let published = published(reader, state_dir);
-        let right = "an https URL is right";
-        let login_urls = urls(reader, "PIA_LOGIN_URL", &account::LOGIN_URLS, right, |text| match Url::parse(text)? {
+        let remedy = "use an https URL";
+        let login_urls = urls(reader, "PIA_LOGIN_URL", &account::LOGIN_URLS, remedy, |text| match Url::parse(text)? {
             url if url.https => Ok(url),
-            _ => Err("is not https, and the password would be readable on its way".to_owned()),
+            _ => Err("is not https, so the password would travel unencrypted".to_owned()),
         });
         let in_tunnel = reader.get("PIA_LOGIN_URL").is_none();
         let login_roots = read_roots(reader, "PIA_LOGIN_CA_CERT");
@@ -57,34 +53,32 @@ impl Pia {
             account: Account::new(credentials, login_urls, in_tunnel, login_roots, token_file),
             gateway: Gateway::new(address?, hostname, policy, authority),
             store: LeaseStore::new(state_dir),
-            keeps: true,
+            persists: true,
         })
     }
 
-    /// Nothing is written: neither token nor lease nor CA.
-    pub fn keep_nothing(&mut self) {
-        self.keeps = false;
-        self.account.keep_nothing();
-        self.gateway.keep_nothing();
+    /// Stops writing token, lease and CA.
+    pub fn disable_persistence(&mut self) {
+        self.persists = false;
+        self.account.disable_persistence();
+        self.gateway.disable_persistence();
     }
 
-    /// Gets a token.
-    pub fn get_token(&mut self, refused: Option<&Secret>, network: &Network) -> Exchange<Done> {
+    pub fn get_token(&mut self, refused: Option<&Secret>, network: &Network) -> Exchange<Completed> {
         self.account.get_token(refused, &mut self.gateway, network)
     }
 
-    /// Stores the lease.
-    pub fn store(&self, lease: &Lease) -> Exchange<Done> {
-        if self.keeps {
+    pub fn store(&self, lease: &Lease) -> Exchange<Completed> {
+        if self.persists {
             self.store.save(lease).map_err(|error| {
-                Error::new("lease", Cause::File { path: self.store.path().display().to_string(), error })
+                Error::new(Call::StoreLease, Cause::File { path: self.store.path().display().to_string(), error })
             })?;
         }
-        Ok(Progress::Done(Done::Stored))
+        Ok(Progress::Done(Completed::Stored))
     }
 }
 
-/// None when a token file does without them, or when they are wrong.
+/// `None` if a token file makes them unnecessary, or if they are invalid.
 fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
     let before = reader.problems();
     let pair = reader.pair("PIA_USERNAME", "PIA_PASSWORD");
@@ -92,25 +86,27 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
         && reader.problems() == before
         && let Err(problem) = account::read_token(token_file)
     {
-        let problem = problem.unwrap_or_else(|| "holds no token".to_owned());
-        let wrong = format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::shown(token_file));
-        let right = "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)";
-        reader.problem("PIA_USERNAME", None, wrong, right);
+        let problem = problem.unwrap_or_else(|| "is absent or empty".to_owned());
+        let problem = format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::display_path(token_file));
+        let remedy = "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)";
+        reader.problem("PIA_USERNAME", None, problem, remedy);
     }
     pair.map(|(username, password)| Credentials { username, password })
 }
 
 fn name_policy(reader: &mut Reader) -> NamePolicy {
-    let right =
-        "the name in the gateway's certificate is right, e.g. mexico409; leave it unset to see the name in the log";
-    let policy = reader.optional("PIA_HOSTNAME", right, |name| {
+    let remedy =
+        "use the name in the gateway's certificate, e.g. mexico409; the log shows it if PIA_HOSTNAME is not set";
+    let policy = reader.optional("PIA_HOSTNAME", remedy, |name| {
         if is_placeholder(name) {
-            return Err(Wrong::from("is a placeholder"));
+            return Err(InvalidValue::from("is a placeholder"));
         }
         let bare = url::bare(name);
-        gateway_name(name).map_err(|wrong| match bare.split(':').next() {
-            Some(host) if host != name && gateway_name(host).is_ok() => Wrong::meant("is more than a name", host),
-            _ => wrong.into(),
+        gateway_name(name).map_err(|problem| match bare.split(':').next() {
+            Some(host) if host != name && gateway_name(host).is_ok() => {
+                InvalidValue::meant("is more than a name", host)
+            }
+            _ => problem.into(),
         })
     });
     policy.unwrap_or(NamePolicy::Any)

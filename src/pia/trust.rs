@@ -1,7 +1,7 @@
-//! Whom we believe: PIA's CA, other CA files, and which name a gateway's certificate must carry.
+//! Trust: PIA's CA, other CA files, and the name that a gateway's certificate must carry.
 //!
-//! PIA's certificate is PIA's and not shipped. It is fetched once, over any channel: what decides is the SHA-256 of its
-//! DER, which is shipped.
+//! PIA's CA certificate belongs to PIA and is not shipped. It is fetched once, over any channel, and accepted only if
+//! the SHA-256 of its DER is the one that is shipped.
 
 use std::fmt::Write as _;
 use std::io;
@@ -15,46 +15,42 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::config::Reader;
-use crate::error::{Attempt, Cause, Error, Meaning, plain};
+use crate::error::{Attempt, Call, Cause, Error, Retry, io_message};
 use crate::files::{self, Durability};
 use crate::http::tls::{NamePolicy, tls_to};
 use crate::http::url::Url;
-use crate::http::{Peer, Request};
+use crate::http::{Connection, Request};
 use crate::keeper::step::{Exchange, Progress};
 
-/// Fetching the CA that signs the gateways' certificates.
-pub const STEP: &str = "PIA's CA";
-/// SHA-256 of PIA's CA in DER: RSA-4096, 2014 to 2034, `ca.rsa.4096.crt` in PIA's repositories.
+/// SHA-256 of PIA's CA in DER: RSA-4096, valid 2014 to 2034, `ca.rsa.4096.crt` in PIA's repositories.
 pub const PIA_CA_SHA256: &str = "1fd25658456eab3041fba77ccd398ab8124edcc1b8b2fc1d55fdf6b1bbfc9d70";
-/// Where PIA publishes its CA: the same certificate in two of its repositories.
+/// Copies of one certificate in two of PIA's repositories.
 const CA_URLS: [&str; 2] = [
     "https://raw.githubusercontent.com/pia-foss/manual-connections/master/ca.rsa.4096.crt",
     "https://raw.githubusercontent.com/pia-foss/desktop/master/daemon/res/ca/rsa_4096.crt",
 ];
-/// Retry delay after a fetched CA failed the pin: whoever replaces PIA's CA on the way goes on doing so.
+/// Retry delay after a fetched CA did not match the pin: an interception usually lasts.
 const CA_RETRY: Duration = Duration::from_secs(5 * 60);
-/// Characters of base64 in a line of PEM (RFC 7468).
+/// Base64 characters per line of PEM (RFC 7468).
 const PEM_WIDTH: usize = 64;
 
-/// Who signs the gateway's certificate.
 pub struct Authority {
     roots: Option<RootCertStore>,
-    /// None when the roots were given.
+    /// `None` if the user gave the roots.
     published: Option<Published>,
 }
 
 impl Authority {
-    /// These roots, as they are.
     pub fn given(roots: RootCertStore) -> Self {
         Self { roots: Some(roots), published: None }
     }
 
-    /// PIA's, read or fetched when it is first needed.
+    /// PIA's CA, read or fetched on first use.
     pub fn published(published: Published) -> Self {
         Self { roots: None, published: Some(published) }
     }
 
-    /// Where it is from, for people.
+    /// Origin of the CA, for `check`.
     pub fn origin(&self) -> String {
         match &self.published {
             None => "the one in PIA_CA_CERT".to_owned(),
@@ -63,14 +59,14 @@ impl Authority {
         }
     }
 
-    /// What is fetched is not kept.
-    pub fn keep_nothing(&mut self) {
+    /// Stops storing a fetched CA.
+    pub fn disable_persistence(&mut self) {
         if let Some(published) = &mut self.published {
-            published.keeps = false;
+            published.persists = false;
         }
     }
 
-    /// The roots to verify the gateway with; one exchange where they have to be fetched.
+    /// Roots to verify the gateway with, fetched first if necessary.
     pub fn roots(&mut self) -> Exchange<RootCertStore> {
         if let (None, Some(published)) = (&self.roots, &mut self.published) {
             let Progress::Done(certificate) = published.obtain()? else { return Ok(Progress::More) };
@@ -84,90 +80,88 @@ impl Authority {
     }
 }
 
-/// PIA's CA: where it is kept, where it is published, and how it is recognised.
+/// PIA's CA: its file, its sources and its pin.
 pub struct Published {
     file: PathBuf,
-    /// In the order in which they are tried.
+    /// Tried in this order.
     urls: Vec<Url>,
     /// SHA-256 of the DER, lower-case hexadecimal.
     pin: String,
-    /// It is written to the file when it was fetched.
-    keeps: bool,
-    /// The URLs that were tried in vain in this round.
+    /// Whether a fetched certificate is written to the file.
+    persists: bool,
+    /// URLs that have failed in this round.
     tried: Vec<Attempt>,
 }
 
-/// The settings of PIA's CA; it is kept in the folder `state_dir`.
+/// Reads the settings of PIA's CA, whose file is in `state_dir`.
 pub fn published(reader: &mut Reader, state_dir: &Path) -> Option<Published> {
-    let urls = urls(reader, "PIA_CA_URL", &CA_URLS, "an http or https URL is right", Url::parse);
-    let right = "the SHA-256 of the certificate (DER) is right, 64 hexadecimal digits";
-    let pin = reader.parsed("PIA_CA_SHA256", PIA_CA_SHA256, right, parse_sha256);
+    let urls = urls(reader, "PIA_CA_URL", &CA_URLS, "use an http or https URL", Url::parse);
+    let remedy = "use the SHA-256 of the certificate in DER, 64 hexadecimal digits";
+    let pin = reader.parsed("PIA_CA_SHA256", PIA_CA_SHA256, remedy, parse_sha256);
     Some(Published::new(state_dir, urls, pin?))
 }
 
-/// The URL that a variable names, or else the default ones.
+/// The URL in the variable `name`, or else the default ones.
 pub fn urls(
     reader: &mut Reader,
     name: &str,
     defaults: &[&str],
-    right: &str,
+    remedy: &str,
     parse: fn(&str) -> Result<Url, String>,
 ) -> Vec<Url> {
-    let given = reader.optional(name, right, parse);
+    let given = reader.optional(name, remedy, parse);
     given.map_or_else(|| defaults.iter().filter_map(|url| parse(url).ok()).collect(), |url| vec![url])
 }
 
 impl Published {
-    /// Kept in the folder `state_dir`, published at `urls`, recognised by `pin`.
     pub fn new(state_dir: &Path, urls: Vec<Url>, pin: String) -> Self {
-        Self { file: state_dir.join("ca.rsa.4096.crt"), urls, pin, keeps: true, tried: Vec::new() }
+        Self { file: state_dir.join("ca.rsa.4096.crt"), urls, pin, persists: true, tried: Vec::new() }
     }
 
-    /// The same, kept in another file.
+    /// Stores the CA in `file` instead.
     #[must_use]
     pub fn kept_in(self, file: PathBuf) -> Self {
         Self { file, ..self }
     }
 
-    /// The file that keeps it.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// The kept certificate, else a fetched one, which is kept from then on.
+    /// Reads the stored certificate, or fetches and stores it.
     fn obtain(&mut self) -> Exchange<CertificateDer<'static>> {
         if self.tried.is_empty() {
             match self.stored() {
                 Ok(Some(certificate)) => return Ok(Progress::Done(certificate)),
                 Ok(None) => {}
-                Err(problem) => log::warn!("{}: {problem}; it is fetched again", self.file.display()),
+                Err(problem) => log::warn!("{}: {problem}; fetching PIA's CA again", self.file.display()),
             }
         }
         let Progress::Done(certificate) = self.fetch()? else { return Ok(Progress::More) };
-        if !self.keeps {
+        if !self.persists {
             return Ok(Progress::Done(certificate));
         }
         match self.store(&certificate) {
             Ok(()) => log::info!("PIA's CA fetched and stored in {}", self.file.display()),
             Err(error) => log::warn!(
-                "{}: {}; PIA's CA is kept in memory, and every start will fetch it",
+                "cannot write {}: {}; PIA's CA stays in memory, and every start fetches it again",
                 self.file.display(),
-                plain(&error)
+                io_message(&error)
             ),
         }
         Ok(Progress::Done(certificate))
     }
 
-    /// The kept certificate, none if there is no file; the error says why a file cannot be used.
+    /// Reads the stored certificate; `None` if there is no file. The error says why the file is unusable.
     pub fn stored(&self) -> Result<Option<CertificateDer<'static>>, String> {
         match files::read(&self.file) {
             Ok(pem) => self.pinned(pem.as_bytes()).map(Some).map_err(|_| "is not PIA's CA".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(plain(&error)),
+            Err(error) => Err(io_message(&error)),
         }
     }
 
-    /// Asks the next URL for it. The channel need not be trusted: whatever else comes is refused.
+    /// Tries the next URL. The channel need not be trusted, because only the pinned certificate is accepted.
     pub fn fetch(&mut self) -> Exchange<CertificateDer<'static>> {
         let url = &self.urls[self.tried.len() % self.urls.len()];
         let error = match self.fetch_from(url) {
@@ -181,24 +175,23 @@ impl Published {
         if self.tried.len() < self.urls.len() {
             return Ok(Progress::More);
         }
-        Err(Error::all_failed(STEP, std::mem::take(&mut self.tried)))
+        Err(Error::all_failed(Call::FetchCa, std::mem::take(&mut self.tried)))
     }
 
     fn fetch_from(&self, url: &Url) -> Result<CertificateDer<'static>, Error> {
         let tls = if url.https { Some(tls_to(&url.host, None).map_err(failed)?) } else { None };
-        let mut peer = Peer::new(url.host.clone(), url.port, url.host_header(), tls);
-        let response = peer.send(&Request::get(&url.path)).map_err(failed)?;
+        let mut connection = Connection::new(url.host.clone(), url.port, url.host_header(), tls);
+        let response = connection.send(&Request::get(&url.path)).map_err(failed)?;
         if response.status != 200 {
             return Err(failed(response.unexpected()));
         }
         self.pinned(&response.body).map_err(|wrong| {
             let advice =
-                "it is neither used nor stored: get PIA's ca.rsa.4096.crt in another way and name it in PIA_CA_CERT";
-            failed(wrong).means(Meaning::RetryAfter(CA_RETRY)).advise(Some(advice))
+                "it was discarded: get PIA's ca.rsa.4096.crt over another network and set PIA_CA_CERT to its path";
+            failed(wrong).with_retry(Retry::After(CA_RETRY)).advise(Some(advice))
         })
     }
 
-    /// Writes it as PEM.
     pub fn store(&self, certificate: &CertificateDer) -> io::Result<()> {
         let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
         let mut base64 = BASE64_STANDARD.encode(certificate);
@@ -212,23 +205,23 @@ impl Published {
         files::write(&self.file, pem.as_bytes(), Durability::Durable)
     }
 
-    /// The certificate of a PEM text that has the pinned SHA-256; the error says what it has instead.
+    /// Finds the certificate with the pinned SHA-256; the error says what `pem` holds instead.
     fn pinned(&self, pem: &[u8]) -> Result<CertificateDer<'static>, Cause> {
-        let mut wrong = Cause::Other("something that is no certificate came in its place".to_owned());
+        let mut wrong = Cause::Other("received something that is no certificate".to_owned());
         for certificate in CertificateDer::pem_slice_iter(pem).flatten() {
             let fingerprint = sha256(&certificate);
             if fingerprint == self.pin {
                 return Ok(certificate);
             }
-            wrong = Cause::OtherCertificate { found: fingerprint, wanted: self.pin.clone() };
+            wrong = Cause::WrongCertificate { found: fingerprint, wanted: self.pin.clone() };
         }
         Err(wrong)
     }
 }
 
 fn failed(cause: Cause) -> Error {
-    let advice = "it is tried again; or get PIA's ca.rsa.4096.crt in another way and name it in PIA_CA_CERT";
-    Error::new(STEP, cause).advise(Some(advice))
+    let advice = "retrying; or get PIA's ca.rsa.4096.crt over another network and set PIA_CA_CERT to its path";
+    Error::new(Call::FetchCa, cause).advise(Some(advice))
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -238,7 +231,7 @@ fn sha256(bytes: &[u8]) -> String {
     })
 }
 
-/// A SHA-256 as people write it, as [`Published`] compares it: colons, as openssl puts them, and case do not matter.
+/// Normalises a SHA-256; openssl's colons and upper-case digits are accepted.
 pub fn parse_sha256(text: &str) -> Result<String, String> {
     let digits: String = text.chars().filter(|&c| c != ':').map(|c| c.to_ascii_lowercase()).collect();
     if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -248,7 +241,7 @@ pub fn parse_sha256(text: &str) -> Result<String, String> {
     }
 }
 
-/// The policy for a gateway. Names are single labels like `mexico409` or `Server-11555-2a` and not domain names.
+/// Name policy for a gateway. PIA's names are single labels like `mexico409` or `Server-11555-2a`, not domain names.
 pub fn gateway_name(hostname: &str) -> Result<NamePolicy, String> {
     match ServerName::try_from(hostname.to_owned()) {
         Ok(name @ ServerName::DnsName(_)) => Ok(NamePolicy::Exactly(name)),
@@ -275,18 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_pinned_certificate_is_believed() {
+    fn only_the_pinned_certificate_is_accepted() {
         let (dir, pia, other) = (TempDir::new(), ca(), ca());
         let published = published(&dir, &certificate(&pia));
         assert_eq!(published.pinned(pia.as_bytes()).unwrap(), certificate(&pia));
-        assert_eq!(
-            published.pinned((other.clone() + &pia).as_bytes()).unwrap(),
-            certificate(&pia),
-            "wherever it stands"
-        );
+        assert_eq!(published.pinned((other.clone() + &pia).as_bytes()).unwrap(), certificate(&pia), "in any position");
         let refused = published.pinned(other.as_bytes()).unwrap_err();
         let fingerprint = sha256(&certificate(&other));
-        assert!(matches!(&refused, Cause::OtherCertificate { found, .. } if *found == fingerprint), "{refused}");
+        assert!(matches!(&refused, Cause::WrongCertificate { found, .. } if *found == fingerprint), "{refused}");
         assert!(published.pinned(b"<html>").unwrap_err().to_string().contains("no certificate"));
     }
 
@@ -299,7 +288,7 @@ mod tests {
         assert_eq!(published.stored(), Ok(Some(certificate(&pia))));
         let whole = std::fs::read_to_string(published.file()).unwrap();
         assert!(whole.lines().all(|line| line.len() <= PEM_WIDTH), "{whole}");
-        // Without its last line break it is still whole.
+        // The file is complete even without its last line break.
         for length in 0..whole.len() - 1 {
             std::fs::write(published.file(), &whole[..length]).unwrap();
             assert!(published.stored().is_err(), "cut at {length}");

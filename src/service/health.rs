@@ -1,45 +1,45 @@
-//! The health of this moment: what is known, and what the kernel says of it now.
+//! Current health: what the status document records, checked against what the kernel shows now.
 
 use jiff::Timestamp;
 
-use crate::error::plain;
-use crate::keeper::step::Listener;
-use crate::keeper::tunnel::Way;
+use crate::error::io_message;
+use crate::keeper::step::ListenState;
+use crate::keeper::tunnel::GatewayRoute;
 use crate::kernel::{self, Network};
 use crate::pia::discover;
 use crate::state::Presence;
 use crate::views::status::{Health, Status};
 
-/// How whoever wrote `status` is doing, `presence` says whether they run.
-pub fn look(status: &Status, presence: &Presence) -> Health {
-    let network = Network::look();
-    let way = way(status, &network);
-    let listener = listener(status, &network, way.as_ref().and_then(|way| way.as_ref().ok()));
-    status.health(presence, way, listener.as_ref(), Timestamp::now())
+/// Health of the process that wrote `status`; `presence` records whether that process still runs.
+pub fn check(status: &Status, presence: &Presence) -> Health {
+    let network = Network::snapshot();
+    let route = route(status, &network);
+    let listen_state = listen_state(status, &network, route.as_ref().and_then(|route| route.as_ref().ok()));
+    status.health(presence, route, listen_state.as_ref(), Timestamp::now())
 }
 
-/// The same of ourselves.
-pub fn look_at_us(status: &Status) -> Health {
-    look(status, &Presence::Running(String::new()))
+/// Health of this process, which certainly runs.
+pub fn check_own(status: &Status) -> Health {
+    check(status, &Presence::Running(String::new()))
 }
 
-/// The way that the last bind took, as it is now; none where it was not known then.
-fn way(status: &Status, network: &Network) -> Option<Result<Way, String>> {
+/// The current route to the gateway of the last bind; `None` if that bind recorded no route.
+fn route(status: &Status, network: &Network) -> Option<Result<GatewayRoute, String>> {
     if status.follows && network.is_isolated() {
-        return Some(Err("there is no network device but lo".to_owned()));
+        return Some(Err("only the loopback device is left".to_owned()));
     }
     status.local_address.as_ref()?;
-    let way = match &status.gateway {
-        Some(gateway) => network.way(gateway.parse().ok()?),
-        None => discover::way(network),
+    let route = match &status.gateway {
+        Some(gateway) => network.route_to(gateway.parse().ok()?),
+        None => discover::route(network),
     };
-    Some(way.map_err(|error| plain(&error)))
+    Some(route.map_err(|error| io_message(&error)))
 }
 
-/// Who listens on the port now; none where the kernel did not show the client's socket to the service.
-fn listener(status: &Status, network: &Network, way: Option<&Way>) -> Option<Listener> {
+/// Current sockets on the port; `None` if the kernel did not show the client's socket to the service.
+fn listen_state(status: &Status, network: &Network, route: Option<&GatewayRoute>) -> Option<ListenState> {
     let port = status.port.filter(|_| status.listener_seen)?;
-    let witness = kernel::inspect(network, port, way, false).ok()?;
-    // Where only the kernel tells, a UDP socket on a port that was left is no answer.
-    Some(if status.is_silent() { witness.tcp } else { witness.listener().clone() })
+    let sockets = kernel::inspect(network, port, route, false).ok()?;
+    // With the kernel as the only witness TCP decides: a client may keep a UDP socket on a port that it has left.
+    Some(if status.reports_no_listening() { sockets.tcp } else { sockets.listen_state().clone() })
 }

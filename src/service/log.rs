@@ -1,55 +1,60 @@
-//! What a verdict is logged as.
+//! The log's wording of each outcome. The outcomes themselves are in `keeper::outcome`, the log's format in `logging`.
 
 use log::Level;
 
 use crate::error::Error;
 use crate::keeper::step::Connectivity;
-use crate::keeper::{News, Peer, Sight, Verdict};
-use crate::time::{self, ClockNews, shown, span};
-use crate::views::status::word;
+use crate::keeper::{Notice, Outcome, Remote, Visibility};
+use crate::time::{self, ClockChange, human_duration, rfc3339};
+use crate::views::status::remote_name;
 
-/// Shorter waits than this are no news: the next try comes before anybody has read of this one.
-const WORTH_TELLING: std::time::Duration = std::time::Duration::from_secs(60);
+/// Shorter waits are not logged: the next attempt comes before anyone has read about them.
+const MIN_WAIT_SHOWN: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// The names that lines begin with.
-pub struct Names {
-    /// The torrent client.
+/// Writes outcomes to the log. The fields are names for its lines.
+pub struct LogObserver {
     pub client: &'static str,
-    /// Whoever else leases the port.
+    /// The program that leases the port, or PIA.
     pub source: String,
 }
 
-/// Logs what `verdict` says.
-pub fn tell(verdict: &Verdict, names: &Names) {
-    if let Some((level, news)) = &verdict.news {
-        let text = words(*level, news, names);
+pub fn log_outcome(outcome: &Outcome, observer: &LogObserver) {
+    if let Some((level, notice)) = &outcome.notice {
+        let text = message(*level, notice, observer);
         log::log!(*level, "{text}");
-        if let News::Failed { error, .. } = news {
+        if let Notice::Failed { error, .. } = notice {
             for line in details(error) {
                 log::log!(*level, "{line}");
             }
         }
-        if let News::Leased { over: true, .. } = news {
-            log::warn!("a fresh lease has expired by this system's clock ({}): set the clock", shown(time::now().wall));
+        if let Notice::Leased { over: true, .. } = notice {
+            log::warn!(
+                "by this system's clock ({}) the new lease has already expired; set the clock",
+                rfc3339(time::now().wall)
+            );
         }
     }
-    if let Some(recovery) = verdict.recovered {
-        let name = if verdict.peer == Peer::Client { names.client } else { word(verdict.peer) };
+    if let Some(recovery) = outcome.recovered {
+        let name = if outcome.remote == Remote::Client { observer.client } else { remote_name(outcome.remote) };
         let attempts = if recovery.attempts == 1 { "attempt" } else { "attempts" };
-        log::info!("{name}: recovered after {} ({} failed {attempts})", span(recovery.after), recovery.attempts);
+        log::info!(
+            "{name}: recovered after {} ({} failed {attempts})",
+            human_duration(recovery.after),
+            recovery.attempts
+        );
     }
 }
 
-/// The longest text of a line: with what stands before it, 200 characters.
+/// Longest message, in characters: with time and level in front of it, a line has 200.
 pub const LINE: usize = 180;
 
-/// An error and what to do about it. Of a long error the beginning is shown, of what to do all.
+/// An error and its advice. A long error is truncated, the advice is not.
 pub fn with_advice(error: &Error) -> String {
-    within(&error.to_string(), &format!("; {}", error.advice))
+    truncated(&error.to_string(), &format!("; {}", error.advice))
 }
 
-/// `text` and `end`, as much of `text` as a line has room for.
-pub fn within(text: &str, end: &str) -> String {
+/// `text` and `end` in one line; `text` is truncated if necessary.
+pub fn truncated(text: &str, end: &str) -> String {
     let room = LINE.saturating_sub(end.chars().count());
     if text.chars().count() <= room {
         return format!("{text}{end}");
@@ -58,23 +63,23 @@ pub fn within(text: &str, end: &str) -> String {
     format!("{begin}…{end}")
 }
 
-/// An error and what to do about it, and below that what else helps to understand it.
-pub fn in_full(error: &Error) -> Vec<String> {
+/// An error with its advice, and its details below that.
+pub fn error_lines(error: &Error) -> Vec<String> {
     [with_advice(error)].into_iter().chain(details(error)).collect()
 }
 
-/// What else helps to understand an error, a line each.
+/// Further facts about an error, a line each.
 pub fn details(error: &Error) -> impl Iterator<Item = String> {
-    error.details().into_iter().map(|line| within(&line, ""))
+    error.details().into_iter().map(|line| truncated(&line, ""))
 }
 
-/// What a client's word for its reachability means.
-pub fn inbound(connectivity: Connectivity) -> &'static str {
+/// Explains the client's own report about its reachability.
+pub fn describe_inbound(connectivity: Connectivity) -> &'static str {
     match connectivity {
-        Connectivity::Connected => "peers from outside reach it",
-        Connectivity::Firewalled => "no peer from outside yet, normal at first",
-        Connectivity::Disconnected => "it says that it is not connected",
-        Connectivity::Listening | Connectivity::Unknown => "whether peers reach it, it does not say",
+        Connectivity::Connected => "incoming peers can reach it",
+        Connectivity::Firewalled => "no incoming peer yet, normal at first",
+        Connectivity::Disconnected => "it reports that it is not connected",
+        Connectivity::Listening | Connectivity::Unknown => "it does not report whether peers can reach it",
     }
 }
 
@@ -86,73 +91,74 @@ fn count(number: u32, what: &str) -> String {
     }
 }
 
-fn words(level: Level, news: &News, names: &Names) -> String {
-    let Names { client, source } = names;
-    match news {
-        News::LoggedIn => "logged in to PIA".to_owned(),
-        News::TokenRead => "token taken from the cache file".to_owned(),
-        News::TokenRefused(error) => format!("{error}; getting another token"),
-        News::Leased { lease, .. } => format!("lease: port {} until {}", lease.port, shown(lease.expires_at)),
-        News::NotStored { lease, error } => format!(
-            "lease: port {} until {}; it cannot be stored, so a restart gets another port: {}",
+fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
+    let LogObserver { client, source } = observer;
+    match notice {
+        Notice::LoggedIn => "logged in to PIA".to_owned(),
+        Notice::TokenCached => "token taken from the cache file".to_owned(),
+        Notice::TokenRefused(error) => format!("{error}; getting a new token"),
+        Notice::Leased { lease, .. } => format!("lease: port {} until {}", lease.port, rfc3339(lease.expires_at)),
+        Notice::StoreFailed { lease, error } => format!(
+            "lease: port {} until {}; storing it failed, so a restart gets a different port: {}",
             lease.port,
-            shown(lease.expires_at),
+            rfc3339(lease.expires_at),
             error.cause
         ),
-        News::NotRenewed(error) => format!("there is no other port: {error}; this one is kept, try again later"),
-        News::KeptOld { port, refused, error } => {
-            format!("port {refused} cannot be bound, port {port} is kept: {}; try again later", error.cause)
+        Notice::RenewalFailed(error) => format!("could not get another port: {error}; keeping the current one"),
+        Notice::PortKept { port, refused, error } => {
+            format!("could not bind port {refused}: {}; keeping port {port}", error.cause)
         }
-        News::Bound(port) => format!("bound port {port}"),
-        News::Source(port) => format!("{source} has port {port}"),
-        News::NoPort => format!("{source} has no port now; the last one is kept"),
-        News::Moved { from, to } => format!("{client}: listen port {from} -> {to}"),
-        News::Reopened(port) => {
-            format!("{client}: reopened its socket on port {port}, in the tunnel that there is now")
+        Notice::Bound(port) => format!("bound port {port}"),
+        Notice::Source(port) => format!("{source} has port {port}"),
+        Notice::SourceHasNoPort => format!("{source} has no port now; keeping the last one"),
+        Notice::Moved { from, to } => format!("{client}: listen port {from} -> {to}"),
+        Notice::Reopened(port) => {
+            format!("{client}: reopened its socket on port {port} in the current tunnel")
         }
-        News::Deaf(port) => format!("{client}: nothing listens on port {port}; setting it again"),
-        News::Listens { port, connectivity, sight } => {
-            let sight = match sight {
-                Sight::Clear => "",
-                Sight::TcpOnly => " by TCP alone, nobody does by UDP",
-                Sight::Unseen => ", by its own word alone",
-                Sight::Unknown => {
-                    return format!("{client} has port {port}; whether it listens is not known, it does not say");
+        Notice::NotListening(port) => format!("{client}: nothing listens on port {port}; setting the port again"),
+        Notice::Listening { port, connectivity, visibility } => {
+            let limit = match visibility {
+                Visibility::Confirmed => "",
+                Visibility::TcpOnly => " over TCP, but not over UDP",
+                Visibility::Hidden => " by its own report (not visible from here)",
+                Visibility::Unknown => {
+                    return format!("{client} has port {port}; it does not report whether it listens");
                 }
             };
-            format!("{client} listens on port {port}{sight}; {}", inbound(*connectivity))
+            format!("{client} listens on port {port}{limit}; {}", describe_inbound(*connectivity))
         }
-        News::Day(day) => {
+        Notice::Day(day) => {
             let (binds, outages) = (count(day.binds, "bind"), count(day.outages, "outage"));
-            let peer = day.peer_at.map_or("none was seen".to_owned(), |at| format!("at {}", shown(at)));
-            format!("the last day: port {}, {binds}, {outages}; last peer from outside: {peer}", day.port)
+            let peer = day.peer_seen_at.map_or("none".to_owned(), rfc3339);
+            format!("last 24 h: port {}, {binds}, {outages}; last incoming peer: {peer}", day.port)
         }
-        News::NoInbound(port) => format!(
-            "no peer from outside came in on port {port} for a day, although torrents are active: check the VPN's firewall \
-             (README, 'Firewall') and {client}'s network interface"
+        Notice::NoInbound(port) => format!(
+            "no incoming peer on port {port} for 24 h, although torrents are active; check the VPN's firewall (README, \
+             'Firewall') and {client}'s network interface"
         ),
-        News::Announced(port) => format!("{client} tells its trackers port {port}"),
-        News::NotAnnounced(error) => {
-            format!("{error}; nothing to do: the trackers hear of the port at the next announce")
+        Notice::Reannounced(port) => format!("{client} announces port {port} to its trackers"),
+        Notice::ReannounceFailed(error) => {
+            format!("{error}; the trackers get the port with the next regular announce")
         }
-        News::Failed { error, attempts, .. } if level == Level::Debug => format!("{error} (attempt {attempts})"),
-        News::Failed { error, next, .. } if *next >= WORTH_TELLING => {
-            within(&error.to_string(), &format!("; {}; the next try is in {}", error.advice, span(*next)))
+        Notice::Failed { error, attempts, .. } if level == Level::Debug => format!("{error} (attempt {attempts})"),
+        Notice::Failed { error, next, .. } if *next >= MIN_WAIT_SHOWN => {
+            truncated(&error.to_string(), &format!("; {}; retrying in {}", error.advice, human_duration(*next)))
         }
-        News::Failed { error, .. } => with_advice(error),
-        News::Tunnel { from, to } => {
-            let from = from.as_ref().map_or(String::new(), |from| format!(", it was {from}"));
-            format!("the tunnel has changed: we are {to}{from}")
+        Notice::Failed { error, .. } => with_advice(error),
+        Notice::Tunnel { from, to } => {
+            let from = from.as_ref().map_or(String::new(), |from| format!(", was {from}"));
+            format!("tunnel changed: now {to}{from}")
         }
-        News::ClockJumped(jump) => {
-            let way = if jump.is_positive() { "on" } else { "back" };
-            format!("the clock went {way} by {}, or the machine slept: binding now", span(jump.unsigned_abs()))
+        Notice::ClockJumped(jump) => {
+            let direction = if jump.is_positive() { "forward" } else { "back" };
+            let by = human_duration(jump.unsigned_abs());
+            format!("the clock jumped {direction} by {by}, or the machine was suspended; binding now")
         }
-        News::Clock(ClockNews::Right) => "this system's clock agrees with the gateway's again".to_owned(),
-        News::Clock(ClockNews::Wrong { lacks }) => {
-            let way = if lacks.is_positive() { "behind" } else { "ahead of" };
-            let by = span(lacks.unsigned_abs());
-            format!("this system's clock is {by} {way} the gateway's: set the clock")
+        Notice::Clock(ClockChange::Correct) => "this system's clock agrees with the gateway's again".to_owned(),
+        Notice::Clock(ClockChange::Wrong { behind }) => {
+            let direction = if behind.is_positive() { "behind" } else { "ahead of" };
+            let by = human_duration(behind.unsigned_abs());
+            format!("this system's clock is {by} {direction} the gateway's; set the clock")
         }
     }
 }

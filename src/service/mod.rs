@@ -1,8 +1,9 @@
-//! The loop: looks at tunnel and clock, does what the keeper asks for, tells what came of it, and waits.
+//! The loop: observes tunnel and clock, runs the steps that the keeper asks for, publishes the outcome, and waits. What to do
+//! next is decided in `keeper`, not here.
 
 pub mod health;
 mod log;
-mod peers;
+mod remotes;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -11,112 +12,106 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Cause, Error, plain};
+use crate::error::{Cause, Error, io_message};
 use crate::files;
-use crate::keeper::step::{Done, Exchange, Step};
-use crate::keeper::tunnel::Way;
-use crate::keeper::{Keeper, News, Peer, Verdict};
+use crate::keeper::step::{Completed, Exchange, Step};
+use crate::keeper::tunnel::GatewayRoute;
+use crate::keeper::{Keeper, Notice, Outcome, Remote};
 use crate::kernel::Network;
 use crate::kernel::events::Events;
-use crate::settings::{PortPeer, Settings};
+use crate::settings::{PortProvider, Settings};
 use crate::signals::{Event, Signals, stopping};
 use crate::state::{self, State};
 use crate::time::{self, Now};
 use crate::views::Views;
 use crate::views::notify::Notifier;
 use crate::views::status::Status;
-use log::Names;
-pub use log::{details, in_full, inbound, with_advice, within};
-pub use peers::Peers;
+use log::LogObserver;
+pub use log::{describe_inbound, details, error_lines, truncated, with_advice};
+pub use remotes::Remotes;
 
-/// Between two looks at the tunnel where the kernel does not tell of changes.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// From the first of a burst of changes to the look at what came of them: wg-quick's default route comes 40 ms after its device.
+/// Interval between two observations of the tunnel if the kernel does not report changes.
+const TUNNEL_POLL: Duration = Duration::from_secs(15);
+/// Delay from the first of a burst of changes to the observation: wg-quick's default route comes 40 ms after its device.
 const SETTLE: Duration = Duration::from_millis(200);
-/// For the second half of a bounce after a stop was asked for: the exchange itself, and no second one after a late answer.
-const RETURN_LIMIT: Duration = Duration::from_secs(11);
+/// Time for the second half of a bounce after a stop request: one exchange, and no second one after a late answer.
+const BOUNCE_BACK_LIMIT: Duration = Duration::from_secs(11);
 
-/// Who listens to what the loop does: the log, or `check`.
-pub trait Ear {
-    /// A step is about to be carried out.
-    fn begin(&mut self, step: &Step);
-    /// A step was carried out, with this result; the keeper's verdict follows.
-    fn step(&mut self, step: &Step, result: &Exchange<Done>, peers: &Peers);
-    /// What it or a look has led to.
-    fn verdict(&mut self, verdict: &Verdict);
+/// Observes the loop: the log, or `check`.
+pub trait Observer {
+    fn step_started(&mut self, step: &Step);
+    /// Called before the keeper's outcome for `step`.
+    fn step_finished(&mut self, step: &Step, result: &Exchange<Completed>, remotes: &Remotes);
+    fn outcome(&mut self, outcome: &Outcome);
 }
 
-impl Ear for Names {
-    // What is asked of whom is the peers' to log.
-    fn begin(&mut self, _: &Step) {}
-    fn step(&mut self, _: &Step, _: &Exchange<Done>, _: &Peers) {}
+impl Observer for LogObserver {
+    // The remotes log their own calls.
+    fn step_started(&mut self, _: &Step) {}
+    fn step_finished(&mut self, _: &Step, _: &Exchange<Completed>, _: &Remotes) {}
 
-    fn verdict(&mut self, verdict: &Verdict) {
-        log::tell(verdict, self);
+    fn outcome(&mut self, outcome: &Outcome) {
+        log::log_outcome(outcome, self);
     }
 }
 
-/// Why the loop has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// A signal asked for it.
+pub enum Exit {
     Stopped,
     /// No device but loopback was left for as long as `EXIT_WHEN_ISOLATED` allows.
     Isolated,
 }
 
-/// That another port was asked for.
+/// A pending request for another port.
 #[derive(Default)]
 struct Renewal {
-    askers: Vec<UnixStream>,
+    requesters: Vec<UnixStream>,
     from: Option<u16>,
-    /// What has failed since.
-    why: Option<String>,
+    /// The last failure since the request.
+    reason: Option<String>,
 }
 
-/// The loop and what it needs.
 pub struct Service {
     keeper: Keeper,
-    peers: Peers,
+    remotes: Remotes,
     state: State,
     interval: Duration,
-    /// What tells of changes; none while nobody looks for long.
+    /// Kernel events; `None` outside [`Service::run`].
     events: Option<Rc<Events>>,
-    /// Where somebody asks for another port; none while nobody stays to hear it.
+    /// Socket for `renew`; `None` outside [`Service::run`], and after an error.
     requests: Option<UnixListener>,
-    /// Another port was asked for, and what has become of that is not known yet.
     renewal: Option<Renewal>,
-    /// Devices and addresses as they were last seen, and when.
+    /// Devices and addresses at `observed_at`.
     network: Network,
-    looked: Option<Instant>,
-    /// There is something new to be written into the status.
-    fresh: bool,
-    /// That the status cannot be written was said; it is still tried, because disks fill up and empty again.
+    observed_at: Option<Instant>,
+    /// The status document has to be written again.
+    status_dirty: bool,
+    /// A warning about a failed write was logged. Writing goes on, because full disks are cleaned up.
     unwritable: bool,
     notifier: Notifier,
-    /// None for `check`.
+    /// `None` for `check`.
     views: Option<Views>,
-    /// The service manager knows that we are ready.
+    /// The pass was over at the last wait, so the service manager was sent `READY=1`.
     ready: bool,
 }
 
 impl Service {
-    /// For a daemon, which `stays`, or `once`: tells what it starts with. Reads the stored lease; nothing is sent yet.
-    pub fn new(mut settings: Settings, state: State, stays: bool) -> (Self, Box<dyn Ear>) {
+    /// For the daemon (`long_running`) or for `once`. Logs the settings and the stored lease, and sends nothing.
+    pub fn new(mut settings: Settings, state: State, long_running: bool) -> (Self, Box<dyn Observer>) {
         for warning in &settings.warnings {
             ::log::warn!("{warning}");
         }
         let unwritable = files::probe_folder(state.folder()).err();
         if let Some(error) = &unwritable {
             ::log::warn!(
-                "STATE_DIR {}: {}; the lease is kept in memory only, so a restart gets another port, and status and \
-                 healthcheck do not know the state",
+                "STATE_DIR {}: {}; the lease stays in memory: a restart gets a different port, and status and healthcheck \
+                 see nothing; make it writable",
                 state.folder().display(),
-                plain(error)
+                io_message(error)
             );
         }
         let interval = settings.interval;
-        let views = settings.views.take().map(|views| Views::new(views, interval, health::look_at_us, stays));
+        let views = settings.views.take().map(|views| Views::new(views, interval, health::check_own, long_running));
         let mut service = Self { views, ..Self::quiet(settings, state, false) };
         if unwritable.is_some() {
             service.unwritable = true;
@@ -126,34 +121,34 @@ impl Service {
             "{} {} started: {}, {}, every {} s",
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
-            service.peers.whence(),
-            service.peers.client.address(),
+            service.remotes.describe_source(),
+            service.remotes.client.address(),
             service.interval.as_secs()
         );
         if let (Some(port), Some(end)) = (service.keeper.snapshot().port, service.keeper.snapshot().expires_at) {
-            ::log::info!("lease: port {port} until {} (stored)", time::shown(end));
+            ::log::info!("lease: port {port} until {} (stored)", time::rfc3339(end));
         }
-        let names = Names { client: service.peers.client.name(), source: service.peers.source_name() };
-        (service, Box::new(names))
+        let observer = LogObserver { client: service.remotes.client.name(), source: service.remotes.source_name() };
+        (service, Box::new(observer))
     }
 
-    /// For `check`, which has words of its own; with `hands_off` the client is left as it is.
+    /// For `check`, which prints rows instead of a log. With `hands_off` the client is not changed.
     pub fn quiet(settings: Settings, state: State, hands_off: bool) -> Self {
         let interval = settings.interval;
         let seed = RandomState::new().build_hasher().finish();
-        let (peers, keeper) = Peers::new(settings, &state, hands_off, seed, time::now());
+        let (remotes, keeper) = Remotes::new(settings, &state, hands_off, seed, time::now());
         let notifier = Notifier::default();
         Self {
             keeper,
-            peers,
+            remotes,
             state,
             interval,
             events: None,
             requests: None,
             renewal: None,
             network: Network::default(),
-            looked: None,
-            fresh: true,
+            observed_at: None,
+            status_dirty: true,
             unwritable: false,
             notifier,
             views: None,
@@ -161,156 +156,152 @@ impl Service {
         }
     }
 
-    /// What is known.
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
     }
 
-    /// The way to the gateway, or into the tunnel, as it is now; none where the gateway is a name that was not looked up yet.
-    pub fn way(&self) -> Option<Result<Way, Error>> {
-        self.peers.way(&Network::look()).map(|(_, way)| way)
+    /// The current route to the gateway, or into the tunnel; `None` while the gateway is a name that was not looked up yet.
+    pub fn route(&self) -> Option<Result<GatewayRoute, Error>> {
+        self.remotes.route(&Network::snapshot()).map(|(_, route)| route)
     }
 
-    /// The gateway is to be found.
-    pub fn looks_for_gateway(&self) -> bool {
-        matches!(&self.peers.port, PortPeer::Pia(pia) if pia.gateway.is_looked_for())
+    pub fn searches_for_gateway(&self) -> bool {
+        matches!(&self.remotes.port, PortProvider::Pia(pia) if pia.gateway.is_auto())
     }
 
-    /// The gateway is to be found, and there is no tunnel to find it in.
+    /// The gateway has to be found, and there is no tunnel to search.
     pub fn has_no_tunnel(&self) -> bool {
-        match &self.peers.port {
-            PortPeer::Pia(pia) => !pia.gateway.has_candidates(&Network::look()),
-            PortPeer::Source(_) => false,
+        match &self.remotes.port {
+            PortProvider::Pia(pia) => !pia.gateway.has_candidates(&Network::snapshot()),
+            PortProvider::Source(_) => false,
         }
     }
 
-    /// Runs until a signal says stop, or until there is nothing left to run in.
-    pub fn run(&mut self, signals: &Signals, ear: &mut dyn Ear) -> End {
+    /// Runs until a stop signal, or until this network namespace counts as dead.
+    pub fn run(&mut self, signals: &Signals, observer: &mut dyn Observer) -> Exit {
         self.notifier = Notifier::from_environment();
-        // What the last run has left says nothing of this one.
+        // The status of the last run does not apply to this one.
         self.write_status(None);
-        // Subscribed before the first look, so that nothing happens in between.
+        // Subscribe before the first observation, so that no change in between is missed.
         let events = self.events.insert(Rc::new(Events::subscribe()));
         if let Some(error) = events.refused() {
-            let error = plain(error);
-            let every = LOOK_EVERY.as_secs();
-            ::log::warn!(
-                "the kernel does not tell of network changes ({error}): the tunnel is looked at every {every} s"
-            );
+            let error = io_message(error);
+            let every = TUNNEL_POLL.as_secs();
+            ::log::warn!("cannot subscribe to network changes ({error}); polling the tunnel every {every} s");
         }
-        self.requests = self.state.hear_requests().inspect_err(|error| ::log::debug!("requests: {error}")).ok();
-        let mut end = End::Stopped;
+        self.requests = self.state.listen_for_requests().inspect_err(|error| ::log::debug!("requests: {error}")).ok();
+        let mut exit = Exit::Stopped;
         while !stopping() {
-            self.look_if_changed(ear);
+            self.observe_if_changed(observer);
             match self.keeper.next(time::now()) {
-                Step::Wait(wait) => self.wait(wait, signals, ear),
-                Step::End => {
-                    end = End::Isolated;
+                Step::Wait(wait) => self.wait(wait, signals, observer),
+                Step::Exit => {
+                    exit = Exit::Isolated;
                     break;
                 }
-                step => self.carry_out(&step, ear),
+                step => self.execute(&step, observer),
             }
         }
         ::log::info!("stopping");
-        self.notifier.tell("STOPPING=1");
-        self.finish_bounce(ear);
+        self.notifier.send("STOPPING=1");
+        self.finish_bounce(observer);
         if let Some(views) = &mut self.views {
             views.stop();
         }
         self.write_status(Some(time::now()));
-        end
+        exit
     }
 
-    /// One full pass, as by hand: until everything is done (true) or something fails (false).
-    pub fn run_once(&mut self, ear: &mut dyn Ear) -> bool {
-        self.peers.respect_rejections(&mut self.keeper, &self.state, time::now());
-        let done = loop {
-            self.look_around(ear);
+    /// Runs one full pass, until everything is done (true) or something fails (false).
+    pub fn run_once(&mut self, observer: &mut dyn Observer) -> bool {
+        self.remotes.restore_rejections(&mut self.keeper, &self.state, time::now());
+        let complete = loop {
+            self.observe(observer);
             let now = time::now();
             match self.keeper.next(now) {
-                Step::Wait(_) if self.keeper.is_content(now) => break true,
+                Step::Wait(_) if self.keeper.is_settled(now) => break true,
                 Step::Wait(_) if self.keeper.has_troubles() || self.keeper.snapshot().port.is_none() => break false,
                 Step::Wait(wait) => std::thread::sleep(wait),
-                Step::End => break false,
-                step => self.carry_out(&step, ear),
+                Step::Exit => break false,
+                step => self.execute(&step, observer),
             }
         };
-        self.peers.client.log_out();
-        done
+        self.remotes.client.log_out();
+        complete
     }
 
-    /// Writes what `once` has found, and waits until everybody has heard of it.
-    pub fn leave(mut self) {
-        self.beat(&self.status(time::now()));
+    /// Writes the result of `once`, and waits until every notification is delivered or has failed.
+    pub fn finish(mut self) {
+        self.send_heartbeat(&self.status(time::now()));
         self.write_status(Some(time::now()));
         if let Some(views) = self.views {
             views.finish();
         }
     }
 
-    /// What fails, a line each.
+    /// Current failures, a line each.
     pub fn problems(&self) -> Vec<String> {
         let snapshot = self.keeper.snapshot();
-        let mut lines: Vec<_> = snapshot.troubles.iter().flat_map(|(_, trouble)| in_full(&trouble.error)).collect();
+        let mut lines: Vec<_> = snapshot.troubles.iter().flat_map(|(_, trouble)| error_lines(&trouble.error)).collect();
         if lines.is_empty() && snapshot.follows && snapshot.port.is_none() {
-            lines.push(format!("{} has no port now", self.peers.source_name()));
+            lines.push(format!("{} has no port now", self.remotes.source_name()));
         }
         lines
     }
 
-    fn wait(&mut self, wait: Duration, signals: &Signals, ear: &mut dyn Ear) {
-        self.peers.hang_up();
-        if std::mem::take(&mut self.fresh) {
+    fn wait(&mut self, wait: Duration, signals: &Signals, observer: &mut dyn Observer) {
+        self.remotes.disconnect();
+        if std::mem::take(&mut self.status_dirty) {
             self.write_status(None);
         }
         let now = time::now();
         let status = self.status(now);
-        self.tell_manager(now, &status);
-        // Where a pass waits in its middle, nothing is certain yet.
+        self.notify_manager(now, &status);
+        // In the middle of a pass neither health nor renewal is final.
         if self.ready {
-            self.beat(&status);
+            self.send_heartbeat(&status);
             self.end_renewal();
         }
         ::log::trace!("waiting {} s", wait.as_secs());
         let end = Instant::now() + wait;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let slices = [self.notifier.heartbeat(), self.is_blind().then_some(LOOK_EVERY)];
-            let slice = slices.into_iter().flatten().fold(left, Duration::min);
+            let remaining = end.saturating_duration_since(Instant::now());
+            let slices = [self.notifier.watchdog_interval(), self.must_poll().then_some(TUNNEL_POLL)];
+            let slice = slices.into_iter().flatten().fold(remaining, Duration::min);
             if slice.is_zero() {
                 return;
             }
             let mut sources = self.events.as_ref().map_or(Vec::new(), |events| events.sources());
             sources.extend(self.requests.as_ref().map(AsFd::as_fd));
             let event = signals.wait(slice, &sources);
-            self.notifier.alive();
+            self.notifier.feed_watchdog();
             match event {
                 Some(Event::Reload) => {
                     ::log::info!("reload: binding and checking now");
-                    self.notifier.tell("RELOADING=1");
-                    self.keeper.hurry(time::now());
+                    self.notifier.send("RELOADING=1");
+                    self.keeper.retry_now(time::now());
                     self.ready = false;
                     return;
                 }
                 Some(Event::Stop) => return,
-                None if self.hears_request() => return,
-                None if self.look_if_changed(ear) => return,
+                None if self.accept_request() => return,
+                None if self.observe_if_changed(observer) => return,
                 None => {}
             }
         }
     }
 
-    /// Whether somebody asks for another port.
-    fn hears_request(&mut self) -> bool {
+    /// Accepts a request for another port; true if there was one.
+    fn accept_request(&mut self) -> bool {
         match self.requests.as_ref().map(UnixListener::accept) {
-            Some(Ok((asker, _))) => {
+            Some(Ok((requester, _))) => {
                 self.renew();
-                self.renewal.get_or_insert_default().askers.push(asker);
+                self.renewal.get_or_insert_default().requesters.push(requester);
                 return true;
             }
-            // Who waits there would wake us again and again.
+            // The pending connection would end every wait at once.
             Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
-                ::log::warn!("requests for another port are not heard any more: {}", plain(&error));
+                ::log::warn!("no longer accepting renew requests: {}; restart to accept them", io_message(&error));
                 self.requests = None;
             }
             _ => {}
@@ -318,150 +309,154 @@ impl Service {
         false
     }
 
-    /// Another port is wanted than the one that there is.
+    /// Handles the user's request for another port.
     pub fn renew(&mut self) {
-        ::log::info!("asked for another port: a new lease replaces this one when it is bound");
+        ::log::info!("another port was requested; the current one is kept until the new one is bound");
         let from = self.keeper.snapshot().port;
         self.renewal.get_or_insert_default().from = from;
-        self.keeper.renew_on_purpose(time::now());
+        self.keeper.force_renewal(time::now());
     }
 
-    /// What has become of it, where it was asked for; an error where there is no other port.
+    /// Answers a pending request for another port and returns the result; an error if there is no other port.
     pub fn end_renewal(&mut self) -> Option<Result<String, String>> {
-        let Renewal { askers, from, why } = self.renewal.take()?;
+        let Renewal { requesters, from, reason } = self.renewal.take()?;
         let result = match (from, self.keeper.port_to_listen_on()) {
             (Some(from), Some(port)) if from != port => Ok(format!("port {from} -> {port}")),
             (None, Some(port)) => Ok(format!("port {port}")),
-            (_, port) => Err(why.or_else(|| self.problems().into_iter().next()).unwrap_or_else(|| {
-                port.map_or("there is no port".to_owned(), |port| format!("PIA gives port {port} again"))
+            (_, port) => Err(reason.or_else(|| self.problems().into_iter().next()).unwrap_or_else(|| {
+                port.map_or("there is no port".to_owned(), |port| format!("PIA assigned port {port} again"))
             })),
         };
-        for asker in askers {
-            if let Err(error) = state::reply(&asker, &result) {
+        for requester in requesters {
+            if let Err(error) = state::reply(&requester, &result) {
                 ::log::debug!("requests: {error}");
             }
         }
         Some(result)
     }
 
-    /// The kernel tells nothing of changes.
-    fn is_blind(&self) -> bool {
+    /// The kernel does not report changes.
+    fn must_poll(&self) -> bool {
         self.events.as_ref().is_none_or(|events| events.refused().is_some())
     }
 
-    /// Looks at the tunnel if it has changed, or may have, and always at the clock, which costs nothing; true if there is
-    /// something new to decide.
-    fn look_if_changed(&mut self, ear: &mut dyn Ear) -> bool {
+    /// Observes the tunnel if it may have changed, and the clock in any case, which costs nothing; true if there is something new
+    /// to decide.
+    fn observe_if_changed(&mut self, observer: &mut dyn Observer) -> bool {
         let take = |events: &Option<Rc<Events>>| events.as_ref().is_some_and(|events| events.take());
-        let mut told = take(&self.events);
-        if told && self.looked.is_some() {
+        let mut changed = take(&self.events);
+        if changed && self.observed_at.is_some() {
             std::thread::sleep(SETTLE);
-            told |= take(&self.events);
+            changed |= take(&self.events);
         }
-        let due = self.looked.is_none_or(|at| self.is_blind() && at.elapsed() >= LOOK_EVERY);
-        if told || due {
-            return self.look_around(ear);
+        let due = self.observed_at.is_none_or(|at| self.must_poll() && at.elapsed() >= TUNNEL_POLL);
+        if changed || due {
+            return self.observe(observer);
         }
-        let verdict = self.keeper.see_clock(time::now());
-        if let Some(verdict) = &verdict {
-            self.hear(verdict, ear);
+        let outcome = self.keeper.observe_clock(time::now());
+        if let Some(outcome) = &outcome {
+            self.handle_outcome(outcome, observer);
         }
-        verdict.is_some()
+        outcome.is_some()
     }
 
-    /// Looks at clock and tunnel; true if there is something new to decide.
-    fn look_around(&mut self, ear: &mut dyn Ear) -> bool {
+    /// Observes clock and tunnel; true if there is something new to decide.
+    fn observe(&mut self, observer: &mut dyn Observer) -> bool {
         let now = time::now();
-        self.looked = Some(now.mono);
+        self.observed_at = Some(now.mono);
         self.network = Network::watched(self.events.as_ref());
-        let isolated = self.keeper.see_devices(now, self.network.is_isolated());
+        let isolated = self.keeper.observe_devices(now, self.network.is_isolated());
         if isolated {
-            ::log::warn!("no network device but lo is left: if this does not pass, the VPN container was restarted");
+            ::log::warn!("only the loopback device is left; if the VPN container was restarted, restart this one, too");
         }
-        let mut verdicts: Vec<_> = self.keeper.see_clock(now).into_iter().collect();
-        if let Some((gateway, way)) = self.peers.way(&self.network) {
-            verdicts.extend(self.keeper.see_way(now, gateway, way));
+        let mut outcomes: Vec<_> = self.keeper.observe_clock(now).into_iter().collect();
+        if let Some((gateway, route)) = self.remotes.route(&self.network) {
+            outcomes.extend(self.keeper.observe_route(now, gateway, route));
         }
-        for verdict in &verdicts {
-            if let Some((_, News::Tunnel { .. })) = verdict.news {
-                self.peers.forget_gateway();
+        for outcome in &outcomes {
+            if let Some((_, Notice::Tunnel { .. })) = outcome.notice {
+                self.remotes.forget_gateway();
             }
-            self.hear(verdict, ear);
+            self.handle_outcome(outcome, observer);
         }
-        // What is not well any more is shown before it is mended.
-        if !verdicts.is_empty() && self.events.is_some() {
+        // Publish the problem before starting to fix it.
+        if !outcomes.is_empty() && self.events.is_some() {
             self.write_status(None);
         }
-        isolated || !verdicts.is_empty()
+        isolated || !outcomes.is_empty()
     }
 
-    /// What the state is; and at the end of a pass that we are ready, whether it went well or is being tried again.
-    fn tell_manager(&mut self, now: Now, status: &Status) {
-        // Where a client takes its time to show that it listens, a pass waits in its middle.
-        let over = self.keeper.is_content(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
+    /// Sends the state to the service manager, and at the end of a pass, successful or not, that the service is ready.
+    fn notify_manager(&mut self, now: Now, status: &Status) {
+        // A pass also waits in its middle, for a client that is slow to listen.
+        let over = self.keeper.is_settled(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
         let ready = if over && !std::mem::replace(&mut self.ready, over) { "READY=1\n" } else { "" };
-        self.notifier.tell(&format!("{ready}STATUS={}", status.one_line()));
+        self.notifier.send(&format!("{ready}STATUS={}", status.one_line()));
     }
 
-    fn carry_out(&mut self, step: &Step, ear: &mut dyn Ear) {
-        ear.begin(step);
-        let result = self.peers.carry_out(step, &self.network);
-        self.notifier.alive();
+    fn execute(&mut self, step: &Step, observer: &mut dyn Observer) {
+        observer.step_started(step);
+        let result = self.remotes.execute(step, &self.network);
+        self.notifier.feed_watchdog();
         let now = time::now();
-        // What was given up for a stop is no failure, nor what will be done in another tunnel.
+        // A step that was abandoned for a stop or for another tunnel is no failure.
         if let Err(error) = &result
-            && (stopping() || matches!(error.cause, Cause::GivenUp))
+            && (stopping() || matches!(error.cause, Cause::RouteChanged))
         {
             return;
         }
-        self.peers.keep_rejection(step, &result, &self.state, now);
-        ear.step(step, &result, &self.peers);
-        if let PortPeer::Pia(pia) = &mut self.peers.port
+        self.remotes.store_rejection(step, &result, &self.state, now);
+        observer.step_finished(step, &result, &self.remotes);
+        if let PortProvider::Pia(pia) = &mut self.remotes.port
             && let Some(date) = pia.gateway.take_date()
-            && let Some(verdict) = self.keeper.hear_time(now, date)
+            && let Some(outcome) = self.keeper.compare_clock(now, date)
         {
-            self.hear(&verdict, ear);
+            self.handle_outcome(&outcome, observer);
         }
-        let verdict = self.keeper.record(now, step, result);
-        self.hear(&verdict, ear);
+        let outcome = self.keeper.record(now, step, result);
+        self.handle_outcome(&outcome, observer);
     }
 
-    fn hear(&mut self, verdict: &Verdict, ear: &mut dyn Ear) {
+    fn handle_outcome(&mut self, outcome: &Outcome, observer: &mut dyn Observer) {
         if let Some(views) = &mut self.views {
-            views.count(verdict);
+            views.count(outcome);
             let snapshot = self.keeper.snapshot();
-            let device = snapshot.way.and_then(|way| way.device.as_ref()).map_or("", |device| &device.name);
+            let device = snapshot.route.and_then(|route| route.device.as_ref()).map_or("", |device| &device.name);
             match self.keeper.port_to_listen_on() {
-                // Between a lease and its first bind the port of before is still the right one, or nobody's.
+                // Between a lease and its first bind there is no better port than the one published before.
                 None if snapshot.port.is_some() => {}
-                port => views.tell_port(port, device, Instant::now()),
+                port => views.publish_port(port, device, Instant::now()),
             }
         }
-        if let (Some(renewal), Some((_, news))) = (&mut self.renewal, &verdict.news) {
-            match news {
-                News::KeptOld { error, .. } | News::NotRenewed(error) => renewal.why = Some(with_advice(error)),
-                News::Failed { error, .. } if verdict.peer != Peer::Client => renewal.why = Some(with_advice(error)),
+        if let (Some(renewal), Some((_, notice))) = (&mut self.renewal, &outcome.notice) {
+            match notice {
+                Notice::PortKept { error, .. } | Notice::RenewalFailed(error) => {
+                    renewal.reason = Some(with_advice(error));
+                }
+                Notice::Failed { error, .. } if outcome.remote != Remote::Client => {
+                    renewal.reason = Some(with_advice(error));
+                }
                 _ => {}
             }
         }
-        self.fresh |= verdict.news.is_some() || verdict.recovered.is_some();
-        ear.verdict(verdict);
+        self.status_dirty |= outcome.notice.is_some() || outcome.recovered.is_some();
+        observer.outcome(outcome);
     }
 
-    fn beat(&mut self, status: &Status) {
+    fn send_heartbeat(&mut self, status: &Status) {
         if let Some(views) = &mut self.views {
-            views.beat(status, self.keeper.port_to_listen_on());
+            views.send_heartbeat(status, self.keeper.port_to_listen_on());
         }
     }
 
-    /// A stop in the middle of a bounce would leave the client on a port that nobody knows.
-    fn finish_bounce(&mut self, ear: &mut dyn Ear) {
-        let end = Instant::now() + RETURN_LIMIT;
+    /// Completes a bounce: a stop in its middle would leave the client on an unknown port.
+    fn finish_bounce(&mut self, observer: &mut dyn Observer) {
+        let end = Instant::now() + BOUNCE_BACK_LIMIT;
         while let Some(step) = self.keeper.unfinished_bounce() {
-            let result = self.peers.carry_out(&step, &self.network);
+            let result = self.remotes.execute(&step, &self.network);
             let over = result.is_err() || Instant::now() >= end;
-            let verdict = self.keeper.record(time::now(), &step, result);
-            self.hear(&verdict, ear);
+            let outcome = self.keeper.record(time::now(), &step, result);
+            self.handle_outcome(&outcome, observer);
             if over {
                 break;
             }
@@ -469,19 +464,19 @@ impl Service {
     }
 
     fn status(&self, now: Now) -> Status {
-        Status::of(&self.keeper.snapshot(), self.peers.client.name(), self.interval, now.wall)
+        Status::of(&self.keeper.snapshot(), self.remotes.client.name(), self.interval, now.wall)
     }
 
     fn write_status(&mut self, stopped: Option<Now>) {
         let mut status = self.status(time::now());
-        status.stopped_at = stopped.map(|now| time::shown(now.wall));
+        status.stopped_at = stopped.map(|now| time::rfc3339(now.wall));
         if let Some(views) = &mut self.views {
-            views.show(&status, self.keeper.port_to_listen_on());
+            views.update(&status, self.keeper.port_to_listen_on());
         }
         match status.write(self.state.folder()) {
             Ok(()) => self.unwritable = false,
             Err(error) if !std::mem::replace(&mut self.unwritable, true) => {
-                ::log::warn!("{error}; status and healthcheck do not know the state");
+                ::log::warn!("{error}; until STATE_DIR is writable, status and healthcheck cannot see the state");
             }
             Err(_) => {}
         }

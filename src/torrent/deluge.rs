@@ -1,8 +1,8 @@
 //! Deluge's web interface (JSON-RPC), 2.0 to 2.2, as measured on 2.0.3, 2.2.0 and a snapshot of 2.2.1.
 //!
-//! It tells the port on which it listens by TCP, by its socket, and does not say whether anybody came in. It stands between us and
-//! the daemon: while it is not connected to that, calls of the daemon hang, and it does not connect again by itself.
-//! `core.test_listen_port` is never called, because it asks a third party.
+//! Deluge reports the TCP port of its open socket, but no incoming peers. The web interface stands between us and the
+//! daemon: while the two are not connected, calls to the daemon hang, and the web interface does not reconnect
+//! automatically. `core.test_listen_port` is never called, because it asks a third party.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,73 +10,79 @@ use std::time::Duration;
 use miniserde::Deserialize;
 use miniserde::json::{Number, Value};
 
-use super::{TorrentClient, cookie_pair, place};
+use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
-use crate::error::{Cause, Error, Phase, Proof};
+use crate::error::{AuthMethod, Call, Cause, Error, Phase};
 use crate::http::url::Url;
-use crate::http::{Content, Peer, Request, Response};
+use crate::http::{Connection, Content, Request, Response};
 use crate::json;
-use crate::keeper::client::Habits;
+use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
-/// Steps, as errors name them.
-const LOGIN: &str = "Deluge login";
-const CONNECT: &str = "Deluge web.connect";
-const GET_PORT: &str = "Deluge core.get_listen_port";
-const SET_CONFIG: &str = "Deluge core.set_config";
-const REANNOUNCE: &str = "Deluge core.force_reannounce";
-/// Codes of errors: not logged in; an unknown method, or no daemon.
+const LOGIN: Call = Call::Client("Deluge login");
+const CONNECT: Call = Call::Client("Deluge web.connect");
+const GET_PORT: Call = Call::Client("Deluge core.get_listen_port");
+const SET_CONFIG: Call = Call::Client("Deluge core.set_config");
+const REANNOUNCE: Call = Call::Client("Deluge core.force_reannounce");
+/// Error codes of the web interface. `NO_DAEMON` also stands for an unknown method.
 const NOT_AUTHENTICATED: i64 = 1;
 const NO_DAEMON: i64 = 2;
 
-/// Whether the web interface is connected to a daemon.
+/// Connection of the web interface to a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Daemon {
-    /// To be asked, before a call that would hang.
-    Unasked,
+    /// Must be checked before the next call, which might hang.
+    Unchecked,
     Connected,
-    /// It is not; which ones it knows is to be asked.
+    /// Not connected; the list of known daemons comes next.
     Missing,
-    /// It is to connect to the one with this id.
+    /// Connecting to the daemon with this id comes next.
     Found(String),
 }
 
-/// A Deluge and our session with its web interface.
 pub struct Deluge {
     url: Url,
-    peer: Peer,
+    connection: Connection,
     path: String,
     password: Secret,
-    /// `name=value`.
+    /// Cookie, `name=value`.
     session: Option<Secret>,
-    /// The session was just made: to be told that there is none is a failure.
+    /// The session is new: another `NOT_AUTHENTICATED` is a failure.
     new_session: bool,
     daemon: Daemon,
-    /// The torrents whose trackers are to be told, in the middle of that.
+    /// Torrents to reannounce, between the two calls that this takes.
     torrents: Option<String>,
 }
 
-/// Its settings.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
-    let place = place(reader, "DELUGE_HOST", "http://localhost:8112", "DELUGE_CA_CERT", true);
+    let endpoint = read_endpoint(reader, "DELUGE_HOST", "http://localhost:8112", "DELUGE_CA_CERT", true);
     let before = reader.problems();
     let password = reader.secret("DELUGE_PASSWORD");
     if password.is_none() && reader.problems() == before {
         reader.problem("DELUGE_PASSWORD", None, "is not set", "set it to the password of Deluge's web interface");
     }
-    let ((url, tls), password) = (place?, password?);
+    let ((url, tls), password) = (endpoint?, password?);
     if password.expose() == "deluge" {
-        let warning = "DELUGE_PASSWORD is Deluge's first one, which everybody knows: change it in its web interface";
+        let warning = "DELUGE_PASSWORD is Deluge's well-known default: change it in Deluge's web interface";
         reader.warnings.push(warning.to_owned());
     }
-    let peer = Peer::new(url.host.clone(), url.port, url.host_header(), tls);
+    let connection = Connection::new(url.host.clone(), url.port, url.host_header(), tls);
     let path = format!("{}/json", url.path.trim_end_matches('/'));
     let (session, torrents) = (None, None);
-    Some(Box::new(Deluge { url, peer, path, password, session, new_session: false, daemon: Daemon::Unasked, torrents }))
+    Some(Box::new(Deluge {
+        url,
+        connection,
+        path,
+        password,
+        session,
+        new_session: false,
+        daemon: Daemon::Unchecked,
+        torrents,
+    }))
 }
 
-/// A reply, always with HTTP 200.
+/// A reply; its HTTP status is always 200.
 #[derive(Deserialize)]
 struct Reply {
     result: Option<Value>,
@@ -89,26 +95,26 @@ struct Failure {
 }
 
 impl Deluge {
-    fn send(&mut self, method: &str, params: &str, completes: bool) -> Result<Response, Cause> {
-        // The order and the spelling of the fields are as its own pages have them; 2.0 takes no other content type.
+    fn send(&mut self, method: &str, params: &str, force: bool) -> Result<Response, Cause> {
+        // Order and spelling of the fields are those of Deluge's own pages; 2.0 accepts only the content type JSON.
         let json = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
         let headers: Vec<_> = self.session.iter().map(|session| ("Cookie", session.expose())).collect();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
         let content = Content::Json(&json);
-        let request = Request { headers: &headers, secrets: &secrets, completes, ..Request::new(&self.path, content) };
-        let response = self.peer.send(&request)?;
+        let request = Request { headers: &headers, secrets: &secrets, force, ..Request::new(&self.path, content) };
+        let response = self.connection.send(&request)?;
         if response.status == 200 { Ok(response) } else { Err(response.unexpected()) }
     }
 
-    /// A call of the web interface, or a login where there is no session.
-    fn call(&mut self, step: &'static str, method: &str, params: &str, completes: bool) -> Exchange<Value> {
+    /// Calls the web interface, or logs in if there is no session.
+    fn call(&mut self, call: Call, method: &str, params: &str, force: bool) -> Exchange<Value> {
         if self.session.is_none() {
-            return self.log_in(completes);
+            return self.log_in(force);
         }
         let new_session = std::mem::replace(&mut self.new_session, false);
-        let response = self.send(method, params, completes).map_err(|cause| failed(step, cause))?;
+        let response = self.send(method, params, force).map_err(|cause| failed(call, cause))?;
         let reply = json::parse::<Reply>(&response.text());
-        let reply = reply.ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))?;
+        let reply = reply.ok_or_else(|| failed(call, Cause::field("body", "is not a JSON object")))?;
         match reply.error.map(|error| error.code.unwrap_or_default()) {
             None => Ok(Progress::Done(reply.result.unwrap_or(Value::Null))),
             Some(NOT_AUTHENTICATED) if !new_session => {
@@ -116,16 +122,16 @@ impl Deluge {
                 Ok(Progress::More)
             }
             Some(NO_DAEMON) if self.daemon == Daemon::Connected => {
-                self.daemon = Daemon::Unasked;
-                Err(failed(step, Cause::Other(NOT_CONNECTED.to_owned())))
+                self.daemon = Daemon::Unchecked;
+                Err(failed(call, Cause::NotConnected))
             }
-            Some(_) => Err(failed(step, Cause::field("error", format!("is set: {}", response.excerpt())))),
+            Some(_) => Err(failed(call, Cause::field("error", format!("is set: {}", response.excerpt())))),
         }
     }
 
-    fn log_in(&mut self, completes: bool) -> Exchange<Value> {
+    fn log_in(&mut self, force: bool) -> Exchange<Value> {
         let params = miniserde::json::to_string(&[self.password.expose()][..]);
-        let sent = self.send("auth.login", &params, completes);
+        let sent = self.send("auth.login", &params, force);
         let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         let reply = json::parse::<Reply>(&response.text()).and_then(|reply| reply.result);
         match reply {
@@ -133,7 +139,7 @@ impl Deluge {
             Some(Value::Bool(false)) => return Err(failed(LOGIN, rejected(false))),
             _ => return Err(failed(LOGIN, Cause::field("result", "is neither true nor false"))),
         }
-        // The last one is the new one.
+        // The last cookie is the new one.
         let session = response.header("set-cookie").filter_map(cookie_pair).last().map(Secret::new);
         self.session = Some(session.ok_or_else(|| failed(LOGIN, Cause::field("Set-Cookie", "is missing")))?);
         self.new_session = true;
@@ -141,34 +147,34 @@ impl Deluge {
         Ok(Progress::More)
     }
 
-    /// A call of the daemon, or what has to come before it.
-    fn core(&mut self, step: &'static str, method: &str, params: &str, completes: bool) -> Exchange<Value> {
-        let daemon = std::mem::replace(&mut self.daemon, Daemon::Unasked);
+    /// Calls the daemon, or takes the next step to a connection with it.
+    fn core(&mut self, call: Call, method: &str, params: &str, force: bool) -> Exchange<Value> {
+        let daemon = std::mem::replace(&mut self.daemon, Daemon::Unchecked);
         match &daemon {
             Daemon::Connected => {
                 self.daemon = daemon;
-                return self.call(step, method, params, completes);
+                return self.call(call, method, params, force);
             }
-            Daemon::Unasked => {
-                if let Progress::Done(connected) = self.call(step, "web.connected", "[]", completes)? {
+            Daemon::Unchecked => {
+                if let Progress::Done(connected) = self.call(call, "web.connected", "[]", force)? {
                     let connected = matches!(connected, Value::Bool(true));
                     self.daemon = if connected { Daemon::Connected } else { Daemon::Missing };
                 }
             }
             Daemon::Missing => {
-                if let Progress::Done(hosts) = self.call(CONNECT, "web.get_hosts", "[]", completes)? {
-                    let none = || failed(CONNECT, Cause::Other(NO_HOST.to_owned()));
+                if let Progress::Done(hosts) = self.call(CONNECT, "web.get_hosts", "[]", force)? {
+                    let none = || failed(CONNECT, Cause::NoDaemon);
                     self.daemon = Daemon::Found(host_of(&hosts).ok_or_else(none)?);
                 }
             }
             Daemon::Found(id) => {
                 let params = miniserde::json::to_string(&[id.as_str()][..]);
-                match self.call(CONNECT, "web.connect", &params, completes)? {
+                match self.call(CONNECT, "web.connect", &params, force)? {
                     Progress::Done(Value::Null) => {
-                        return Err(failed(CONNECT, Cause::Other(NOT_CONNECTED.to_owned())));
+                        return Err(failed(CONNECT, Cause::NotConnected));
                     }
                     Progress::Done(_) => {
-                        log::info!("{}: its web interface has connected to the daemon", self.name());
+                        log::info!("{}: the web interface is now connected to the daemon", self.name());
                         self.daemon = Daemon::Connected;
                     }
                     Progress::More => self.daemon = daemon,
@@ -179,7 +185,7 @@ impl Deluge {
     }
 }
 
-/// The id of the daemon to connect to: one of this machine, or the first one.
+/// Id of the daemon to connect to: one on this machine if there is one, otherwise the first.
 fn host_of(hosts: &Value) -> Option<String> {
     let Value::Array(hosts) = hosts else { return None };
     let entries = hosts.iter().filter_map(|host| match host {
@@ -195,36 +201,29 @@ fn host_of(hosts: &Value) -> Option<String> {
 }
 
 fn rejected(before: bool) -> Cause {
-    Cause::CredentialsRejected { what: Proof::Password, before }
+    Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
-const NOT_CONNECTED: &str = "its web interface cannot connect to the daemon";
-const NO_HOST: &str = "its web interface knows no daemon";
-
-/// The error of a step at Deluge.
-fn failed(step: &'static str, cause: Cause) -> Error {
+/// Adds the advice for a failed call to Deluge.
+fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
-        Cause::Connect { .. } => {
-            "check that deluge-web runs, and DELUGE_HOST; in Docker it must share the VPN's network"
+        Cause::Connect { .. } => "check deluge-web and DELUGE_HOST; in Docker it must share the VPN's network",
+        Cause::Lookup { .. } => "correct DELUGE_HOST; in the VPN container's network it is http://localhost:8112",
+        Cause::CredentialsRejected { .. } => "set DELUGE_PASSWORD to the web interface's password, then restart",
+        Cause::NotConnected => "check that deluged runs, and the Connection Manager in Deluge's web interface",
+        Cause::NoDaemon => "add the daemon in the Connection Manager of Deluge's web interface",
+        Cause::NotTls => "it probably speaks plain HTTP: use http:// in DELUGE_HOST",
+        Cause::NotHttp | Cause::Closed(Phase::Head) => {
+            "use the web interface's port in DELUGE_HOST, not the daemon's 58846; with HTTPS there, use https://"
         }
-        Cause::Lookup { .. } => "correct DELUGE_HOST; in Docker, behind the VPN container, it is http://localhost:8112",
-        Cause::CredentialsRejected { .. } => "correct DELUGE_PASSWORD, the one of the web interface, then restart",
-        Cause::Other(words) if words == NOT_CONNECTED => {
-            "check that deluged runs, and the Connection Manager in its web interface"
-        }
-        Cause::Other(words) if words == NO_HOST => "add the daemon in the Connection Manager of its web interface",
-        Cause::NotTls => "it speaks plain HTTP: use http:// in DELUGE_HOST",
-        Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
-            "if its web interface is set to HTTPS, use https:// in DELUGE_HOST; and its port, not the daemon's 58846"
-        }
-        Cause::UnknownIssuer => "set DELUGE_CA_CERT to the CA of its certificate, or to the certificate itself",
+        Cause::UnknownIssuer => "set DELUGE_CA_CERT to the CA of Deluge's certificate, or to the certificate itself",
         Cause::NameMismatch { .. } => "use one of those names in DELUGE_HOST",
         Cause::Http { status: 404 | 405 | 300..=399, .. } => {
-            "check that DELUGE_HOST is Deluge's web interface, with its path prefix"
+            "check that DELUGE_HOST is the URL of Deluge's web interface, with any path prefix"
         }
-        _ => return Error::new(step, cause),
+        _ => return Error::new(call, cause),
     };
-    Error::new(step, cause).advise(Some(advice))
+    Error::new(call, cause).advise(Some(advice))
 }
 
 impl TorrentClient for Deluge {
@@ -236,15 +235,15 @@ impl TorrentClient for Deluge {
         self.url.to_string()
     }
 
-    /// Its socket is open 7 to 9 ms after a change, and the port that it shows is right at once.
-    fn habits(&self) -> Habits {
-        Habits {
-            listen: Duration::from_secs(1),
-            poll: Duration::from_millis(250),
-            lag: Duration::ZERO,
-            tells: true,
-            udp: true,
-            announces: true,
+    /// Measured: the socket opens 7 to 9 ms after a change, and the reported port is right at once.
+    fn profile(&self) -> ClientProfile {
+        ClientProfile {
+            listen_timeout: Duration::from_secs(1),
+            poll_interval: Duration::from_millis(250),
+            status_lag: Duration::ZERO,
+            reports_listening: true,
+            always_has_udp: true,
+            reannounces: true,
         }
     }
 
@@ -265,13 +264,13 @@ impl TorrentClient for Deluge {
         Ok(Progress::Done(ListenPort { port, random: false }))
     }
 
-    /// Without the second key the first is stored and nothing else; of a range 2.0 opens no port at all.
-    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()> {
+    /// Without `random_port`, Deluge only stores `listen_ports`. Given a range, 2.0 opens no port at all.
+    fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let params = format!(r#"[{{"listen_ports":[{port},{port}],"random_port":false}}]"#);
-        Ok(self.core(SET_CONFIG, "core.set_config", &params, completes)?.map(|_| ()))
+        Ok(self.core(SET_CONFIG, "core.set_config", &params, force)?.map(|_| ()))
     }
 
-    /// The port that it has shown is the one of its socket.
+    /// Deluge reports the port of its open socket, so a reported port is one that it listens on.
     fn connectivity(&mut self) -> Exchange<Connectivity> {
         Ok(Progress::Done(Connectivity::Listening))
     }
@@ -280,26 +279,26 @@ impl TorrentClient for Deluge {
         Ok(Progress::Done(Inbound::Idle))
     }
 
-    fn announce(&mut self) -> Exchange<()> {
+    fn reannounce(&mut self) -> Exchange<()> {
         let Some(torrents) = self.torrents.take() else {
             if let Progress::Done(ids) = self.core(REANNOUNCE, "core.get_session_state", "[]", false)? {
                 self.torrents = Some(format!("[{}]", miniserde::json::to_string(&ids)));
             }
             return Ok(Progress::More);
         };
-        let told = self.core(REANNOUNCE, "core.force_reannounce", &torrents, false)?;
-        self.torrents = matches!(told, Progress::More).then_some(torrents);
-        Ok(told.map(|_| ()))
+        let sent = self.core(REANNOUNCE, "core.force_reannounce", &torrents, false)?;
+        self.torrents = matches!(sent, Progress::More).then_some(torrents);
+        Ok(sent.map(|_| ()))
     }
 
     fn dialled(&self) -> Option<SocketAddr> {
-        self.peer.dialled()
+        self.connection.dialled()
     }
 
-    /// By the next time its daemon may be gone.
-    fn hang_up(&mut self) {
-        self.daemon = Daemon::Unasked;
-        self.peer.hang_up();
+    /// Also forgets the daemon, which may be gone before the next connection.
+    fn disconnect(&mut self) {
+        self.daemon = Daemon::Unchecked;
+        self.connection.disconnect();
     }
 
     fn log_out(&mut self) {
@@ -317,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemon_of_this_machine_is_connected_to() {
+    fn a_daemon_on_this_machine_is_preferred() {
         let host = |text: &str| host_of(&miniserde::json::from_str(text).unwrap());
         let far = r#"["f", "nas.lan", 58846, "u"]"#;
         assert_eq!(host(&format!(r#"[{far}, ["l", "127.0.0.1", 58846, "u"]]"#)), Some("l".to_owned()));
@@ -328,18 +327,18 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_us_out_leads_to_advice() {
+    fn failures_lead_to_advice() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         for (cause, advice) in [
-            (connect, "check that deluge-web runs"),
-            (rejected(false), "the one of the web interface"),
-            (Cause::Other(NOT_CONNECTED.to_owned()), "check that deluged runs"),
-            (Cause::Other(NO_HOST.to_owned()), "Connection Manager"),
+            (connect, "check deluge-web and DELUGE_HOST"),
+            (rejected(false), "the web interface's password"),
+            (Cause::NotConnected, "check that deluged runs"),
+            (Cause::NoDaemon, "Connection Manager"),
             (Cause::NotTls, "use http://"),
             (Cause::NotHttp, "use https://"),
-            (http(404), "with its path prefix"),
-            (http(500), "nothing to do if it passes"),
+            (http(404), "path prefix"),
+            (http(500), "if this keeps happening"),
         ] {
             let error = failed(GET_PORT, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);

@@ -1,7 +1,7 @@
-//! Torrent clients: what we ask of one, and which ones there are.
+//! Torrent clients: what the keeper needs from each, and the list of supported ones.
 //!
-//! Another client is one more file beside `qbittorrent.rs` that implements [`TorrentClient`], a line in [`CLIENTS`], and its variables
-//! in the table of `settings`. When a port is read, set and looked at is the keeper's decision.
+//! A new client takes a file next to `qbittorrent.rs` that implements [`TorrentClient`], a line in [`CLIENTS`], and its
+//! variables in the table of `settings`. When to read, set or check the port is the keeper's decision.
 
 mod deluge;
 mod qbittorrent;
@@ -13,89 +13,84 @@ use crate::config::Reader;
 use crate::error::Error;
 use crate::http::tls::{Tls, read_roots, tls_to};
 use crate::http::url::Url;
-use crate::keeper::client::Habits;
+use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort};
 use crate::secret::Secret;
 
-/// A torrent client that can be moved to another port while it runs. Each call is one exchange: a login that is needed first
-/// is one, too, and then there is more to do.
+/// A torrent client whose listen port can be changed while it runs. Each call is one exchange; if that was a login, the
+/// result is `Progress::More`, and the keeper calls again.
 pub trait TorrentClient {
-    /// Its name, for people.
     fn name(&self) -> &'static str;
-    /// Where it is, for people.
     fn address(&self) -> String;
-    /// What it is like.
-    fn habits(&self) -> Habits;
-    /// What proves us to it; none where nothing does.
+    fn profile(&self) -> ClientProfile;
+    /// All credentials as one secret, to recognise rejected ones; `None` without any.
     fn credentials(&self) -> Option<Secret>;
-    /// The error where these credentials were rejected a while ago and are not tried again yet.
+    /// Error for credentials that the client rejected earlier and that are not tried again yet.
     fn rejected_before(&self) -> Error;
-    /// Reads the listen port.
     fn port(&mut self) -> Exchange<ListenPort>;
-    /// Sets the listen port and turns random ports off. What `completes` a bounce is done also when a stop was asked for.
-    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()>;
-    /// Asks whether it listens.
+    /// Sets the listen port and turns random ports off; with `force` even after a stop request, to complete a bounce.
+    fn set_port(&mut self, port: u16, force: bool) -> Exchange<()>;
+    /// Asks whether the client listens.
     fn connectivity(&mut self) -> Exchange<Connectivity>;
-    /// Asks whether any of its peers came in by itself.
+    /// Asks whether any peer has connected to the client from outside.
     fn inbound(&mut self) -> Exchange<Inbound>;
-    /// Has it tell its trackers its port.
-    fn announce(&mut self) -> Exchange<()>;
-    /// The address of the last connection to it.
+    /// Makes the client announce its port to its trackers.
+    fn reannounce(&mut self) -> Exchange<()>;
+    /// Address of the last connection.
     fn dialled(&self) -> Option<SocketAddr>;
-    /// Closes the connection, keeping the session.
-    fn hang_up(&mut self);
+    /// Closes the connection but keeps the session.
+    fn disconnect(&mut self);
     /// Ends the session, so that a short-lived process leaves none behind.
     fn log_out(&mut self);
 }
 
-/// Reads the settings of a client.
 type Read = fn(&mut Reader) -> Option<Box<dyn TorrentClient>>;
 
-/// The clients, by the names that they have in the settings.
+/// Supported clients, by their names in `TORRENT_CLIENT`.
 const CLIENTS: [(&str, Read); 3] =
     [("qbittorrent", qbittorrent::read), ("transmission", transmission::read), ("deluge", deluge::read)];
 
-/// The settings of the client that is used.
+/// Reads the settings of the client that `TORRENT_CLIENT` names.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     let known = CLIENTS.map(|(name, _)| name).join(", ");
-    let right = format!("one of these is right: {known}");
-    let find = |wanted: &str| CLIENTS.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).ok_or("is no client");
-    let (name, read) = reader.parsed("TORRENT_CLIENT", CLIENTS[0].0, &right, find)?;
+    let remedy = format!("use one of: {known}");
+    let find = |wanted: &str| CLIENTS.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).ok_or("is unknown");
+    let (name, read) = reader.parsed("TORRENT_CLIENT", CLIENTS[0].0, &remedy, find)?;
     for (other, _) in CLIENTS.iter().filter(|(other, _)| other != name) {
         let prefix = format!("{}_", other.to_ascii_uppercase());
         if let Some(set) = reader.names().find(|set| set.starts_with(&prefix) && reader.get(set).is_some()) {
             let words =
-                format!("{set} is not used: TORRENT_CLIENT is {name}; set TORRENT_CLIENT={other} if that is meant");
+                format!("{set} is ignored: TORRENT_CLIENT is {name}; to use {other}, set TORRENT_CLIENT={other}");
             reader.warnings.push(words);
         }
     }
     read(reader)
 }
 
-/// Where a client is: the URL that the variable `host` holds, and how it proves itself, by the CA that the variable `ca` names. What
-/// goes there in the clear is warned of when it `shows_password`.
-fn place(
+/// Reads a client's URL from the variable `host`, and its CA from the file that the variable `ca` names. With
+/// `shows_password`, plain HTTP to another machine causes a warning.
+fn read_endpoint(
     reader: &mut Reader,
     host: &'static str,
     default: &str,
     ca: &str,
     shows_password: bool,
 ) -> Option<(Url, Option<Tls>)> {
-    let url = reader.parsed(host, default, &format!("a URL is right, e.g. {default}"), Url::parse);
+    let url = reader.parsed(host, default, &format!("use a URL, e.g. {default}"), Url::parse);
     let roots = read_roots(reader, ca);
     let url = url?;
     if !url.https && !url.is_local() && shows_password {
         reader.warnings.push(format!(
-            "the password goes to {} unencrypted: use https in {host} unless you trust the network between",
+            "the password is sent to {} unencrypted; use https in {host} unless you trust the network between",
             url.host
         ));
     }
-    // A host that the URL's parser accepts is a server name.
+    // `Url::parse` only accepts hosts that are valid server names.
     let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };
     Some((url, tls))
 }
 
-/// `name=value` of a Set-Cookie header; none when the cookie is being deleted.
+/// `name=value` of a Set-Cookie header; `None` if the header deletes the cookie.
 fn cookie_pair(header: &str) -> Option<&str> {
     let pair = header.split(';').next()?.trim();
     let (name, value) = pair.split_once('=')?;

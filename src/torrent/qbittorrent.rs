@@ -1,6 +1,7 @@
-//! qBittorrent's Web API v2, 4.1 to 5.3, as measured on real ones.
+//! qBittorrent's Web API v2, 4.1 to 5.3, as measured on real releases.
 //!
-//! What differs between versions is not asked for but tolerated: any 2xx login, any cookie name, any reason phrase.
+//! Differences between versions are tolerated without asking for the version: any 2xx login, any cookie name, any
+//! reason phrase.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,40 +10,35 @@ use std::time::Duration;
 use miniserde::Deserialize;
 use miniserde::json::{Number, Value};
 
-use super::{TorrentClient, cookie_pair, place};
+use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
-use crate::error::{Cause, Error, Meaning, Phase, Proof};
+use crate::error::{AuthMethod, Call, Cause, Error, Phase, Retry};
 use crate::http::url::Url;
-use crate::http::{Content, Peer, Request, Response};
+use crate::http::{Connection, Content, Request, Response};
 use crate::json;
-use crate::keeper::client::Habits;
+use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
-/// Steps, as errors name them.
-const LOGIN: &str = "qBittorrent login";
-const PREFERENCES: &str = "qBittorrent preferences";
-const SET_PREFERENCES: &str = "qBittorrent setPreferences";
-const TRANSFER_INFO: &str = "qBittorrent transfer/info";
-const REANNOUNCE: &str = "qBittorrent reannounce";
-const TORRENTS: &str = "qBittorrent torrents/info";
-const TORRENT_PEERS: &str = "qBittorrent sync/torrentPeers";
-/// Torrents whose peers are looked at for one that came in: those of hundreds would be megabytes.
-const MOST_TORRENTS: &str = "5";
-/// Cookies that are kept; more than a session and a proxy or two set.
+const LOGIN: Call = Call::Client("qBittorrent login");
+const PREFERENCES: Call = Call::Client("qBittorrent preferences");
+const SET_PREFERENCES: Call = Call::Client("qBittorrent setPreferences");
+const TRANSFER_INFO: Call = Call::Client("qBittorrent transfer/info");
+const REANNOUNCE: Call = Call::Client("qBittorrent reannounce");
+const TORRENTS: Call = Call::Client("qBittorrent torrents/info");
+const TORRENT_PEERS: Call = Call::Client("qBittorrent sync/torrentPeers");
+/// Torrents whose peers are searched for an incoming one: the peers of hundreds of torrents would be megabytes.
+const MAX_TORRENTS: &str = "5";
+/// Cookies that are kept; a session and a proxy or two set fewer.
 const MAX_COOKIES: usize = 8;
-/// Bytes of a `name=value` pair that is kept: what every browser keeps (RFC 6265 6.1). Each goes out with every request.
+/// Longest `name=value` pair that is kept, in bytes; every browser keeps as much (RFC 6265 6.1).
 const MAX_COOKIE: usize = 4096;
 
-/// How we prove ourselves.
 pub enum Auth {
-    /// Not at all: qBittorrent bypasses authentication for our address, or refuses us.
+    /// No credentials: qBittorrent bypasses authentication for our address, or refuses us.
     Bypass,
-    /// User name and password.
     Password {
-        /// The Web UI's user.
         username: String,
-        /// The Web UI's password.
         password: Secret,
     },
     /// `Authorization: Bearer qbt_…`, 5.2 and later.
@@ -55,7 +51,7 @@ impl Auth {
         if let Some(key) = reader.key("QBITTORRENT_API_KEY") {
             if pair.is_some() {
                 reader.warnings.push(
-                    "QBITTORRENT_API_KEY is used, QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD are not".to_owned(),
+                    "QBITTORRENT_API_KEY is set: QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD are ignored".to_owned(),
                 );
             }
             return Self::ApiKey(key);
@@ -69,42 +65,40 @@ impl Auth {
     }
 
     fn rejected(&self, before: bool) -> Cause {
-        let what = if let Self::ApiKey(_) = self { Proof::Key } else { Proof::Password };
+        let what = if let Self::ApiKey(_) = self { AuthMethod::ApiKey } else { AuthMethod::Password };
         Cause::CredentialsRejected { what, before }
     }
 }
 
-/// How far we are let in.
+/// State of our session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Session {
-    /// What there is has not failed.
+    /// No call has been refused, with or without a session.
     Usual,
-    /// A call was refused with 403: there is none, or it is over.
+    /// A call was refused with 403: there is no session, or it is over.
     Missing,
-    /// It was just made, or the authentication is bypassed: another 403 is a failure.
+    /// The session is new, or authentication is bypassed: another 403 is a failure.
     New,
-    /// A call was refused with 401, which means one of two things.
+    /// A call was refused with 401: a rejected Host header or rejected credentials.
     Unauthorized,
 }
 
-/// A qBittorrent and our session with it.
 pub struct QBittorrent {
     url: Url,
-    peer: Peer,
-    /// Path in front of `/api/v2`, without a slash at its end.
+    connection: Connection,
+    /// Path before `/api/v2`, without a trailing slash.
     prefix: String,
     auth: Auth,
     session: Session,
-    /// It is to tell its trackers a new port.
+    /// Whether a new port is announced to the trackers at once.
     reannounce: bool,
-    /// Active torrents whose peers were not looked at yet, in the middle of that.
+    /// Active torrents whose peers are still to be searched for an incoming one.
     active: Option<Vec<String>>,
-    /// `name=value` pairs exactly as they came: the name is versioned and can be changed by the user, and a reverse proxy
-    /// may add cookies of its own.
+    /// `name=value` pairs exactly as received: the session cookie's name depends on version and settings, and a reverse
+    /// proxy may add cookies of its own.
     cookies: Vec<Secret>,
 }
 
-/// Its settings.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     QBittorrent::read(reader).map(|client| Box::new(client) as Box<dyn TorrentClient>)
 }
@@ -113,24 +107,26 @@ impl QBittorrent {
     fn read(reader: &mut Reader) -> Option<Self> {
         let auth = Auth::read(reader);
         let secret = !matches!(auth, Auth::Bypass);
-        let place = place(reader, "QBITTORRENT_HOST", "http://localhost:8080", "QBITTORRENT_CA_CERT", secret);
-        let right = "true or false is right";
-        let reannounce = reader.parsed("QBITTORRENT_REANNOUNCE", "true", right, |text| match text {
+        let endpoint =
+            read_endpoint(reader, "QBITTORRENT_HOST", "http://localhost:8080", "QBITTORRENT_CA_CERT", secret);
+        let remedy = "use true or false";
+        let reannounce = reader.parsed("QBITTORRENT_REANNOUNCE", "true", remedy, |text| match text {
             "true" => Ok(true),
             "false" => Ok(false),
-            _ => Err("is neither".to_owned()),
+            _ => Err("is neither true nor false".to_owned()),
         });
-        let ((url, tls), reannounce) = (place?, reannounce?);
-        // qBittorrent compares a port in the Host header with its own, which a Docker port mapping makes another one; a
-        // Host without a port always passes. Origin and Referer would be compared as well, so there are none.
-        let peer = Peer::new(url.host.clone(), url.port, url.bare_host(), tls);
+        let ((url, tls), reannounce) = (endpoint?, reannounce?);
+        // qBittorrent compares the port in the Host header with its own, and a Docker port mapping makes the two
+        // differ; a Host without a port always passes. Origin and Referer would be compared as well, so neither is
+        // sent.
+        let connection = Connection::new(url.host.clone(), url.port, url.bare_host(), tls);
         let prefix = url.path.trim_end_matches('/').to_owned();
-        // With a password there is a session to be made first; asking before only shows that there is none.
+        // With a password, log in first: a call without a session would only be refused.
         let session = if let Auth::Password { .. } = auth { Session::Missing } else { Session::Usual };
-        Some(Self { url, peer, prefix, auth, session, reannounce, active: None, cookies: Vec::new() })
+        Some(Self { url, connection, prefix, auth, session, reannounce, active: None, cookies: Vec::new() })
     }
 
-    fn send(&mut self, call: &str, content: Content, secrets: &[&Secret], completes: bool) -> Result<Response, Cause> {
+    fn send(&mut self, method: &str, content: Content, secrets: &[&Secret], force: bool) -> Result<Response, Cause> {
         let bearer = match &self.auth {
             Auth::ApiKey(key) => Some(Secret::new(format!("Bearer {}", key.expose()))),
             _ => None,
@@ -147,10 +143,10 @@ impl QBittorrent {
         }
         let values: Vec<_> = self.cookies.iter().map(cookie_value).collect();
         hidden.extend(&values);
-        let path = format!("{}/api/v2/{call}", self.prefix);
-        let request = Request { headers: &headers, secrets: &hidden, completes, ..Request::new(&path, content) };
-        let response = self.peer.send(&request)?;
-        // Also outside a login: with authentication bypassed every request without a cookie makes a new session.
+        let path = format!("{}/api/v2/{method}", self.prefix);
+        let request = Request { headers: &headers, secrets: &hidden, force, ..Request::new(&path, content) };
+        let response = self.connection.send(&request)?;
+        // Not only after a login: with authentication bypassed, every request without a cookie makes a new session.
         for pair in response.header("set-cookie").filter_map(cookie_pair) {
             self.keep_cookie(pair);
         }
@@ -159,7 +155,7 @@ impl QBittorrent {
 
     fn keep_cookie(&mut self, pair: &str) {
         if pair.len() > MAX_COOKIE {
-            log::debug!("{}: a cookie of {} bytes is not kept", self.name(), pair.len());
+            log::debug!("{}: ignoring a cookie of {} bytes", self.name(), pair.len());
             return;
         }
         let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
@@ -168,16 +164,16 @@ impl QBittorrent {
         self.cookies.push(Secret::new(pair));
     }
 
-    /// Sends a call, or what has to come before it: a login when the session is missing or over, a question when it is not
-    /// clear why we are not let in.
-    fn call(&mut self, step: &'static str, call: &str, content: Content, completes: bool) -> Exchange<Response> {
+    /// Sends a call, or what must come first: a login if the session is missing or over, a query if the reason for a
+    /// refusal is unclear.
+    fn call(&mut self, call: Call, method: &str, content: Content, force: bool) -> Exchange<Response> {
         let session = std::mem::replace(&mut self.session, Session::Usual);
         match session {
-            Session::Missing => self.log_in(completes),
+            Session::Missing => self.log_in(force),
             Session::Unauthorized => Err(failed(LOGIN, self.unauthorized()?)),
             Session::Usual | Session::New => {
-                let sent = self.send(call, content, &[], completes);
-                let response = sent.map_err(|cause| failed(step, cause))?;
+                let sent = self.send(method, content, &[], force);
+                let response = sent.map_err(|cause| failed(call, cause))?;
                 match response.status {
                     200..300 => Ok(Progress::Done(response)),
                     401 => {
@@ -185,33 +181,33 @@ impl QBittorrent {
                         Ok(Progress::More)
                     }
                     403 if session == Session::Usual => {
-                        // Whatever session there was is over. Where authentication is bypassed for us, a call without one
-                        // makes another.
+                        // Any earlier session is over. If authentication is bypassed for us, a call without a cookie
+                        // makes a new one.
                         let bypassed = !self.cookies.is_empty() && matches!(self.auth, Auth::Bypass);
                         self.cookies.clear();
                         self.session = if bypassed { Session::New } else { Session::Missing };
                         Ok(Progress::More)
                     }
-                    _ => Err(failed(step, response.unexpected())),
+                    _ => Err(failed(call, response.unexpected())),
                 }
             }
         }
     }
 
-    fn log_in(&mut self, completes: bool) -> Exchange<Response> {
+    fn log_in(&mut self, force: bool) -> Exchange<Response> {
         let fail = |cause| Err(failed(LOGIN, cause));
         let (username, password) = match &self.auth {
             Auth::Bypass => return fail(Cause::NoCredentials),
-            // A key that is not accepted does not become so by a login, and `auth/login` answers 403 to it.
+            // A login cannot make a rejected key valid, and `auth/login` answers 403 to it.
             Auth::ApiKey(_) => return fail(self.auth.rejected(false)),
             Auth::Password { username, password } => (username.clone(), password.clone()),
         };
         let fields = [("username", username.as_str()), ("password", password.expose())];
-        let sent = self.send("auth/login", Content::Form(&fields), &[&password], completes);
+        let sent = self.send("auth/login", Content::Form(&fields), &[&password], force);
         let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         match response.status {
             200..300 if response.text().trim() == "Fails." => fail(self.auth.rejected(false)),
-            // Without Set-Cookie too: then the session lives, or authentication is bypassed for us.
+            // Even without Set-Cookie: then the old session is valid, or authentication is bypassed for us.
             200..300 => {
                 log::debug!("{}: logged in", self.name());
                 self.session = Session::New;
@@ -226,43 +222,40 @@ impl QBittorrent {
         }
     }
 
-    /// What a 401 means. From 5.2 on it is a wrong password or a rejected Host; a call without any credentials tells which,
-    /// because it gets 403 when the Host is fine, and does not count toward the ban.
+    /// Finds the reason for a 401. Since 5.2 it is a wrong password or a rejected Host. A call without credentials
+    /// distinguishes the two: it gets 403 if the Host is accepted, and does not count towards the ban.
     fn unauthorized(&mut self) -> Result<Cause, Error> {
         let path = format!("{}/api/v2/app/version", self.prefix);
-        let response = self.peer.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
-        Ok(if response.status == 401 { Cause::Other(HOST_REJECTED.to_owned()) } else { self.auth.rejected(false) })
+        let response = self.connection.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
+        Ok(if response.status == 401 { Cause::HostRejected(401) } else { self.auth.rejected(false) })
     }
 
-    fn ask<T: Deserialize>(&mut self, step: &'static str, call: &str, fields: &[(&str, &str)]) -> Exchange<T> {
-        let Progress::Done(response) = self.call(step, call, Content::Query(fields), false)? else {
+    fn ask<T: Deserialize>(&mut self, call: Call, method: &str, fields: &[(&str, &str)]) -> Exchange<T> {
+        let Progress::Done(response) = self.call(call, method, Content::Query(fields), false)? else {
             return Ok(Progress::More);
         };
         let fields = json::parse(&response.text());
-        fields.map(Progress::Done).ok_or_else(|| failed(step, Cause::field("body", "is not a JSON object")))
+        fields.map(Progress::Done).ok_or_else(|| failed(call, Cause::field("body", "is not a JSON object")))
     }
 }
 
-/// What is looked at of `app/preferences`; of some 200 fields the others cost nothing so.
+/// Fields read from `app/preferences`; the other 200 or so cost nothing.
 #[derive(Deserialize)]
 struct Preferences {
     listen_port: Option<Value>,
     random_port: Option<Value>,
 }
 
-/// What is looked at of `transfer/info`.
 #[derive(Deserialize)]
 struct TransferInfo {
     connection_status: Option<Value>,
 }
 
-/// What is looked at of `torrents/info`.
 #[derive(Deserialize)]
 struct Torrent {
     hash: String,
 }
 
-/// What is looked at of `sync/torrentPeers`.
 #[derive(Deserialize)]
 struct TorrentPeers {
     peers: Option<BTreeMap<String, TorrentPeer>>,
@@ -274,55 +267,49 @@ struct TorrentPeer {
 }
 
 impl TorrentPeers {
-    /// Whether anybody has connected to us: flag `I`, by TCP or uTP.
+    /// Whether any peer has connected from outside: flag `I`, by TCP or uTP.
     fn has_incoming(&self) -> bool {
         let flags = self.peers.iter().flat_map(BTreeMap::values).filter_map(|peer| peer.flags.as_deref());
         flags.into_iter().any(|flags| flags.contains('I'))
     }
 }
 
-const HOST_REJECTED: &str = "the Host header is not accepted (HTTP 401)";
-
 fn banned() -> Error {
-    let advice = "correct the password, then restart qBittorrent or wait until its ban ends";
-    let cause = Cause::Other("our address is banned after failed logins".to_owned());
-    Error::new(LOGIN, cause).means(Meaning::CredentialsRejected).advise(Some(advice))
+    let advice = "correct the password, then restart qBittorrent or wait until the ban ends";
+    let cause = Cause::Other("HTTP 403: our address is probably banned after failed logins".to_owned());
+    Error::new(LOGIN, cause).with_retry(Retry::CredentialsRejected).advise(Some(advice))
 }
 
-/// The error of a step at qBittorrent.
-fn failed(step: &'static str, cause: Cause) -> Error {
+/// Adds the advice for a failed call to qBittorrent.
+fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
-        Cause::Connect { .. } => {
-            "check that qBittorrent runs, and QBITTORRENT_HOST; in Docker it must share the VPN's network"
-        }
-        Cause::Lookup { .. } => {
-            "correct QBITTORRENT_HOST; in Docker, behind the VPN container, it is http://localhost:8080"
-        }
-        Cause::CredentialsRejected { what: Proof::Password, .. } => {
+        Cause::Connect { .. } => "check qBittorrent and QBITTORRENT_HOST; in Docker it must share the VPN's network",
+        Cause::Lookup { .. } => "correct QBITTORRENT_HOST; in the VPN container's network it is http://localhost:8080",
+        Cause::CredentialsRejected { what: AuthMethod::Password, .. } => {
             "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, then restart"
         }
-        Cause::CredentialsRejected { what: Proof::Key, .. } => "copy QBITTORRENT_API_KEY from its Web UI, then restart",
-        Cause::NoCredentials => {
-            "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), or bypass authentication there"
+        Cause::CredentialsRejected { what: AuthMethod::ApiKey, .. } => {
+            "copy QBITTORRENT_API_KEY from qBittorrent's Web UI, then restart"
         }
-        Cause::Other(words) if words == HOST_REJECTED => {
-            "use localhost in QBITTORRENT_HOST, or add its name to 'Server domains' in the Web UI's settings"
+        Cause::NoCredentials => {
+            "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), or bypass login in its Web UI"
+        }
+        Cause::HostRejected(_) => {
+            "use localhost in QBITTORRENT_HOST, or add that host name to 'Server domains' in the Web UI's settings"
         }
         Cause::NotTls => {
-            "the Web UI speaks plain HTTP (a broken certificate does that too): use http:// in QBITTORRENT_HOST"
+            "the Web UI probably speaks plain HTTP (also if its certificate is broken): use http:// in QBITTORRENT_HOST"
         }
-        Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
-            "if the Web UI is set to HTTPS, use https:// in QBITTORRENT_HOST"
-        }
+        Cause::NotHttp | Cause::Closed(Phase::Head) => "if the Web UI uses HTTPS, use https:// in QBITTORRENT_HOST",
         Cause::UnknownIssuer => "set QBITTORRENT_CA_CERT to the CA of the Web UI's certificate",
         Cause::NameMismatch { .. } => "use one of those names in QBITTORRENT_HOST",
         Cause::Http { status: 404 | 405, .. } => {
-            "check that QBITTORRENT_HOST is qBittorrent's Web UI, with its path prefix"
+            "check that QBITTORRENT_HOST is the URL of qBittorrent's Web UI, with any path prefix"
         }
-        Cause::Http { status: 300..=399, .. } => "use the address that it redirects to in QBITTORRENT_HOST",
-        _ => return Error::new(step, cause),
+        Cause::Http { status: 300..=399, .. } => "set QBITTORRENT_HOST to the address that the server redirects to",
+        _ => return Error::new(call, cause),
     };
-    Error::new(step, cause).advise(Some(advice))
+    Error::new(call, cause).advise(Some(advice))
 }
 
 fn cookie_value(pair: &Secret) -> Secret {
@@ -338,16 +325,16 @@ impl TorrentClient for QBittorrent {
         self.url.to_string()
     }
 
-    /// Its socket is open 3 to 31 ms after a change, and since 4.6 its status is up to 1.3 s late.
-    fn habits(&self) -> Habits {
-        Habits {
-            listen: Duration::from_secs(3),
-            poll: Duration::from_millis(250),
-            lag: Duration::from_millis(1500),
-            tells: true,
-            // It can be set to do without.
-            udp: false,
-            announces: self.reannounce,
+    /// Measured: the socket opens 3 to 31 ms after a change, and since 4.6 the reported status is up to 1.3 s late.
+    fn profile(&self) -> ClientProfile {
+        ClientProfile {
+            listen_timeout: Duration::from_secs(3),
+            poll_interval: Duration::from_millis(250),
+            status_lag: Duration::from_millis(1500),
+            reports_listening: true,
+            // qBittorrent can be set to TCP only.
+            always_has_udp: false,
+            reannounces: self.reannounce,
         }
     }
 
@@ -376,10 +363,10 @@ impl TorrentClient for QBittorrent {
         Ok(Progress::Done(ListenPort { port, random }))
     }
 
-    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()> {
+    fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let preferences = format!(r#"{{"listen_port":{port},"random_port":false}}"#);
         let fields = [("json", preferences.as_str())];
-        Ok(self.call(SET_PREFERENCES, "app/setPreferences", Content::Form(&fields), completes)?.map(|_| ()))
+        Ok(self.call(SET_PREFERENCES, "app/setPreferences", Content::Form(&fields), force)?.map(|_| ()))
     }
 
     fn connectivity(&mut self) -> Exchange<Connectivity> {
@@ -390,9 +377,9 @@ impl TorrentClient for QBittorrent {
                 "connected" => return Ok(Progress::Done(Connectivity::Connected)),
                 "firewalled" => return Ok(Progress::Done(Connectivity::Firewalled)),
                 "disconnected" => return Ok(Progress::Done(Connectivity::Disconnected)),
-                _ => "is none of the known words",
+                _ => "is not a known status",
             },
-            Some(_) => "is none of the known words",
+            Some(_) => "is not a known status",
             None => "is missing",
         };
         Err(failed(TRANSFER_INFO, Cause::field("connection_status", problem)))
@@ -400,7 +387,7 @@ impl TorrentClient for QBittorrent {
 
     fn inbound(&mut self) -> Exchange<Inbound> {
         let Some(hashes) = &mut self.active else {
-            let fields = [("filter", "active"), ("limit", MOST_TORRENTS)];
+            let fields = [("filter", "active"), ("limit", MAX_TORRENTS)];
             let torrents = self.ask::<Vec<Torrent>>(TORRENTS, "torrents/info", &fields)?;
             let Progress::Done(torrents) = torrents else { return Ok(Progress::More) };
             if torrents.is_empty() {
@@ -411,7 +398,7 @@ impl TorrentClient for QBittorrent {
         };
         let Some(hash) = hashes.pop() else {
             self.active = None;
-            return Ok(Progress::Done(Inbound::Nobody));
+            return Ok(Progress::Done(Inbound::NoneSeen));
         };
         let peers = self.ask::<TorrentPeers>(TORRENT_PEERS, "sync/torrentPeers", &[("hash", &hash)]);
         match peers.inspect_err(|_| self.active = None)? {
@@ -427,17 +414,17 @@ impl TorrentClient for QBittorrent {
         }
     }
 
-    fn announce(&mut self) -> Exchange<()> {
+    fn reannounce(&mut self) -> Exchange<()> {
         let fields = [("hashes", "all")];
         Ok(self.call(REANNOUNCE, "torrents/reannounce", Content::Form(&fields), false)?.map(|_| ()))
     }
 
     fn dialled(&self) -> Option<SocketAddr> {
-        self.peer.dialled()
+        self.connection.dialled()
     }
 
-    fn hang_up(&mut self) {
-        self.peer.hang_up();
+    fn disconnect(&mut self) {
+        self.connection.disconnect();
     }
 
     fn log_out(&mut self) {
@@ -456,7 +443,7 @@ mod tests {
     use crate::config::Variables;
 
     #[test]
-    fn cookies_are_echoed_as_they_came() {
+    fn cookies_are_sent_back_unchanged() {
         assert_eq!(cookie_pair("QBT_SID_8080=a+b/c==; HttpOnly; path=/"), Some("QBT_SID_8080=a+b/c=="));
         assert_eq!(cookie_pair("SID=; expires=Thu, 01 Jan 1970"), None);
         assert_eq!(cookie_pair("SID=a\u{7f}b"), None);
@@ -483,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_came_in_has_a_flag() {
+    fn an_incoming_peer_has_a_flag() {
         let peers = |text: &str| json::parse::<TorrentPeers>(text).is_some_and(|peers| peers.has_incoming());
         let of = |flags: &str| {
             format!(r#"{{"full_update":true,"peers":{{"84.17.5.6:6881":{{"client":"I","flags":"{flags}"}}}},"rid":1}}"#)
@@ -494,33 +481,33 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_us_from_the_web_ui_leads_to_advice() {
+    fn failures_of_the_web_ui_lead_to_advice() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: vec!["nas".to_owned()] };
         for (cause, advice) in [
-            (connect, "check that qBittorrent runs"),
+            (connect, "check qBittorrent and QBITTORRENT_HOST"),
             (
-                Cause::CredentialsRejected { what: Proof::Password, before: false },
+                Cause::CredentialsRejected { what: AuthMethod::Password, before: false },
                 "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD",
             ),
-            (Cause::CredentialsRejected { what: Proof::Key, before: false }, "copy QBITTORRENT_API_KEY"),
+            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false }, "copy QBITTORRENT_API_KEY"),
             (Cause::NoCredentials, "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
-            (Cause::Other(HOST_REJECTED.to_owned()), "'Server domains'"),
+            (Cause::HostRejected(401), "'Server domains'"),
             (Cause::NotTls, "use http://"),
             (Cause::NotHttp, "use https://"),
-            (Cause::Closed { phase: Phase::Head }, "use https://"),
-            (Cause::Closed { phase: Phase::Body }, "check the network"),
+            (Cause::Closed(Phase::Head), "use https://"),
+            (Cause::Closed(Phase::Body), "check the network"),
             (Cause::UnknownIssuer, "set QBITTORRENT_CA_CERT"),
             (mismatch, "use one of those names"),
-            (http(302), "the address that it redirects to"),
-            (http(404), "with its path prefix"),
-            (http(405), "with its path prefix"),
-            (http(500), "nothing to do if it passes"),
+            (http(302), "the address that the server redirects to"),
+            (http(404), "path prefix"),
+            (http(405), "path prefix"),
+            (http(500), "if this keeps happening"),
         ] {
             let error = failed(PREFERENCES, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
-        assert_eq!(banned().meaning, Meaning::CredentialsRejected);
+        assert_eq!(banned().retry, Retry::CredentialsRejected);
     }
 }

@@ -1,7 +1,8 @@
 //! Transmission's RPC, 3.00 to 4.1, as measured on 3.00, 4.1.0-beta.2 and 4.1.4.
 //!
-//! It shows its settings and never its sockets, takes any value for a success, and does not say whether it listens: what was set is
-//! read back, and the rest is the kernel's to tell. `port-test` is never called, because it asks a third party.
+//! Transmission shows settings but no sockets, reports success for any value, and does not report whether it listens.
+//! So settings are read back after a change, and only the kernel shows the socket. `port-test` is never called, because
+//! it asks a third party.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,37 +12,36 @@ use base64::engine::general_purpose::STANDARD;
 use miniserde::Deserialize;
 use miniserde::json::{Number, Value};
 
-use super::{TorrentClient, place};
+use super::{TorrentClient, read_endpoint};
 use crate::config::Reader;
-use crate::error::{Cause, Error, Meaning, Phase, Proof};
+use crate::error::{AuthMethod, Call, Cause, Error, Phase, Retry};
 use crate::http::url::Url;
-use crate::http::{Content, Peer, Request, Response};
+use crate::http::{Connection, Content, Request, Response};
 use crate::json;
-use crate::keeper::client::Habits;
+use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort, Progress};
 use crate::secret::Secret;
 
-/// Steps, as errors name them.
-const LOGIN: &str = "Transmission login";
-const SESSION_GET: &str = "Transmission session-get";
-const SESSION_SET: &str = "Transmission session-set";
-const REANNOUNCE: &str = "Transmission torrent-reannounce";
-/// `rpc-version` of 3.00. Up to it the UDP socket stays on the port of the start.
+const LOGIN: Call = Call::Client("Transmission login");
+const SESSION_GET: Call = Call::Client("Transmission session-get");
+const SESSION_SET: Call = Call::Client("Transmission session-set");
+const REANNOUNCE: Call = Call::Client("Transmission torrent-reannounce");
+/// `rpc-version` of 3.00, the last release whose UDP socket stays on the port that was set at its start.
 const LAST_WITHOUT_UDP: u64 = 16;
-/// The last two parts of the path, where there is no other.
+/// Default path of the RPC.
 const RPC: &str = "/transmission/rpc";
 
-/// How requests are spelt. The header of a 409 tells.
+/// Spelling of requests, as the header of a 409 reply announces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
-    /// Hyphens, `arguments` and `result`: all versions so far, and it will be removed.
+    /// Hyphens, `arguments` and `result`: all versions so far, but deprecated.
     Old,
-    /// JSON-RPC 2.0, with underscores: 4.1 and later.
+    /// JSON-RPC 2.0 with underscores: 4.1 and later.
     JsonRpc,
 }
 
 impl Dialect {
-    /// A request. Names are written with hyphens, and nothing but names has any.
+    /// Writes a request. Names are passed with hyphens, and nothing but names may contain any.
     fn request(self, method: &str, arguments: &str) -> String {
         match self {
             Self::Old => format!(r#"{{"method":"{method}","arguments":{arguments},"tag":1}}"#),
@@ -53,33 +53,31 @@ impl Dialect {
     }
 }
 
-/// A Transmission and our session with it.
 pub struct Transmission {
     url: Url,
-    peer: Peer,
+    connection: Connection,
     path: String,
     /// User name and password.
     auth: Option<(String, Secret)>,
     dialect: Dialect,
     session: Option<Secret>,
-    /// The session was just given: another 409 is a failure.
+    /// The session is new: another 409 is a failure.
     new_session: bool,
-    /// Whether it uses DHT, of a version whose UDP socket has to be moved by that.
+    /// Whether DHT is on, in a version whose UDP socket only moves when DHT is toggled.
     dht: Option<bool>,
-    /// Its DHT has to be set to this again, because the reply to that was lost.
+    /// DHT must be set to this again, because the reply to that request was lost.
     restore: Option<bool>,
 }
 
-/// Its settings.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     let auth = reader.pair("TRANSMISSION_USERNAME", "TRANSMISSION_PASSWORD");
     let default = "http://localhost:9091";
-    let (url, tls) = place(reader, "TRANSMISSION_HOST", default, "TRANSMISSION_CA_CERT", auth.is_some())?;
-    let peer = Peer::new(url.host.clone(), url.port, url.host_header(), tls);
+    let (url, tls) = read_endpoint(reader, "TRANSMISSION_HOST", default, "TRANSMISSION_CA_CERT", auth.is_some())?;
+    let connection = Connection::new(url.host.clone(), url.port, url.host_header(), tls);
     let path = rpc_path(&url.path);
     Some(Box::new(Transmission {
         url,
-        peer,
+        connection,
         path,
         auth,
         dialect: Dialect::Old,
@@ -90,7 +88,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     }))
 }
 
-/// The path of the RPC, of what people copy from their browsers and other programs: none, the one of the Web UI, or the RPC's own.
+/// Path of the RPC, for any path that users copy from elsewhere: none, the Web UI's, or the RPC's own.
 fn rpc_path(path: &str) -> String {
     let path = path.trim_end_matches('/');
     match path.strip_suffix("/web").unwrap_or(path) {
@@ -101,7 +99,7 @@ fn rpc_path(path: &str) -> String {
     }
 }
 
-/// A reply: `result` is a word in the old dialect and an object in the new one.
+/// A reply; `result` is a word in the old dialect and an object in the new one.
 #[derive(Deserialize)]
 struct Reply {
     arguments: Option<Value>,
@@ -110,76 +108,78 @@ struct Reply {
 }
 
 impl Transmission {
-    fn send(&mut self, json: &str, completes: bool) -> Result<Response, Cause> {
+    fn send(&mut self, json: &str, force: bool) -> Result<Response, Cause> {
         let basic = self.auth.as_ref().map(|(username, password)| {
-            // Spelt so: from 4.0 on `basic` is not understood.
+            // 4.0 and later do not accept `basic`.
             Secret::new(format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose()))))
         });
         let mut headers = Vec::new();
-        // At once: each request without counts as a failed login.
+        // From the first request on: each one without credentials counts as a failed login.
         headers.extend(basic.as_ref().map(|basic| ("Authorization", basic.expose())));
         headers.extend(self.session.as_ref().map(|session| ("X-Transmission-Session-Id", session.expose())));
         let password = self.auth.as_ref().map(|(_, password)| password);
         let secrets: Vec<_> = basic.iter().chain(password).chain(&self.session).collect();
         let content = Content::Json(json);
-        self.peer.send(&Request {
+        self.connection.send(&Request {
             headers: &headers,
             secrets: &secrets,
-            completes,
+            force,
             ..Request::new(&self.path, content)
         })
     }
 
-    /// One call; its result, or that there is a session now and it is to be sent again.
-    fn call(&mut self, step: &'static str, method: &str, arguments: &str, completes: bool) -> Exchange<Value> {
+    /// Sends one call; `More` if the reply opened a session, so that the call must be sent again.
+    fn call(&mut self, call: Call, method: &str, arguments: &str, force: bool) -> Exchange<Value> {
         let json = self.dialect.request(method, arguments);
         let new_session = std::mem::replace(&mut self.new_session, false);
-        let response = self.send(&json, completes).map_err(|cause| failed(step, cause))?;
+        let response = self.send(&json, force).map_err(|cause| failed(call, cause))?;
         match response.status {
-            200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(step, cause))?)),
-            // At the first request, once an hour, and when it was restarted, perhaps as another version.
+            200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(call, cause))?)),
+            // For the first request, once an hour, and after a restart, perhaps of another version.
             409 => {
                 self.session = response.header("x-transmission-session-id").next().map(Secret::new);
                 let speaks_json_rpc = response.header("x-transmission-rpc-version").next().is_some();
                 self.dialect = if speaks_json_rpc { Dialect::JsonRpc } else { Dialect::Old };
                 if new_session || self.session.is_none() {
-                    return Err(failed(step, response.unexpected()));
+                    return Err(failed(call, response.unexpected()));
                 }
                 self.new_session = true;
                 Ok(Progress::More)
             }
-            // Each such request counts as a failed login.
-            401 if self.auth.is_none() => Err(failed(LOGIN, Cause::NoCredentials).means(Meaning::CredentialsRejected)),
+            // Each 401 counts as a failed login.
+            401 if self.auth.is_none() => {
+                Err(failed(LOGIN, Cause::NoCredentials).with_retry(Retry::CredentialsRejected))
+            }
             401 => Err(failed(LOGIN, rejected(false))),
             403 if response.text().contains("login attempts") => Err(locked()),
-            403 => Err(refused("our address is not on its list (HTTP 403)", ADD_ADDRESS)),
-            421 => Err(refused("the Host header is not accepted (HTTP 421)", ADD_HOST)),
-            _ => Err(failed(step, response.unexpected())),
+            403 => Err(refused(Cause::Other("HTTP 403: our address may not be whitelisted".to_owned()), ADD_ADDRESS)),
+            421 => Err(refused(Cause::HostRejected(421), ADD_HOST)),
+            _ => Err(failed(call, response.unexpected())),
         }
     }
 
-    fn set(&mut self, arguments: &str, completes: bool) -> Exchange<()> {
-        Ok(self.call(SESSION_SET, "session-set", arguments, completes)?.map(|_| ()))
+    fn set(&mut self, arguments: &str, force: bool) -> Exchange<()> {
+        Ok(self.call(SESSION_SET, "session-set", arguments, force)?.map(|_| ()))
     }
 
-    fn set_dht(&mut self, enabled: bool, completes: bool) -> Exchange<()> {
-        self.set(&format!(r#"{{"dht-enabled":{enabled}}}"#), completes)
+    fn set_dht(&mut self, enabled: bool, force: bool) -> Exchange<()> {
+        self.set(&format!(r#"{{"dht-enabled":{enabled}}}"#), force)
     }
 
-    /// Switches DHT over and back, which opens the UDP socket anew on the port of now. Both in one go: nobody may be left with
-    /// the setting that is not his.
-    fn move_udp(&mut self, dht: bool, completes: bool) -> Exchange<()> {
+    /// Toggles DHT and toggles it back, which reopens the UDP socket on the current port. Both requests belong to one
+    /// step, so that the user's setting is not left changed.
+    fn move_udp(&mut self, dht: bool, force: bool) -> Exchange<()> {
         self.restore = Some(dht);
-        if self.set_dht(!dht, completes)? == Progress::More {
+        if self.set_dht(!dht, force)? == Progress::More {
             self.restore = None;
             return Ok(Progress::More);
         }
-        // Once more over another connection, because nobody may be left with a setting that is not his.
+        // The second attempt uses a new connection; the user's setting must not be left changed.
         self.restore_dht(dht, true).or_else(|_| self.restore_dht(dht, true))
     }
 
-    fn restore_dht(&mut self, dht: bool, completes: bool) -> Exchange<()> {
-        let done = self.set_dht(dht, completes)?;
+    fn restore_dht(&mut self, dht: bool, force: bool) -> Exchange<()> {
+        let done = self.set_dht(dht, force)?;
         if done == Progress::Done(()) {
             self.restore = None;
         }
@@ -187,7 +187,7 @@ impl Transmission {
     }
 }
 
-/// The result of a call that was let in.
+/// Result of a call that was answered with HTTP 200.
 fn result_of(response: &Response) -> Result<Value, Cause> {
     let text = response.text();
     let Some(reply) = json::parse::<Reply>(&text) else {
@@ -196,54 +196,50 @@ fn result_of(response: &Response) -> Result<Value, Cause> {
     match (reply.result, reply.arguments) {
         (Some(Value::String(word)), arguments) if word == "success" => Ok(arguments.unwrap_or(Value::Null)),
         (Some(result @ Value::Object(_)), _) => Ok(result),
-        (Some(Value::String(_)), _) => Err(Cause::field("result", format!("is no success: {}", response.excerpt()))),
+        (Some(Value::String(_)), _) => Err(Cause::field("result", format!("is not success: {}", response.excerpt()))),
         _ if reply.error.is_some() => Err(Cause::field("error", format!("is set: {}", response.excerpt()))),
         _ => Err(Cause::field("result", "is missing")),
     }
 }
 
 fn rejected(before: bool) -> Cause {
-    Cause::CredentialsRejected { what: Proof::Password, before }
+    Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
-const ADD_ADDRESS: &str = "add our address to 'rpc-whitelist' in its settings.json, while it does not run";
+const ADD_ADDRESS: &str = "stop Transmission, add our address to 'rpc-whitelist' in its settings.json, then start it";
 const ADD_HOST: &str =
-    "use an address or localhost in TRANSMISSION_HOST, or add its name to 'rpc-host-whitelist' in settings.json";
+    "use an IP address or localhost in TRANSMISSION_HOST, or add its name to 'rpc-host-whitelist' in settings.json";
 
-fn refused(words: &str, advice: &'static str) -> Error {
-    Error::new(LOGIN, Cause::Other(words.to_owned())).advise(Some(advice))
+fn refused(cause: Cause, advice: &'static str) -> Error {
+    Error::new(LOGIN, cause).advise(Some(advice))
 }
 
-/// 3.00 shuts everybody out after a hundred failed logins.
+/// 3.00 refuses every request after a hundred failed logins.
 fn locked() -> Error {
-    let words = "it lets nobody in after too many failed logins (HTTP 403)";
-    refused(words, "correct the passwords of all its users, then restart Transmission")
-        .means(Meaning::CredentialsRejected)
+    let cause = Cause::Other("HTTP 403: locked after too many failed logins".to_owned());
+    refused(cause, "correct the password in every program that uses Transmission, then restart Transmission")
+        .with_retry(Retry::CredentialsRejected)
 }
 
-/// The error of a step at Transmission.
-fn failed(step: &'static str, cause: Cause) -> Error {
+/// Adds the advice for a failed call to Transmission.
+fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
-        Cause::Connect { .. } => {
-            "check that Transmission runs, and TRANSMISSION_HOST; in Docker it must share the VPN's network"
-        }
-        Cause::Lookup { .. } => {
-            "correct TRANSMISSION_HOST; in Docker, behind the VPN container, it is http://localhost:9091"
-        }
+        Cause::Connect { .. } => "check Transmission and TRANSMISSION_HOST; in Docker it must share the VPN's network",
+        Cause::Lookup { .. } => "correct TRANSMISSION_HOST; in the VPN container's network it is http://localhost:9091",
         Cause::CredentialsRejected { .. } => "correct TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD, then restart",
         Cause::NoCredentials => "set TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD",
-        Cause::NotTls => "it speaks plain HTTP, unless a proxy does TLS for it: use http:// in TRANSMISSION_HOST",
-        Cause::NotHttp | Cause::Closed { phase: Phase::Head } => {
-            "check that TRANSMISSION_HOST has the port of its Web UI, not the one for torrents"
+        Cause::NotTls => "Transmission speaks plain HTTP unless a proxy adds TLS: use http:// in TRANSMISSION_HOST",
+        Cause::NotHttp | Cause::Closed(Phase::Head) => {
+            "check that TRANSMISSION_HOST has the port of the Web UI, not the one for torrents"
         }
         Cause::UnknownIssuer => "set TRANSMISSION_CA_CERT to the CA of the certificate",
         Cause::NameMismatch { .. } => "use one of those names in TRANSMISSION_HOST",
         Cause::Http { status: 404 | 405 | 300..=399, .. } => {
-            "check that TRANSMISSION_HOST is Transmission, with the path of its RPC if that was changed"
+            "check that TRANSMISSION_HOST is Transmission's URL, with the path of the RPC if that was changed"
         }
-        _ => return Error::new(step, cause),
+        _ => return Error::new(call, cause),
     };
-    Error::new(step, cause).advise(Some(advice))
+    Error::new(call, cause).advise(Some(advice))
 }
 
 impl TorrentClient for Transmission {
@@ -255,15 +251,15 @@ impl TorrentClient for Transmission {
         self.url.to_string()
     }
 
-    /// Its socket is open 7 to 17 ms after a change.
-    fn habits(&self) -> Habits {
-        Habits {
-            listen: Duration::from_secs(1),
-            poll: Duration::from_millis(20),
-            lag: Duration::ZERO,
-            tells: false,
-            udp: true,
-            announces: true,
+    /// Measured: the socket opens 7 to 17 ms after a change.
+    fn profile(&self) -> ClientProfile {
+        ClientProfile {
+            listen_timeout: Duration::from_secs(1),
+            poll_interval: Duration::from_millis(20),
+            status_lag: Duration::ZERO,
+            reports_listening: false,
+            always_has_udp: true,
+            reannounces: true,
         }
     }
 
@@ -301,18 +297,18 @@ impl TorrentClient for Transmission {
             Some(_) => return bad("is not a whole number"),
             None => return bad("is missing"),
         };
-        // With a port forwarding of its own the port is the router's, and its socket may be on another one.
+        // With Transmission's own port forwarding, this is the router's port, and the socket may be on a different one.
         let random = is("peer-port-random-on-start") || is("port-forwarding-enabled");
         Ok(Progress::Done(ListenPort { port, random }))
     }
 
-    /// With a port forwarding of its own it would show the router's port, and with a random one this one would end with its next
-    /// start.
-    fn set_port(&mut self, port: u16, completes: bool) -> Exchange<()> {
+    /// Also turns off Transmission's own port forwarding, which would report the router's port, and the random port,
+    /// which would replace this one at the next start.
+    fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let arguments =
             format!(r#"{{"peer-port":{port},"peer-port-random-on-start":false,"port-forwarding-enabled":false}}"#);
-        let Progress::Done(()) = self.set(&arguments, completes)? else { return Ok(Progress::More) };
-        self.dht.map_or(Ok(Progress::Done(())), |dht| self.move_udp(dht, completes))
+        let Progress::Done(()) = self.set(&arguments, force)? else { return Ok(Progress::More) };
+        self.dht.map_or(Ok(Progress::Done(())), |dht| self.move_udp(dht, force))
     }
 
     fn connectivity(&mut self) -> Exchange<Connectivity> {
@@ -323,19 +319,19 @@ impl TorrentClient for Transmission {
         Ok(Progress::Done(Inbound::Idle))
     }
 
-    fn announce(&mut self) -> Exchange<()> {
+    fn reannounce(&mut self) -> Exchange<()> {
         Ok(self.call(REANNOUNCE, "torrent-reannounce", "{}", false)?.map(|_| ()))
     }
 
     fn dialled(&self) -> Option<SocketAddr> {
-        self.peer.dialled()
+        self.connection.dialled()
     }
 
-    fn hang_up(&mut self) {
-        self.peer.hang_up();
+    fn disconnect(&mut self) {
+        self.connection.disconnect();
     }
 
-    /// Its sessions are nobody's in particular.
+    /// Nothing to end: all clients share one session.
     fn log_out(&mut self) {}
 }
 
@@ -344,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_spelt_as_its_reader_wants_it() {
+    fn each_dialect_has_its_own_spelling() {
         let request =
             |dialect: Dialect| dialect.request("session-set", r#"{"peer-port":1,"port-forwarding-enabled":false}"#);
         assert_eq!(
@@ -358,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_is_found_from_what_people_copy() {
+    fn any_copied_path_leads_to_the_rpc() {
         for (copied, path) in [
             ("/", "/transmission/rpc"),
             ("/transmission/web/", "/transmission/rpc"),
@@ -373,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_a_success_in_either_dialect_or_none() {
+    fn success_is_recognised_in_either_dialect() {
         let result = |text: &str| result_of(&Response::of(200, text)).map_err(|cause| cause.to_string());
         let port = |value: Result<Value, String>| match value {
             Ok(Value::Object(fields)) => fields.len(),
@@ -383,7 +379,7 @@ mod tests {
         assert_eq!(port(result(r#"{"id":1,"jsonrpc":"2.0","result":{"peer_port":50000}}"#)), 1);
         assert!(result(r#"{"result":"success"}"#).is_ok());
         for (text, words) in [
-            (r#"{"result":"no method name"}"#, "result is no success: "),
+            (r#"{"result":"no method name"}"#, "result is not success: "),
             (r#"{"error":{"code":-32601,"message":"Method not found"},"id":1}"#, "error is set: "),
             (r#"{"arguments":{}}"#, "result is missing"),
             ("[]", "body is not a JSON object"),
@@ -393,22 +389,22 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_us_out_leads_to_advice() {
+    fn failures_lead_to_advice() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         for (cause, advice) in [
-            (connect, "check that Transmission runs"),
+            (connect, "check Transmission and TRANSMISSION_HOST"),
             (rejected(false), "correct TRANSMISSION_USERNAME"),
             (Cause::NoCredentials, "set TRANSMISSION_USERNAME"),
             (Cause::NotTls, "use http://"),
-            (Cause::Closed { phase: Phase::Head }, "not the one for torrents"),
-            (http(301), "with the path of its RPC"),
-            (http(500), "nothing to do if it passes"),
+            (Cause::Closed(Phase::Head), "not the one for torrents"),
+            (http(301), "with the path of the RPC"),
+            (http(500), "if this keeps happening"),
         ] {
             let error = failed(SESSION_GET, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
         }
-        assert_eq!(locked().meaning, Meaning::CredentialsRejected);
-        assert_eq!(refused("", ADD_HOST).meaning, Meaning::Passing);
+        assert_eq!(locked().retry, Retry::CredentialsRejected);
+        assert_eq!(refused(Cause::HostRejected(421), ADD_HOST).retry, Retry::Backoff);
     }
 }

@@ -1,5 +1,5 @@
-//! `PORT_CHANGE_COMMAND`: a program of the user's that is run for each new port. There is no shell unless it names one, and none of our
-//! variables: a password would leak.
+//! `PORT_CHANGE_COMMAND`: a program of the user's that runs for each new port. No shell is involved unless the command names one,
+//! and the program gets none of our settings, which would leak a password.
 
 use std::io::{PipeReader, Read, pipe};
 use std::os::unix::process::CommandExt;
@@ -11,61 +11,60 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
 
 use super::PortChange;
-use super::outbox::Told;
+use super::outbox::Delivery;
 use crate::config::{self, Reader};
-use crate::error::plain;
+use crate::error::io_message;
 use crate::signals::stopping;
 use crate::text::one_line;
 
-/// The variable, as the log names it.
 pub const NAME: &str = "PORT_CHANGE_COMMAND";
-/// How long it may run.
+/// Longest run of the command.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Between two looks whether it has ended, while it says nothing.
-const GLANCE: Duration = Duration::from_millis(50);
-/// Lines of its output that are logged, and characters of each.
+/// Interval between two checks for the end of a silent command.
+const CHILD_POLL: Duration = Duration::from_millis(50);
+/// Lines of output that are logged, and characters of each.
 const LINES: usize = 5;
 const LINE: usize = 160;
-/// Bytes of its output that are kept; the rest is read and forgotten, so that it does not wait for us.
+/// Bytes of output that are kept. The rest is read and dropped, so that the command never blocks.
 const OUTPUT: usize = 4096;
-/// What it gets of our environment.
-const PASSED_ON: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+/// Variables that the command gets from our environment.
+const INHERITED_VARIABLES: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
-/// Its words, as they stand in the settings. Of what is wrong only the program is shown: an argument may be a password.
+/// The words of the command in the settings. A problem shows only the program: an argument may be a password.
 pub fn read(reader: &mut Reader) -> Option<Vec<String>> {
-    let words = config::words(reader.get(NAME)?);
-    let wrong = match words.as_ref().map(|words| words.first()) {
+    let words = config::split_words(reader.get(NAME)?);
+    let problem = match words.as_ref().map(|words| words.first()) {
         Ok(Some(program)) if Path::new(program).is_absolute() && !Path::new(program).is_file() => {
-            format!("names a program that is not there: {program}")
+            format!("names a program that does not exist: {program}")
         }
         Ok(Some(_)) => return words.ok(),
-        Ok(None) => "has no words".to_owned(),
-        Err(wrong) => (*wrong).to_owned(),
+        Ok(None) => "names no program".to_owned(),
+        Err(problem) => (*problem).to_owned(),
     };
-    let right = "a program with its whole path and its arguments is right, e.g. /usr/local/bin/on-port {port}";
-    reader.problem(NAME, None, wrong, right);
+    let remedy = "use a program's full path and its arguments, e.g. /usr/local/bin/on-port {port}";
+    reader.problem(NAME, None, problem, remedy);
     None
 }
 
-/// Runs it to its end.
-pub fn run(words: &[String], change: &PortChange) -> Told {
+/// Runs the command to its end and logs its output.
+pub fn run(words: &[String], change: &PortChange) -> Delivery {
     let words: Vec<_> = words.iter().map(|word| change.fill(word, str::to_owned)).collect();
     let (output, child) = start(&words, change).map_err(|error| {
-        format!("{NAME}: {} cannot be started: {}; correct it, then restart", one_line(&words[0]), plain(&error))
+        format!("{NAME}: cannot start {}: {}; correct it, then restart", one_line(&words[0]), io_message(&error))
     })?;
-    let (said, ended) = follow(child, output);
-    for line in said.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
+    let (text, ended) = follow(child, output);
+    for line in text.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
         log::info!("{NAME}: {}", one_line(line).chars().take(LINE).collect::<String>());
     }
-    let again = "it is run again with the next bind";
+    let again = "retrying at the next bind";
     match ended {
         Ok(status) if status.success() => {
-            log::info!("{NAME}: has run for port {}", change.port);
+            log::info!("{NAME}: done for port {}", change.port);
             Ok(())
         }
         // `exit status: 1`, `signal: 9 (SIGKILL)`
         Ok(status) => Err(format!("{NAME}: failed ({status}); {again}")),
-        Err(why) => Err(format!("{NAME}: {why}; {again}")),
+        Err(reason) => Err(format!("{NAME}: {reason}; {again}")),
     }
 }
 
@@ -73,23 +72,23 @@ fn start(words: &[String], change: &PortChange) -> std::io::Result<(PipeReader, 
     let (output, input) = pipe()?;
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).env_clear().current_dir("/");
-    command.envs(PASSED_ON.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.envs(INHERITED_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.envs(change.values());
-    // A group of its own, so that whatever it starts is ended with it.
+    // A process group of its own, so that a kill includes its children.
     command.process_group(0).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
     Ok((output, command.spawn()?))
 }
 
-/// What it says until it ends, and how that was. Whoever it leaves behind may go on talking: nobody listens any more.
+/// The output until the command ends, and its exit status. Later output of processes that it leaves behind is not read.
 fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatus, String>) {
     let end = Instant::now() + LIMIT;
-    let mut said = Vec::new();
+    let mut text = Vec::new();
     let mut open = true;
     let ended = loop {
         if open {
-            open = hear(&mut output, &mut said, GLANCE) != Heard::End;
+            open = read_output(&mut output, &mut text, CHILD_POLL) != OutputRead::Closed;
         } else {
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(CHILD_POLL);
         }
         match child.try_wait() {
             Ok(None) if Instant::now() < end && !stopping() => {}
@@ -98,43 +97,43 @@ fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatu
                     let _ = kill_process_group(group, Signal::KILL);
                 }
                 let _ = child.wait();
-                break Err(format!("took longer than {} s and was ended", LIMIT.as_secs()));
+                break Err(format!("took longer than {} s and was killed", LIMIT.as_secs()));
             }
             Ok(Some(status)) => break Ok(status),
-            Err(error) => break Err(format!("cannot be waited for: {}", plain(&error))),
+            Err(error) => break Err(format!("cannot be waited for: {}", io_message(&error))),
         }
     };
-    while said.len() < OUTPUT && hear(&mut output, &mut said, Duration::ZERO) == Heard::Something {}
-    (String::from_utf8_lossy(&said).into_owned(), ended)
+    while text.len() < OUTPUT && read_output(&mut output, &mut text, Duration::ZERO) == OutputRead::Data {}
+    (String::from_utf8_lossy(&text).into_owned(), ended)
 }
 
 #[derive(PartialEq, Eq)]
-enum Heard {
-    Something,
-    Nothing,
-    End,
+enum OutputRead {
+    Data,
+    Pending,
+    Closed,
 }
 
-/// Reads what comes within `limit`.
-fn hear(output: &mut PipeReader, said: &mut Vec<u8>, limit: Duration) -> Heard {
+/// Reads output that arrives within `limit`.
+fn read_output(output: &mut PipeReader, text: &mut Vec<u8>, limit: Duration) -> OutputRead {
     let limit = Timespec::try_from(limit).ok();
     let ready = poll(&mut [PollFd::new(output, PollFlags::IN)], limit.as_ref());
     if !ready.is_ok_and(|ready| ready > 0) {
-        return Heard::Nothing;
+        return OutputRead::Pending;
     }
     let mut buffer = [0; 1024];
     match output.read(&mut buffer) {
-        Ok(0) | Err(_) => Heard::End,
+        Ok(0) | Err(_) => OutputRead::Closed,
         Ok(bytes) => {
-            let room = OUTPUT.saturating_sub(said.len());
-            said.extend_from_slice(&buffer[..bytes.min(room)]);
-            Heard::Something
+            let room = OUTPUT.saturating_sub(text.len());
+            text.extend_from_slice(&buffer[..bytes.min(room)]);
+            OutputRead::Data
         }
     }
 }
 
-/// Takes leave of children that were left to us and have ended; whether there are any that have not. Only the first process of a
-/// container is left any. Called by threads that have no child of their own just now.
+/// Reaps orphaned processes that have ended; true if others still run. Only the first process of a container inherits orphans.
+/// The calling thread must have no child of its own at that moment.
 pub fn reap() -> bool {
     if std::process::id() != 1 {
         return false;

@@ -1,4 +1,4 @@
-//! `HEARTBEAT_URL`: a monitor that calls somebody when it hears nothing for a while, or that something is wrong.
+//! `HEARTBEAT_URL`: pings a monitor, which alerts its user when pings stop or report a problem.
 
 use std::time::{Duration, Instant};
 
@@ -7,63 +7,58 @@ use super::webhook::Webhook;
 use crate::http::percent_encoded;
 use crate::secret::Secret;
 
-/// The variable, as the log names it.
 pub const NAME: &str = "HEARTBEAT_URL";
 
-/// What a monitor hears.
+/// One report to the monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beat {
-    /// Whether all is well.
-    pub well: bool,
-    /// Why not, or what is.
-    pub words: String,
-    /// The port; zero while there is none.
+pub struct Ping {
+    pub healthy: bool,
+    pub message: String,
+    /// Zero if there is no port.
     pub port: u16,
 }
 
-/// Tells the monitor once an interval, and at once that it is otherwise than before.
+/// Pings the monitor once an interval, and at once when the health changes.
 pub struct Heartbeat {
-    outbox: Outbox<Beat>,
+    outbox: Outbox<Ping>,
     every: Duration,
     last: Option<(bool, Instant)>,
 }
 
 impl Heartbeat {
-    /// Nothing is told yet.
     pub fn new(webhook: Webhook, every: Duration) -> Self {
-        let tell = move |beat: Beat| webhook.get(&path(webhook.template(), &beat));
-        Self { outbox: Outbox::new(NAME, tell), every, last: None }
+        let send = move |ping: Ping| webhook.get(&path(webhook.template(), &ping));
+        Self { outbox: Outbox::new(NAME, send), every, last: None }
     }
 
-    /// How it is now.
-    pub fn tell(&mut self, now: Instant, beat: Beat) {
-        // A round of the loop ends a moment earlier or later.
+    pub fn update(&mut self, now: Instant, ping: Ping) {
+        // A round of the loop may be slightly shorter than the interval.
         let due = |at: Instant| now.saturating_duration_since(at) >= self.every / 10 * 9;
-        if self.last.is_none_or(|(well, at)| well != beat.well || due(at)) {
-            self.last = Some((beat.well, now));
-            self.outbox.put(beat);
+        if self.last.is_none_or(|(healthy, at)| healthy != ping.healthy || due(at)) {
+            self.last = Some((ping.healthy, now));
+            self.outbox.put(ping);
         }
     }
 
-    /// Waits until it is told.
+    /// Waits until the last ping is delivered or has failed.
     pub fn finish(self) {
         self.outbox.finish();
     }
 }
 
-/// As whoever is asked understands it: with placeholders as they stand; Uptime Kuma by its own parameters; all others by a path with
-/// `/fail` behind it (healthchecks.io and those made like it).
-fn path(template: &str, beat: &Beat) -> Secret {
-    let status = if beat.well { "up" } else { "down" };
-    let words = percent_encoded(&beat.words);
+/// The path in the monitor's own format: placeholders are filled in; Uptime Kuma gets its own parameters; all others
+/// (healthchecks.io and compatible ones) get `/fail` after the path for a problem.
+fn path(template: &str, ping: &Ping) -> Secret {
+    let status = if ping.healthy { "up" } else { "down" };
+    let message = percent_encoded(&ping.message);
     if template.contains("{status}") {
-        let filled = template.replace("{status}", status).replace("{port}", &beat.port.to_string());
-        return Secret::new(filled.replace("{message}", &words));
+        let filled = template.replace("{status}", status).replace("{port}", &ping.port.to_string());
+        return Secret::new(filled.replace("{message}", &message));
     }
     let (path, query) = template.split_once('?').map_or((template, None), |(path, query)| (path, Some(query)));
     Secret::new(match query {
-        _ if path.contains("/api/push/") => format!("{path}?status={status}&msg={words}"),
-        _ if beat.well => template.to_owned(),
+        _ if path.contains("/api/push/") => format!("{path}?status={status}&msg={message}"),
+        _ if ping.healthy => template.to_owned(),
         Some(query) => format!("{}/fail?{query}", path.trim_end_matches('/')),
         None => format!("{}/fail", path.trim_end_matches('/')),
     })
@@ -74,16 +69,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_monitor_is_told_in_its_own_words() {
-        let said = |template: &str, well: bool| {
-            let words = if well { "ok" } else { "no way" };
-            path(template, &Beat { well, words: words.to_owned(), port: 4711 }).expose().to_owned()
+    fn each_monitor_gets_its_own_format() {
+        let filled = |template: &str, healthy: bool| {
+            let message = if healthy { "ok" } else { "no way" };
+            path(template, &Ping { healthy, message: message.to_owned(), port: 4711 }).expose().to_owned()
         };
         let kuma = "/api/push/x?status=up&msg=OK&ping=";
-        assert_eq!(said(kuma, true), "/api/push/x?status=up&msg=ok");
-        assert_eq!(said(kuma, false), "/api/push/x?status=down&msg=no%20way");
-        assert_eq!((said("/1-2", true).as_str(), said("/1-2", false).as_str()), ("/1-2", "/1-2/fail"));
-        assert_eq!(said("/1-2?rid=7", false), "/1-2/fail?rid=7");
-        assert_eq!(said("/x?s={status}&p={port}&m={message}", false), "/x?s=down&p=4711&m=no%20way");
+        assert_eq!(filled(kuma, true), "/api/push/x?status=up&msg=ok");
+        assert_eq!(filled(kuma, false), "/api/push/x?status=down&msg=no%20way");
+        assert_eq!((filled("/1-2", true).as_str(), filled("/1-2", false).as_str()), ("/1-2", "/1-2/fail"));
+        assert_eq!(filled("/1-2?rid=7", false), "/1-2/fail?rid=7");
+        assert_eq!(filled("/x?s={status}&p={port}&m={message}", false), "/x?s=down&p=4711&m=no%20way");
     }
 }

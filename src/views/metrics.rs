@@ -1,16 +1,17 @@
-//! Prometheus' text: for `node_exporter`'s textfile collector (`METRICS_FILE`), and for whoever asks (`STATUS_ADDRESS`).
+//! Metrics in Prometheus' text format, for `node_exporter`'s textfile collector (`METRICS_FILE`) and for the status server
+//! (`STATUS_ADDRESS`).
 
 use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::status::{Status, word};
-use crate::error::plain;
+use super::status::{Status, remote_name};
+use crate::error::{Call, io_message};
 use crate::files;
-use crate::keeper::{News, Peer, Verdict};
+use crate::keeper::{Notice, Outcome, Remote};
 
-/// What is counted since the start.
+/// Counters since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     binds: u64,
@@ -20,36 +21,35 @@ pub struct Counts {
     tunnel_changes: u64,
     moves: u64,
     reopens: u64,
-    /// The last lease: that it is stored at another try is no other one.
+    /// The last lease, which is counted once even if storing it takes several attempts.
     lease: Option<(u16, Timestamp)>,
 }
 
 impl Counts {
-    /// Counts what `verdict` says.
-    pub fn count(&mut self, verdict: &Verdict) {
-        let Some((_, news)) = &verdict.news else { return };
-        let counter = match news {
-            News::Bound(_) => &mut self.binds,
-            News::KeptOld { .. } => &mut self.bind_failures,
-            News::Failed { error, .. } if error.step == "bindPort" => &mut self.bind_failures,
-            News::Leased { lease, .. } | News::NotStored { lease, .. } => {
+    pub fn count(&mut self, outcome: &Outcome) {
+        let Some((_, notice)) = &outcome.notice else { return };
+        let counter = match notice {
+            Notice::Bound(_) => &mut self.binds,
+            Notice::PortKept { .. } => &mut self.bind_failures,
+            Notice::Failed { error, .. } if error.call == Call::BindPort => &mut self.bind_failures,
+            Notice::Leased { lease, .. } | Notice::StoreFailed { lease, .. } => {
                 let this = Some((lease.port, lease.expires_at));
                 if std::mem::replace(&mut self.lease, this) == this {
                     return;
                 }
                 &mut self.leases
             }
-            News::LoggedIn => &mut self.logins,
-            News::Tunnel { .. } => &mut self.tunnel_changes,
-            News::Moved { .. } => &mut self.moves,
-            News::Reopened(_) => &mut self.reopens,
+            Notice::LoggedIn => &mut self.logins,
+            Notice::Tunnel { .. } => &mut self.tunnel_changes,
+            Notice::Moved { .. } => &mut self.moves,
+            Notice::Reopened(_) => &mut self.reopens,
             _ => return,
         };
         *counter += 1;
     }
 }
 
-/// The text, of a moment. Each metric is named also while it has no value.
+/// The metrics at `now`. A metric without a value still has its `HELP` and `TYPE`.
 pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> String {
     let mut text = Text(String::new());
     let time = |time: Option<&str>| time?.parse().ok().map(Timestamp::as_second);
@@ -57,35 +57,35 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     text.labelled("info", &[("version", &status.version), ("client", &status.client)], 1);
     text.gauge(
         "healthy",
-        "Whether the port is bound and the client listens on it, as healthcheck has it.",
+        "1 if the port is bound and the client listens on it, as in healthcheck.",
         Some(u8::from(well)),
     );
-    text.gauge("port", "The port, 0 while there is none.", Some(status.port.unwrap_or(0)));
-    text.gauge("client_port", "The port that the client was last seen with.", status.client_port);
-    text.gauge("interval_seconds", "Between two binds.", Some(status.interval_s));
+    text.gauge("port", "The port, 0 if there is none.", Some(status.port.unwrap_or(0)));
+    text.gauge("client_port", "The client's listen port when last seen.", status.client_port);
+    text.gauge("interval_seconds", "Time between two binds.", Some(status.interval_s));
     for (name, help, at) in [
-        ("lease_expiry", "When the lease ends; it is replaced before.", &status.expires_at),
-        ("last_bind", "The last bind that was granted; it holds for 900 s.", &status.bound_at),
-        ("client_verified", "When the client was last seen listening on the port.", &status.client_verified_at),
-        ("client_port_set", "Since when the client has this port.", &status.port_since),
-        ("peer_seen", "When a peer from outside was last seen on the port.", &status.peer_seen_at),
+        ("lease_expiry", "End of the lease, which is replaced before then.", &status.expires_at),
+        ("last_bind", "Last successful bind, which lasts 900 s.", &status.bound_at),
+        ("client_verified", "Last time the client was seen listening on the port.", &status.client_verified_at),
+        ("client_port_set", "Time at which the client got this port.", &status.port_since),
+        ("peer_seen", "Last time an incoming peer was seen on the port.", &status.peer_seen_at),
     ] {
         text.gauge(&format!("{name}_timestamp_seconds"), help, time(at.as_deref()));
     }
-    text.gauge("written_timestamp_seconds", "When this was written.", Some(now.as_second()));
-    text.name("failing", "gauge", "Whether account, gateway or client fail.");
-    for peer in [Peer::Account, Peer::Gateway, Peer::Client].map(word) {
-        let failing = status.problems.iter().any(|problem| problem.peer == peer);
-        text.labelled("failing", &[("peer", peer)], u8::from(failing));
+    text.gauge("written_timestamp_seconds", "Time at which these metrics were written.", Some(now.as_second()));
+    text.name("failing", "gauge", "1 if calls to account, gateway or client fail.");
+    for remote in [Remote::Account, Remote::Gateway, Remote::Client].map(remote_name) {
+        let failing = status.problems.iter().any(|problem| problem.remote == remote);
+        text.labelled("failing", &[("peer", remote)], u8::from(failing));
     }
     for (name, help, count) in [
-        ("binds", "Binds that were granted since the start.", counts.binds),
-        ("bind_failures", "Binds that failed since the start.", counts.bind_failures),
-        ("leases", "Leases that were given since the start.", counts.leases),
-        ("logins", "Logins at PIA since the start.", counts.logins),
-        ("tunnel_changes", "Times at which the tunnel became another one, since the start.", counts.tunnel_changes),
-        ("client_moves", "Times at which the client was given another port, since the start.", counts.moves),
-        ("client_reopens", "Times at which the client's socket was opened anew, since the start.", counts.reopens),
+        ("binds", "Successful binds since the start.", counts.binds),
+        ("bind_failures", "Failed binds since the start.", counts.bind_failures),
+        ("leases", "New leases since the start.", counts.leases),
+        ("logins", "PIA logins since the start.", counts.logins),
+        ("tunnel_changes", "Changes of the tunnel since the start.", counts.tunnel_changes),
+        ("client_moves", "Changes of the client's port since the start.", counts.moves),
+        ("client_reopens", "Reopened sockets of the client since the start.", counts.reopens),
     ] {
         let name = format!("{name}_total");
         text.name(&name, "counter", help);
@@ -108,7 +108,7 @@ impl Text {
         }
     }
 
-    /// Values of labels are words of ours.
+    /// Label values contain nothing to escape.
     fn labelled(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
@@ -123,20 +123,19 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Nothing is written yet.
     pub fn new(path: PathBuf) -> Self {
         Self { path, failed: false }
     }
 
-    /// Replaces the file, as its reader wants it; one that cannot be written is a warning, and tried again.
+    /// Replaces the file in one step, as the collector needs it. The first of several failures is a warning; each call tries again.
     pub fn write(&mut self, text: &str) {
         match files::publish(&self.path, text.as_bytes()) {
             Ok(()) => self.failed = false,
             Err(error) if !std::mem::replace(&mut self.failed, true) => {
-                let path = files::shown(&self.path);
+                let path = files::display_path(&self.path);
                 log::warn!(
-                    "METRICS_FILE {path}: {}; name a file in a folder that the service may write to",
-                    plain(&error)
+                    "METRICS_FILE {path}: {}; use a file in a folder that the service can write to",
+                    io_message(&error)
                 );
             }
             Err(_) => {}
@@ -149,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_metric_has_its_help_and_what_is_not_known_has_no_value() {
+    fn each_metric_has_help_and_an_unknown_one_has_no_value() {
         let status =
             Status { port: Some(4711), version: "1".to_owned(), client: "Deluge".to_owned(), ..Status::default() };
         let text = text(&status, true, &Counts { binds: 7, ..Counts::default() }, Timestamp::UNIX_EPOCH);

@@ -1,14 +1,14 @@
-//! What the outside sees of the keeper: the status document, what the service manager is told, and what other programs ask for or are
-//! told. Views only show: each is a function of a snapshot, one can fail, and nothing waits for it.
+//! The keeper as seen from outside: the status document, the service manager's notifications, and what other programs request or
+//! receive. Views only show: each is a function of a snapshot, may fail, and delays nothing.
 
 mod command;
 mod heartbeat;
 pub mod metrics;
 pub mod notify;
 mod outbox;
-pub mod page;
 mod port_file;
 pub mod status;
+pub mod status_server;
 mod webhook;
 
 use std::net::SocketAddr;
@@ -18,21 +18,21 @@ use std::time::{Duration, Instant};
 use crate::config::Reader;
 use crate::http::percent_encoded;
 use crate::http::tls::read_roots;
-use crate::keeper::Verdict;
+use crate::keeper::Outcome;
 use crate::secret::Secret;
 use crate::time;
-use heartbeat::{Beat, Heartbeat};
+use heartbeat::{Heartbeat, Ping};
 use metrics::{Counts, MetricsFile};
 use outbox::Outbox;
-use page::{Look, Page, Shown};
 use port_file::PortFile;
 use status::{Health, Status};
+use status_server::{HealthCheck, PageData, StatusServer};
 use webhook::Webhook;
 
-/// A URL that is asked for with each new port.
+/// A URL that is requested for each new port.
 const PORT_CHANGE_URL: &str = "PORT_CHANGE_URL";
 
-/// What of it the user wants.
+/// The views that the user has configured.
 pub struct Settings {
     port_file: Option<PathBuf>,
     command: Option<Vec<String>>,
@@ -43,41 +43,41 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads them; problems are the reader's.
+    /// Problems are left in `reader`.
     pub fn read(reader: &mut Reader) -> Self {
         let roots = read_roots(reader, "NOTIFY_CA_CERT");
-        let right = "an address and a port are right, e.g. 127.0.0.1:9849";
+        let remedy = "use an address and a port, e.g. 127.0.0.1:9849";
         Self {
             port_file: reader.get("PORT_FILE").map(PathBuf::from),
             command: command::read(reader),
             url: Webhook::read(reader, PORT_CHANGE_URL, roots.as_ref()),
             heartbeat: Webhook::read(reader, heartbeat::NAME, roots.as_ref()),
             metrics_file: reader.get("METRICS_FILE").map(PathBuf::from),
-            address: reader.optional(page::NAME, right, |text| {
-                text.parse::<SocketAddr>().map_err(|_| "is no address with a port".to_owned())
+            address: reader.optional(status_server::NAME, remedy, |text| {
+                text.parse::<SocketAddr>().map_err(|_| "is not an address with a port".to_owned())
             }),
         }
     }
 }
 
-/// That the port is another one now.
+/// A change of port, as a subscriber receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortChange {
     port: u16,
-    /// The one that was told before; zero if none was.
+    /// The last port that was delivered; zero if there was none.
     old_port: u16,
-    /// The tunnel's device, as far as it is known.
+    /// The tunnel's device; empty if unknown.
     interface: String,
 }
 
 impl PortChange {
-    /// Names and values, for an environment.
+    /// Environment variables for the command.
     fn values(&self) -> [(&'static str, String); 3] {
         let (port, old_port) = (self.port.to_string(), self.old_port.to_string());
         [("PORT", port), ("OLD_PORT", old_port), ("INTERFACE", self.interface.clone())]
     }
 
-    /// `template` with its placeholders filled, ours and gluetun's.
+    /// Fills in the placeholders of `template`, ours and gluetun's.
     fn fill(&self, template: &str, encode: fn(&str) -> String) -> String {
         let (port, old_port, interface) = (self.port.to_string(), self.old_port.to_string(), encode(&self.interface));
         let pairs = [
@@ -92,55 +92,55 @@ impl PortChange {
     }
 }
 
-/// Somebody who is told each new port, once.
+/// Receives each new port once.
 struct Subscriber {
     outbox: Outbox<PortChange>,
     last: Option<(u16, Instant)>,
-    /// The last port that was heard of; zero before that.
-    heard: u16,
+    /// The last port that was delivered; zero before that.
+    delivered: u16,
 }
 
 impl Subscriber {
     fn new(outbox: Outbox<PortChange>) -> Self {
-        Self { outbox, last: None, heard: 0 }
+        Self { outbox, last: None, delivered: 0 }
     }
 
-    /// What was not heard is told again with the next bind.
-    fn tell(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
+    /// Sends a new port, or at the next bind a port that was not delivered.
+    fn notify(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
         if let Some((last, at)) = self.last {
-            if self.outbox.is_heard() {
-                self.heard = last;
+            if self.outbox.is_delivered() {
+                self.delivered = last;
             }
-            // A round begins an interval after the last one, or a moment earlier.
+            // A round may be slightly shorter than the interval.
             let due = now.saturating_duration_since(at) >= interval / 10 * 9;
             if last == port && !(due && self.outbox.has_failed()) {
                 return;
             }
         }
         self.last = Some((port, now));
-        self.outbox.put(PortChange { port, old_port: self.heard, interface: interface.to_owned() });
+        self.outbox.put(PortChange { port, old_port: self.delivered, interface: interface.to_owned() });
     }
 }
 
-/// The views that the user wants, but for the status document and the service manager.
+/// The configured views. Status document and service manager are not among them.
 pub struct Views {
     interval: Duration,
-    look: Look,
+    check_health: HealthCheck,
     port_file: Option<PortFile>,
     command: Option<Subscriber>,
     url: Option<Subscriber>,
     heartbeat: Option<Heartbeat>,
     metrics_file: Option<MetricsFile>,
-    page: Option<Page>,
+    status_server: Option<StatusServer>,
     counts: Counts,
 }
 
 impl Views {
-    /// As `settings` say; `interval` is the one between two binds. `stays` says that those who ask can be answered.
-    pub fn new(settings: Settings, interval: Duration, look: Look, stays: bool) -> Self {
+    /// `interval` is the time between two binds. The status server runs only if `long_running`.
+    pub fn new(settings: Settings, interval: Duration, check_health: HealthCheck, long_running: bool) -> Self {
         let command = settings.command.map(|words| {
             let run = move |change| command::run(&words, &change);
-            Subscriber::new(Outbox::looking_after(command::NAME, run, command::reap))
+            Subscriber::new(Outbox::with_reaper(command::NAME, run, command::reap))
         });
         let url = settings.url.map(|webhook| {
             let get =
@@ -149,65 +149,67 @@ impl Views {
         });
         Self {
             interval,
-            look,
+            check_health,
             port_file: settings.port_file.map(PortFile::new),
             command,
             url,
             heartbeat: settings.heartbeat.map(|webhook| Heartbeat::new(webhook, interval)),
             metrics_file: settings.metrics_file.map(MetricsFile::new),
-            page: settings.address.filter(|_| stays).map(|address| Page::new(address, look)),
+            status_server: settings
+                .address
+                .filter(|_| long_running)
+                .map(|address| StatusServer::new(address, check_health)),
             counts: Counts::default(),
         }
     }
 
-    /// Counts what `verdict` says.
-    pub fn count(&mut self, verdict: &Verdict) {
-        self.counts.count(verdict);
+    pub fn count(&mut self, outcome: &Outcome) {
+        self.counts.count(outcome);
     }
 
-    /// The port is this one now, and comes in on `interface`; none: there is none any more.
-    pub fn tell_port(&mut self, port: Option<u16>, interface: &str, now: Instant) {
+    /// Publishes the current port, which comes in on `interface`; `None` if there is no port any more.
+    pub fn publish_port(&mut self, port: Option<u16>, interface: &str, now: Instant) {
         if let Some(file) = &mut self.port_file {
-            file.tell(port);
+            file.write(port);
         }
-        for teller in self.command.iter_mut().chain(&mut self.url) {
+        for subscriber in self.command.iter_mut().chain(&mut self.url) {
             if let Some(port) = port {
-                teller.tell(port, interface, now, self.interval);
+                subscriber.notify(port, interface, now, self.interval);
             }
         }
     }
 
-    /// Something has happened, or a pass is over.
-    pub fn show(&mut self, status: &Status, port: Option<u16>) {
+    /// Called after an event, and at the end of a pass.
+    pub fn update(&mut self, status: &Status, port: Option<u16>) {
         if let Some(file) = &mut self.metrics_file {
-            let well = status.stopped_at.is_none() && matches!((self.look)(status), Health::Well(_));
+            let well = status.stopped_at.is_none() && matches!((self.check_health)(status), Health::Healthy(_));
             file.write(&metrics::text(status, well, &self.counts, time::now().wall));
         }
-        if let Some(page) = &self.page {
-            page.show(Shown { status: status.clone(), counts: self.counts, port });
+        if let Some(status_server) = &self.status_server {
+            status_server.update(PageData { status: status.clone(), counts: self.counts, port });
         }
     }
 
-    /// A pass is over: this is how it is for a while.
-    pub fn beat(&mut self, status: &Status, port: Option<u16>) {
+    /// Called at the end of a pass, so that the health is final for a while.
+    pub fn send_heartbeat(&mut self, status: &Status, port: Option<u16>) {
         if let Some(heartbeat) = &mut self.heartbeat {
-            let health = (self.look)(status);
-            let (well, words) = (matches!(health, Health::Well(_)), health.words().to_owned());
-            heartbeat.tell(Instant::now(), Beat { well, words, port: port.unwrap_or(0) });
+            let health = (self.check_health)(status);
+            let (healthy, message) = (matches!(health, Health::Healthy(_)), health.message().to_owned());
+            heartbeat.update(Instant::now(), Ping { healthy, message, port: port.unwrap_or(0) });
         }
     }
 
-    /// We were asked to end, and so is a command that runs.
+    /// Waits for a running command, which is killed during a stop.
     pub fn stop(&mut self) {
         if let Some(command) = self.command.take() {
             command.outbox.finish();
         }
     }
 
-    /// Waits until everybody was told, or was tried in vain.
+    /// Waits until all notifications are delivered or have failed.
     pub fn finish(self) {
-        for teller in self.command.into_iter().chain(self.url) {
-            teller.outbox.finish();
+        for subscriber in self.command.into_iter().chain(self.url) {
+            subscriber.outbox.finish();
         }
         if let Some(heartbeat) = self.heartbeat {
             heartbeat.finish();

@@ -1,10 +1,10 @@
-//! systemd's notification protocol (`sd_notify`): what a service manager hears, where there is one.
+//! systemd's notification protocol (`sd_notify`): reports state and liveness to the service manager, if there is one.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// The socket of a service manager that waits for notifications.
+/// Does nothing without a service manager that expects notifications.
 #[derive(Default)]
 pub struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
@@ -12,7 +12,7 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// From `$NOTIFY_SOCKET` (a path, or `@` and an abstract name) and `$WATCHDOG_USEC`, if they are set.
+    /// Reads `$NOTIFY_SOCKET` (a path, or `@` and an abstract name) and `$WATCHDOG_USEC`, if they are set.
     pub fn from_environment() -> Self {
         let socket = std::env::var("NOTIFY_SOCKET").ok().and_then(|name| {
             let address = match name.strip_prefix('@') {
@@ -30,13 +30,13 @@ impl Notifier {
         Self { socket, watchdog }
     }
 
-    /// How often [`Notifier::alive`] must be called: half of what the watchdog allows, within reason.
-    pub fn heartbeat(&self) -> Option<Duration> {
+    /// Longest time between two calls of [`Notifier::feed_watchdog`]: half of the watchdog's limit, but at least 100 ms.
+    pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.map(|limit| (limit / 2).max(Duration::from_millis(100)))
     }
 
-    /// Sends `state`, e.g. `READY=1`. A manager that does not listen is no reason to stop.
-    pub fn tell(&self, state: &str) {
+    /// Sends `state`, e.g. `READY=1`. A failure is only logged, because it is no reason to stop.
+    pub fn send(&self, state: &str) {
         if let Some((socket, address)) = &self.socket
             && let Err(error) = socket.send_to_addr(state.as_bytes(), address)
         {
@@ -44,10 +44,9 @@ impl Notifier {
         }
     }
 
-    /// The watchdog's heartbeat.
-    pub fn alive(&self) {
+    pub fn feed_watchdog(&self) {
         if self.watchdog.is_some() {
-            self.tell("WATCHDOG=1");
+            self.send("WATCHDOG=1");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Something to be told to somebody who may not listen: by a thread of its own, so that it costs no bind. Only the last of what waits
-//! is told.
+//! Delivers notifications on a thread of its own, so that a slow receiver never delays a bind. Of several waiting notifications
+//! only the newest is delivered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,55 +9,58 @@ use std::time::{Duration, Instant};
 
 /// Bytes of a thread's stack. TLS takes most of it.
 const STACK: usize = 256 * 1024;
-/// Between two looks after what has to be looked after while nothing is told.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Interval between two calls of `reap` while there is nothing to deliver.
+const REAP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How one telling went; the error is a line for the log.
-pub type Told = Result<(), String>;
+/// Result of one delivery; the error is a line for the log.
+pub type Delivery = Result<(), String>;
 
-/// The thread, and what was put there.
+/// The thread and its queue.
 pub struct Outbox<T> {
     jobs: Sender<(u64, T)>,
     sent: u64,
-    /// The last that was heard, and the last that was tried.
-    heard: Arc<AtomicU64>,
+    /// Numbers of the last job that was delivered, and of the last one that was attempted.
+    delivered: Arc<AtomicU64>,
     tried: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Outbox<T> {
-    /// `tell` tells; it is bounded in time. `name` is the variable's, for the log. A failure is a line, and so is its end.
-    pub fn new(name: &'static str, tell: impl FnMut(T) -> Told + Send + 'static) -> Self {
-        Self::looking_after(name, tell, || false)
+    /// `deliver` must be bounded in time. `name` is the variable's, for the log, which gets the first failure and its end.
+    pub fn new(name: &'static str, deliver: impl FnMut(T) -> Delivery + Send + 'static) -> Self {
+        Self::with_reaper(name, deliver, || false)
     }
 
-    /// The same, and between two tellings `look`, for as long as it says that there is something left to look after.
-    pub fn looking_after(name: &'static str, tell: impl FnMut(T) -> Told + Send + 'static, look: fn() -> bool) -> Self {
+    /// Like `new`, but also calls `reap` between two deliveries, as long as `reap` reports that children are left.
+    pub fn with_reaper(
+        name: &'static str,
+        deliver: impl FnMut(T) -> Delivery + Send + 'static,
+        reap: fn() -> bool,
+    ) -> Self {
         let (jobs, waiting) = channel();
-        let (heard, tried) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let numbers = (Arc::clone(&heard), Arc::clone(&tried));
-        let thread = Builder::new().stack_size(STACK).spawn(move || work(name, &waiting, &numbers, tell, look));
-        let thread = thread.inspect_err(|error| log::warn!("{name}: no thread for it: {error}")).ok();
-        Self { jobs, sent: 0, heard, tried, thread }
+        let (delivered, tried) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let numbers = (Arc::clone(&delivered), Arc::clone(&tried));
+        let thread = Builder::new().stack_size(STACK).spawn(move || work(name, &waiting, &numbers, deliver, reap));
+        let thread = thread.inspect_err(|error| log::warn!("{name}: cannot start a thread: {error}")).ok();
+        Self { jobs, sent: 0, delivered, tried, thread }
     }
 
-    /// Puts something there.
     pub fn put(&mut self, job: T) {
         self.sent += 1;
         let _ = self.jobs.send((self.sent, job));
     }
 
-    /// Whether the last of it was heard.
-    pub fn is_heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed) == self.sent
+    /// True if the newest job was delivered.
+    pub fn is_delivered(&self) -> bool {
+        self.delivered.load(Ordering::Relaxed) == self.sent
     }
 
-    /// Whether the last of it was tried in vain.
+    /// True if the newest job was attempted and failed.
     pub fn has_failed(&self) -> bool {
-        self.tried.load(Ordering::Relaxed) == self.sent && !self.is_heard()
+        self.tried.load(Ordering::Relaxed) == self.sent && !self.is_delivered()
     }
 
-    /// Waits until all is told, or has failed.
+    /// Waits until all jobs are delivered or have failed.
     pub fn finish(self) {
         let Self { jobs, thread, .. } = self;
         drop(jobs);
@@ -70,42 +73,42 @@ impl<T: Send + 'static> Outbox<T> {
 fn work<T>(
     name: &'static str,
     waiting: &Receiver<(u64, T)>,
-    (heard, tried): &(Arc<AtomicU64>, Arc<AtomicU64>),
-    mut tell: impl FnMut(T) -> Told,
-    look: fn() -> bool,
+    (delivered, tried): &(Arc<AtomicU64>, Arc<AtomicU64>),
+    mut deliver: impl FnMut(T) -> Delivery,
+    reap: fn() -> bool,
 ) {
     let mut failing: Option<Instant> = None;
-    while let Some((mut number, mut job)) = next(waiting, look) {
+    while let Some((mut number, mut job)) = next(waiting, reap) {
         while let Ok(later) = waiting.try_recv() {
             (number, job) = later;
         }
-        match (tell(job), failing) {
+        match (deliver(job), failing) {
             (Ok(()), since) => {
-                heard.store(number, Ordering::Relaxed);
+                delivered.store(number, Ordering::Relaxed);
                 if let Some(since) = since {
-                    log::info!("{name}: heard again after {}", crate::time::span(since.elapsed()));
+                    log::info!("{name}: works again after {}", crate::time::human_duration(since.elapsed()));
                 }
                 failing = None;
             }
-            // What was given up for a stop is no failure.
+            // A delivery that was abandoned for a stop is no failure.
             (Err(_), _) if crate::signals::stopping() => {}
-            (Err(why), None) => {
-                log::warn!("{why}");
+            (Err(reason), None) => {
+                log::warn!("{reason}");
                 failing = Some(Instant::now());
             }
-            (Err(why), Some(_)) => log::debug!("{why}"),
+            (Err(reason), Some(_)) => log::debug!("{reason}"),
         }
         tried.store(number, Ordering::Relaxed);
     }
 }
 
-/// What comes next; none when nothing will.
-fn next<T>(waiting: &Receiver<T>, look: fn() -> bool) -> Option<T> {
+/// The next job; `None` after the last one.
+fn next<T>(waiting: &Receiver<T>, reap: fn() -> bool) -> Option<T> {
     loop {
-        if !look() {
+        if !reap() {
             return waiting.recv().ok();
         }
-        match waiting.recv_timeout(LOOK_EVERY) {
+        match waiting.recv_timeout(REAP_INTERVAL) {
             Ok(job) => return Some(job),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return None,
@@ -120,16 +123,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_last_of_what_waits_is_told_and_known_to_be_heard() {
+    fn only_the_newest_job_is_delivered() {
         let (started, release) = (channel(), channel::<()>());
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&told);
+        let delivered_jobs = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&delivered_jobs);
         let (start, gate) = (started.0, release.1);
         let mut outbox = Outbox::new("TEST", move |number: u32| {
             let _ = start.send(number);
             let _ = gate.recv();
             log.lock().unwrap().push(number);
-            if number == 3 { Err("TEST: not heard".to_owned()) } else { Ok(()) }
+            if number == 3 { Err("TEST: not delivered".to_owned()) } else { Ok(()) }
         });
         outbox.put(1);
         assert_eq!(started.1.recv(), Ok(1));
@@ -137,12 +140,12 @@ mod tests {
         outbox.put(3);
         release.0.send(()).unwrap();
         assert_eq!(started.1.recv(), Ok(3));
-        assert!(!outbox.is_heard());
+        assert!(!outbox.is_delivered());
         release.0.send(()).unwrap();
         outbox.put(4);
         release.0.send(()).unwrap();
-        let heard = Arc::clone(&outbox.heard);
+        let delivered = Arc::clone(&outbox.delivered);
         outbox.finish();
-        assert_eq!((told.lock().unwrap().as_slice(), heard.load(Ordering::Relaxed)), (&[1, 3, 4][..], 4));
+        assert_eq!((delivered_jobs.lock().unwrap().as_slice(), delivered.load(Ordering::Relaxed)), (&[1, 3, 4][..], 4));
     }
 }

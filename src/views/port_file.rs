@@ -1,28 +1,26 @@
-//! The port file (`PORT_FILE`): the number alone, as gluetun writes it, for whoever else needs the port.
+//! The port file (`PORT_FILE`): only the number, in gluetun's format, for other programs.
 
 use std::path::PathBuf;
 
-use crate::error::plain;
+use crate::error::io_message;
 use crate::files;
 
-/// The file, and what is known to be in it.
 pub struct PortFile {
     path: PathBuf,
-    /// What this run has written; none before the first time and after one that failed.
+    /// The last text that this run has written.
     written: Option<String>,
-    /// That it cannot be written was said.
+    /// A warning about the failure was logged.
     failed: bool,
 }
 
 impl PortFile {
-    /// Nothing is written yet.
     pub fn new(path: PathBuf) -> Self {
         Self { path, written: None, failed: false }
     }
 
-    /// Whoever reads it or waits for it to change learns that this is the port; none empties it. A file that cannot be written is
-    /// a warning, and tried again with the next look.
-    pub fn tell(&mut self, port: Option<u16>) {
+    /// Overwrites the file in place, so that programs which watch it notice; `None` empties the file. The first of several failures
+    /// is a warning; each call tries again.
+    pub fn write(&mut self, port: Option<u16>) {
         let text = port.map_or(String::new(), |port| format!("{port}\n"));
         if self.written.as_ref() == Some(&text) {
             return;
@@ -30,8 +28,8 @@ impl PortFile {
         match files::overwrite(&self.path, text.as_bytes()) {
             Ok(()) => (self.written, self.failed) = (Some(text), false),
             Err(error) if !std::mem::replace(&mut self.failed, true) => {
-                let path = files::shown(&self.path);
-                log::warn!("PORT_FILE {path}: {}; name a file that the service may write", plain(&error));
+                let path = files::display_path(&self.path);
+                log::warn!("PORT_FILE {path}: {}; use a file that the service can write to", io_message(&error));
             }
             Err(_) => {}
         }
@@ -46,32 +44,32 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn the_file_stays_the_same_one_and_is_for_everybody() {
+    fn the_file_keeps_its_inode_and_is_world_readable() {
         let dir = TempDir::new();
         let path = dir.path().join("forwarded_port");
         let mut file = PortFile::new(path.clone());
         let text = || std::fs::read_to_string(&path).unwrap();
-        file.tell(Some(51820));
+        file.write(Some(51820));
         let first = std::fs::metadata(&path).unwrap();
         assert_eq!((text().as_str(), first.mode() & 0o777), ("51820\n", 0o644));
-        file.tell(Some(471));
+        file.write(Some(471));
         assert_eq!(text(), "471\n", "a shorter number leaves nothing of the longer one");
-        file.tell(None);
+        file.write(None);
         assert_eq!(text(), "", "none");
-        file.tell(Some(4711));
+        file.write(Some(4711));
         assert_eq!((text().as_str(), std::fs::metadata(&path).unwrap().ino()), ("4711\n", first.ino()));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is beside it");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no other file next to it");
     }
 
     #[test]
-    fn one_that_cannot_be_written_is_tried_again() {
+    fn an_unwritable_file_is_tried_again() {
         let dir = TempDir::new();
         let path = dir.path().join("folder/port");
         let mut file = PortFile::new(path.clone());
-        file.tell(Some(4711));
+        file.write(Some(4711));
         assert!(file.failed);
         std::fs::create_dir(dir.path().join("folder")).unwrap();
-        file.tell(Some(4711));
+        file.write(Some(4711));
         assert_eq!(std::fs::read_to_string(path).unwrap(), "4711\n");
         assert!(!file.failed);
     }

@@ -1,4 +1,4 @@
-//! The status document: `STATE_DIR/status.json`, the words of `status`, and the verdict of `healthcheck`.
+//! The status document: `STATE_DIR/status.json`, the output of `status`, and the result of `healthcheck`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -7,126 +7,116 @@ use std::time::Duration;
 use jiff::Timestamp;
 use miniserde::json;
 
-use crate::error::plain;
+use crate::error::io_message;
 use crate::files::{self, Durability};
-use crate::keeper::step::{Connectivity, Listener};
-use crate::keeper::tunnel::Way;
-use crate::keeper::{Peer, Snapshot};
+use crate::keeper::step::{Connectivity, ListenState};
+use crate::keeper::tunnel::GatewayRoute;
+use crate::keeper::{Remote, Snapshot};
 use crate::state::Presence;
 use crate::text::one_line;
-use crate::time::{shown, span};
+use crate::time::{human_duration, rfc3339};
 
-/// A followed source that has not answered for this long has lost the port.
-const FOLLOWED_LIFE: Duration = Duration::from_secs(60);
-/// A binding lapses when it is not repeated for this long (PIA).
-const BINDING_LIFE: Duration = Duration::from_secs(15 * 60);
-/// Failed binds in a row after which the port is not taken to be well any more, although it is still bound.
-const BINDS_FAILED: u32 = 3;
+/// Without an answer of a followed source for this long, the port counts as lost.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A binding lapses if it is not repeated within this time (PIA).
+const BINDING_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Failed binds in a row after which the service is unhealthy, although the port is still bound.
+const MAX_BINDS_FAILED: u32 = 3;
 
-/// What `status --json` prints. Times are RFC 3339, UTC.
+/// The output of `status --json`. Times are RFC 3339, UTC.
 #[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
-// `connection_status` is qBittorrent's own word for it.
+// `connection_status` is qBittorrent's own name.
 #[allow(clippy::struct_field_names)]
 pub struct Status {
-    /// Of the program that wrote it.
+    /// Version of the program that wrote the document.
     pub version: String,
     /// `CHECK_INTERVAL` in effect, seconds.
     pub interval_s: u64,
-    /// Whether the port is somebody else's, whom we follow.
+    /// True if another program leases the port.
     pub follows: bool,
     /// The leased port, or the followed one.
     pub port: Option<u16>,
-    /// When the lease ends.
+    /// End of the lease.
     pub expires_at: Option<String>,
-    /// The last bind that was granted.
+    /// Time of the last successful bind.
     pub bound_at: Option<String>,
-    /// Binds in a row that failed since then.
+    /// Failed binds in a row since then.
     pub binds_failed: u32,
     /// `address:port` of the gateway at that bind.
     pub gateway: Option<String>,
-    /// Our address towards it at that bind; of a followed port, in the tunnel.
+    /// Our address towards the gateway at that bind; for a followed port, in the tunnel.
     pub local_address: Option<String>,
-    /// The tunnel's device then.
+    /// The tunnel's device at that bind.
     pub device: Option<String>,
-    /// Its index: a recreated device has another one.
+    /// A recreated device has a different index.
     pub device_index: Option<u32>,
-    /// The torrent client's name.
     pub client: String,
-    /// The port that the client was last seen with.
+    /// The client's port when last seen.
     pub client_port: Option<u16>,
-    /// When the client was last seen listening on it, or having it, where nobody tells more.
+    /// When the client was last seen listening on the port, or having it if nothing more can be seen.
     pub client_verified_at: Option<String>,
-    /// What the client said of its reachability: qBittorrent's words, `listening`, or `unknown`.
+    /// The client's own report about its reachability: qBittorrent's words, `listening`, or `unknown`.
     pub connection_status: Option<String>,
-    /// The kernel shows the client's socket, so that whoever asks for the health can have a look.
+    /// The kernel shows the client's socket, so that a health check can inspect it.
     pub listener_seen: bool,
-    /// Since when the client has this port.
+    /// When the client got this port.
     pub port_since: Option<String>,
-    /// When a peer from outside was last seen on it.
+    /// When an incoming peer was last seen on the port.
     pub peer_seen_at: Option<String>,
-    /// What is failing now.
     pub problems: Vec<Problem>,
-    /// When it stopped; none while it runs, or when it was killed.
+    /// When the service stopped; `None` while it runs, or if it was killed.
     pub stopped_at: Option<String>,
-    /// When this was written.
     pub updated_at: String,
 }
 
-/// One peer that is failing.
+/// A failing remote.
 #[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
 pub struct Problem {
     /// `account`, `gateway` or `client`.
     #[serde(rename = "with")]
-    pub peer: String,
-    /// Since when.
+    pub remote: String,
     pub since: String,
-    /// Failed attempts since then.
+    /// Failed attempts in a row.
     pub failures: u32,
-    /// The last error.
     pub error: String,
-    /// What to do.
     pub remedy: String,
 }
 
-/// The peer in the words of the log and of the document.
-pub fn word(peer: Peer) -> &'static str {
-    match peer {
-        Peer::Account => "account",
-        Peer::Gateway => "gateway",
-        Peer::Client => "client",
+/// The remote's name in the log and in the document.
+pub fn remote_name(remote: Remote) -> &'static str {
+    match remote {
+        Remote::Account => "account",
+        Remote::Gateway => "gateway",
+        Remote::Client => "client",
     }
 }
 
-/// How whoever runs is doing.
+/// Health of the service, with a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Health {
     /// The port is bound and the client listens on it.
-    Well(String),
-    /// Something is missing.
-    Ill(String),
-    /// Nobody runs.
+    Healthy(String),
+    Unhealthy(String),
     Stopped(String),
 }
 
 impl Health {
-    /// For people.
-    pub fn words(&self) -> &str {
+    pub fn message(&self) -> &str {
         match self {
-            Self::Well(words) | Self::Ill(words) | Self::Stopped(words) => words,
+            Self::Healthy(message) | Self::Unhealthy(message) | Self::Stopped(message) => message,
         }
     }
 }
 
 impl Status {
-    /// The document of a moment.
     pub fn of(snapshot: &Snapshot, client: &str, interval: Duration, now: Timestamp) -> Self {
         let bind = snapshot.last_bind;
-        let followed = snapshot.way.filter(|_| snapshot.follows);
-        let way = bind.and_then(|bind| bind.way.as_ref()).or(followed);
-        let device = way.and_then(|way| way.device.as_ref());
-        let problem = |(peer, trouble): &(Peer, &crate::keeper::Trouble)| Problem {
-            peer: word(*peer).to_owned(),
-            since: shown(trouble.since.wall),
+        let followed = snapshot.route.filter(|_| snapshot.follows);
+        let route = bind.and_then(|bind| bind.route.as_ref()).or(followed);
+        let device = route.and_then(|route| route.device.as_ref());
+        let problem = |(remote, trouble): &(Remote, &crate::keeper::Trouble)| Problem {
+            remote: remote_name(*remote).to_owned(),
+            since: rfc3339(trouble.since.wall),
             failures: trouble.attempts,
             error: trouble.error.to_string(),
             remedy: trouble.error.advice.to_owned(),
@@ -136,23 +126,23 @@ impl Status {
             interval_s: interval.as_secs(),
             follows: snapshot.follows,
             port: snapshot.port,
-            expires_at: snapshot.expires_at.map(shown),
-            bound_at: bind.map(|bind| shown(bind.at)),
+            expires_at: snapshot.expires_at.map(rfc3339),
+            bound_at: bind.map(|bind| rfc3339(bind.at)),
             binds_failed: snapshot.binds_failed,
             gateway: bind.and_then(|bind| bind.gateway).map(|gateway| gateway.to_string()),
-            local_address: way.map(|way| way.local.to_string()),
+            local_address: route.map(|route| route.local.to_string()),
             device: device.map(|device| device.name.clone()),
             device_index: device.map(|device| device.index),
             client: client.to_owned(),
             client_port: snapshot.client_port,
-            client_verified_at: snapshot.listened.map(|(at, _)| shown(at)),
-            connection_status: snapshot.said.map(|said| said.to_string()),
-            listener_seen: snapshot.witnessed,
-            port_since: snapshot.port_since.map(shown),
-            peer_seen_at: snapshot.peer_at.map(shown),
+            client_verified_at: snapshot.last_listening.map(|(at, _)| rfc3339(at)),
+            connection_status: snapshot.connectivity.map(|reported| reported.to_string()),
+            listener_seen: snapshot.socket_seen,
+            port_since: snapshot.port_since.map(rfc3339),
+            peer_seen_at: snapshot.peer_seen_at.map(rfc3339),
             problems: snapshot.troubles.iter().map(problem).collect(),
             stopped_at: None,
-            updated_at: shown(now),
+            updated_at: rfc3339(now),
         }
     }
 
@@ -160,14 +150,13 @@ impl Status {
         state_dir.join("status.json")
     }
 
-    /// Writes the document.
     pub fn write(&self, state_dir: &Path) -> Result<(), String> {
         let path = Self::path(state_dir);
         files::write(&path, json::to_string(self).as_bytes(), Durability::Volatile)
-            .map_err(|error| format!("{}: {}", path.display(), plain(&error)))
+            .map_err(|error| format!("{}: {}", path.display(), io_message(&error)))
     }
 
-    /// Reads the document in `state_dir`; none if there is none. The error is for people.
+    /// Reads the document in `state_dir`; `None` if there is none. The error is a message for the user.
     pub fn read(state_dir: &Path) -> Result<Option<Self>, String> {
         let path = Self::path(state_dir);
         let text = match files::read(&path) {
@@ -175,17 +164,17 @@ impl Status {
             Err(error) if files::is_absent(&error) => return Ok(None),
             Err(error) => {
                 let hint = match error.kind() {
-                    std::io::ErrorKind::PermissionDenied => "ask as root or as the service's user",
+                    std::io::ErrorKind::PermissionDenied => "run this as root or as the service's user",
                     _ => "check STATE_DIR",
                 };
-                return Err(format!("{}: {}; {hint}", path.display(), plain(&error)));
+                return Err(format!("{}: {}; {hint}", path.display(), io_message(&error)));
             }
         };
-        let damaged = || format!("{} is damaged; it is replaced at the next bind", path.display());
+        let damaged = || format!("{} is damaged; the next bind replaces it", path.display());
         json::from_str(&text).map(Some).map_err(|_| damaged())
     }
 
-    /// The state in a few words, for the service manager.
+    /// Short state for the service manager.
     pub fn one_line(&self) -> String {
         match (self.problems.last(), self.port) {
             (Some(problem), _) => problem.error.clone(),
@@ -197,88 +186,101 @@ impl Status {
         }
     }
 
-    /// Whether the port is bound and the client listens on it. `way` is the one to the gateway of the last bind as it is now,
-    /// `listener` whoever listens on the port.
+    /// Checks that the port is bound and the client listens on it. `route` is the current one to the gateway of the last bind,
+    /// `listen_state` describes the sockets on the port.
     pub fn health(
         &self,
         presence: &Presence,
-        way: Option<Result<Way, String>>,
-        listener: Option<&Listener>,
+        route: Option<Result<GatewayRoute, String>>,
+        listen_state: Option<&ListenState>,
         now: Timestamp,
     ) -> Health {
         let result = match presence {
-            Presence::Running(_) => self.check_way(way).and_then(|()| self.check(now)).and_then(|words| {
-                self.check_listener(listener)?;
-                Ok(words)
+            Presence::Running(_) => self.check_route(route).and_then(|()| self.check(now)).and_then(|message| {
+                self.check_listen_state(listen_state)?;
+                Ok(message)
             }),
-            Presence::Unknown(why) => Err(format!("unknown: {why}")),
+            Presence::Unknown(reason) => Err(format!("unknown: {reason}")),
             Presence::Stopped => return Health::Stopped(one_line(&self.stopped())),
         };
-        result.map_or_else(|words| Health::Ill(one_line(&words)), |words| Health::Well(one_line(&words)))
+        result
+            .map_or_else(|message| Health::Unhealthy(one_line(&message)), |message| Health::Healthy(one_line(&message)))
     }
 
     fn stopped(&self) -> String {
         match &self.stopped_at {
             Some(at) => format!("not running: stopped at {at}"),
-            None => format!("not running: it was killed or crashed after {}", self.updated_at),
+            None => format!("not running: killed or crashed after {}", self.updated_at),
         }
     }
 
     fn check(&self, now: Timestamp) -> Result<String, String> {
-        let ill = |text: String| match self.problems.first() {
+        let unhealthy = |text: String| match self.problems.first() {
             Some(problem) => format!("{}; {} ({text})", problem.error, problem.remedy),
             None => text,
         };
-        let port = self.port.ok_or_else(|| ill("there is no port".to_owned()))?;
-        let verified = age(self.client_verified_at.as_deref(), now)
-            .filter(|_| self.client_port == Some(port))
-            .ok_or_else(|| ill(format!("{} was not seen listening on port {port} yet in this tunnel", self.client)));
+        let port = self.port.ok_or_else(|| unhealthy("there is no port".to_owned()))?;
+        let verified =
+            age(self.client_verified_at.as_deref(), now).filter(|_| self.client_port == Some(port)).ok_or_else(|| {
+                unhealthy(format!("{} was not seen listening on port {port} in this tunnel yet", self.client))
+            });
         let fresh = |age: Duration| age <= Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60));
         if self.follows {
-            let lost = self.problems.iter().find(|problem| problem.peer == word(Peer::Gateway));
+            let lost = self.problems.iter().find(|problem| problem.remote == remote_name(Remote::Gateway));
             if let Some(since) =
-                lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= FOLLOWED_LIFE)
+                lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= SOURCE_TIMEOUT)
             {
-                return Err(ill(format!("port {port} was last seen at its source {} ago", span(since))));
+                return Err(unhealthy(format!(
+                    "port {port} was last confirmed by its source {} ago",
+                    human_duration(since)
+                )));
             }
         } else {
             let bound = age(self.bound_at.as_deref(), now)
-                .ok_or_else(|| ill("the port has not been bound since the service started".to_owned()))?;
-            if bound >= BINDING_LIFE {
-                return Err(ill(format!("the last bind is {} old, a binding lapses after 15 min", span(bound))));
+                .ok_or_else(|| unhealthy("the port has not been bound since the service started".to_owned()))?;
+            if bound >= BINDING_LIFETIME {
+                return Err(unhealthy(format!(
+                    "the last bind was {} ago, but a binding lapses after 15 min",
+                    human_duration(bound)
+                )));
             }
-            if self.binds_failed >= BINDS_FAILED {
-                return Err(ill(format!("{} binds failed in a row", self.binds_failed)));
+            if self.binds_failed >= MAX_BINDS_FAILED {
+                return Err(unhealthy(format!("{} binds failed in a row", self.binds_failed)));
             }
         }
         let verified = verified?;
         if !fresh(verified) {
-            return Err(ill(format!("{} was last seen listening on port {port} {} ago", self.client, span(verified))));
+            return Err(unhealthy(format!(
+                "{} was last seen listening on port {port} {} ago",
+                self.client,
+                human_duration(verified)
+            )));
         }
-        let bound = age(self.bound_at.as_deref(), now).map_or(String::new(), |age| format!(" bound {} ago", span(age)));
-        let listens = if self.is_only_told() { "has it, whether it listens is not known" } else { "listening" };
+        let bound = age(self.bound_at.as_deref(), now)
+            .map_or(String::new(), |age| format!(" bound {} ago", human_duration(age)));
+        let listens = if self.is_unverifiable() { "has it set (listening not confirmed)" } else { "listening" };
         Ok(format!("port {port}{bound}, {} {listens}", self.client))
     }
 
-    /// The client has the port in its settings and does not say whether it listens, and the kernel does not show it.
-    fn is_only_told(&self) -> bool {
-        self.is_silent() && !self.listener_seen
+    /// The client does not report whether it listens, and the kernel does not show its socket.
+    fn is_unverifiable(&self) -> bool {
+        self.reports_no_listening() && !self.listener_seen
     }
 
-    /// The client does not say whether it listens.
-    pub fn is_silent(&self) -> bool {
+    /// The client does not report whether it listens.
+    pub fn reports_no_listening(&self) -> bool {
         self.connection_status == Some(Connectivity::Unknown.to_string())
     }
 
-    /// Whether the way that the last bind took is still there. A container whose VPN container was restarted is left in a
-    /// namespace without any way out, and all else looks well.
-    fn check_way(&self, way: Option<Result<Way, String>>) -> Result<(), String> {
-        let now = match way {
+    /// Checks that the route of the last bind still exists. When a VPN container restarts, a container that shares its network is
+    /// left in a namespace without routes, and everything else looks fine.
+    fn check_route(&self, route: Option<Result<GatewayRoute, String>>) -> Result<(), String> {
+        let now = match route {
             None => return Ok(()),
             Some(Err(error)) => {
                 let to =
                     self.gateway.as_ref().map_or("the tunnel".to_owned(), |gateway| format!("the gateway {gateway}"));
-                return Err(format!("no way to {to}: {error}; check that the VPN is up"));
+                return Err(format!("no route to {to}: {error}; check that the VPN is up"));
             }
             Some(Ok(now)) => now,
         };
@@ -286,38 +288,39 @@ impl Status {
             && *local != now.local.to_string()
         {
             let now = now.local;
-            return Err(format!("the tunnel has changed: our address was {local} at the last bind and is {now}"));
+            return Err(format!("tunnel changed: our address is now {now}, was {local} at the last bind"));
         }
         if let (Some(index), Some(device)) = (self.device_index, &self.device)
             && now.device.is_none_or(|now| now.index != index)
         {
-            return Err(format!("the tunnel has changed: {device} is another device than at the last bind"));
+            return Err(format!("tunnel changed: {device} is a different device than at the last bind"));
         }
         Ok(())
     }
 
-    /// Whether peers reach the client now, as far as the kernel tells.
-    fn check_listener(&self, listener: Option<&Listener>) -> Result<(), String> {
+    /// Checks that peers can reach the client now, as far as the kernel shows.
+    fn check_listen_state(&self, listen_state: Option<&ListenState>) -> Result<(), String> {
         let client = &self.client;
         let Some(port) = self.port else { return Ok(()) };
-        Err(match listener {
-            None | Some(Listener::Open) => return Ok(()),
-            Some(Listener::Unseen) => format!("nothing listens on port {port}; check that {client} runs"),
-            Some(Listener::Dead) => {
-                format!("{client} listens on port {port} of a device or an address that is gone; it is mended at once")
+        Err(match listen_state {
+            None | Some(ListenState::Reachable) => return Ok(()),
+            Some(ListenState::Missing) => format!("nothing listens on port {port}; check that {client} is running"),
+            Some(ListenState::Stale) => {
+                format!("{client} is bound to a device or address that no longer exists; reopening port {port} now")
             }
-            Some(Listener::Elsewhere { on, tunnel }) => {
+            Some(ListenState::WrongDevice { on, tunnel }) => {
                 format!(
-                    "{client} listens on {on}, the port comes in on {tunnel}; set its network interface to {tunnel}"
+                    "{client} listens on {on}, but the port comes in on {tunnel}; set its network interface to {tunnel}"
                 )
             }
         })
     }
 
-    /// For people.
+    /// Output of `status`.
     pub fn describe(&self, presence: &Presence, health: &Health, now: Timestamp) -> String {
-        let ago =
-            |time: &Option<String>| age(time.as_deref(), now).map_or("never".to_owned(), |age| span(age) + " ago");
+        let ago = |time: &Option<String>| {
+            age(time.as_deref(), now).map_or("never".to_owned(), |age| human_duration(age) + " ago")
+        };
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<12}{}", one_line(&value));
@@ -330,11 +333,11 @@ impl Status {
                     .as_ref()
                     .map_or_else(|| format!("killed or crashed after {}", self.updated_at), |at| format!("at {at}")),
             ),
-            Presence::Unknown(why) => line("unknown", why.clone()),
+            Presence::Unknown(reason) => line("unknown", reason.clone()),
         }
         match health {
-            Health::Well(words) => line("health", format!("ok: {words}")),
-            Health::Ill(words) => line("health", format!("not ok: {words}")),
+            Health::Healthy(message) => line("health", format!("ok: {message}")),
+            Health::Unhealthy(message) => line("health", format!("not ok: {message}")),
             Health::Stopped(_) => {}
         }
         for problem in &self.problems {
@@ -346,24 +349,24 @@ impl Status {
         }
         match (self.port, &self.expires_at) {
             (Some(port), Some(expires_at)) => line("lease", format!("port {port} until {expires_at}")),
-            (Some(port), None) => line("port", format!("{port}, followed")),
+            (Some(port), None) => line("port", format!("{port}, leased by another program")),
             _ => line("port", "none".to_owned()),
         }
         if !self.follows {
             line("bound", ago(&self.bound_at));
         }
         let seen = self.client_port.map_or("no port seen".to_owned(), |port| format!("port {port}"));
-        let listening = if self.is_only_told() { "seen with it" } else { "seen listening" };
+        let listening = if self.is_unverifiable() { "seen with that port" } else { "seen listening" };
         line("client", format!("{}: {seen}, {listening} {}", self.client, ago(&self.client_verified_at)));
         if let Some(since) = &self.port_since {
             let inbound = match &self.peer_seen_at {
-                Some(_) => format!("peer from outside seen {}", ago(&self.peer_seen_at)),
+                Some(_) => format!("incoming peer seen {}", ago(&self.peer_seen_at)),
                 None if self.connection_status.as_deref() == Some("connected") => {
-                    "peers from outside reach it".to_owned()
+                    "incoming peers can reach it".to_owned()
                 }
                 None => {
                     let since = ago(&Some(since.clone()));
-                    format!("no peer from outside yet, normal at first; the port was set {since}")
+                    format!("no incoming peer yet, normal at first; the port was set {since}")
                 }
             };
             line("inbound", inbound);
@@ -373,7 +376,7 @@ impl Status {
     }
 }
 
-/// How long ago `time` was. A time in the future (the clock was set back) counts as far away, not as fresh.
+/// Time since `time`. A time in the future (the clock was set back) counts by its distance, not as fresh.
 fn age(time: Option<&str>, now: Timestamp) -> Option<Duration> {
     let time: Timestamp = time?.parse().ok()?;
     Some(now.duration_since(time).unsigned_abs())
@@ -386,7 +389,7 @@ mod tests {
 
     const NOW: &str = "2026-11-23T12:00:00Z";
 
-    fn well() -> Status {
+    fn healthy() -> Status {
         Status {
             interval_s: 300,
             port: Some(4711),
@@ -404,43 +407,43 @@ mod tests {
     }
 
     fn health(change: impl Fn(&mut Status)) -> Health {
-        let mut status = well();
+        let mut status = healthy();
         change(&mut status);
         status.health(&running(), None, None, NOW.parse().unwrap())
     }
 
     #[track_caller]
-    fn ill(words: &str, change: impl Fn(&mut Status)) {
+    fn unhealthy(message: &str, change: impl Fn(&mut Status)) {
         let health = health(change);
-        assert!(matches!(health, Health::Ill(_)) && health.words().contains(words), "{health:?}");
+        assert!(matches!(health, Health::Unhealthy(_)) && health.message().contains(message), "{health:?}");
     }
 
-    fn problem(peer: &str, since: &str) -> Problem {
+    fn problem(remote: &str, since: &str) -> Problem {
         let text = |text: &str| text.to_owned();
-        Problem { peer: text(peer), since: text(since), failures: 2, error: text("x: y"), remedy: text("do z") }
+        Problem { remote: text(remote), since: text(since), failures: 2, error: text("x: y"), remedy: text("do z") }
     }
 
     #[test]
     fn healthy_is_bound_and_listening() {
-        assert_eq!(health(|_| ()), Health::Well("port 4711 bound 2 min ago, qBittorrent listening".to_owned()));
+        assert_eq!(health(|_| ()), Health::Healthy("port 4711 bound 2 min ago, qBittorrent listening".to_owned()));
         let at = |time: &str| Some(time.to_owned());
-        assert!(matches!(health(|s| s.bound_at = at("2026-11-23T11:45:01Z")), Health::Well(_)));
-        ill("15 min", |s| s.bound_at = at("2026-11-23T11:45:00Z"));
-        ill("15 min", |s| s.bound_at = at("2026-11-24T12:00:00Z"));
-        assert!(matches!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")), Health::Well(_)));
-        ill("last seen listening", |s| s.client_verified_at = at("2026-11-23T11:48:59Z"));
-        ill("not seen listening on port 4711 yet", |s| s.client_port = Some(1));
-        ill("no port", |s| s.port = None);
-        ill("not been bound", |s| s.bound_at = None);
-        assert!(matches!(health(|s| s.interval_s = u64::MAX), Health::Well(_)));
+        assert!(matches!(health(|s| s.bound_at = at("2026-11-23T11:45:01Z")), Health::Healthy(_)));
+        unhealthy("15 min", |s| s.bound_at = at("2026-11-23T11:45:00Z"));
+        unhealthy("15 min", |s| s.bound_at = at("2026-11-24T12:00:00Z"));
+        assert!(matches!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")), Health::Healthy(_)));
+        unhealthy("last seen listening", |s| s.client_verified_at = at("2026-11-23T11:48:59Z"));
+        unhealthy("not seen listening on port 4711", |s| s.client_port = Some(1));
+        unhealthy("no port", |s| s.port = None);
+        unhealthy("not been bound", |s| s.bound_at = None);
+        assert!(matches!(health(|s| s.interval_s = u64::MAX), Health::Healthy(_)));
     }
 
     #[test]
-    fn three_binds_that_failed_in_a_row_are_unhealthy_with_the_reason_first() {
-        assert!(matches!(health(|s| s.binds_failed = 2), Health::Well(_)));
-        ill("3 binds failed in a row", |s| s.binds_failed = 3);
+    fn three_failed_binds_in_a_row_are_unhealthy_with_the_reason_first() {
+        assert!(matches!(health(|s| s.binds_failed = 2), Health::Healthy(_)));
+        unhealthy("3 binds failed in a row", |s| s.binds_failed = 3);
         let health = health(|s| (s.binds_failed, s.problems) = (3, vec![problem("gateway", NOW)]));
-        assert!(health.words().starts_with("x: y; do z ("), "{health:?}");
+        assert!(health.message().starts_with("x: y; do z ("), "{health:?}");
     }
 
     #[test]
@@ -450,57 +453,57 @@ mod tests {
                 (s.follows, s.bound_at, s.problems) = (true, None, vec![problem("gateway", since)]);
             }
         };
-        assert!(matches!(health(follows("2026-11-23T11:59:01Z")), Health::Well(_)));
-        ill("last seen at its source 1 min ago", follows("2026-11-23T11:59:00Z"));
+        assert!(matches!(health(follows("2026-11-23T11:59:01Z")), Health::Healthy(_)));
+        unhealthy("last confirmed by its source 1 min ago", follows("2026-11-23T11:59:00Z"));
     }
 
-    fn way(local: &str, index: u32) -> Way {
+    fn route(local: &str, index: u32) -> GatewayRoute {
         let device = Device { index, name: "tun0".to_owned(), tunnel: true };
-        Way { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
+        GatewayRoute { local: local.parse().unwrap(), hop: None, device: Some(device), by_source: false }
     }
 
     #[test]
-    fn a_way_that_changed_is_noticed() {
-        let health = |way: Option<Result<Way, String>>| {
+    fn a_route_that_changed_is_noticed() {
+        let health = |route: Option<Result<GatewayRoute, String>>| {
             let (gateway, local_address) = (Some("10.0.0.1:19999".to_owned()), Some("10.9.9.9".to_owned()));
             let (device, device_index) = (Some("tun0".to_owned()), Some(7));
-            let status = Status { gateway, local_address, device, device_index, ..well() };
-            status.health(&running(), way, None, NOW.parse().unwrap())
+            let status = Status { gateway, local_address, device, device_index, ..healthy() };
+            status.health(&running(), route, None, NOW.parse().unwrap())
         };
-        assert!(matches!(health(None), Health::Well(_)), "not bound yet: nothing to compare with");
-        assert!(matches!(health(Some(Ok(way("10.9.9.9", 7)))), Health::Well(_)));
-        for (way, words) in [
-            (Ok(way("10.8.8.8", 7)), "our address was 10.9.9.9 at the last bind and is 10.8.8.8"),
-            (Ok(way("10.9.9.9", 8)), "tun0 is another device than at the last bind"),
-            (Err("network is unreachable".to_owned()), "no way to the gateway 10.0.0.1:19999"),
+        assert!(matches!(health(None), Health::Healthy(_)), "not bound yet: nothing to compare with");
+        assert!(matches!(health(Some(Ok(route("10.9.9.9", 7)))), Health::Healthy(_)));
+        for (route, message) in [
+            (Ok(route("10.8.8.8", 7)), "our address is now 10.8.8.8, was 10.9.9.9 at the last bind"),
+            (Ok(route("10.9.9.9", 8)), "tun0 is a different device than at the last bind"),
+            (Err("network is unreachable".to_owned()), "no route to the gateway 10.0.0.1:19999"),
         ] {
-            let health = health(Some(way));
-            assert!(matches!(health, Health::Ill(_)) && health.words().contains(words), "{health:?}");
+            let health = health(Some(route));
+            assert!(matches!(health, Health::Unhealthy(_)) && health.message().contains(message), "{health:?}");
         }
     }
 
     #[test]
-    fn words_from_a_file_cannot_move_a_cursor() {
+    fn text_from_a_file_cannot_move_a_cursor() {
         let health = health(|s| s.client = "a\n\u{1b}[2J".to_owned());
-        assert_eq!(health, Health::Well("port 4711 bound 2 min ago, a??[2J listening".to_owned()));
+        assert_eq!(health, Health::Healthy("port 4711 bound 2 min ago, a??[2J listening".to_owned()));
     }
 
     #[test]
-    fn whoever_does_not_run_is_not_healthy() {
+    fn a_stopped_service_is_not_healthy() {
         let stopped = |stopped_at: Option<&str>| {
-            let status = Status { stopped_at: stopped_at.map(str::to_owned), ..well() };
+            let status = Status { stopped_at: stopped_at.map(str::to_owned), ..healthy() };
             status.health(&Presence::Stopped, None, None, NOW.parse().unwrap())
         };
         assert_eq!(stopped(Some(NOW)), Health::Stopped(format!("not running: stopped at {NOW}")));
-        assert!(stopped(None).words().contains("killed or crashed after 2026-11-23T11:59:00Z"));
+        assert!(stopped(None).message().contains("killed or crashed after 2026-11-23T11:59:00Z"));
         assert!(matches!(stopped(None), Health::Stopped(_)));
-        let unknown = well().health(&Presence::Unknown("no lock".to_owned()), None, None, NOW.parse().unwrap());
-        assert_eq!(unknown, Health::Ill("unknown: no lock".to_owned()));
+        let unknown = healthy().health(&Presence::Unknown("no lock".to_owned()), None, None, NOW.parse().unwrap());
+        assert_eq!(unknown, Health::Unhealthy("unknown: no lock".to_owned()));
     }
 
     #[test]
     fn a_description_begins_with_who_runs_then_health_then_problems() {
-        let mut status = well();
+        let mut status = healthy();
         status.problems.push(problem("client", NOW));
         let now = NOW.parse().unwrap();
         let text = status.describe(&running(), &status.health(&running(), None, None, now), now);

@@ -1,16 +1,15 @@
-//! A URL of the user's that somebody is told something with, by GET. All behind its host is a secret, since that is what proves us.
+//! A URL of the user's that receives notifications by GET. Everything after its host is secret, because it authenticates us.
 
 use rustls::RootCertStore;
 
-use super::outbox::Told;
+use super::outbox::Delivery;
 use crate::config::Reader;
-use crate::error::{Cause, Error};
+use crate::error::{Call, Cause, Error};
 use crate::http::tls::{Tls, tls_to};
 use crate::http::url::Url;
-use crate::http::{Peer, Request};
+use crate::http::{Connection, Request};
 use crate::secret::Secret;
 
-/// A URL, with placeholders in it.
 pub struct Webhook {
     name: &'static str,
     url: Url,
@@ -20,29 +19,29 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// The one that the variable `name` holds, if it is set.
+    /// Reads the variable `name`; `None` if it is unset or invalid.
     pub fn read(reader: &mut Reader, name: &'static str, roots: Option<&RootCertStore>) -> Option<Self> {
         let text = reader.secret(name)?;
         let parsed = parse(text.expose()).and_then(|(url, template)| {
             let tls = if url.https { Some(tls_to(&url.host, roots).map_err(|cause| cause.to_string())?) } else { None };
             Ok(Self { name, url, tls, template })
         });
-        parsed.map_err(|wrong| reader.problem(name, None, wrong, "an http or https URL is right")).ok()
+        parsed.map_err(|problem| reader.problem(name, None, problem, "use an http or https URL")).ok()
     }
 
-    /// Path and query, with placeholders.
     pub fn template(&self) -> &str {
         self.template.expose()
     }
 
-    /// Asks for `path`, with its query; the error is a line for the log.
-    pub fn get(&self, path: &Secret) -> Told {
-        let mut peer = Peer::new(self.url.host.clone(), self.url.port, self.url.host_header(), self.tls.clone());
-        let request = Request { hides_path: true, ..Request::get(path.expose()) };
-        let error = match peer.send(&request) {
+    /// Requests `path`, which includes the query.
+    pub fn get(&self, path: &Secret) -> Delivery {
+        let mut connection =
+            Connection::new(self.url.host.clone(), self.url.port, self.url.host_header(), self.tls.clone());
+        let request = Request { secret_path: true, ..Request::get(path.expose()) };
+        let error = match connection.send(&request) {
             Ok(response) if response.is_success() => return Ok(()),
-            // Of what it says nothing is shown: it may say what it was asked for.
-            Ok(response) => self.failed(Cause::Other(format!("HTTP {}", response.status))),
+            // The body is not shown: it may repeat the secret path.
+            Ok(response) => self.failed(Cause::HttpStatus(response.status)),
             Err(cause) => self.failed(cause),
         };
         Err(format!("{error}; {}", error.advice))
@@ -50,17 +49,17 @@ impl Webhook {
 
     fn failed(&self, cause: Cause) -> Error {
         let advice = match &cause {
-            Cause::Other(words) if words.starts_with("HTTP 3") => "it redirects: use the address that it redirects to",
-            Cause::Other(_) | Cause::NotHttp => "check that it is the whole URL; it is tried again",
-            Cause::UnknownIssuer => "set NOTIFY_CA_CERT to the CA of its certificate",
-            Cause::NotTls => "use http:// in it",
-            _ => return Error::new(self.name, cause),
+            Cause::HttpStatus(300..=399) => "the URL redirects: use the target of the redirect",
+            Cause::HttpStatus(_) | Cause::NotHttp => "check that the URL is complete; retrying at the next interval",
+            Cause::UnknownIssuer => "set NOTIFY_CA_CERT to the CA that signed the server's certificate",
+            Cause::NotTls => "use http:// in the URL",
+            _ => return Error::new(Call::Notify(self.name), cause),
         };
-        Error::new(self.name, cause).advise(Some(advice))
+        Error::new(Call::Notify(self.name), cause).advise(Some(advice))
     }
 }
 
-/// The URL without path and query, and these.
+/// Splits a URL into its address, and its path with the query.
 fn parse(text: &str) -> Result<(Url, Secret), String> {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);

@@ -1,63 +1,71 @@
-//! What `check` says to somebody whose setup is broken: each leads to what to do with one read.
+//! `check` with a broken setup: its last line names the one thing to fix first.
 
 use std::any::Any;
 use std::net::TcpListener;
 
 use super::support::gluetun::Gluetun;
-use super::support::netns::here;
+use super::support::netns::ip_here;
 use super::support::pia;
 use super::support::qbt;
 use super::support::world::World;
 use super::tunnel::{Wires, mount_over};
 use super::{MEASURED, Row};
 
-/// The longest line that anybody has to read.
+/// Limit for the length of a line, in characters.
 const LONGEST: usize = 200;
 
-/// A broken world, and what has to live as long.
+/// A broken world, and whatever must live as long as it.
 type Broken = (World, Box<dyn Any>);
 
 pub fn rows() -> Vec<Row> {
     let isolated = |name: &str, make: fn() -> Broken, fix: &'static str| {
-        Row::isolated(format!("check: {name}"), move || drop(tells(&make().0, fix)))
+        Row::isolated(format!("check: {name}"), move || drop(assert_advises(&make().0, fix)))
     };
     let simple = |name: &str, spoil: fn(World) -> World, fix: &'static str| {
-        Row::new(format!("check: {name}"), move || drop(tells(&spoil(World::new()), fix)))
+        Row::new(format!("check: {name}"), move || drop(assert_advises(&spoil(World::new()), fix)))
     };
     vec![
         Row::isolated("check: the VPN is down".to_owned(), || {
-            let output = tells(&without_vpn().0, "start the VPN, then check again");
-            // Nobody on the LAN answers for the gateway, and the kernel asks for three seconds.
-            assert!(output.contains("...  gateway        waiting for PIA's gateway, 10 s at most\n"), "{output}");
+            let output = assert_advises(&without_vpn().0, "start the VPN, then check again");
+            // No host on the LAN has the gateway's address, and the kernel's ARP requests take three seconds to fail.
+            assert!(output.contains("...  gateway        waiting for PIA's gateway, up to 10 s\n"), "{output}");
         }),
-        isolated("DNS is dead", without_dns, "DNS does not work here: check /etc/resolv.conf"),
-        isolated("the client listens on another device", elsewhere, "set its network interface to that of the VPN"),
+        isolated("DNS does not work", without_dns, "DNS does not work here: check /etc/resolv.conf"),
+        isolated(
+            "the client is bound to a different device",
+            wrong_device,
+            "set its network interface to that of the VPN",
+        ),
         isolated(
             "a server without port forwarding",
             without_forwarding,
             "this server's region probably forwards no ports",
         ),
         simple(
-            "the gateway is another server",
+            "the gateway's address belongs to a different server",
             |world| world.env("PIA_GATEWAY", "127.0.0.9:9"),
             "set PIA_GATEWAY=auto",
         ),
         simple(
-            "the gateway's public address",
+            "the gateway's address is the public one",
             |world| {
                 world.pia.scripts.always(pia::GET_SIGNATURE, pia::unauthorized());
                 world
             },
-            "wrong gateway? set PIA_GATEWAY=auto",
+            "set PIA_GATEWAY=auto",
         ),
         simple(
             "PIA's password is wrong",
             |world| world.env("PIA_PASSWORD", "x"),
             "correct PIA_USERNAME and PIA_PASSWORD",
         ),
-        simple("the name is the region's", |world| world.env("PIA_HOSTNAME", "mexico"), "PIA_HOSTNAME=Sandbox-409-1a"),
         simple(
-            "another CA",
+            "PIA_HOSTNAME is the region's name",
+            |world| world.env("PIA_HOSTNAME", "mexico"),
+            "PIA_HOSTNAME=Sandbox-409-1a",
+        ),
+        simple(
+            "PIA_CA_CERT holds a different CA",
             |world| {
                 let other = world.setup.value("PIA_LOGIN_CA_CERT").to_owned();
                 world.env("PIA_CA_CERT", other)
@@ -70,7 +78,7 @@ pub fn rows() -> Vec<Row> {
                 world.qbt.pause();
                 world
             },
-            "check that qBittorrent runs",
+            "check qBittorrent and QBITTORRENT_HOST",
         ),
         simple(
             "qBittorrent's password is wrong",
@@ -83,34 +91,34 @@ pub fn rows() -> Vec<Row> {
             "correct QBITTORRENT_HOST",
         ),
         simple(
-            "qBittorrent does not know its name",
+            "qBittorrent rejects the host name",
             |world| {
                 world.qbt.set(|state| state.server_domain = Some("nas".into()));
                 world
             },
             "use localhost in QBITTORRENT_HOST",
         ),
-        Row::new("check: gluetun wants a key", || {
+        Row::new("check: gluetun requires an API key", || {
             let gluetun = Gluetun::start(([127, 0, 0, 1], 0).into(), None, 47047);
             let world = World::new()
                 .env("PORT_SOURCE", "gluetun")
                 .env("GLUETUN_URL", format!("http://{}", gluetun.server.address()));
-            tells(&world, "give gluetun a role");
+            assert_advises(&world, "give gluetun a role");
         }),
         Row::new("check: qBittorrent is behind a port mapping", || {
-            // Its socket is in no table of this machine.
+            // The stand-in opens no socket, so this kernel lists none.
             let world = World::new();
             assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
             let output = world.setup.run_once(&["check"]).stdout;
-            assert!(output.contains("no program here listens on the port: in a container it must share"), "{output}");
+            assert!(output.contains("nothing here listens on the port; a client in a container has to"), "{output}");
             show(&output);
         }),
     ]
 }
 
-/// Each line is short, and the last one is what to do; all of them.
+/// Asserts that every line of `check` is short and that the last one advises `fix`; returns the output.
 #[track_caller]
-fn tells(world: &World, fix: &str) -> String {
+fn assert_advises(world: &World, fix: &str) -> String {
     let output = world.setup.clone().env("LOG_LEVEL", "INFO").run_once(&["check"]);
     assert_eq!(output.code, Some(1), "{output:#?}");
     let longest = output.stdout.lines().max_by_key(|line| line.chars().count()).unwrap_or_default();
@@ -135,11 +143,11 @@ fn without_vpn() -> Broken {
 }
 
 fn lan() {
-    here("link add eth0 type veth peer name lan");
-    here("addr add 192.168.1.7/24 dev eth0");
-    here("link set eth0 up");
-    here("link set lan up");
-    here("route add default via 192.168.1.1");
+    ip_here("link add eth0 type veth peer name lan");
+    ip_here("addr add 192.168.1.7/24 dev eth0");
+    ip_here("link set eth0 up");
+    ip_here("link set lan up");
+    ip_here("route add default via 192.168.1.1");
 }
 
 fn without_dns() -> Broken {
@@ -152,12 +160,12 @@ fn without_dns() -> Broken {
 fn in_tunnel() -> (World, Wires) {
     let mut wires = Wires::new();
     wires.tunnel("10.10.229.5/19", "10.10.224.1", super::support::link::Quality::default());
-    here("route add 128.0.0.0/1 dev pialink");
+    ip_here("route add 128.0.0.0/1 dev pialink");
     lan();
     (wires.world(), wires)
 }
 
-fn elsewhere() -> Broken {
+fn wrong_device() -> Broken {
     let (world, wires) = in_tunnel();
     world.qbt.set(|state: &mut qbt::State| state.port = 47047);
     let socket = TcpListener::bind("192.168.1.7:47047").expect("a socket on the LAN");

@@ -11,12 +11,12 @@ use super::support::rows::{Row, missing};
 use super::support::world::World;
 use super::support::{Signal, send, wait_until};
 
-/// How `unshare` makes a program the first process of a PID namespace.
+/// Arguments with which `unshare` starts a program as the first process of a PID namespace.
 const UNSHARE: [&str; 4] = ["--fork", "--kill-child", "--pid", "--mount-proc"];
 
 pub fn rows() -> Vec<Row> {
     vec![
-        Row::new("process 1: SIGHUP leads to a bind, SIGTERM to an end", obeys_signals),
+        Row::new("process 1: SIGHUP causes a bind, SIGTERM ends the daemon", obeys_signals),
         Row::new("process 1: orphans are reaped", reaps_orphans),
     ]
 }
@@ -34,7 +34,7 @@ fn run_as_process_1(world: &World, environment: &[(&str, &str)]) -> Daemon {
     setup.run_with(&[&UNSHARE[..], &[&binary]].concat())
 }
 
-/// The process of the daemon, as seen from here.
+/// PID of the daemon outside its namespace.
 fn process_1(unshare: &Daemon) -> u32 {
     let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
     fs::read_to_string(children).expect("the list of children").trim().parse().expect("one child")
@@ -43,13 +43,13 @@ fn process_1(unshare: &Daemon) -> u32 {
 fn obeys_signals() {
     let world = World::new();
     let mut outer = run_as_process_1(&world, &[]);
-    outer.see("qBittorrent listens on port 47047");
+    outer.expect_line("qBittorrent listens on port 47047");
     let inner = process_1(&outer);
     let bound = world.pia.bound().len();
-    send(inner, Signal::HUP).expect("it is there");
+    send(inner, Signal::HUP).expect("a running daemon");
     outer.wait_until("a bind after SIGHUP", || world.pia.bound().len() > bound);
     let begin = Instant::now();
-    send(inner, Signal::TERM).expect("it is there");
+    send(inner, Signal::TERM).expect("a running daemon");
     let ended = outer.wait_for_end(SOON);
     assert!(
         ended.success() && is_prompt(begin.elapsed(), Duration::from_secs(1)),
@@ -63,7 +63,7 @@ fn reaps_orphans() {
     let hook = world.setup.dir().write("hook", "#!/bin/sh\n(sleep 0.2 &) & exit 0\n");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("its mode");
     let mut outer = run_as_process_1(&world, &[("PORT_CHANGE_COMMAND", &hook.display().to_string())]);
-    outer.wait_for_line("PORT_CHANGE_COMMAND: has run for port 47047", LATER);
+    outer.wait_for_line("PORT_CHANGE_COMMAND: done for port 47047", LATER);
     let inner = process_1(&outer);
     let left = || {
         let threads = fs::read_dir(format!("/proc/{inner}/task")).expect("the daemon");

@@ -1,4 +1,4 @@
-//! The disk: full, read-only, and files that are damaged; and what qBittorrent goes through.
+//! The disk, full or read-only; damaged files; and qBittorrent's replies, sessions and ports.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,13 +10,13 @@ use super::support::pia::{self, BIND_PORT};
 use super::support::qbt::{self, Flavour};
 use super::support::world::World;
 use super::support::{Reply, for_all};
-use super::{Fault, Row, harmless};
+use super::{Fault, Row, assert_harmless};
 
 pub fn rows() -> Vec<Row> {
-    [disk(), files(), odd_answers(), sessions(), ports()].concat()
+    [disk(), files(), bad_replies(), sessions(), ports()].concat()
 }
 
-/// A small disk of its own for the state.
+/// Puts `STATE_DIR` on a small disk of its own.
 fn small_disk(world: World) -> World {
     let state = world.setup.state_dir();
     mount(&["-t", "tmpfs", "-o", "size=64k", "tmpfs"], &state);
@@ -28,7 +28,7 @@ fn mount(arguments: &[&str], at: &Path) {
     assert!(done.is_ok_and(|status| status.success()), "mount {arguments:?} {}", at.display());
 }
 
-/// Writes until nothing more fits.
+/// Writes files until the disk is full.
 fn fill(disk: &Path) {
     let free = |number: &u32| disk.join(format!("filling-{number}"));
     let unused = (0..).filter(|number| !free(number).exists());
@@ -54,35 +54,35 @@ fn disk() -> Vec<Row> {
             let state = daemon.world.setup.state_dir();
             daemon.skip_log();
             fill(&state);
-            // A file of the daemon's that was about to be replaced has left its place.
+            // The daemon may have replaced a file in between, which has freed space.
             std::thread::sleep(Duration::from_millis(200));
             fill(&state);
             daemon.pia().set(|state| state.next_port = 50002);
             daemon.pia().scripts.next(BIND_PORT, [pia::port_expired()]);
-            daemon.see("bound port 50002");
+            daemon.expect_line("bound port 50002");
             daemon.settled(50002);
-            daemon.sees_more_binds(3);
+            daemon.wait_for_binds(3);
             for words in
-                ["it cannot be stored, so a restart gets another port", "status and healthcheck do not know the state"]
+                ["storing it failed, so a restart gets a different port", "status and healthcheck cannot see the state"]
             {
                 assert_eq!(daemon.lines_at("WARN", words).len(), 1, "{}", daemon.log());
             }
             empty(&state);
-            daemon.sees_more_binds(2);
+            daemon.wait_for_binds(2);
             daemon.restart();
             daemon.settled(50002);
-            assert_eq!(daemon.pia().leases(), 2, "the lease was stored as soon as there was room");
+            assert_eq!(daemon.pia().leases(), 2, "the lease is stored as soon as there is space");
         }),
         Row::isolated("the state is read-only", || {
             let world = small_disk(World::new());
             let state = world.setup.state_dir();
             mount(&["-o", "remount,ro"], &state);
             let mut daemon = world.settle();
-            daemon.sees_more_binds(3);
+            daemon.wait_for_binds(3);
             assert_eq!(daemon.lines_at("WARN", "STATE_DIR").len(), 1, "{}", daemon.log());
             assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
             mount(&["-o", "remount,rw"], &state);
-            daemon.sees_more_binds(2);
+            daemon.wait_for_binds(2);
             daemon.restart();
             daemon.settled(47047);
             assert_eq!(daemon.pia().leases(), 1);
@@ -93,7 +93,7 @@ fn disk() -> Vec<Row> {
             let mut daemon = world.settle();
             assert_eq!(daemon.lines_at("WARN", "STATE_DIR").len(), 1, "{}", daemon.log());
             empty(&daemon.world.setup.state_dir());
-            daemon.sees_more_binds(2);
+            daemon.wait_for_binds(2);
             daemon.restart();
             daemon.settled(47047);
             assert_eq!(daemon.pia().leases(), 1);
@@ -101,7 +101,7 @@ fn disk() -> Vec<Row> {
     ]
 }
 
-/// The world of commands that need no login at qBittorrent, to be quick.
+/// A world without a login at qBittorrent, to make commands faster.
 fn quick_world() -> World {
     let world = World::new();
     world.qbt.set(|state| state.bypass = true);
@@ -110,8 +110,8 @@ fn quick_world() -> World {
 
 fn files() -> Vec<Row> {
     vec![
-        // At each byte in the store's own test; a whole pass takes longer.
-        Row::new("the stored lease is cut or holds something else", || {
+        // A few cuts only, because each takes a whole pass; the store's own test cuts at each byte.
+        Row::new("the stored lease is truncated or is not a lease", || {
             let world = quick_world();
             assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
             let file = world.setup.lease_file();
@@ -128,18 +128,18 @@ fn files() -> Vec<Row> {
                 assert_eq!((world.pia.leases(), mode(&file)), (before + 1, 0o600), "{damaged}");
             }
         }),
-        Row::new("neither state nor token can be written", || {
+        Row::new("neither the state nor the token can be written", || {
             let world = World::new();
             let file = world.setup.dir().write("file", "");
             let world = world.env("STATE_DIR", file.join("state").display().to_string());
             let mut daemon = world.env("PIA_TOKEN_FILE", file.join("token").display().to_string()).settle();
-            daemon.binds_again(2);
+            daemon.bind_again(2);
             for name in ["STATE_DIR", "PIA_TOKEN_FILE"] {
                 assert_eq!(daemon.lines_at("WARN", name).len(), 1, "{name}\n{}", daemon.log());
             }
-            harmless(daemon);
+            assert_harmless(daemon);
         }),
-        Row::new("the stored status is cut at each byte", || {
+        Row::new("the stored status is truncated at each byte", || {
             let mut daemon = World::new().settle();
             daemon.wait_for_status("verified", |status| status.client_verified_at.is_some());
             daemon.daemon.kill9();
@@ -157,7 +157,7 @@ fn files() -> Vec<Row> {
             assert_eq!(daemon.pia().leases(), 1);
         }),
         Row::new("the token file holds garbage", || {
-            // The last one may be a token: the gateway is asked.
+            // The last one could be a token, so it is sent to the gateway.
             let garbage = [&b"two words"[..], b"\xff\xfe\x00", &[b'x'; 100_000], b"\n\n", b"{\"token\":\"x\""];
             for (garbage, signatures) in garbage.into_iter().zip([1, 1, 1, 1, 2]) {
                 let world = World::new();
@@ -172,13 +172,13 @@ fn files() -> Vec<Row> {
     ]
 }
 
-/// What the Web UI may answer besides what every peer may, and what the user reads.
-fn odd_answers() -> Vec<Row> {
+/// Bad replies of the Web UI beyond those of any server, each with the words in the log.
+fn bad_replies() -> Vec<Row> {
     let answers = [
         ("404", qbt::PREFERENCES, Reply::text(404, ""), &["qBittorrent preferences", "404", "QBITTORRENT_HOST"][..]),
-        ("no port", qbt::PREFERENCES, Reply::json(200, "{}"), &["qBittorrent preferences", "listen_port"]),
+        ("without a port", qbt::PREFERENCES, Reply::json(200, "{}"), &["qBittorrent preferences", "listen_port"]),
         (
-            "a port that is none",
+            "with a port that is not a number",
             qbt::PREFERENCES,
             Reply::json(200, r#"{"listen_port":"x"}"#),
             &["qBittorrent preferences", "listen_port"],
@@ -196,7 +196,7 @@ fn odd_answers() -> Vec<Row> {
             &["qBittorrent setPreferences", "500", "it broke"],
         ),
         (
-            "no connection status",
+            "without a connection status",
             qbt::TRANSFER_INFO,
             Reply::json(200, "{}"),
             &["qBittorrent transfer/info", "connection_status"],
@@ -205,7 +205,7 @@ fn odd_answers() -> Vec<Row> {
     let row = |(what, endpoint, reply, words): (&str, &'static str, Reply, &'static [&str])| {
         Row::new(format!("qBittorrent answers {what}"), move || {
             Fault::from_start(World::new(), |world| world.qbt.scripts.always(endpoint, reply.clone()))
-                .reads(words)
+                .logs(words)
                 .shows("client")
                 .relieve(|world| world.qbt.scripts.clear())
                 .recovers();
@@ -219,15 +219,15 @@ fn sessions() -> Vec<Row> {
         Row::new("qBittorrent forgets the session", || {
             let forget: [fn(&World); 2] = [
                 |world| world.qbt.expire_sessions(),
-                // It is still there: with the old cookie the login would make no session.
+                // The session still exists, so a login with the old cookie would not create a new one.
                 |world| world.qbt.scripts.next(qbt::PREFERENCES, [Reply::text(403, "Forbidden")]),
             ];
             for_all(forget.into_iter().flat_map(|forget| Flavour::ALL.map(|flavour| (forget, flavour))), |case| {
                 let (forget, flavour) = case;
                 let mut daemon = World::flavour(flavour).settle();
                 forget(&daemon.world);
-                daemon.qbt().change_port_by_hand(1234);
-                daemon.see("qBittorrent: listen port 1234 -> 47047");
+                daemon.qbt().change_port_in_web_ui(1234);
+                daemon.expect_line("qBittorrent: listen port 1234 -> 47047");
                 daemon.settled(47047);
                 let counts = daemon.qbt().counts();
                 assert_eq!(
@@ -236,35 +236,31 @@ fn sessions() -> Vec<Row> {
                     "{flavour:?}: {counts:?}"
                 );
                 assert!(counts.sessions <= 2, "{flavour:?}: {counts:?}");
-                harmless(daemon);
+                assert_harmless(daemon);
             });
         }),
-        Row::new("qBittorrent has banned us", || {
+        Row::new("qBittorrent has banned our address", || {
             for_all(Flavour::ALL, |flavour| {
                 let fault = Fault::strike(World::flavour(flavour), |world| {
                     world.qbt.scripts.always(qbt::LOGIN, Reply::text(403, "Your IP address has been banned"));
                     world.qbt.expire_sessions();
                 });
-                let mut fault = fault.reads(&["qBittorrent login", "banned", "restart qBittorrent"]).binds_on();
+                let mut fault = fault.logs(&["qBittorrent login", "banned", "restart qBittorrent"]).keeps_binding();
                 let tried = fault.daemon.qbt().scripts.used();
-                fault.daemon.sees_more_binds(3);
-                assert_eq!(
-                    fault.daemon.qbt().scripts.used(),
-                    tried,
-                    "no further login: that would extend nothing and help nobody"
-                );
-                // Not even when somebody asks for it.
-                fault.daemon.binds_again(3);
+                fault.daemon.wait_for_binds(3);
+                assert_eq!(fault.daemon.qbt().scripts.used(), tried, "no further login while banned");
+                // Not even after SIGHUP.
+                fault.daemon.bind_again(3);
                 assert_eq!(fault.daemon.lines_at("ERROR", "").len(), 1, "{flavour:?}: {}", fault.daemon.log());
             });
         }),
-        Row::new("qBittorrent's password is another one", || {
+        Row::new("qBittorrent's password is wrong from the start", || {
             for_all(Flavour::ALL, |flavour| {
                 let world = World::flavour(flavour).env("QBITTORRENT_PASSWORD", "wrong");
                 let fault = Fault::from_start(world, |_| ());
-                let fault = fault.reads(&["qBittorrent login", "wrong user name or password", "PASSWORD", "30 min"]);
-                let mut daemon = fault.shows("client").binds_on().daemon;
-                daemon.binds_again(3);
+                let fault = fault.logs(&["qBittorrent login", "user name or password rejected", "PASSWORD", "30 min"]);
+                let mut daemon = fault.shows("client").keeps_binding().daemon;
+                daemon.bind_again(3);
                 let counts = qbt::Counts { failed_logins: 1, ..qbt::Counts::default() };
                 assert_eq!(daemon.qbt().counts(), counts, "{flavour:?}");
                 assert_eq!(daemon.status().and_then(|status| status.client_verified_at), None);
@@ -272,15 +268,15 @@ fn sessions() -> Vec<Row> {
         }),
         Row::new("the Web UI is https with a private CA", || {
             for_all(Flavour::ALL, |flavour| {
-                harmless(World::qbt(qbt::Options { tls: true, flavour, ..qbt::Options::default() }).settle());
+                assert_harmless(World::qbt(qbt::Options { tls: true, flavour, ..qbt::Options::default() }).settle());
             });
         }),
-        Row::new("qBittorrent's password has changed", || {
+        Row::new("qBittorrent's password changes", || {
             let fault = Fault::strike(World::new(), |world| {
                 world.qbt.set(|state| state.password = "another".into());
                 world.qbt.expire_sessions();
             });
-            let fault = fault.reads(&["qBittorrent login", "wrong user name or password", "30 min"]).binds_on();
+            let fault = fault.logs(&["qBittorrent login", "user name or password rejected", "30 min"]).keeps_binding();
             assert_eq!(fault.daemon.qbt().counts().failed_logins, 1);
         }),
     ]
@@ -288,21 +284,21 @@ fn sessions() -> Vec<Row> {
 
 fn ports() -> Vec<Row> {
     vec![
-        Row::new("somebody sets another port in the Web UI", || {
+        Row::new("the user sets a different port in the Web UI", || {
             for_all([1234, 0, 70_000, -1], |port| {
                 let mut daemon = World::new().env("CHECK_INTERVAL", "3").settle();
                 let begin = Instant::now();
-                daemon.qbt().change_port_by_hand(port);
-                daemon.see(&format!("qBittorrent: listen port {port} -> 47047"));
-                // Less than a second interval.
+                daemon.qbt().change_port_in_web_ui(port);
+                daemon.expect_line(&format!("qBittorrent: listen port {port} -> 47047"));
+                // Sooner than two intervals.
                 assert!(is_prompt(begin.elapsed(), Duration::from_secs(5)), "{:?}", begin.elapsed());
                 daemon.settled(47047);
                 assert_eq!(daemon.qbt().ports(), [47047; 2]);
-                harmless(daemon);
+                assert_harmless(daemon);
             });
         }),
-        Row::new("another program has the port", || {
-            // With the lag the status goes on showing the old socket: it must not be believed.
+        Row::new("a different program listens on the port", || {
+            // A status that lags still shows the old socket and must not be trusted.
             for_all([0, 1300], |lag| {
                 let fault = Fault::from_start(World::new(), |world| {
                     world.qbt.set(|state| {
@@ -310,34 +306,34 @@ fn ports() -> Vec<Row> {
                         state.taken.insert(47047, usize::MAX);
                     });
                 });
-                let words = ["port 47047 is set and nothing listens", "another program"];
-                let fault = fault.reads(&words).shows("client");
+                let words = ["port 47047 is set, but nothing listens", "another program"];
+                let fault = fault.logs(&words).shows("client");
                 let daemon = &fault.daemon;
                 assert_eq!(daemon.count_lines("qBittorrent listens on port"), 0, "{}", daemon.log());
                 assert_eq!(daemon.status().and_then(|status| status.client_verified_at), None);
                 assert_eq!(daemon.qbt().counts().set_ports, 3, "one bounce");
                 assert_eq!(daemon.world.setup.run_once(&["healthcheck"]).code, Some(1));
-                fault.binds_on().relieve(|world| world.qbt.set(|state| state.taken.clear())).recovers();
+                fault.keeps_binding().relieve(|world| world.qbt.set(|state| state.taken.clear())).recovers();
             });
         }),
-        Row::new("the socket is lost or did not open", || {
+        Row::new("qBittorrent loses its socket or could not open it", || {
             for_all([true, false], |at_start| {
                 let world = World::new();
                 if at_start {
                     world.qbt.set(|state| state.taken.insert(47047, 1));
                 }
                 let mut daemon = world.run();
-                daemon.see("listen port 6881 -> 47047");
+                daemon.expect_line("listen port 6881 -> 47047");
                 if !at_start {
-                    // As after a tunnel was made anew.
+                    // As after the tunnel was recreated.
                     daemon.settled(47047);
                     daemon.qbt().drop_socket();
                 }
-                daemon.see("setting it again");
+                daemon.expect_line("setting the port again");
                 daemon.settled(47047);
                 let ports = daemon.qbt().ports();
                 assert!(matches!(ports[..], [47047, other, 47047] if (1..=65535).contains(&other)), "{ports:?}");
-                harmless(daemon);
+                assert_harmless(daemon);
             });
         }),
     ]

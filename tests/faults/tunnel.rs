@@ -1,4 +1,4 @@
-//! The tunnel: slow, cut, gone, made anew; where its gateway is; and a resolver that says nothing.
+//! The tunnel: slow, cut, gone or recreated; the search for its gateway; and a resolver that never answers.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
@@ -9,25 +9,24 @@ use super::support::daemon::Setup;
 use super::support::drive;
 use super::support::link::{End, Link, Quality};
 use super::support::load::is_prompt;
-use super::support::netns::{Namespace, here, ip};
+use super::support::netns::{Namespace, ip, ip_here};
 use super::support::pia;
 use super::support::qbt::{self, Flavour, Qbt};
 use super::support::world::{Running, World};
 use super::support::{Mood, TempDir, wait_until};
-use super::{Fault, MEASURED, RECOVERY, Row, TOLD};
+use super::{Fault, MEASURED, RECOVERY, REPORT_LIMIT, Row};
 
 const PORT: u16 = 19999;
-/// What a change of the tunnel may cost on a busy machine.
+/// From a change of the tunnel to a bound port, on a busy machine.
 const REBOUND: Duration = Duration::from_secs(8);
-/// From the start to a bound port where the gateway has to be found.
+/// From the start to a bound port if the gateway has to be found.
 const FOUND: Duration = Duration::from_secs(15);
 
 pub fn rows() -> Vec<Row> {
-    [links(), discovery(), changes(), vec![Row::isolated("the resolver says nothing", the_resolver_says_nothing)]]
-        .concat()
+    [links(), discovery(), changes(), vec![Row::isolated("the resolver never answers", silent_resolver)]].concat()
 }
 
-/// This namespace is the machine's, another one the VPN server's, and a TUN device in each is the tunnel.
+/// A tunnel from this namespace, the machine, to a second one, the VPN server, with a TUN device in each.
 pub struct Wires {
     link: Option<Link>,
     server: Namespace,
@@ -38,15 +37,15 @@ impl Wires {
         Self { link: None, server: Namespace::new().expect("a second namespace") }
     }
 
-    /// Makes the tunnel anew: our address with its prefix length, the server's, and whether everything goes through it.
+    /// Recreates the tunnel with our address and prefix length, and the server's address.
     pub fn tunnel(&mut self, own: &str, gateway: &str, quality: Quality) {
         self.link = None;
         let (address, _) = own.split_once('/').expect("a prefix length");
         let own_end = End { pid: std::process::id(), address: parsed(address) };
         let server_end = End { pid: self.server.pid(), address: parsed(gateway) };
         self.link = Some(drive::link(own_end, server_end, quality));
-        here("addr flush dev pialink");
-        here(&format!("addr add {own} dev pialink"));
+        ip_here("addr flush dev pialink");
+        ip_here(&format!("addr add {own} dev pialink"));
     }
 
     fn drop_tunnel(&mut self) {
@@ -57,7 +56,7 @@ impl Wires {
         self.link.as_ref().expect("a tunnel")
     }
 
-    /// PIA at the far end, and a daemon here that has a token and looks for the gateway.
+    /// PIA at the far end, and here a daemon that has a token and searches for the gateway.
     pub fn world(&self) -> World {
         let options = pia::Options {
             namespace_of: Some(self.server.pid()),
@@ -76,10 +75,10 @@ fn parsed(address: &str) -> Ipv4Addr {
 }
 
 fn default_route() {
-    here("route add default dev pialink");
+    ip_here("route add default dev pialink");
 }
 
-/// Puts `file` in the place of `target` for everything in this mount namespace.
+/// Mounts `file` over `target` in this mount namespace.
 pub fn mount_over(file: &Path, target: &str) {
     let done = Command::new("mount").arg("--bind").arg(file).arg(target).status();
     assert!(done.is_ok_and(|status| status.success()), "mount --bind {} {target}", file.display());
@@ -100,7 +99,7 @@ fn links() -> Vec<Row> {
         assert!(is_prompt(gap, Duration::from_secs(30)), "{gap:?}\n{}", daemon.log());
         assert_eq!(world.pia.leases(), 1);
     })];
-    // At an interval of 5 s in place of 300 s, a second stands for a minute.
+    // With an interval of 5 s instead of 300 s, a second stands for a minute.
     for minutes in [1, 20, 60] {
         rows.push(Row::isolated(format!("the link is down for {minutes} simulated minutes"), move || {
             let mut wires = Wires::new();
@@ -118,7 +117,7 @@ fn links() -> Vec<Row> {
             assert!(wait_until(RECOVERY, || world.pia.bound().len() > before + 1), "{}", daemon.log());
             let gap = world.pia.longest_gap(began);
             let allowed = Duration::from_secs(minutes + 45);
-            assert!(is_prompt(gap, allowed), "{gap:?} where {allowed:?} is allowed\n{}", daemon.log());
+            assert!(is_prompt(gap, allowed), "{gap:?}, but at most {allowed:?} is allowed\n{}", daemon.log());
             assert!(daemon.lines_at("ERROR", "").len() <= 2, "{}", daemon.log());
             assert_eq!((world.pia.leases(), world.qbt.listening()), (1, Some(47047)));
         }));
@@ -147,51 +146,51 @@ fn discovery() -> Vec<Row> {
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
             default_route();
         }),
-        row("by our address alone", "10.10.224.1", "our address 10.10.229.5", |wires| {
+        row("from our address alone", "10.10.224.1", "our address 10.10.229.5", |wires| {
             wires.tunnel("10.10.229.5/32", "10.10.224.1", Quality::default());
             default_route();
         }),
-        row("behind the policy routing of wg-quick", "10.10.128.1", "our address 10.10.229.5", |wires| {
+        row("behind wg-quick's policy routing", "10.10.128.1", "our address 10.10.229.5", |wires| {
             wires.tunnel("10.10.229.5/32", "10.10.128.1", Quality::default());
-            here("route add default dev pialink table 51820");
-            here("rule add not fwmark 51820 table 51820");
+            ip_here("route add default dev pialink table 51820");
+            ip_here("rule add not fwmark 51820 table 51820");
         }),
         row("as the next hop of OpenVPN's routes", "10.7.112.1", "next hop", |wires| {
             wires.tunnel("10.7.112.9/24", "10.7.112.1", Quality::default());
-            here("route add 0.0.0.0/1 via 10.7.112.1");
-            here("route add 128.0.0.0/1 via 10.7.112.1");
+            ip_here("route add 0.0.0.0/1 via 10.7.112.1");
+            ip_here("route add 128.0.0.0/1 via 10.7.112.1");
         }),
-        row("at the usual address", "10.0.0.1", "usual", |wires| {
+        row("at the default address", "10.0.0.1", "default", |wires| {
             wires.tunnel("10.9.8.7/32", "10.0.0.1", Quality::default());
             default_route();
         }),
-        row("with OpenVPN's net30", "10.7.112.1", "a route of its own", |wires| {
+        row("with OpenVPN's net30", "10.7.112.1", "host route", |wires| {
             wires.tunnel("10.7.112.6/32", "10.7.112.1", Quality::default());
-            here("route add 10.7.112.5 dev pialink");
-            here("route add 10.7.112.1 via 10.7.112.5");
-            here("route add 0.0.0.0/1 via 10.7.112.5");
+            ip_here("route add 10.7.112.5 dev pialink");
+            ip_here("route add 10.7.112.1 via 10.7.112.5");
+            ip_here("route add 0.0.0.0/1 via 10.7.112.5");
         }),
-        row("where a rule by source alone leads into the tunnel", "10.10.224.1", "our address 10.10.229.5", |wires| {
+        row("if only a source rule leads into the tunnel", "10.10.224.1", "our address 10.10.229.5", |wires| {
             wires.tunnel("10.10.229.5/32", "10.10.224.1", Quality::default());
-            here("route add default dev pialink table 123");
-            here("rule add from 10.10.229.5 table 123");
+            ip_here("route add default dev pialink table 123");
+            ip_here("rule add from 10.10.229.5 table 123");
         }),
-        row("beside a router of the LAN at the usual address", "10.10.224.1", "our address 10.10.229.5", |wires| {
+        row("despite a LAN router at the default address", "10.10.224.1", "our address 10.10.229.5", |wires| {
             wires.tunnel("10.10.229.5/32", "10.10.224.1", Quality::default());
-            here("addr add 10.0.0.7/24 dev lo");
-            here("route add default dev pialink");
+            ip_here("addr add 10.0.0.7/24 dev lo");
+            ip_here("route add default dev pialink");
         }),
         row("in a split tunnel", "10.10.224.1", "network", |wires| {
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
         }),
-        Row::isolated("nobody is the gateway", || {
+        Row::isolated("no address answers as the gateway", || {
             let mut wires = Wires::new();
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
             default_route();
-            // The server is there and does not forward ports.
+            // The server is up but does not forward ports.
             let fault = Fault::from_start(wires.world(), |world| world.pia.pause());
             fault
-                .reads(&["getSignature", "10.10.224.1", "10.0.0.1", "forwards no ports"])
+                .logs(&["getSignature", "10.10.224.1", "10.0.0.1", "forwards no ports"])
                 .relieve(|world| world.pia.resume())
                 .recovers();
         }),
@@ -207,13 +206,13 @@ fn discovery() -> Vec<Row> {
                 ip(server, "route add 10.10.229.5 dev pialink");
             });
             let mut daemon = fault.relieve(|_| ()).recovers();
-            daemon.see("gateway 10.10.128.1:19999 found");
+            daemon.expect_line("gateway 10.10.128.1:19999 found");
         }),
-        Row::isolated("a stranger at the gateway's address is told nothing", || {
+        Row::isolated("a server without TLS at the gateway's address gets no request", || {
             let mut wires = Wires::new();
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
             default_route();
-            let fault = Fault::from_start(wires.world(), |world| world.pia.set_mood(Mood::Plain)).reads(&[
+            let fault = Fault::from_start(wires.world(), |world| world.pia.set_mood(Mood::Plain)).logs(&[
                 "getSignature",
                 "does not speak TLS",
                 "PIA_GATEWAY",
@@ -221,51 +220,51 @@ fn discovery() -> Vec<Row> {
             let counts = fault.daemon.pia().counts();
             assert_eq!((counts.signatures, counts.binds), (0, 0), "{counts:?}");
             let mut daemon = fault.relieve(|world| world.pia.set_mood(Mood::Normal)).recovers();
-            daemon.see("found");
+            daemon.expect_line("found");
         }),
     ]
 }
 
-/// Waits until the port is bound in the tunnel of now and the client listens in it; tells how long it took.
+/// Waits until the port is bound in the current tunnel and the client listens there; prints how long it took.
 #[track_caller]
 fn is_rebound(daemon: &mut Running, bound_before: usize, since: Instant) {
     let Running { daemon, world } = daemon;
-    let well = || world.pia.bound().len() > bound_before && world.qbt.listening() == Some(47047);
-    assert!(wait_until(REBOUND, well), "{:?}, {}\n{}", world.qbt.ports(), world.pia.bound().len(), daemon.log());
+    let healthy = || world.pia.bound().len() > bound_before && world.qbt.listening() == Some(47047);
+    assert!(wait_until(REBOUND, healthy), "{:?}, {}\n{}", world.qbt.ports(), world.pia.bound().len(), daemon.log());
     println!("{MEASURED}bound and listening again {:.1?} after the change", since.elapsed());
     assert_eq!(world.qbt.ports()[1..], [47048, 47047], "one bounce\n{}", daemon.log());
     assert_eq!(world.pia.leases(), 1);
 }
 
 fn changes() -> Vec<Row> {
-    let anew = |name: &str, fixed: bool, own: &'static str, gateway: &'static str| {
-        Row::isolated(format!("the tunnel is made anew {name}"), move || {
+    let recreated = |name: &str, fixed: bool, own: &'static str, gateway: &'static str| {
+        Row::isolated(format!("the tunnel is recreated {name}"), move || {
             let mut wires = Wires::new();
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
             default_route();
             let world = wires.world().env("CHECK_INTERVAL", "300");
             let mut daemon = if fixed { world.env("PIA_GATEWAY", "10.10.224.1") } else { world }.settle();
             let before = daemon.pia().bound().len();
-            // With the device, and so before the daemon can open another one.
+            // The socket dies with the device, before the daemon can open a new one.
             wires.drop_tunnel();
-            daemon.qbt().deaden_socket();
+            daemon.qbt().make_socket_stale();
             wires.tunnel(own, gateway, Quality::default());
             default_route();
             is_rebound(&mut daemon, before, Instant::now());
-            daemon.see("the tunnel has changed");
-            daemon.see("reopened its socket on port 47047");
-            daemon.see("qBittorrent listens on port 47047");
+            daemon.expect_line("tunnel changed: now ");
+            daemon.expect_line("reopened its socket on port 47047");
+            daemon.expect_line("qBittorrent listens on port 47047");
         })
     };
     vec![
-        anew("with another address", false, "10.10.240.77/19", "10.10.224.1"),
-        anew("with another address and gateway", false, "10.20.131.9/17", "10.20.128.1"),
-        anew("with the same address", true, "10.10.229.5/19", "10.10.224.1"),
+        recreated("with a different address", false, "10.10.240.77/19", "10.10.224.1"),
+        recreated("with a different address and gateway", false, "10.20.131.9/17", "10.20.128.1"),
+        recreated("with the same address", true, "10.10.229.5/19", "10.10.224.1"),
         Row::isolated(
-            "a split tunnel is gone for a while and comes back elsewhere",
-            a_split_tunnel_comes_back_elsewhere,
+            "a split tunnel is gone for a while and returns with a different network",
+            a_split_tunnel_returns_elsewhere,
         ),
-        Row::isolated("the tunnel is made anew while a bind hangs in the old one", || {
+        Row::isolated("the tunnel is recreated while a bind hangs in the old one", || {
             let mut wires = Wires::new();
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
             default_route();
@@ -277,16 +276,16 @@ fn changes() -> Vec<Row> {
             wires.tunnel("10.20.131.9/17", "10.20.128.1", Quality::default());
             default_route();
             daemon.pia().set_mood(Mood::Normal);
-            daemon.qbt().deaden_socket();
+            daemon.qbt().make_socket_stale();
             is_rebound(&mut daemon, before, Instant::now());
         }),
-        Row::new("the tunnel is made anew while the daemon is not running", || {
+        Row::new("the tunnel is recreated while the daemon is not running", || {
             let mut daemon = World::new().env("CHECK_INTERVAL", "300").settle();
             daemon.daemon.kill9();
-            daemon.qbt().deaden_socket();
+            daemon.qbt().make_socket_stale();
             daemon.restart();
             let Running { daemon, world } = &mut daemon;
-            daemon.wait_until("a socket that hears", || world.qbt.listening() == Some(47047));
+            daemon.wait_until("a working socket", || world.qbt.listening() == Some(47047));
             assert_eq!(world.qbt.ports(), [47047, 47048, 47047], "one bounce\n{}", daemon.log());
         }),
         Row::isolated("the tunnel is gone for a while", || {
@@ -295,18 +294,18 @@ fn changes() -> Vec<Row> {
             default_route();
             let mut daemon = wires.world().env("PIA_GATEWAY", "10.10.224.1").settle();
             let healthy = |daemon: &Running| daemon.world.setup.run_once(&["healthcheck"]).code == Some(0);
-            assert!(wait_until(TOLD, || healthy(&daemon)), "{}", daemon.log());
+            assert!(wait_until(REPORT_LIMIT, || healthy(&daemon)), "{}", daemon.log());
             // Between two binds.
             daemon.skip_log();
-            daemon.sees_more_binds(1);
+            daemon.wait_for_binds(1);
             wires.drop_tunnel();
-            daemon.qbt().deaden_socket();
+            daemon.qbt().make_socket_stale();
             assert!(!healthy(&daemon), "at once");
-            daemon.fails(&["tunnel: no way to 10.10.224.1:19999", "unreachable", "VPN"]);
+            daemon.fails(&["tunnel: no route to 10.10.224.1:19999", "unreachable", "VPN"]);
             daemon.wait_for_problem("gateway");
             let (before, lines) = (daemon.pia().bound().len(), daemon.log().lines().count());
             std::thread::sleep(Duration::from_secs(5));
-            // Five intervals later it has not said or tried anything.
+            // Five intervals later nothing was logged or tried.
             assert_eq!(daemon.log().lines().count(), lines, "{}", daemon.log());
             assert_eq!(daemon.status().map(|status| status.problems[0].failures), Some(1));
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
@@ -314,47 +313,47 @@ fn changes() -> Vec<Row> {
             let back = Instant::now();
             is_rebound(&mut daemon, before, back);
             assert!(is_prompt(back.elapsed(), Duration::from_secs(5)), "{:?}", back.elapsed());
-            daemon.see("gateway: recovered after");
-            assert!(wait_until(TOLD, || healthy(&daemon)), "{}", daemon.log());
+            daemon.expect_line("gateway: recovered after");
+            assert!(wait_until(REPORT_LIMIT, || healthy(&daemon)), "{}", daemon.log());
         }),
-        Row::isolated("the tunnel comes after the daemon", || {
+        Row::isolated("the tunnel starts after the daemon", || {
             let mut wires = Wires::new();
             let mut daemon = wires.world().run();
-            daemon.fails(&["tunnel: no way to the gateway"]);
+            daemon.fails(&["tunnel: no route to the gateway"]);
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
             default_route();
             daemon.wait_for_line("bound port 47047", REBOUND);
             daemon.settled(47047);
         }),
-        Row::isolated("a followed port's tunnel is made anew", a_followed_tunnel_is_made_anew),
-        Row::isolated("the namespace of the VPN container dies", || {
+        Row::isolated("the tunnel of a followed port is recreated", a_followed_tunnel_is_recreated),
+        Row::isolated("the VPN container's namespace loses its devices", || {
             let mut wires = Wires::new();
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
             let mut daemon = wires.world().env("EXIT_WHEN_ISOLATED", "2").settle();
             wires.drop_tunnel();
-            daemon.see("no network device but lo is left: if this does not pass");
+            daemon.expect_line("only the loopback device is left; if");
             let Running { daemon, .. } = &mut daemon;
             assert!(wait_until(REBOUND, || daemon.ended().is_some()), "{}", daemon.log());
             assert_eq!(daemon.ended().and_then(|status| status.code()), Some(69), "{}", daemon.log());
-            daemon.see("a restart joins the VPN container's new namespace");
+            daemon.expect_line("a restart joins the VPN container's new namespace");
         }),
     ]
 }
 
-fn a_split_tunnel_comes_back_elsewhere() {
+fn a_split_tunnel_returns_elsewhere() {
     let mut wires = Wires::new();
     wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
     let mut daemon = wires.world().settle();
     let before = daemon.pia().bound().len();
     wires.drop_tunnel();
-    daemon.wait_for_line("tunnel: no way to", REBOUND);
-    // No route leads to where the old gateway was.
+    daemon.wait_for_line("tunnel: no route to", REBOUND);
+    // No route leads to the old gateway any more.
     wires.tunnel("10.20.131.9/17", "10.20.128.1", Quality::default());
-    daemon.qbt().deaden_socket();
+    daemon.qbt().make_socket_stale();
     is_rebound(&mut daemon, before, Instant::now());
 }
 
-fn a_followed_tunnel_is_made_anew() {
+fn a_followed_tunnel_is_recreated() {
     let mut wires = Wires::new();
     wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
     default_route();
@@ -363,22 +362,22 @@ fn a_followed_tunnel_is_made_anew() {
     let port = dir.write("port", "47047\n");
     let setup = Setup::following(&qbt, &format!("file:{}", port.display()));
     let mut daemon = setup.run();
-    daemon.see("qBittorrent listens on port 47047");
+    daemon.expect_line("qBittorrent listens on port 47047");
     wires.drop_tunnel();
-    daemon.wait_for_line("tunnel: no way to the gateway", REBOUND);
+    daemon.wait_for_line("tunnel: no route to the gateway", REBOUND);
     assert_eq!(setup.run_once(&["healthcheck"]).code, Some(1));
-    qbt.deaden_socket();
+    qbt.make_socket_stale();
     wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
     default_route();
     assert!(wait_until(REBOUND, || qbt.listening() == Some(47047)), "{}", daemon.log());
     assert_eq!(qbt.ports()[1..], [47048, 47047]);
 }
 
-fn the_resolver_says_nothing() {
-    // It hears every question, and there is no other.
+fn silent_resolver() {
+    // It receives every query and is the only resolver.
     let resolver = UdpSocket::bind("127.0.0.53:53").expect("a port of a namespace of our own");
     let dir = TempDir::new();
-    // By itself the resolver gives up after twice five seconds, just when we do.
+    // glibc's default is two attempts of five seconds, which would end just when our own deadline does.
     let configuration = "nameserver 127.0.0.53\noptions timeout:30\n";
     mount_over(&dir.write("resolv.conf", configuration), "/etc/resolv.conf");
     let hosts = dir.write("hosts", "");
@@ -386,7 +385,7 @@ fn the_resolver_says_nothing() {
     let world = World::new();
     let gateway = world.pia.gateway();
     let world = world.env("PIA_GATEWAY", format!("gateway.vpn.example:{}", gateway.port()));
-    let fault = Fault::from_start(world, |_| ()).reads(&["getSignature", "no answer within 10 s", "looking up"]);
+    let fault = Fault::from_start(world, |_| ()).logs(&["getSignature", "no answer within 10 s", "looking up"]);
     let threads = std::fs::read_dir(format!("/proc/{}/task", fault.daemon.pid())).map_or(0, Iterator::count);
     assert!(threads <= 6, "{threads} threads");
     fault

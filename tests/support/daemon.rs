@@ -1,5 +1,5 @@
-//! The real binary as a child: a clean environment, everything it writes in a directory of its own, every line it
-//! prints collected. It is killed and waited for when dropped.
+//! The real binary as a child process with a clean environment, a directory of its own for all files, and its output
+//! collected line by line. The child is killed and waited for when dropped.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use super::{Signal, TempDir, lock, pia, qbt, send, wait_until};
 
-/// Long enough for anything that happens without waiting for a backoff, on a busy machine.
+/// Limit for anything that does not wait for a backoff, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(10);
 /// Longer than a request's deadline plus the longest backoff that tests provoke.
 pub const LATER: Duration = Duration::from_secs(25);
 
-/// The binary that Cargo built for this test, or another build of it that `PIA_SYNC_BINARY` names.
+/// The binary that Cargo built for this test, or the one that `PIA_SYNC_BINARY` names.
 pub fn binary() -> PathBuf {
-    // The first is unset where this module is part of an example, which has to say itself which binary it means.
+    // Cargo does not set its variable for examples, which must name the binary themselves.
     let built = option_env!("CARGO_BIN_EXE_pia-qbittorrent-sync").map(PathBuf::from);
     std::env::var_os("PIA_SYNC_BINARY").map(PathBuf::from).or(built).expect("a test, a bench, or PIA_SYNC_BINARY")
 }
 
-/// Environment and files of a daemon; several can be run with it one after the other.
+/// Environment and files of a daemon, for several runs one after the other.
 #[derive(Clone)]
 pub struct Setup {
     binary: PathBuf,
@@ -42,7 +42,7 @@ impl Setup {
         let path = |name: &str| setup.dir.path().join(name).display().to_string();
         let (state, token) = (path("state"), path("token"));
         std::fs::create_dir(&state).expect("a state directory");
-        // Port 1 refuses: whatever a test forgets to set, no packet leaves the loopback interface.
+        // Port 1 refuses connections, so no packet leaves the loopback interface even if a test forgets a variable.
         setup
             .env("PIA_GATEWAY", "127.0.0.1:1")
             .env("PIA_LOGIN_URL", "https://127.0.0.1:1/api/client/v2/token")
@@ -53,7 +53,7 @@ impl Setup {
             .env("LOG_LEVEL", "DEBUG")
     }
 
-    /// Of a daemon that follows a port which somebody else leases: nothing of PIA is needed.
+    /// Setup of a daemon that follows a port leased by a different program, without anything of PIA.
     pub fn following(qbt: &qbt::Qbt, source: &str) -> Self {
         let setup = Self::new().qbt(qbt).env("PORT_SOURCE", source).env("CHECK_INTERVAL", "300");
         ["PIA_GATEWAY", "PIA_LOGIN_URL", "PIA_TOKEN_FILE"].iter().fold(setup, |setup, name| setup.without(name))
@@ -71,14 +71,14 @@ impl Setup {
         self
     }
 
-    /// Also prints every line of the daemon as it comes.
+    /// Also prints every line of the daemon as it arrives.
     #[must_use]
     pub fn echo(mut self) -> Self {
         self.echo = true;
         self
     }
 
-    /// Account, gateway and authorities of the simulator.
+    /// Sets the account, gateway and CAs of the simulator.
     #[must_use]
     pub fn pia(self, pia: &pia::Pia) -> Self {
         let ca = self.dir.write("ca.pem", pia.ca_pem()).display().to_string();
@@ -93,7 +93,8 @@ impl Setup {
             .env("PIA_PASSWORD", password)
     }
 
-    /// Address and credentials of the stand-in; none where it bypasses authentication or has an API key.
+    /// Sets the stand-in's address and its credentials: an API key, a user name and password, or none if it bypasses
+    /// authentication.
     #[must_use]
     pub fn qbt(self, qbt: &qbt::Qbt) -> Self {
         let mut setup = self.env("QBITTORRENT_HOST", qbt.url());
@@ -116,7 +117,7 @@ impl Setup {
         &self.dir
     }
 
-    /// Value of a variable that is set.
+    /// Value of a variable; empty if it is not set.
     pub fn value(&self, name: &str) -> &str {
         self.env.get(name).map_or("", String::as_str)
     }
@@ -133,7 +134,7 @@ impl Setup {
         PathBuf::from(self.value("PIA_TOKEN_FILE"))
     }
 
-    /// What status.json says; `None` until it is there.
+    /// The parsed status.json; `None` until it exists.
     pub fn status(&self) -> Option<Status> {
         let text = std::fs::read_to_string(self.state_dir().join("status.json")).ok()?;
         Some(miniserde::json::from_str(&text).unwrap_or_else(|_| panic!("no valid status.json: {text}")))
@@ -141,7 +142,7 @@ impl Setup {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
-        // Where a measurement of coverage wants its data.
+        // Destination of coverage data.
         let profile = std::env::var_os("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file));
         command.env_clear().envs(profile).envs(&self.env).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -166,7 +167,7 @@ impl Setup {
         Daemon { setup: self.clone(), child, lines, readers, started, cursor: 0 }
     }
 
-    /// Runs the binary to its end, for at most half a minute.
+    /// Runs the binary until it ends, and kills it after 30 s.
     pub fn run_once(&self, arguments: &[&str]) -> Output {
         let mut child = self.command().args(arguments).spawn().expect("the binary can be started");
         let (stdout, stderr) = (Arc::default(), Arc::default());
@@ -189,7 +190,7 @@ impl Setup {
     }
 }
 
-/// Lines with their line ends.
+/// Lines, each with its line break.
 type Lines = Arc<Mutex<Vec<String>>>;
 
 fn collect(pipe: impl Read + Send + 'static, lines: &Lines, echo: bool) -> JoinHandle<()> {
@@ -208,10 +209,10 @@ fn collect(pipe: impl Read + Send + 'static, lines: &Lines, echo: bool) -> JoinH
     })
 }
 
-/// How a command ended.
+/// Exit code and output of a command.
 #[derive(Debug)]
 pub struct Output {
-    /// `None` when it had to be killed.
+    /// `None` if it had to be killed.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -236,7 +237,7 @@ pub struct Status {
     pub updated_at: String,
 }
 
-/// One gate that is shut.
+/// One entry of `problems` in status.json.
 #[derive(Debug, PartialEq, miniserde::Deserialize)]
 pub struct Problem {
     pub with: String,
@@ -261,10 +262,10 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Resident memory, KiB: now, or the most there ever was.
-    pub fn memory(&self, most: bool) -> u64 {
+    /// Resident memory in KiB: the current value, or the peak.
+    pub fn memory(&self, peak: bool) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let name = if most { "VmHWM:" } else { "VmRSS:" };
+        let name = if peak { "VmHWM:" } else { "VmRSS:" };
         let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
         value.trim().trim_end_matches(" kB").parse().unwrap_or(0)
     }
@@ -272,18 +273,17 @@ impl Daemon {
     /// User and system time so far, in steps of 10 ms.
     pub fn cpu(&self) -> Duration {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a running process");
-        // Before the state stands the program's name, which may hold spaces.
+        // The program's name, in parentheses before the state, may contain spaces.
         let (_, fields) = text.rsplit_once(") ").expect("proc_pid_stat(5)");
         let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
         Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
-    /// Open descriptors.
+    /// Number of open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
-    /// When it was started.
     pub fn started(&self) -> Instant {
         self.started
     }
@@ -293,7 +293,7 @@ impl Daemon {
         lock(&self.lines).concat()
     }
 
-    /// How many lines contain the text.
+    /// Number of lines that contain the text.
     pub fn count_lines(&self, text: &str) -> usize {
         lock(&self.lines).iter().filter(|line| line.contains(text)).count()
     }
@@ -304,13 +304,13 @@ impl Daemon {
         lines.iter().filter(|line| is_at(line, level) && line.contains(text)).cloned().collect()
     }
 
-    /// Waits for the next line that contains the text and was not passed by an earlier wait; panics with the whole log.
+    /// Waits for the next line with this text after the line of the previous wait; panics with the whole log.
     #[track_caller]
     pub fn wait_for_line(&mut self, text: &str, limit: Duration) -> String {
         self.wait_for(&format!("{text:?}"), limit, |line| line.contains(text))
     }
 
-    /// As [`Daemon::wait_for_line`], for a line of this level.
+    /// Waits for the next line of this level after the line of the previous wait; panics with the whole log.
     #[track_caller]
     pub fn wait_for_level(&mut self, level: &str, limit: Duration) -> String {
         self.wait_for(level, limit, |line| is_at(line, level))
@@ -338,16 +338,16 @@ impl Daemon {
 
     /// [`Daemon::wait_for_line`] with [`SOON`].
     #[track_caller]
-    pub fn see(&mut self, text: &str) -> String {
+    pub fn expect_line(&mut self, text: &str) -> String {
         self.wait_for_line(text, SOON)
     }
 
-    /// The next wait starts at the first line again.
+    /// Makes the next wait start at the first line again.
     pub fn rewind(&mut self) {
         self.cursor = 0;
     }
 
-    /// The next wait looks at lines printed from now on.
+    /// Makes the next wait ignore the lines printed so far.
     pub fn skip_log(&mut self) {
         self.cursor = lock(&self.lines).len();
     }
@@ -360,7 +360,7 @@ impl Daemon {
         }
     }
 
-    /// Waits until status.json says so; panics with it and the whole log.
+    /// Waits until status.json meets the condition; panics with the last one and the whole log.
     #[track_caller]
     pub fn wait_for_status(&mut self, what: &str, mut condition: impl FnMut(&Status) -> bool) -> Status {
         let setup = self.setup.clone();
@@ -369,28 +369,28 @@ impl Daemon {
             last = setup.status();
             last.as_ref().is_some_and(&mut condition)
         }) {
-            self.fail(&format!("status: {what}; it is {last:#?}"));
+            self.fail(&format!("the status does not show {what}: {last:#?}"));
         }
         last.expect("the condition held for it")
     }
 
-    /// Waits until status.json tells of a problem with this peer, the first or only one.
+    /// Waits until the first problem in status.json is one with this remote.
     #[track_caller]
     pub fn wait_for_problem(&mut self, with: &str) -> Status {
-        let told = |status: &Status| status.problems.first().is_some_and(|problem| problem.with == with);
-        self.wait_for_status(&format!("a problem with {with}"), told)
+        let shown = |status: &Status| status.problems.first().is_some_and(|problem| problem.with == with);
+        self.wait_for_status(&format!("a problem with {with}"), shown)
     }
 
     #[track_caller]
     fn fail(&mut self, what: &str) -> ! {
         let ended = match self.ended() {
-            Some(status) => format!("; it has ended: {status}"),
+            Some(status) => format!("; the daemon has ended: {status}"),
             None => String::new(),
         };
         panic!("{what}{ended}\n--- log\n{}---", self.log())
     }
 
-    /// What status.json says; `None` until it is there.
+    /// The parsed status.json; `None` until it exists.
     pub fn status(&self) -> Option<Status> {
         self.setup.status()
     }
@@ -401,28 +401,28 @@ impl Daemon {
 
     #[track_caller]
     fn signal(&self, signal: Signal) {
-        send(self.pid(), signal).expect("the daemon is there");
+        send(self.pid(), signal).expect("a running daemon");
     }
 
-    /// Clears backoffs and asks for a bind at once.
-    pub fn hang_up(&self) {
+    /// Sends SIGHUP, which clears backoffs and causes a bind at once.
+    pub fn reload(&self) {
         self.signal(Signal::HUP);
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill9(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.join();
     }
 
-    /// SIGTERM; returns how it ended and after how long.
+    /// Sends SIGTERM; returns the exit status and the time until then.
     #[track_caller]
     pub fn stop(&mut self) -> (ExitStatus, Duration) {
         self.end_by(Signal::TERM)
     }
 
-    /// Sends the signal and waits for the end, for no longer than a request may take.
+    /// Sends the signal and waits for the end, a little longer than the deadline of a request.
     #[track_caller]
     pub fn end_by(&mut self, signal: Signal) -> (ExitStatus, Duration) {
         let begin = Instant::now();
@@ -431,7 +431,7 @@ impl Daemon {
         (status, begin.elapsed())
     }
 
-    /// Waits for the process to end by itself; panics with the whole log.
+    /// Waits for the process to end; panics with the whole log.
     #[track_caller]
     pub fn wait_for_end(&mut self, limit: Duration) -> ExitStatus {
         let mut status = None;
@@ -457,7 +457,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The level is the second word of a line.
+/// Compares the level, the second word of a line.
 fn is_at(line: &str, level: &str) -> bool {
     line.split_whitespace().nth(1) == Some(level)
 }

@@ -1,6 +1,6 @@
-//! Tests that drive real torrent clients of Debian's releases, each in a network namespace of its own that has only a loopback
-//! interface. `.ci/fetch-client` unpacks the clients; a test whose client is missing counts as ignored, and fails with
-//! `REQUIRE_CLIENTS=1`.
+//! Runner for the tests of real torrent clients from Debian's releases, each in a network namespace that has only a
+//! loopback interface. `.ci/fetch-client` unpacks the clients. A test whose client is missing counts as ignored, and
+//! fails with `REQUIRE_CLIENTS=1`.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -16,29 +16,29 @@ use super::rows::{Row, missing};
 
 /// Tests at a time: they mostly wait.
 const AT_ONCE: usize = 8;
-/// Precedes a version in the output of such a test.
+/// Prefix of the client's version in the output of a test.
 const DRIVEN: &str = "driven: ";
 
-/// A test of a client: its name, and what it does with the client of a suite.
+/// Name and body of a test; the body gets the name of the Debian suite.
 pub type Scenario = (&'static str, fn(&str));
 
-/// Which client a test program drives.
+/// The torrent client that a test program drives.
 pub struct Client {
     pub name: &'static str,
-    /// A program without which none of its tests can run.
+    /// Program that every test needs.
     pub program: &'static str,
 }
 
-/// Version of the client of each suite, as its tests reported it.
+/// Versions of the client by suite, as reported by the tests.
 static VERSIONS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
-/// `name` of the tests in `scenarios!`, as a [`Scenario`].
+/// Slice of [`Scenario`]s from the names of their functions.
 macro_rules! scenarios {
     ($($name:ident)+) => { &[$((stringify!($name), $name as fn(&str))),+] };
 }
 pub(crate) use scenarios;
 
-/// Runs the scenarios of each suite as tests named `suite::scenario`, and prints which versions were driven.
+/// Runs the scenarios of each suite as tests named `suite::scenario`, and prints the versions that were driven.
 pub fn main(client: &'static Client, suites: &[(&'static str, &[Scenario])]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_ONCE);
@@ -76,13 +76,13 @@ fn read_version(row: &str, line: &str) {
     }
 }
 
-/// A program of the client of a suite, if it was unpacked.
+/// Path of a client's program in a suite, if it was unpacked.
 pub fn program(client: &str, suite: &str, program: &str) -> Option<PathBuf> {
     let program = tree(client, suite).join("bin").join(program);
     program.is_file().then_some(program)
 }
 
-/// Folder into which the client of a suite is unpacked: below `CLIENT_ROOTS`, or in the cache of `.ci/lib.sh`.
+/// Folder with the unpacked client of a suite, below `CLIENT_ROOTS` or in the cache of `.ci/lib.sh`.
 pub fn tree(client: &str, suite: &str) -> PathBuf {
     let path = |name| env::var_os(name).map(PathBuf::from);
     let cache = || path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")));
@@ -91,24 +91,25 @@ pub fn tree(client: &str, suite: &str) -> PathBuf {
     roots.unwrap_or_default().join(client).join(suite)
 }
 
-/// To be called by a test when its client runs.
+/// Reports the version of the running client; called once by each test.
 pub fn report_version(version: &str) {
     println!("{DRIVEN}{version}");
 }
 
-/// A link, if this machine can make one.
+/// Starts a link, or ends the row as ignored if this machine cannot make one.
 pub fn link(own: End, other: End, quality: Quality) -> Link {
-    Link::start(own, other, quality).unwrap_or_else(|why| missing(format!("a link between two namespaces: {why}")))
+    Link::start(own, other, quality).unwrap_or_else(|error| missing(format!("a link between two namespaces: {error}")))
 }
 
-/// Fails if the process has opened a file of this machine instead of its tree's: it would depend on what is installed here.
+/// Fails if the process has loaded a library from outside its tree, because it would then depend on this machine's
+/// packages.
 #[track_caller]
 pub fn assert_uses_own_libraries(pid: u32, tree: &Path) {
     let tree = tree.canonicalize().expect("an unpacked client");
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process that runs");
     let files = maps.lines().filter_map(|line| line.split_once('/')).map(|(_, path)| format!("/{path}"));
-    let foreign: std::collections::BTreeSet<String> =
+    let outside: std::collections::BTreeSet<String> =
         files.filter(|path| path.contains(".so") && !Path::new(path).starts_with(&tree)).collect();
-    assert!(foreign.is_empty(), "files that are not below {}: {foreign:?}", tree.display());
-    assert!(maps.contains("libc"), "nothing was read: {maps}");
+    assert!(outside.is_empty(), "libraries from outside {}: {outside:?}", tree.display());
+    assert!(maps.contains("libc"), "no libc in the maps, so they were not read: {maps}");
 }

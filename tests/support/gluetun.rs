@@ -1,15 +1,15 @@
-//! A stand-in for gluetun's control server, as far as port forwarding goes, with one role for every route.
+//! Stand-in for the port forwarding part of gluetun's control server, with one role for every route.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use super::{Reply, Request, Scripts, Server, lock, unique};
 
-/// Where it tells the forwarded port: now, and in older versions.
+/// Routes of the forwarded port, in current and in older versions.
 pub const CURRENT: &str = "/v1/portforward";
 pub const OLD: &str = "/v1/openvpn/portforwarded";
 
-/// What it has and was asked.
+/// The forwarded port, and counts of requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct State {
     /// 0 for none.
@@ -28,7 +28,7 @@ pub struct Gluetun {
 }
 
 impl Gluetun {
-    /// Its key is made up if there is none.
+    /// Starts a stand-in; without `key` it generates one.
     pub fn start(address: SocketAddr, key: Option<String>, port: u16) -> Self {
         let key = key.unwrap_or_else(|| format!("{:016x}", unique()));
         let state = Arc::new(Mutex::new(State { port, ..State::default() }));
@@ -45,7 +45,7 @@ impl Gluetun {
         change(&mut lock(&self.state))
     }
 
-    /// What `GLUETUN_URL` is to be.
+    /// Value for `GLUETUN_URL`.
     pub fn url(&self) -> String {
         format!("http://{}", self.server.address())
     }

@@ -1,14 +1,14 @@
-"""A slow link between two network namespaces: a TUN device in each, and this process as the wire between them.
+"""A slow link between two network namespaces: a TUN device in each, with this process as the wire between them.
 
 usage: link.py --ends PID ADDRESS PID ADDRESS [--delay MS] [--loss PERCENT] --ready FILE
 
---ends    a process of each namespace, and the address that its end gets
+--ends    for each namespace: a process in it, and the address of its end
 --delay   one way, milliseconds
---loss    share of packets that vanish, either way
---ready   file to be made once both ends are up
+--loss    share of packets that are lost, in each direction
+--ready   file that is created once both ends are up
 
-SIGUSR1 cuts the wire, SIGUSR2 mends it. It goes away when standard input ends.
-TUN devices because the kernel hands over packets with checksums and segments complete.
+SIGUSR1 cuts the link, SIGUSR2 restores it. The link ends with standard input.
+TUN rather than TAP or veth, because the kernel then delivers packets with complete checksums and segments.
 """
 
 import argparse
@@ -35,7 +35,7 @@ BATCH = 64
 
 
 def enter(pid):
-    """Moves this process into the network namespace of another."""
+    """Moves this process into the network namespace of process `pid`."""
     with open(f"/proc/{pid}/ns/net", "rb") as namespace:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
@@ -43,7 +43,7 @@ def enter(pid):
 
 
 def open_end(pid, address, peer):
-    """Returns the descriptor of a new device in the namespace of `pid`."""
+    """Opens a new device in the namespace of `pid` and returns its descriptor."""
     enter(pid)
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", DEVICE.encode(), IFF_TUN | IFF_NO_PI))
@@ -53,7 +53,7 @@ def open_end(pid, address, peer):
 
 
 class Wire:
-    """Packets on their way, each with the device it leaves by; one delay for all keeps them in order."""
+    """Queue of packets in transit, each with its output device. The delay is the same for all, which keeps their order."""
 
     def __init__(self, delay, loss):
         self.delay = delay
@@ -73,7 +73,7 @@ class Wire:
                 self.packets.append((time.monotonic() + self.delay, sink, packet))
 
     def deliver(self):
-        """Sends what is due; returns the seconds until the next packet is, None if there is none."""
+        """Sends the packets that are due. Returns the seconds until the next one, or None if the queue is empty."""
         while self.packets:
             due, sink, packet = self.packets[0]
             wait = due - time.monotonic()
@@ -83,7 +83,7 @@ class Wire:
             try:
                 os.write(sink, packet)
             except OSError:
-                pass  # The namespace is on its way out.
+                pass  # The namespace is being removed.
         return None
 
 

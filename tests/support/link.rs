@@ -1,4 +1,4 @@
-//! A slow link between two network namespaces, carried by `link.py`: the kernels of small test machines have no netem.
+//! A slow link between two network namespaces, run by `link.py`, because the kernels of small test machines lack netem.
 
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
@@ -9,27 +9,27 @@ use super::{Killed, Signal, TempDir, send, wait_until};
 const SCRIPT: &str = include_str!("link.py");
 const READY_LIMIT: Duration = Duration::from_secs(10);
 
-/// One end: a process of its namespace and its address.
+/// One end of a link: a process in its namespace, and its address.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     pub pid: u32,
     pub address: Ipv4Addr,
 }
 
-/// What the link does to packets.
+/// Delay and loss of a link.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quality {
-    /// One way: a round trip takes twice as long.
+    /// One way; a round trip takes twice as long.
     pub delay: Duration,
-    /// Share of packets that vanish, either way.
+    /// Share of packets that are lost, in each direction.
     pub loss_percent: f64,
 }
 
-/// A link that is there until it is dropped.
+/// A link that lasts until it is dropped.
 pub struct Link(Killed);
 
 impl Link {
-    /// Joins two namespaces; the error says why this machine cannot.
+    /// Connects two namespaces; the error is the reason why this machine cannot.
     pub fn start(a: End, b: End, quality: Quality) -> Result<Self, String> {
         let dir = TempDir::new();
         let (ready, errors) = (dir.path().join("ready"), dir.write("errors", ""));
@@ -46,7 +46,7 @@ impl Link {
             .spawn()
             .map_err(|e| format!("python3: {e}"))?;
         wait_until(READY_LIMIT, || ready.exists() || !matches!(child.try_wait(), Ok(None)));
-        // From here on dropping it ends the child, whatever became of it.
+        // From here on a drop ends the child, even after a failed start.
         let link = Self(Killed(child));
         if ready.exists() {
             return Ok(link);
@@ -55,17 +55,17 @@ impl Link {
         Err(errors.lines().last().unwrap_or("link.py did not get ready").to_owned())
     }
 
-    /// Cuts the link: packets vanish, nobody is told.
+    /// Drops all packets without an ICMP error.
     pub fn down(&self) {
         self.signal(Signal::USR1);
     }
 
-    /// Mends the link.
+    /// Carries packets again.
     pub fn up(&self) {
         self.signal(Signal::USR2);
     }
 
     fn signal(&self, signal: Signal) {
-        send(self.0.0.id(), signal).expect("the link is there");
+        send(self.0.0.id(), signal).expect("a running link");
     }
 }

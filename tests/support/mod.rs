@@ -1,5 +1,6 @@
-//! What the end-to-end tests, the sandbox and the bench share: a small blocking HTTP server with scripted replies. The
-//! peers built on it are in [`pia`], [`qbt`] and [`gluetun`], the daemon's side in [`daemon`], both together in [`world`]. Nothing here knows what PIA or qBittorrent say.
+//! A small blocking HTTP server with scripted replies, shared by the end-to-end tests, the sandbox and the bench. The
+//! servers built on it are in [`pia`], [`qbt`] and [`gluetun`], the daemon's side is in [`daemon`], and [`world`]
+//! combines them. This file contains nothing about the protocols of PIA or qBittorrent.
 #![allow(dead_code, unused_imports, unused_macros, reason = "every test binary uses its own part of this module")]
 
 use std::collections::HashMap;
@@ -33,12 +34,12 @@ pub mod world;
 pub use ca::{Ca, Leaf, VALID};
 pub use temp_dir::{TempDir, unique};
 
-/// Longer than any connection of a test is idle; only bounds a leaked one.
+/// Longer than any connection of a test is idle; it only limits leaked ones.
 const IDLE: Duration = Duration::from_secs(60);
-/// Bytes; what a client must never be made to send shall arrive, so that it is seen.
+/// Bytes. Larger than anything that the daemon may send, so that tests can see a request that is too long.
 const MAX_HEAD: usize = 512 * 1024;
 
-/// Sends a signal to a process that is still ours to wait for, so that its number is nobody else's.
+/// Sends a signal to a child that was not waited for yet, so that its PID cannot have been reused.
 pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(kill_process(process, signal)?)
@@ -54,7 +55,7 @@ impl Drop for Killed {
     }
 }
 
-/// Locks a mutex of the support code; a panic elsewhere must not hide behind a poisoned lock.
+/// Locks a mutex and ignores poisoning, so that the first panic of a test stays the one that is reported.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -75,7 +76,7 @@ pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
     }
 }
 
-/// Runs the body for all cases at once: a daemon mostly waits.
+/// Runs the body for all cases at the same time, because a daemon mostly waits.
 pub fn for_all<T: Send>(cases: impl IntoIterator<Item = T>, body: impl Fn(T) + Sync) {
     thread::scope(|scope| {
         for case in cases {
@@ -84,13 +85,13 @@ pub fn for_all<T: Send>(cases: impl IntoIterator<Item = T>, body: impl Fn(T) + S
     });
 }
 
-/// A loopback address that no other server has: while one is paused, nobody else is given its address and port.
+/// A loopback address for one server alone, so that no other server can take its port while it is paused.
 pub fn loopback() -> IpAddr {
     let [_, _, _, _, _, a, b, c] = unique().to_be_bytes();
     IpAddr::from([127, a.clamp(1, 254), b, c.clamp(1, 254)])
 }
 
-/// `%XX` decoded; `+` is a space, as every server of ours reads it.
+/// Decodes `%XX`, and `+` as a space.
 pub fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -110,7 +111,7 @@ pub fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Everything but unreserved characters as `%XX`.
+/// Encodes all but unreserved characters as `%XX`.
 pub fn encode(text: &str) -> String {
     text.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -184,7 +185,7 @@ enum Act {
     Raw(Vec<u8>),
     /// A byte a second.
     Drip(Vec<u8>),
-    /// The start, and then this many bytes, or as many as the client takes.
+    /// The start, and then this many bytes, or until the client closes the connection.
     Flood(Vec<u8>, usize),
     /// The start, and then the connection is reset.
     Reset(Vec<u8>),
@@ -192,22 +193,22 @@ enum Act {
     Close,
 }
 
-/// What a server does before it can be asked anything.
+/// Behaviour of a server before it reads a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mood {
     #[default]
     Normal,
-    /// Accepts and says nothing.
+    /// Accepts and never sends anything.
     Silent,
     /// Resets a connection as soon as it has accepted it.
     Resets,
     /// Resets a connection after its first bytes: in the handshake, with TLS.
     ResetsHandshake,
-    /// Answers TLS with a page.
+    /// Answers a TLS handshake with an HTML page.
     Plain,
 }
 
-/// What a server says to one request.
+/// A server's reply to one request.
 #[derive(Clone, Debug)]
 pub struct Reply {
     act: Act,
@@ -231,37 +232,37 @@ impl Reply {
             .header("Content-Type", "application/json")
     }
 
-    /// A page made from the request, as careless servers do.
+    /// A page that repeats parts of the request, as careless servers do.
     pub fn echo(status: u16, page: fn(&Request) -> String) -> Self {
         Self::of(Act::Echo { status, page })
     }
 
-    /// These bytes and nothing else.
+    /// Sends these bytes and closes.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self::of(Act::Raw(bytes.into()))
     }
 
-    /// These bytes, one a second.
+    /// Sends one of these bytes a second.
     pub fn drip(bytes: impl Into<Vec<u8>>) -> Self {
         Self::of(Act::Drip(bytes.into()))
     }
 
-    /// These bytes, and then `more` of them.
+    /// Sends these bytes and then `more` of filling.
     pub fn flood(bytes: impl Into<Vec<u8>>, more: usize) -> Self {
         Self::of(Act::Flood(bytes.into(), more))
     }
 
-    /// These bytes, and then a reset of the connection.
+    /// Sends these bytes and resets the connection.
     pub fn reset(bytes: impl Into<Vec<u8>>) -> Self {
         Self::of(Act::Reset(bytes.into()))
     }
 
-    /// Nothing at all: the connection stays open and silent.
+    /// Sends nothing and leaves the connection open.
     pub fn hang() -> Self {
         Self::of(Act::Hang)
     }
 
-    /// The connection is closed without an answer.
+    /// Closes the connection without a reply.
     pub fn close_before_reply() -> Self {
         Self::of(Act::Close)
     }
@@ -272,14 +273,14 @@ impl Reply {
         self
     }
 
-    /// Closes the connection after the answer, and says so in it.
+    /// Announces and closes the connection after the reply.
     #[must_use]
     pub fn closing(mut self) -> Self {
         self.close = true;
         self
     }
 
-    /// Answers after this time.
+    /// Delays the reply.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
@@ -299,7 +300,7 @@ impl Reply {
     }
 }
 
-/// Replies that take the place of the normal ones, by endpoint.
+/// Replies that replace the normal ones, by endpoint.
 #[derive(Debug, Default)]
 pub struct Scripts {
     scripts: Mutex<HashMap<String, Script>>,
@@ -313,12 +314,12 @@ struct Script {
 }
 
 impl Scripts {
-    /// The next requests to the endpoint get these, one each.
+    /// Queues replies for the next requests to the endpoint, one for each.
     pub fn next(&self, endpoint: &str, replies: impl IntoIterator<Item = Reply>) {
         lock(&self.scripts).entry(endpoint.into()).or_default().next.extend(replies);
     }
 
-    /// Every request to the endpoint gets this (once `next` is used up), until [`Scripts::clear`].
+    /// Sets the reply to every request to the endpoint (after those of `next`), until [`Scripts::clear`].
     pub fn always(&self, endpoint: &str, reply: Reply) {
         lock(&self.scripts).entry(endpoint.into()).or_default().always = Some(reply);
     }
@@ -327,7 +328,7 @@ impl Scripts {
         lock(&self.scripts).clear();
     }
 
-    /// How many requests got a scripted reply.
+    /// Number of scripted replies so far.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::SeqCst)
     }
@@ -343,9 +344,9 @@ impl Scripts {
 
 type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
 
-/// A server on one address, a thread for each connection. Its threads end when it is paused or dropped.
+/// A server on one address with a thread for each connection. The threads end when it is paused or dropped.
 pub struct Server {
-    /// A process in whose network namespace it listens; none for our own.
+    /// A process whose network namespace it listens in; `None` for our own.
     namespace_of: Option<u32>,
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -360,12 +361,12 @@ struct Shared {
     accepted: AtomicUsize,
     mood: Mutex<Mood>,
     open: Mutex<Vec<(TcpStream, JoinHandle<()>)>>,
-    /// Held to read while an ordinary answer is made and sent.
+    /// Locked for reading while an ordinary reply is made and sent.
     answering: RwLock<()>,
 }
 
 impl Server {
-    /// Port 0 takes any free one.
+    /// Starts a server; port 0 takes any free one.
     pub fn start(
         address: SocketAddr,
         tls: Option<ServerConfig>,
@@ -374,7 +375,7 @@ impl Server {
         Self::start_in(None, address, tls, handler)
     }
 
-    /// As [`Server::start`], in the network namespace of a process.
+    /// [`Server::start`] in the network namespace of a process.
     pub fn start_in(
         namespace_of: Option<u32>,
         address: SocketAddr,
@@ -384,7 +385,7 @@ impl Server {
         Self::with(namespace_of, address, tls, false, handler)
     }
 
-    /// As [`Server::start`]; `lower_case` header names are what qBittorrent sends.
+    /// [`Server::start`] with header names in lower case if `lower_case`, as qBittorrent sends them.
     pub fn with_header_case(
         address: SocketAddr,
         tls: Option<ServerConfig>,
@@ -431,19 +432,19 @@ impl Server {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// From now on new connections are shown this certificate; the open ones are ended.
+    /// Changes the certificate for new connections and closes the open ones.
     pub fn set_tls(&self, tls: ServerConfig) {
         *lock(&self.shared.tls) = Some(Arc::new(tls));
         self.close_connections();
     }
 
-    /// From now on new connections are treated so; the open ones are ended.
+    /// Changes the behaviour towards new connections and closes the open ones.
     pub fn set_mood(&self, mood: Mood) {
         *lock(&self.shared.mood) = mood;
         self.close_connections();
     }
 
-    /// Stops listening and ends every connection: from now on connections are refused.
+    /// Stops listening and closes every connection, so that new ones are refused.
     pub fn pause(&self) {
         let Some(acceptor) = lock(&self.acceptor).take() else { return };
         self.shared.stopping.store(true, Ordering::SeqCst);
@@ -463,7 +464,7 @@ impl Server {
             return;
         }
         let mut listener = None;
-        // Another process's outgoing connection may sit on the port for a moment.
+        // An outgoing connection of a different process may use the port for a moment.
         wait_until(Duration::from_secs(10), || {
             listener = netns::within(self.namespace_of, || TcpListener::bind(self.address)).ok();
             listener.is_some()
@@ -472,15 +473,15 @@ impl Server {
         self.accept_on(listener.expect("the port that was ours before"));
     }
 
-    /// Ends the open connections; new ones are accepted. An answer on its way arrives: what a test has seen counted was
-    /// not cut off before the client could read it.
+    /// Closes the open connections; new ones are accepted. A reply in progress is completed first, so that the client
+    /// receives the reply to every request that a test has seen counted.
     pub fn close_connections(&self) {
         let open = std::mem::take(&mut *lock(&self.shared.open));
-        let nothing_half_said = self.shared.answering.write().unwrap_or_else(PoisonError::into_inner);
+        let no_reply_in_progress = self.shared.answering.write().unwrap_or_else(PoisonError::into_inner);
         for (stream, _) in &open {
             let _ = stream.shutdown(Shutdown::Both);
         }
-        drop(nothing_half_said);
+        drop(no_reply_in_progress);
         for (_, thread) in open {
             let _ = thread.join();
         }
@@ -522,7 +523,7 @@ impl Shared {
         let raw = stream.try_clone()?;
         let mood = *lock(&self.mood);
         if mood != Mood::Normal {
-            return indulge(mood, stream);
+            return misbehave(mood, stream);
         }
         let tls = lock(&self.tls).clone();
         let done = match tls {
@@ -543,7 +544,7 @@ impl Shared {
                 done
             }
         };
-        // The server's own list holds another handle of the socket: closing needs the explicit call.
+        // The list of open connections holds a second handle of the socket, so a drop would not close it.
         let _ = raw.shutdown(Shutdown::Both);
         done
     }
@@ -624,13 +625,13 @@ impl Shared {
     }
 }
 
-/// Ends a connection without a word, whoever else holds its socket.
+/// Resets a connection, even while other handles of its socket are open.
 fn reset(stream: &TcpStream) -> io::Result<()> {
     rustix::net::connect_unspec(stream)?;
     Ok(())
 }
 
-fn indulge(mood: Mood, mut stream: TcpStream) -> io::Result<()> {
+fn misbehave(mood: Mood, mut stream: TcpStream) -> io::Result<()> {
     match mood {
         Mood::Normal => {}
         Mood::Silent => while stream.read(&mut [0; 512])? > 0 {},
@@ -648,7 +649,7 @@ fn indulge(mood: Mood, mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// `None` at the end of the connection. What follows the request stays in `buffer`.
+/// Reads one request; `None` at the end of the connection. Bytes after the request stay in `buffer`.
 fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Option<Request>> {
     let (length, mut request) = loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];

@@ -1,4 +1,4 @@
-//! Network namespaces that hold nothing but a loopback interface: how a program gets into one, and what listens in it.
+//! Network namespaces with only a loopback interface: running programs in them, and finding their listening sockets.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -14,13 +14,13 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::Killed;
 
-/// Set for a test program that was started again inside a namespace.
+/// Variable that is set for a test program that runs again inside a namespace.
 pub const INSIDE: &str = "INSIDE_NAMESPACE";
 /// State of a listening socket in `/proc/net/tcp`, and of an unconnected one in `/proc/net/udp`.
 const LISTEN: &str = "0A";
 const UNCONNECTED: &str = "07";
 
-/// How this machine lets us make namespaces: as root, or as root of a user namespace of our own.
+/// Flag with which `unshare` works here: as root, or as root of a new user namespace.
 fn unshare_flag() -> Option<&'static str> {
     static FLAG: OnceLock<Option<&str>> = OnceLock::new();
     *FLAG.get_or_init(|| {
@@ -32,58 +32,58 @@ fn unshare_flag() -> Option<&'static str> {
     })
 }
 
-/// `program`, to be run in a new namespace; `None` where namespaces cannot be made.
+/// Command that runs `program` in a new network namespace; `None` if this machine cannot make one.
 pub fn isolated(program: impl AsRef<OsStr>) -> Option<Command> {
     let mut command = Command::new("unshare");
     command.arg(unshare_flag()?).arg("--").arg(program);
     Some(command)
 }
 
-/// As [`isolated`], with mounts of its own as well.
+/// Command that runs `program` in new network and mount namespaces; `None` if this machine cannot make them.
 pub fn isolated_with_mounts(program: impl AsRef<OsStr>) -> Option<Command> {
     let mut command = Command::new("unshare");
     command.args([unshare_flag()?, "--mount", "--"]).arg(program);
     Some(command)
 }
 
-/// `program`, to be run in the namespace that process `pid` is in.
-pub fn beside(pid: u32, program: impl AsRef<OsStr>) -> Command {
+/// Command that runs `program` in the network namespace of process `pid`.
+pub fn command_in(pid: u32, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(program);
     command
 }
 
-/// Does `work` in the network namespace of a process; sockets that it opens stay there.
+/// Runs `work` in the network namespace of a process; its sockets stay there.
 pub fn within<T: Send>(pid: Option<u32>, work: impl FnOnce() -> T + Send) -> T {
     let Some(pid) = pid else { return work() };
-    let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).expect("the namespace of a process that runs");
-    // Only the thread that enters is in it.
+    let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).expect("the namespace of a running process");
+    // setns(2) moves only the calling thread.
     let in_thread = move || {
         let kind = Some(LinkNameSpaceType::Network);
-        move_into_link_name_space(namespace.as_fd(), kind).expect("root may enter a namespace");
+        move_into_link_name_space(namespace.as_fd(), kind).expect("the right to enter a namespace");
         work()
     };
     thread::scope(|scope| scope.spawn(in_thread).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Runs `ip` with the words of `arguments`, in the network namespace of process `pid`.
+/// Runs `ip` in the network namespace of process `pid`.
 pub fn ip(pid: u32, arguments: &str) {
-    let done = beside(pid, "ip").args(arguments.split_whitespace()).status();
+    let done = command_in(pid, "ip").args(arguments.split_whitespace()).status();
     assert!(done.is_ok_and(|status| status.success()), "ip {arguments}");
 }
 
-/// The same in this namespace.
-pub fn here(arguments: &str) {
+/// Runs `ip` in our own namespace.
+pub fn ip_here(arguments: &str) {
     ip(std::process::id(), arguments);
 }
 
-/// To be called once in a new namespace.
+/// Brings up the loopback interface of a new namespace.
 pub fn raise_loopback() {
     let raised = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(raised.is_ok_and(|status| status.success()), "the loopback interface cannot be raised");
 }
 
-/// Sockets of a state that the `tables` of the namespace of process `pid` have, as (port, inode).
+/// Sockets in a state, from `tables` in the namespace of process `pid`, as (port, inode).
 fn sockets(pid: u32, tables: [&str; 2], wanted: &str) -> Vec<(u16, String)> {
     let mut found = Vec::new();
     for table in tables {
@@ -103,22 +103,22 @@ fn sockets(pid: u32, tables: [&str; 2], wanted: &str) -> Vec<(u16, String)> {
     found
 }
 
-/// Sockets that listen on TCP in the namespace of process `pid`.
+/// Listening TCP sockets in the namespace of process `pid`.
 fn listeners(pid: u32) -> Vec<(u16, String)> {
     sockets(pid, ["tcp", "tcp6"], LISTEN)
 }
 
-/// Whether anything listens on `port` in the namespace of process `pid`.
+/// Reports whether a socket listens on TCP `port` in the namespace of process `pid`.
 pub fn listens(pid: u32, port: u16) -> bool {
     listeners(pid).iter().any(|(listening, _)| *listening == port)
 }
 
-/// The TCP ports on which process `pid` itself listens.
+/// TCP ports on which process `pid` itself listens.
 pub fn ports_of(pid: u32) -> BTreeSet<u16> {
     held_by(pid, listeners(pid))
 }
 
-/// The UDP ports on which process `pid` itself takes datagrams of anybody.
+/// UDP ports on which process `pid` itself receives datagrams from any address.
 pub fn udp_ports_of(pid: u32) -> BTreeSet<u16> {
     held_by(pid, sockets(pid, ["udp", "udp6"], UNCONNECTED))
 }
@@ -133,13 +133,13 @@ fn held_by(pid: u32, sockets: Vec<(u16, String)>) -> BTreeSet<u16> {
     sockets.into_iter().filter(|(_, inode)| held.contains(inode)).map(|(port, _)| port).collect()
 }
 
-/// A namespace of its own for other programs (see [`beside`]), gone when dropped.
+/// A namespace for other programs (see [`command_in`]), which ends when dropped.
 pub struct Namespace(Killed);
 
 impl Namespace {
-    /// `None` where namespaces cannot be made.
+    /// Makes a namespace; `None` if this machine cannot.
     pub fn new() -> Option<Self> {
-        // The holder ends with its standard input, so it cannot outlive us.
+        // The process that holds the namespace ends with its standard input, so it cannot outlive us.
         let mut holder = isolated("sh")?
             .args(["-c", "ip link set lo up && echo ready && exec cat"])
             .stdin(Stdio::piped())
@@ -152,7 +152,7 @@ impl Namespace {
         (read.is_ok() && !ready.is_empty()).then_some(namespace)
     }
 
-    /// A process that is in it.
+    /// A process in the namespace.
     pub fn pid(&self) -> u32 {
         self.0.0.id()
     }

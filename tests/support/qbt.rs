@@ -1,5 +1,5 @@
-//! A stand-in for qBittorrent's Web API, 4.1 to 5.3, one [`Flavour`] for each column of what was measured on real
-//! ones. It checks requests as strictly as they do, and does not hide where they are odd.
+//! Stand-in for qBittorrent's Web API, 4.1 to 5.3, with one [`Flavour`] for each behaviour that was measured on real
+//! versions. It checks requests as strictly as they do and reproduces their oddities.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Ca, Leaf, Mood, Reply, Request, Scripts, Server, VALID, lock, loopback, unique};
 
-/// Endpoints, as [`Scripts`] names them.
+/// Endpoints, the keys for [`Scripts`].
 pub const LOGIN: &str = "auth/login";
 pub const LOGOUT: &str = "auth/logout";
 pub const VERSION: &str = "app/version";
@@ -17,11 +17,11 @@ pub const SET_PREFERENCES: &str = "app/setPreferences";
 pub const TRANSFER_INFO: &str = "transfer/info";
 pub const REANNOUNCE: &str = "torrents/reannounce";
 
-/// Failed logins until an address is banned; qBittorrent's default.
+/// Failed logins before an address is banned; qBittorrent's default.
 const BAN_AFTER: usize = 5;
-const MOST_SESSIONS: usize = 15;
+const MAX_SESSIONS: usize = 15;
 
-/// Versions that behave differently towards a client. `V4_5` stands for 4.4 to 5.1.
+/// Versions whose Web API differs. `V4_5` stands for 4.4 to 5.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flavour {
     V4_1,
@@ -45,14 +45,14 @@ impl Flavour {
     }
 }
 
-/// How a stand-in is to be started.
+/// Options for the start of a stand-in.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub address: IpAddr,
     /// 0 takes any free port.
     pub port: u16,
     pub flavour: Flavour,
-    /// Serve HTTPS with a certificate of [`Qbt::ca_pem`]'s authority, for its address and `localhost`.
+    /// HTTPS with a certificate from the CA of [`Qbt::ca_pem`], for the stand-in's address and `localhost`.
     pub tls: bool,
     /// Path in front of `/api`, as behind a reverse proxy: `/qbt`.
     pub prefix: String,
@@ -64,54 +64,54 @@ impl Default for Options {
     }
 }
 
-/// What the stand-in was asked, for comparison as one value.
+/// Counts of requests, for comparison as one value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Accepted logins.
     pub logins: usize,
-    /// Logins with wrong credentials, without those that were refused because of a ban.
+    /// Logins with wrong credentials while there is no ban.
     pub failed_logins: usize,
-    /// Logins that were refused because of a ban.
+    /// Logins refused because of a ban.
     pub banned: usize,
-    /// Sessions made, by a login or by a bypass.
+    /// Sessions created by a login or by a bypass.
     pub sessions: usize,
     /// setPreferences requests that named a port.
     pub set_ports: usize,
     pub logouts: usize,
 }
 
-/// What the stand-in is and how it behaves; see [`Qbt::set`].
+/// State and behaviour of the stand-in; see [`Qbt::set`].
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a habit that can be switched by itself")]
+#[allow(clippy::struct_excessive_bools, reason = "each switches one behaviour")]
 pub struct State {
     pub username: String,
     pub password: String,
-    /// A key of 5.2 and later.
+    /// API key, of 5.2 and later.
     pub api_key: Option<String>,
-    /// Authentication is bypassed for this client.
+    /// Bypasses authentication for the daemon.
     pub bypass: bool,
-    /// Another name for the session cookie than the version's own.
+    /// Name of the session cookie, if not the version's own.
     pub cookie_name: Option<String>,
-    /// The port that qBittorrent takes for its own when it looks at Host: the one inside a container.
+    /// Port that the Host header must have: the one inside a container.
     pub own_port: u16,
-    /// Host names that it accepts; `None` is the default, `*`.
+    /// Accepted host name; `None` is the default, `*`.
     pub server_domain: Option<String>,
-    /// How long `connection_status` still tells what was before a change.
+    /// Time for which `connection_status` still shows the state before a change.
     pub status_lag: Duration,
-    /// How long an endpoint takes to answer after it was done.
+    /// Delays of an endpoint's replies, after the request has taken effect.
     pub delays: HashMap<&'static str, Duration>,
-    /// Somebody connected from outside: `connected` in place of `firewalled`.
+    /// A peer has connected: the status is `connected` instead of `firewalled`.
     pub reachable: bool,
-    /// How often listening on a port will fail, as when another program holds it.
+    /// Number of times that listening on a port will fail, as if a different program used it.
     pub taken: HashMap<i64, usize>,
-    /// `listen_port` of the preferences; any number, nothing checks it.
+    /// `listen_port` of the preferences; any number, as qBittorrent does not validate it.
     pub port: i64,
-    /// Up to 4.3 a setting of its own.
+    /// Up to 4.3 a separate setting.
     pub random_port: bool,
-    /// Where the socket really is.
+    /// Port of the real socket.
     pub socket: Option<u16>,
-    /// The socket belongs to a device that is gone; nothing tells so.
-    dead: bool,
+    /// The socket belongs to a device that no longer exists, which no API shows.
+    stale: bool,
     sessions: Vec<String>,
     failures: usize,
     status_before: (&'static str, Instant),
@@ -127,7 +127,7 @@ pub struct State {
 
 /// A running stand-in; its threads end when it is dropped.
 pub struct Qbt {
-    /// Replies in place of the normal ones, by endpoint ([`LOGIN`] and so on).
+    /// Replies that replace the normal ones, by endpoint ([`LOGIN`] and so on).
     pub scripts: Arc<Scripts>,
     state: Arc<Mutex<State>>,
     server: Server,
@@ -151,7 +151,7 @@ impl Qbt {
         });
         let server = {
             let (state, scripts, prefix) = (Arc::clone(&state), Arc::clone(&scripts), options.prefix.clone());
-            // Header names in lower case, as its server writes them.
+            // qBittorrent writes header names in lower case.
             Server::with_header_case((options.address, options.port).into(), tls, true, move |request| {
                 lock(&state).answer(&scripts, &prefix, request)
             })
@@ -169,7 +169,7 @@ impl Qbt {
         change(&mut lock(&self.state))
     }
 
-    /// What `QBITTORRENT_HOST` is to be.
+    /// Value for `QBITTORRENT_HOST`.
     pub fn url(&self) -> String {
         let scheme = if self.options.tls { "https" } else { "http" };
         format!("{scheme}://{}{}", self.server.address(), self.options.prefix)
@@ -191,51 +191,51 @@ impl Qbt {
         lock(&self.state).counts
     }
 
-    /// The port that really listens.
+    /// Port on which qBittorrent really listens and can be reached.
     pub fn listening(&self) -> Option<u16> {
         let state = lock(&self.state);
-        state.socket.filter(|_| !state.dead)
+        state.socket.filter(|_| !state.stale)
     }
 
-    /// Ports that were set through the API, in order, also those that were there already.
+    /// Ports set through the API, in order, including those that changed nothing.
     pub fn ports(&self) -> Vec<i64> {
         lock(&self.state).ports.clone()
     }
 
-    /// Requests that have arrived.
+    /// Number of requests received.
     pub fn requests(&self) -> usize {
         lock(&self.state).requests
     }
 
-    /// The ports that the trackers were told.
+    /// Ports announced to the trackers.
     pub fn announced(&self) -> Vec<i64> {
         lock(&self.state).announced.clone()
     }
 
-    /// What a client did that a real one punishes or that breaks some set-up; empty when all is well.
+    /// Requests that a real qBittorrent would punish, or that would break in some setups.
     pub fn complaints(&self) -> Vec<String> {
         lock(&self.state).complaints.clone()
     }
 
-    /// The user changes the port in the Web UI.
-    pub fn change_port_by_hand(&self, port: i64) {
+    /// Changes the port as the user does in the Web UI.
+    pub fn change_port_in_web_ui(&self, port: i64) {
         lock(&self.state).set_port(port);
     }
 
-    /// The socket is gone, as after the tunnel was made anew; it comes back when another port is set.
+    /// Closes the socket, as when the tunnel is recreated; it opens again when a different port is set.
     pub fn drop_socket(&self) {
         let mut state = lock(&self.state);
         state.remember_status();
         state.socket = None;
     }
 
-    /// The tunnel was made anew with the same address: the socket hears nothing any more while everything looks fine, and
-    /// is alive again when another port is set (4.5 and 4.6).
-    pub fn deaden_socket(&self) {
-        lock(&self.state).dead = true;
+    /// Makes the socket unreachable while everything looks fine, as when the tunnel is recreated with the same address.
+    /// Setting a different port opens a new one (4.5 and 4.6).
+    pub fn make_socket_stale(&self) {
+        lock(&self.state).stale = true;
     }
 
-    /// What the Web UI does before it can be asked anything.
+    /// Changes the behaviour of the Web UI before it reads a request.
     pub fn set_mood(&self, mood: Mood) {
         self.server.set_mood(mood);
     }
@@ -244,17 +244,17 @@ impl Qbt {
         lock(&self.state).sessions.clear();
     }
 
-    /// Value of the session cookie made last.
+    /// Value of the newest session cookie.
     pub fn last_session(&self) -> Option<String> {
         lock(&self.state).last_session.clone()
     }
 
-    /// Ends the ban of the client's address, as a restart of qBittorrent does.
+    /// Ends the ban of the daemon's address, as a restart of qBittorrent does.
     pub fn lift_ban(&self) {
         lock(&self.state).failures = 0;
     }
 
-    /// The Web UI goes down: connections to it are refused.
+    /// Takes the Web UI down: connections are refused.
     pub fn pause(&self) {
         self.server.pause();
     }
@@ -263,7 +263,7 @@ impl Qbt {
         self.server.is_paused()
     }
 
-    /// The Web UI comes back; its sessions are lost, as after a restart.
+    /// Brings the Web UI back without its sessions, as after a restart.
     pub fn resume(&self) {
         self.expire_sessions();
         self.server.resume();
@@ -287,7 +287,7 @@ impl State {
             port: 6881,
             random_port: false,
             socket: Some(6881),
-            dead: false,
+            stale: false,
             sessions: Vec::new(),
             failures: 0,
             status_before: ("firewalled", Instant::now()),
@@ -337,7 +337,7 @@ impl State {
             self.complaints.push(format!("{endpoint} with {:?}", request.header("content-type")));
             return self.error(400);
         }
-        if !self.host_is_fine(request) {
+        if !self.host_is_valid(request) {
             return self.error(401);
         }
         let changes = matches!(endpoint, LOGIN | LOGOUT | SET_PREFERENCES);
@@ -424,14 +424,14 @@ impl State {
         if modern { self.error(401) } else { Reply::text(200, "Fails.") }
     }
 
-    fn host_is_fine(&mut self, request: &Request) -> bool {
+    fn host_is_valid(&mut self, request: &Request) -> bool {
         let Some(host) = request.header("host") else { return false };
         let (name, port) = match host.rsplit_once(':') {
             Some((name, port)) if !port.contains(']') => (name, port.parse().unwrap_or(0)),
             _ => (host, self.own_port),
         };
         if host.contains(':') && port != self.scheme_port {
-            // Right by luck only: where a container's port is mapped to another one, 401 would follow.
+            // Works only by chance: 401 if a container's port is mapped to a different one.
             self.complaints.push(format!("Host with a port: {host}"));
         }
         port == self.own_port && self.server_domain.as_ref().is_none_or(|domain| domain == name)
@@ -457,10 +457,10 @@ impl State {
 
     fn make_session(&mut self) -> String {
         self.counts.sessions += 1;
-        // Base64's own characters do occur in real ones.
+        // Real cookies contain the special characters of base64.
         let value = format!("{:016x}+{:08x}/", unique(), unique() % (1 << 32));
         self.sessions.push(value.clone());
-        if self.sessions.len() > MOST_SESSIONS {
+        if self.sessions.len() > MAX_SESSIONS {
             self.sessions.remove(0);
         }
         self.last_session = Some(value.clone());
@@ -468,7 +468,7 @@ impl State {
     }
 
     fn preferences(&self) -> String {
-        // From 4.4 on a random port is another word for port 0.
+        // From 4.4 on a random port means port 0.
         let random = if self.flavour <= Flavour::V4_3 { self.random_port } else { self.port == 0 };
         format!(
             r#"{{"locale":"en","listen_port":{},"random_port":{random},"upnp":false,"web_ui_port":{},"save_path":"/tmp/\u00fc"}}"#,
@@ -501,14 +501,14 @@ impl State {
         }
     }
 
-    /// A port that is set already changes nothing: the socket stays where it is, or is not.
+    /// Setting the current port again changes nothing, and does not open a missing socket.
     fn set_port(&mut self, port: i64) {
         if port == self.port {
             return;
         }
         self.remember_status();
         self.port = port;
-        self.dead = false;
+        self.stale = false;
         let wanted = if port == 0 { Some(40_000 + (unique() % 20_000) as u16) } else { u16::try_from(port).ok() };
         self.socket = match self.taken.get_mut(&port) {
             Some(times) if *times > 0 => {

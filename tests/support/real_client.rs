@@ -1,4 +1,4 @@
-//! What the tests of real torrent clients share, beside how they are driven: what is seen from outside, a tunnel, a tracker.
+//! Helpers for the tests of real torrent clients: processes, ports as the kernel reports them, a tunnel, a tracker.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,20 +16,19 @@ use super::{Reply, Server, Signal, TempDir, lock, netns, send, wait_until};
 
 /// Port of the first lease that the simulator hands out.
 pub const LEASED: u16 = 47_047;
-/// Another port, neither leased nor a client's first.
+/// A different port, neither leased nor a client's first.
 pub const OTHER: u16 = 50_505;
-/// The one that a client is started with.
+/// The port that a client starts with.
 pub const FIRST: u16 = 50_000;
 
 pub trait RealClient {
     fn name(&self) -> &'static str;
-    /// The ports on which it really listens for torrents, by TCP and by UDP.
+    /// The ports on which the client really listens for peers, by TCP and by UDP.
     fn ports(&self) -> [BTreeSet<u16>; 2];
-    /// What it has said.
     fn output(&self) -> String;
 }
 
-/// Starts a program of a client with a profile of its own, where its output goes as well.
+/// Starts a client's program with a profile of its own, which also receives its output.
 pub fn spawn(program: &Path, arguments: &[&str], profile: &TempDir) -> Child {
     let output = File::options().create(true).append(true).open(profile.path().join("output")).expect("a file");
     Command::new(program)
@@ -48,19 +47,19 @@ pub fn spawn(program: &Path, arguments: &[&str], profile: &TempDir) -> Child {
         .expect("a client that starts")
 }
 
-/// What the programs of a profile have said.
+/// Output of the programs of a profile.
 pub fn output_of(profile: &TempDir) -> String {
     fs::read_to_string(profile.path().join("output")).unwrap_or_default()
 }
 
-/// Waits until it listens there.
+/// Waits until the program listens on `port`.
 #[track_caller]
-pub fn wait_for(child: &Child, port: u16, profile: &TempDir) {
+pub fn wait_for_start(child: &Child, port: u16, profile: &TempDir) {
     let answers = wait_until(Duration::from_secs(60), || netns::ports_of(child.id()).contains(&port));
-    assert!(answers, "it did not start: {}", output_of(profile));
+    assert!(answers, "the client did not start: {}", output_of(profile));
 }
 
-/// Ends it in an orderly way.
+/// Stops a client cleanly, or kills it after 20 s.
 pub fn stop(child: &mut Child) {
     send(child.id(), Signal::TERM).expect("a client that runs");
     if !wait_until(Duration::from_secs(20), || matches!(child.try_wait(), Ok(Some(_)))) {
@@ -69,9 +68,9 @@ pub fn stop(child: &mut Child) {
     }
 }
 
-/// Waits until it listens on this port and on no other, by TCP and by UDP.
+/// Waits until the client listens on this port alone, by TCP and by UDP.
 #[track_caller]
-pub fn see_port(daemon: &mut Daemon, client: &impl RealClient, port: u16, limit: Duration) {
+pub fn wait_for_port(daemon: &mut Daemon, client: &impl RealClient, port: u16, limit: Duration) {
     let wanted = [BTreeSet::from([port]), BTreeSet::from([port])];
     let there = wait_until(limit, || client.ports() == wanted);
     assert!(
@@ -85,9 +84,9 @@ pub fn see_port(daemon: &mut Daemon, client: &impl RealClient, port: u16, limit:
     assert!(daemon.ended().is_none(), "the daemon has ended\n{}", daemon.log());
 }
 
-/// Waits until the daemon knows that all is well, and knows it from the kernel.
+/// Waits until the status shows a client that was verified by the kernel's socket tables, and no problem.
 #[track_caller]
-pub fn see_verified(daemon: &mut Daemon, port: u16) {
+pub fn wait_until_verified(daemon: &mut Daemon, port: u16) {
     daemon.wait_for_status("verified", |status| {
         status.client_port == Some(port)
             && status.client_verified_at.is_some()
@@ -98,12 +97,12 @@ pub fn see_verified(daemon: &mut Daemon, port: u16) {
 
 /// Waits for this many more bindings.
 #[track_caller]
-pub fn see_binds(daemon: &mut Daemon, pia: &Pia, more: usize) {
+pub fn wait_for_binds(daemon: &mut Daemon, pia: &Pia, more: usize) {
     let before = pia.counts().binds;
     daemon.wait_until("more bindings", || pia.counts().binds >= before + more);
 }
 
-/// Stops the daemon, which has not shown this password.
+/// Stops the daemon; asserts that the password is not in its log.
 #[track_caller]
 pub fn end(mut daemon: Daemon, pia: &Pia, password: &str) {
     let (status, _) = daemon.stop();
@@ -113,21 +112,21 @@ pub fn end(mut daemon: Daemon, pia: &Pia, password: &str) {
     assert_eq!(pia.complaints(), Vec::<String>::new());
 }
 
-/// Gives the daemon another port.
+/// Makes the daemon lease a different port.
 pub fn change_port(pia: &Pia) {
     pia.set(|state| state.next_port = OTHER.into());
     pia.scripts.next(pia::BIND_PORT, [pia::busy(LEASED)]);
 }
 
-/// Near and far end of a link that is taken for the tunnel, and the namespace of the latter.
+/// Namespace of the far end, near end and far end of a link that serves as the tunnel.
 pub fn ends() -> (netns::Namespace, End, End) {
-    let peers = netns::Namespace::new().expect("a second namespace");
+    let far_end = netns::Namespace::new().expect("a second namespace");
     let own = End { pid: std::process::id(), address: [10, 10, 229, 5].into() };
-    let gateway = End { pid: peers.pid(), address: [10, 10, 224, 1].into() };
-    (peers, own, gateway)
+    let gateway = End { pid: far_end.pid(), address: [10, 10, 224, 1].into() };
+    (far_end, own, gateway)
 }
 
-/// A daemon whose gateway is at the far end.
+/// Simulator at the far end of a link, and the setup of a daemon that uses it.
 pub fn beyond(gateway: End, setup: fn(&Pia) -> Setup) -> (Pia, Setup) {
     let address = Ipv4Addr::UNSPECIFIED.into();
     let pia = Pia::with(pia::Options { namespace_of: Some(gateway.pid), address, ..pia::Options::default() });
@@ -137,57 +136,62 @@ pub fn beyond(gateway: End, setup: fn(&Pia) -> Setup) -> (Pia, Setup) {
     (pia, setup)
 }
 
-/// Whether somebody at the far end reaches the client.
+/// Tries to connect from the far end to the client's port.
 pub fn reaches(from: End, to: End) -> bool {
     let limit = Duration::from_millis(500);
     netns::within(Some(from.pid), || TcpStream::connect_timeout(&(to.address, LEASED).into(), limit)).is_ok()
 }
 
-/// The tunnel is made anew with the same address, and whoever is at its far end reaches the client again; `last` has a look then.
+/// Recreates the tunnel with the same address and waits until the far end reaches the client again; `check` runs after
+/// that.
 #[track_caller]
-pub fn follow_a_new_tunnel<C: RealClient>(
+pub fn follow_recreated_tunnel<C: RealClient>(
     start: impl FnOnce() -> C,
     setup: fn(&Pia) -> Setup,
-    last: impl FnOnce(&mut Daemon),
+    check: impl FnOnce(&mut Daemon),
     password: &str,
 ) {
-    let (_peers, own, gateway) = ends();
+    let (_far_end, own, gateway) = ends();
     let raise = || drive::link(own, gateway, Quality::default());
     let link = raise();
     let client = start();
     let (pia, setup) = beyond(gateway, setup);
     let mut daemon = setup.run();
     assert!(wait_until(SOON, || reaches(gateway, own)), "{:?}\n{}", client.ports(), daemon.log());
-    see_verified(&mut daemon, LEASED);
+    wait_until_verified(&mut daemon, LEASED);
     drop(link);
     let _link = raise();
     let began = Instant::now();
-    assert!(wait_until(SOON, || reaches(gateway, own)), "not through the new tunnel\n{}", daemon.log());
-    println!("reached after {:.1?}", began.elapsed());
-    daemon.wait_for_line("the tunnel has changed", SOON);
-    see_verified(&mut daemon, LEASED);
-    last(&mut daemon);
+    assert!(
+        wait_until(SOON, || reaches(gateway, own)),
+        "the client is unreachable through the new tunnel\n{}",
+        daemon.log()
+    );
+    println!("reachable after {:.1?}", began.elapsed());
+    daemon.wait_for_line("tunnel changed: now ", SOON);
+    wait_until_verified(&mut daemon, LEASED);
+    check(&mut daemon);
     end(daemon, &pia, password);
 }
 
-/// A tracker that wants nothing but to know the port, once a second at most.
+/// A tracker that records the announced ports and accepts an announce a second.
 pub struct Tracker {
     server: Server,
-    heard: Arc<Mutex<Vec<String>>>,
+    announced: Arc<Mutex<Vec<String>>>,
 }
 
 impl Tracker {
     pub fn start() -> Self {
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let ears = Arc::clone(&heard);
+        let announced = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&announced);
         let server = Server::start(([127, 0, 0, 1], 0).into(), None, move |request| {
-            lock(&ears).extend(request.query("port"));
+            lock(&record).extend(request.query("port"));
             Reply::text(200, "d8:intervali1800e12:min intervali1e5:peers0:e")
         });
-        Self { server, heard }
+        Self { server, announced }
     }
 
-    /// A file with a torrent of nothing that anybody has.
+    /// Writes a torrent file whose content no peer has.
     pub fn torrent(&self, dir: &TempDir) -> PathBuf {
         let (url, hash) = (format!("http://{}/announce", self.server.address()), "x".repeat(20));
         let torrent = format!(
@@ -197,10 +201,10 @@ impl Tracker {
         dir.write("nothing.torrent", torrent)
     }
 
-    /// Waits until this is the last port that it heard.
+    /// Waits until this is the last port that was announced.
     #[track_caller]
-    pub fn hears(&self, port: u16, limit: Duration) {
-        let last = || lock(&self.heard).last().is_some_and(|last| *last == port.to_string());
-        assert!(wait_until(limit, last), "the tracker has heard {:?}", lock(&self.heard));
+    pub fn wait_for_announce(&self, port: u16, limit: Duration) {
+        let last = || lock(&self.announced).last().is_some_and(|last| *last == port.to_string());
+        assert!(wait_until(limit, last), "announced ports: {:?}", lock(&self.announced));
     }
 }

@@ -1,5 +1,5 @@
-//! Real `qbittorrent-nox` processes, as `.ci/fetch-client` unpacks them. They must be started inside a network
-//! namespace (see [`crate::support::netns`]): nothing here keeps them from the network otherwise.
+//! Real `qbittorrent-nox` processes, as unpacked by `.ci/fetch-client`. They must be started inside a network namespace
+//! (see [`crate::support::netns`]), because nothing else keeps them off the network.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -12,36 +12,35 @@ use miniserde::json::{self, Value};
 use crate::support::{Ca, Leaf, Signal, TempDir, VALID, drive, encode, netns, send, wait_until};
 
 pub const USERNAME: &str = "tester";
-/// Full of characters that a form must escape.
+/// Contains characters that a form must escape.
 pub const PASSWORD: &str = "p&ss=%+ wörd;ü";
-/// Salt and PBKDF2-HMAC-SHA512 (100,000 rounds, 64 bytes) of [`PASSWORD`], as qBittorrent stores it.
+/// Salt and PBKDF2-HMAC-SHA512 (100,000 rounds, 64 bytes) of [`PASSWORD`], in qBittorrent's format.
 const PASSWORD_PBKDF2: &str = "cGlhLXFiaXR0b3JyZW50IQ==:\
     BPlKohDUtN7ZEEbQgj+hizkQiDmINkTXvKVHjGNxJhXfe3NGhdeo/BHOrziPBjNw3pX6G+l+ZnuSmlon2UqrDw==";
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-/// Runs the qBittorrent of a suite, if it was unpacked.
+/// Program that runs the qBittorrent of a suite, if it was unpacked.
 pub fn launcher(suite: &str) -> Option<PathBuf> {
     drive::program("qbittorrent", suite, "qbittorrent-nox")
 }
 
-/// How a qBittorrent is to be configured.
+/// Configuration of a qBittorrent.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whether requests from 127.0.0.1 need a login.
+    /// Requests from 127.0.0.1 need a login.
     pub local_host_auth: bool,
-    /// Port of the Web UI.
     pub web_port: u16,
-    /// Port for torrents at the start.
+    /// Port for peers at the start.
     pub listen_port: u16,
-    /// The device that it is told to keep to, with all addresses; otherwise it keeps to 127.0.0.1.
+    /// Device to bind to, with all its addresses; `None` binds to 127.0.0.1.
     pub device: Option<&'static str>,
     /// `None` for a Web UI without TLS.
     pub https: Option<Https>,
 }
 
-/// Files of an https Web UI whose certificate an authority of its own has signed, all PEM.
+/// PEM files of an HTTPS Web UI with a certificate from a private CA.
 #[derive(Clone, Debug)]
 pub struct Https {
     certificate: PathBuf,
@@ -51,7 +50,7 @@ pub struct Https {
 
 impl Https {
     pub fn in_dir(dir: &TempDir) -> Self {
-        let ca = Ca::new("Authority of one household");
+        let ca = Ca::new("Private CA");
         let (certificate, key) = ca.issue(&Leaf { names: &["127.0.0.1"], common_name: "qBittorrent", years: VALID });
         Self {
             certificate: dir.write("web-ui.pem", certificate.pem()),
@@ -72,7 +71,7 @@ pub struct RealQbt {
     launcher: PathBuf,
     options: Options,
     profile: TempDir,
-    /// What precedes the program: nothing, or the way into another namespace.
+    /// A process in whose namespace qBittorrent runs; `None` for our own.
     namespace_of: Option<u32>,
     child: Child,
 }
@@ -80,15 +79,15 @@ pub struct RealQbt {
 impl RealQbt {
     /// Starts a qBittorrent in the namespace of this process; `None` if the suite was not unpacked.
     pub fn start(suite: &str, options: Options) -> Option<Self> {
-        Self::start_beside(None, suite, options)
+        Self::start_in_namespace(None, suite, options)
     }
 
-    /// As [`RealQbt::start`], in the namespace of another process.
-    pub fn start_beside(pid: Option<u32>, suite: &str, options: Options) -> Option<Self> {
+    /// [`RealQbt::start`] in the namespace of process `pid`.
+    pub fn start_in_namespace(pid: Option<u32>, suite: &str, options: Options) -> Option<Self> {
         Some(Self::start_in(pid, launcher(suite)?, options))
     }
 
-    /// As [`RealQbt::start`], of a program that is installed on this machine.
+    /// Starts a qBittorrent that is installed on this machine.
     pub fn start_program(program: &Path, options: Options) -> Self {
         Self::start_in(None, program.to_owned(), options)
     }
@@ -104,20 +103,20 @@ impl RealQbt {
         qbt
     }
 
-    /// Ends the process in an orderly way and starts it again: settings stay, sessions are gone.
+    /// Stops the process cleanly and starts it again: settings are kept, sessions are lost.
     pub fn restart(&mut self) {
         self.stop();
         self.child = spawn(&self.launcher, self.profile.path(), self.options.web_port, self.namespace_of);
         self.wait_for_web_ui();
     }
 
-    /// Ends the process in an orderly way.
+    /// Stops the process cleanly, or kills it after [`STOP_LIMIT`].
     pub fn stop(&mut self) {
-        send(self.child.id(), Signal::TERM).expect("qBittorrent is there");
+        send(self.child.id(), Signal::TERM).expect("a running qBittorrent");
         if !wait_until(STOP_LIMIT, || matches!(self.child.try_wait(), Ok(Some(_)))) {
             self.kill();
         }
-        // The next one could not log in with the session of this one.
+        // The session ends with the process, so the test must log in again.
         let _ = fs::remove_file(self.cookies());
     }
 
@@ -136,12 +135,12 @@ impl RealQbt {
         self.child.id()
     }
 
-    /// The version that the Web API gives, without its `v`.
+    /// Version from the Web API, without its `v`.
     pub fn version(&self) -> String {
         self.get("app/version").trim_start_matches('v').to_owned()
     }
 
-    /// `listen_port` of the preferences: what qBittorrent was told.
+    /// `listen_port` of the preferences, which may differ from the port of the socket.
     pub fn preferred_port(&self) -> u16 {
         match self.json("app/preferences").get("listen_port") {
             Some(Value::Number(json::Number::U64(port))) => u16::try_from(*port).expect("a port"),
@@ -149,7 +148,7 @@ impl RealQbt {
         }
     }
 
-    /// The ports on which qBittorrent really listens for torrents: what it does.
+    /// The ports on which qBittorrent really listens for peers.
     pub fn listen_ports(&self) -> BTreeSet<u16> {
         let mut ports = netns::ports_of(self.pid());
         ports.remove(&self.options.web_port);
@@ -164,12 +163,12 @@ impl RealQbt {
         }
     }
 
-    /// Changes preferences as a user does in the Web UI.
+    /// Changes preferences, as a user does in the Web UI.
     pub fn set_preferences(&self, preferences: &str) {
         self.post("app/setPreferences", &format!("json={}", encode(preferences)));
     }
 
-    /// Has an API key made, as a user does in the Web UI (5.2 and later).
+    /// Creates an API key, as a user does in the Web UI (5.2 and later).
     pub fn make_api_key(&self) -> String {
         let reply = self.post("app/rotateAPIKey", "");
         match json::from_str(&reply) {
@@ -181,14 +180,14 @@ impl RealQbt {
         }
     }
 
-    /// Tries to log in with a wrong password, as somebody else at this address may do.
+    /// Fails a login, as any program at this address can.
     pub fn fail_login(&self) {
         let form = format!("username={}&password=wrong", encode(USERNAME));
         let reply = self.curl("auth/login", &["--data", &form]);
         assert!(!matches!(reply.as_deref(), Ok("Ok." | "")), "{reply:?}");
     }
 
-    /// Adds a torrent of nothing that anybody has, with a tracker.
+    /// Adds a torrent whose content no peer has, with a tracker.
     pub fn add_torrent(&self, tracker: &str) {
         let (length, name, hash) = (tracker.len(), "nothing", "x".repeat(20));
         let torrent = format!(
@@ -224,7 +223,7 @@ impl RealQbt {
         self.in_session(path, &["--data", form])
     }
 
-    /// A request in the test's own session, which is none of the daemon's.
+    /// Sends a request in a session of the test's own, separate from the daemon's.
     fn in_session(&self, path: &str, options: &[&str]) -> String {
         let file = self.cookies();
         let cookies = file.to_string_lossy();
@@ -244,7 +243,7 @@ impl RealQbt {
     fn curl(&self, path: &str, options: &[&str]) -> Result<String, String> {
         let mut command = match self.namespace_of {
             None => Command::new("curl"),
-            Some(pid) => netns::beside(pid, "curl"),
+            Some(pid) => netns::command_in(pid, "curl"),
         };
         if let Some(https) = &self.options.https {
             command.arg("--cacert").arg(&https.ca);
@@ -276,7 +275,7 @@ impl Drop for RealQbt {
 fn spawn(launcher: &Path, profile: &Path, web_port: u16, namespace_of: Option<u32>) -> Child {
     let mut command = match namespace_of {
         None => Command::new(launcher),
-        Some(pid) => netns::beside(pid, launcher),
+        Some(pid) => netns::command_in(pid, launcher),
     };
     let output = File::options().create(true).append(true).open(profile.join("output")).expect("a file");
     command
@@ -294,7 +293,7 @@ fn spawn(launcher: &Path, profile: &Path, web_port: u16, namespace_of: Option<u3
         .expect("qbittorrent-nox")
 }
 
-/// A profile that has seen its first start, keeps to loopback, and has no way to find peers.
+/// Configuration of a profile after its first start, bound to loopback and without any means to find peers.
 fn configuration(options: &Options, profile: &Path) -> String {
     let Options { listen_port: port, web_port, .. } = options;
     let https = options.https.as_ref().map_or_else(String::new, |https| {

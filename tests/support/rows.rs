@@ -1,5 +1,5 @@
-//! Rows of a matrix: tests with names of their own, some of them in network and mount namespaces of their own. A row that needs
-//! something that this machine lacks counts as ignored, and fails if a variable says that nothing may be ignored.
+//! Rows of a test matrix, some of them in network and mount namespaces of their own. A row whose requirements this
+//! machine lacks counts as ignored, or fails if a variable forbids that.
 
 use std::env;
 use std::panic::{self, AssertUnwindSafe};
@@ -9,33 +9,33 @@ use libtest_mimic::{Completion, Failed, Trial};
 
 use super::netns;
 
-/// Precedes what this machine lacks, in the output of a row that runs in a namespace.
+/// Prefix of a missing requirement in the output of a row that runs in a namespace.
 const MISSING: &str = "missing: ";
-/// Precedes what a row measured.
+/// Prefix of a row's measurements.
 pub const MEASURED: &str = "measured: ";
 
 /// Payload of the panic with which [`missing`] ends a row.
 struct Missing(String);
 
-/// Ends the row that calls it: this machine lacks something.
+/// Ends the calling row because this machine lacks `what`.
 pub fn missing(what: impl Into<String>) -> ! {
-    // Without the panic hook: this is not a failure.
+    // Bypasses the panic hook, because this is not a failure.
     panic::resume_unwind(Box::new(Missing(what.into())))
 }
 
-/// One line of the matrix.
+/// One row of the matrix.
 #[derive(Clone)]
 pub struct Row {
     name: String,
     body: Arc<dyn Fn() + Send + Sync>,
     place: Place,
-    /// The variable that is `1` if nothing may be ignored.
+    /// Variable that is `1` if the row must not be ignored.
     required_by: &'static str,
     /// Receives the lines that the row printed in its namespace.
     reader: Option<fn(&str, &str)>,
 }
 
-/// Where a row runs.
+/// Place in which a row runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// On loopback addresses of its own.
@@ -59,7 +59,7 @@ impl Row {
         Self { required_by, ..self }
     }
 
-    /// `reader` gets the row's name and each line that it printed in its namespace.
+    /// Passes the row's name and each line that it printed in its namespace to `reader`.
     #[must_use]
     pub fn read_by(self, reader: fn(&str, &str)) -> Self {
         Self { reader: Some(reader), ..self }

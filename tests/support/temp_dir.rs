@@ -1,11 +1,10 @@
-//! Directories for temporary files, and the numbers that keep their names apart. Mounted by the unit tests and the fuzz
-//! targets as well.
+//! Temporary directories and unique numbers. The unit tests and the fuzz targets include this module as well.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that no other call in any process gets: names, tokens, signatures.
+/// A number unique among all calls and processes, for names, tokens and signatures.
 pub fn unique() -> u64 {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let mut hasher = RandomState::new().build_hasher();
@@ -14,7 +13,7 @@ pub fn unique() -> u64 {
     hasher.finish()
 }
 
-/// A directory that goes away with its contents when dropped.
+/// A directory that is removed with its contents when dropped.
 #[derive(Debug)]
 pub struct TempDir(PathBuf);
 

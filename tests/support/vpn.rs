@@ -1,7 +1,7 @@
-//! Real VPNs in namespaces of their own: `OpenVPN`, and `WireGuard` with wireguard-go and wg-quick.
+//! Real VPNs in network namespaces: `OpenVPN`, and `WireGuard` with wireguard-go and wg-quick.
 //!
-//! This namespace is somebody's home, with a router. Behind that is the VPN's server, which opens ports by DNAT as PIA's does,
-//! and behind the server is the rest of the world, where a peer tries to connect.
+//! This namespace is a home network with a router. Beyond it is the VPN server, which forwards ports by DNAT as PIA's
+//! servers do, and beyond the server is the rest of the Internet, from where a peer tries to connect.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,27 +14,27 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-use crate::support::netns::{self, Namespace, here, ip};
+use crate::support::netns::{self, Namespace, ip, ip_here};
 use crate::support::rows::missing;
 use crate::support::{Ca, Killed, Leaf, Signal, TempDir, VALID, lock, send, wait_until};
 
-/// The server's public address (RFC 5737), and one of the peer's.
+/// Public addresses of the server and of the peer (RFC 5737).
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const PEER: &str = "198.51.100.9";
-/// Between two connections of the peer, and what each may take.
+/// Interval between two connections of the peer, and time limit for each.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
 const PROBE_LIMIT: Duration = Duration::from_millis(250);
-/// For a VPN to come up.
+/// Time limit for a VPN to come up.
 const UP_LIMIT: Duration = Duration::from_secs(20);
-/// Longer than `OpenVPN` takes to say goodbye to its server: a second SIGTERM would cut that short.
-const GOODBYE: Duration = Duration::from_secs(3);
-/// How often it is asked to end.
-const ASK_TO_END: usize = 6;
-/// A port of the gateway that answers: the one for its tokens.
+/// Longer than `OpenVPN` takes to notify its server of its exit, which a second SIGTERM would cut short.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+/// Number of attempts to end it.
+const STOP_ATTEMPTS: usize = 6;
+/// A port of the gateway that accepts connections: the one for its tokens.
 const ECHO: u16 = 443;
 
-/// Ends the row, as ignored, if a program is missing.
-pub fn need(programs: &[&str]) {
+/// Ends the row as ignored if a program is missing.
+pub fn require_programs(programs: &[&str]) {
     for program in programs {
         let there = Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
         if !there.is_ok_and(|status| status.success()) {
@@ -50,7 +50,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {errors}");
 }
 
-/// Nothing leaves home but through the VPN.
+/// Drops everything that would leave the home network outside the VPN.
 pub fn kill_switch() {
     run(Command::new("nft").arg(format!(
         "add table inet home; add chain inet home out {{ type filter hook output priority 0 ; }}; \
@@ -58,7 +58,7 @@ pub fn kill_switch() {
     )));
 }
 
-/// Home, server and the world beyond, joined.
+/// Home network, server and the Internet beyond, connected.
 pub struct Internet {
     pub server: Namespace,
     outside: Namespace,
@@ -66,12 +66,12 @@ pub struct Internet {
 
 impl Internet {
     pub fn new() -> Self {
-        let namespace = || Namespace::new().expect("another namespace");
+        let namespace = || Namespace::new().expect("a new namespace");
         let net = Self { server: namespace(), outside: namespace() };
         let (server, outside) = (net.server.pid(), net.outside.pid());
-        here(&format!("link add eth0 type veth peer name eth0 netns {server}"));
-        here("addr add 192.168.1.7/24 dev eth0");
-        here("link set eth0 up");
+        ip_here(&format!("link add eth0 type veth peer name eth0 netns {server}"));
+        ip_here("addr add 192.168.1.7/24 dev eth0");
+        ip_here("link set eth0 up");
         ip(server, &format!("link add eth1 type veth peer name eth0 netns {outside}"));
         for arguments in [
             "addr add 192.168.1.1/24 dev eth0",
@@ -79,7 +79,7 @@ impl Internet {
             "addr add 198.51.100.1/24 dev eth1",
             "link set eth1 up",
             "addr add 203.0.113.1/32 dev lo",
-            // Beyond the tunnels nobody answers, so that a wrong guess costs all the time that it is given.
+            // Packets to other private addresses are dropped, so that a wrong guess runs into its timeout.
             "route add blackhole 10.0.0.0/8",
         ] {
             ip(server, arguments);
@@ -87,7 +87,7 @@ impl Internet {
         ip(outside, &format!("addr add {PEER}/24 dev eth0"));
         ip(outside, "link set eth0 up");
         ip(outside, "route add default via 198.51.100.1");
-        here("route add default via 192.168.1.1");
+        ip_here("route add default via 192.168.1.1");
         netns::within(Some(server), || fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding"));
         net.nft(
             "add table ip pia; add map ip pia ports { type inet_service : ipv4_addr ; flags timeout ; }; \
@@ -98,24 +98,24 @@ impl Internet {
     }
 
     fn nft(&self, rules: &str) {
-        run(netns::beside(self.server.pid(), "nft").arg(rules));
+        run(netns::command_in(self.server.pid(), "nft").arg(rules));
     }
 
-    /// What a bind does: the port leads to `client` for 15 minutes.
+    /// Forwards the port to `client` for 15 minutes, as a bind does.
     pub fn open(&self, port: u16, client: Ipv4Addr) {
-        let _ = netns::beside(self.server.pid(), "nft")
+        let _ = netns::command_in(self.server.pid(), "nft")
             .arg(format!("delete element ip pia ports {{ {port} }}"))
             .stderr(Stdio::null())
             .status();
         self.nft(&format!("add element ip pia ports {{ {port} timeout 900s : {client} }}"));
     }
 
-    /// The server was restarted: it has forgotten every binding.
+    /// Removes every binding, as a restart of the server does.
     pub fn close_all(&self) {
         self.nft("flush map ip pia ports");
     }
 
-    /// A peer outside that connects to `port` over and over.
+    /// Starts a peer on the Internet that connects to `port` repeatedly.
     pub fn peer(&self, port: u16) -> Watcher {
         let pid = self.outside.pid();
         let address = SocketAddr::from((PUBLIC, port));
@@ -124,14 +124,14 @@ impl Internet {
         })
     }
 
-    /// Cuts home off, or mends it: packets vanish, nobody is told.
+    /// Disconnects the home network, or connects it again. Packets are dropped without an ICMP error.
     pub fn cut(&self, cut: bool) {
         let rule = if cut { "add" } else { "del" };
         ip(self.server.pid(), &format!("rule {rule} dev eth0 blackhole"));
     }
 }
 
-/// Somebody who looks again and again, and remembers what was seen when.
+/// Evaluates a condition repeatedly and records each result with its time.
 pub struct Watcher {
     seen: Arc<Mutex<Vec<(Instant, bool)>>>,
     end: Arc<AtomicBool>,
@@ -139,13 +139,13 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub fn start(every: Duration, look: impl Fn() -> bool + Send + 'static) -> Self {
+    pub fn start(every: Duration, observe: impl Fn() -> bool + Send + 'static) -> Self {
         let (seen, end) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (seen_there, end_there) = (Arc::clone(&seen), Arc::clone(&end));
         let thread = thread::spawn(move || {
             while !end_there.load(Ordering::Relaxed) {
                 let at = Instant::now();
-                let found = look();
+                let found = observe();
                 lock(&seen_there).push((at, found));
                 thread::sleep(every.saturating_sub(at.elapsed()));
             }
@@ -153,14 +153,14 @@ impl Watcher {
         Self { seen, end, thread: Some(thread) }
     }
 
-    /// When it was first seen after `from`, and stayed for the next look.
+    /// Time of the first of two consecutive positive results after `from`.
     pub fn first(&self, from: Instant) -> Option<Instant> {
         let seen = lock(&self.seen);
         let after: Vec<_> = seen.iter().filter(|(at, _)| *at >= from).collect();
         after.windows(2).find(|pair| pair[0].1 && pair[1].1).map(|pair| pair[0].0)
     }
 
-    /// The longest time for which it was not seen, between `from` and now.
+    /// Longest time without a positive result between `from` and now.
     pub fn longest_silence(&self, from: Instant) -> Duration {
         let (mut longest, mut since) = (Duration::ZERO, None);
         for (at, found) in lock(&self.seen).iter().filter(|(at, _)| *at >= from) {
@@ -170,12 +170,12 @@ impl Watcher {
         longest
     }
 
-    /// What was seen last before `at`.
+    /// The last result before `at`.
     fn at(&self, at: Instant) -> Option<bool> {
         lock(&self.seen).iter().rev().find(|(seen, _)| *seen <= at).map(|(_, found)| *found)
     }
 
-    /// The longest time for which `other` saw something else, between `from` and now.
+    /// Longest time for which the results of `other` differed, between `from` and now.
     pub fn longest_difference(&self, other: &Self, from: Instant) -> Duration {
         let (mut longest, mut since) = (Duration::ZERO, None);
         for (at, found) in lock(&self.seen).iter().filter(|(at, _)| *at >= from) {
@@ -196,20 +196,20 @@ impl Drop for Watcher {
     }
 }
 
-/// Which VPN, and how it is set up.
+/// Kind and configuration of a VPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// `subnet`, `net30` or `p2p`; with or without the routes that the server names.
+    /// `subnet`, `net30` or `p2p`; with or without the routes that the server pushes.
     OpenVpn { topology: &'static str, pull: bool },
-    /// Lines of the `[Interface]` section besides key and address.
+    /// Additional lines of the `[Interface]` section.
     WireGuard { lines: &'static str },
 }
 
 pub const OPENVPN: Kind = Kind::OpenVpn { topology: "subnet", pull: true };
 pub const WIREGUARD: Kind = Kind::WireGuard { lines: "" };
 
-/// Whether a connection from `own` comes to be.
-fn is_reached(own: Ipv4Addr, there: SocketAddr) -> bool {
+/// Tries to connect from `own`.
+fn can_connect(own: Ipv4Addr, there: SocketAddr) -> bool {
     let socket = || -> rustix::io::Result<rustix::fd::OwnedFd> {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PROBE_LIMIT))?;
@@ -220,7 +220,7 @@ fn is_reached(own: Ipv4Addr, there: SocketAddr) -> bool {
     socket().is_ok()
 }
 
-/// The server's end and ours of a VPN.
+/// Both ends of a VPN: the server and our client.
 pub struct Vpn {
     net: Arc<Internet>,
     kind: Kind,
@@ -234,7 +234,7 @@ pub struct Vpn {
 }
 
 impl Vpn {
-    /// With the server running and ours not yet.
+    /// Starts the server, but not yet our client.
     pub fn new(net: &Arc<Internet>, kind: Kind, own: Ipv4Addr, gateway: Ipv4Addr) -> Self {
         let (net, own) = (Arc::clone(net), Arc::new(Mutex::new(own)));
         let mut vpn = Self { net, kind, dir: TempDir::new(), own, gateway, server: None, client: None };
@@ -251,8 +251,8 @@ impl Vpn {
         *lock(&self.own)
     }
 
-    /// Opens `port` whenever `count` of binds has grown, until the result is dropped.
-    pub fn opens(&self, port: u16, count: impl Fn() -> usize + Send + 'static) -> Watcher {
+    /// Forwards `port` whenever `count`, the number of binds, has grown, until the result is dropped.
+    pub fn forward_bound_port(&self, port: u16, count: impl Fn() -> usize + Send + 'static) -> Watcher {
         let (net, own) = (Arc::clone(&self.net), Arc::clone(&self.own));
         let seen = Mutex::new(0);
         Watcher::start(Duration::from_millis(5), move || {
@@ -289,7 +289,7 @@ impl Vpn {
         let own = self.own();
         let second = match topology {
             "subnet" => "255.255.255.0".to_owned(),
-            // The other end of a pair of addresses, or the server's own.
+            // The other address of the client's pair, or the server's own.
             "net30" => Ipv4Addr::from_bits(own.to_bits() - 1).to_string(),
             _ => self.gateway.to_string(),
         };
@@ -302,7 +302,7 @@ impl Vpn {
              client-config-dir {clients}\nduplicate-cn\nkeepalive 1 8\npush \"redirect-gateway def1\"\n"
         );
         let configuration = self.dir.write("server.conf", configuration);
-        let mut command = netns::beside(self.net.server.pid(), "openvpn");
+        let mut command = netns::command_in(self.net.server.pid(), "openvpn");
         command.arg("--config").arg(configuration).args(["--log", &self.file("server.log")]);
         self.server = Some(Killed(command.stdin(Stdio::null()).spawn().expect("openvpn")));
         let ready = || fs::read_to_string(self.file("server.log")).is_ok_and(|log| log.contains("Sequence Completed"));
@@ -326,7 +326,7 @@ impl Vpn {
     // ---- WireGuard
 
     fn write_wireguard(&self) {
-        // The sockets by which wg speaks to wireguard-go are files: in this mount namespace they are this test's own.
+        // wg reaches wireguard-go through socket files here; the tmpfs separates them from those of other tests.
         let _ = fs::create_dir_all("/var/run/wireguard");
         run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/var/run/wireguard"]));
         for name in ["server", "client"] {
@@ -346,17 +346,17 @@ impl Vpn {
 
     fn start_wireguard_server(&mut self) {
         let pid = self.net.server.pid();
-        let mut command = netns::beside(pid, "wireguard-go");
+        let mut command = netns::command_in(pid, "wireguard-go");
         command.args(["-f", "vpn"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.server = Some(Killed(command.spawn().expect("wireguard-go")));
         let there = || {
-            let mut link = netns::beside(pid, "ip");
+            let mut link = netns::command_in(pid, "ip");
             link.args(["link", "show", "vpn"]).stdout(Stdio::null()).stderr(Stdio::null());
             link.status().is_ok_and(|status| status.success())
                 && fs::exists("/var/run/wireguard/vpn.sock").unwrap_or(false)
         };
-        assert!(wait_until(UP_LIMIT, there), "wireguard-go makes no device");
-        let mut set = netns::beside(pid, "wg");
+        assert!(wait_until(UP_LIMIT, there), "wireguard-go made no device");
+        let mut set = netns::command_in(pid, "wg");
         set.args(["set", "vpn", "listen-port", "51820", "private-key", &self.file("server.key")]);
         run(set.args(["peer", &self.key("client.public"), "allowed-ips", &format!("{}/32", self.own())]));
         ip(pid, &format!("addr add {}/32 dev vpn", self.gateway));
@@ -385,7 +385,7 @@ impl Vpn {
         run(command.args([verb, &self.file("tun0.conf")]));
     }
 
-    // ---- either
+    // ---- both kinds
 
     pub fn start_server(&mut self) {
         match self.kind {
@@ -394,22 +394,22 @@ impl Vpn {
         }
     }
 
-    /// Ends the server at once; its device goes with it.
+    /// Kills the server and removes its device.
     pub fn stop_server(&mut self) {
         self.server = None;
         let pid = self.net.server.pid();
-        let _ = netns::beside(pid, "ip").args(["link", "del", "vpn"]).stderr(Stdio::null()).status();
+        let _ = netns::command_in(pid, "ip").args(["link", "del", "vpn"]).stderr(Stdio::null()).status();
     }
 
-    /// From the next start on the server is another one.
-    pub fn moves_server(&mut self, own: Ipv4Addr, gateway: Ipv4Addr) {
+    /// Replaces the server with one in a different network.
+    pub fn change_server(&mut self, own: Ipv4Addr, gateway: Ipv4Addr) {
         self.stop_server();
         *lock(&self.own) = own;
         self.gateway = gateway;
         self.start_server();
     }
 
-    /// Starts ours; does not wait for it.
+    /// Starts our client without waiting for the tunnel.
     pub fn start(&mut self) {
         match self.kind {
             Kind::OpenVpn { pull, .. } => self.start_openvpn_client(pull),
@@ -417,16 +417,16 @@ impl Vpn {
         }
     }
 
-    /// Ends ours in an orderly way; its device goes with it.
+    /// Stops our client cleanly, which removes its device.
     pub fn stop(&mut self) {
         match self.kind {
             Kind::WireGuard { .. } => self.wg_quick("down"),
             Kind::OpenVpn { .. } => {
                 if let Some(mut client) = self.client.take() {
-                    // OpenVPN 2.6.14 forgets a SIGTERM that reaches it within some 10 ms of its start.
-                    let ended = (0..ASK_TO_END).any(|_| {
-                        send(client.0.id(), Signal::TERM).expect("openvpn is there");
-                        wait_until(GOODBYE, || matches!(client.0.try_wait(), Ok(Some(_))))
+                    // OpenVPN 2.6.14 loses a SIGTERM that arrives within about 10 ms of its start.
+                    let ended = (0..STOP_ATTEMPTS).any(|_| {
+                        send(client.0.id(), Signal::TERM).expect("a running openvpn");
+                        wait_until(STOP_LIMIT, || matches!(client.0.try_wait(), Ok(Some(_))))
                     });
                     assert!(ended, "openvpn does not end: {:?}", fs::read_to_string(self.file("client.log")));
                 }
@@ -434,20 +434,20 @@ impl Vpn {
         }
     }
 
-    /// Its own restarts, of `OpenVPN` alone.
+    /// Sends a signal to our client, for the restarts that `OpenVPN` alone has.
     pub fn signal(&self, signal: Signal) {
-        send(self.client.as_ref().expect("openvpn").0.id(), signal).expect("openvpn is there");
+        send(self.client.as_ref().expect("openvpn").0.id(), signal).expect("a running openvpn");
     }
 
-    /// Waits until it carries packets; when that was.
+    /// Waits until the tunnel carries packets; returns the time.
     pub fn wait_until_up(&self) -> Instant {
-        let carries = || is_reached(self.own(), (self.gateway, ECHO).into());
-        assert!(wait_until(UP_LIMIT, carries), "no VPN: {:?}", fs::read_to_string(self.file("client.log")));
+        let carries = || can_connect(self.own(), (self.gateway, ECHO).into());
+        assert!(wait_until(UP_LIMIT, carries), "the VPN is not up: {:?}", fs::read_to_string(self.file("client.log")));
         Instant::now()
     }
 
-    /// From the next start on ours has this address.
-    pub fn moves_to(&mut self, own: Ipv4Addr) {
+    /// Changes our client's address from its next start on.
+    pub fn change_address(&mut self, own: Ipv4Addr) {
         let before = std::mem::replace(&mut *lock(&self.own), own);
         match self.kind {
             Kind::OpenVpn { .. } => {
@@ -456,7 +456,7 @@ impl Vpn {
             }
             Kind::WireGuard { .. } => {
                 let pid = self.net.server.pid();
-                let mut set = netns::beside(pid, "wg");
+                let mut set = netns::command_in(pid, "wg");
                 let allowed = format!("{own}/32");
                 run(set.args(["set", "vpn", "peer", &self.key("client.public"), "allowed-ips", &allowed]));
                 ip(pid, &format!("route del {before}/32 dev vpn"));

@@ -1,4 +1,4 @@
-//! A daemon between its two peers, as most tests need it.
+//! A daemon with the simulated PIA and qBittorrent, the setup of most tests.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use super::daemon::{Daemon, SOON, Setup};
 use super::pia::{self, Pia};
 use super::qbt::{self, Flavour, Qbt};
 
-/// The end of a fault until everything is well: a request under way, the longest backoff, and another request.
+/// From the end of a fault to a healthy state: a request in progress, the longest backoff, and one more request.
 pub const RECOVERY: Duration = Duration::from_secs(60);
 
-/// Simulator, stand-in and what a daemon needs to talk to both.
+/// PIA simulator, qBittorrent stand-in, and the setup of a daemon that uses both.
 pub struct World {
     pub pia: Pia,
     pub qbt: Qbt,
@@ -53,14 +53,14 @@ impl World {
         self
     }
 
-    /// Takes what was changed at the simulator and the stand-in over into the environment.
-    pub fn renew(mut self) -> Self {
+    /// Updates the environment after a change of the simulator's or stand-in's credentials.
+    pub fn update_setup(mut self) -> Self {
         self.setup = self.setup.pia(&self.pia).qbt(&self.qbt);
         self
     }
 
-    /// qBittorrent listens on the port that was bound last, and the status knows of no problem.
-    pub fn is_well(&self) -> bool {
+    /// qBittorrent listens on the port that was bound last, and the status shows no problem.
+    pub fn is_healthy(&self) -> bool {
         self.qbt.listening().map(i64::from) == self.pia.bound().last().copied()
             && self.setup.status().is_some_and(|status| status.problems.is_empty())
     }
@@ -70,10 +70,10 @@ impl World {
         Running { daemon, world: self }
     }
 
-    /// Runs until the port is bound; what it does with qBittorrent may take longer.
+    /// Runs until the port is bound; qBittorrent may follow later.
     pub fn bind(self) -> Running {
         let mut running = self.run();
-        running.see("bound port 47047");
+        running.expect_line("bound port 47047");
         running
     }
 
@@ -87,7 +87,7 @@ impl World {
 
 /// A daemon in its world. Dereferences to the daemon.
 pub struct Running {
-    // Dropped before its peers.
+    // Dropped before the servers that it uses.
     pub daemon: Daemon,
     pub world: World,
 }
@@ -109,7 +109,7 @@ impl DerefMut for Running {
 impl Running {
     #[track_caller]
     pub fn settled(&mut self, port: u16) {
-        self.see(&format!("qBittorrent listens on port {port}"));
+        self.expect_line(&format!("qBittorrent listens on port {port}"));
         assert_eq!(self.qbt().listening(), Some(port));
     }
 
@@ -121,60 +121,60 @@ impl Running {
         &self.world.qbt
     }
 
-    /// Waits until the gateway granted this many more binds.
+    /// Waits until the gateway has granted this many more binds.
     #[track_caller]
-    pub fn sees_more_binds(&mut self, more: usize) {
+    pub fn wait_for_binds(&mut self, more: usize) {
         let Self { daemon, world } = self;
         let enough = world.pia.bound().len() + more;
         daemon.wait_until("more binds", || world.pia.bound().len() >= enough);
     }
 
-    /// SIGHUP, and waits until it has led to a granted bind.
+    /// Sends SIGHUP and waits for the bind that follows.
     #[track_caller]
-    pub fn hang_up_and_bind(&mut self) {
+    pub fn reload_and_bind(&mut self) {
         let before = self.pia().bound().len();
-        self.hang_up();
+        self.reload();
         let Self { daemon, world } = self;
         daemon.wait_until("a bind after SIGHUP", || world.pia.bound().len() > before);
     }
 
-    /// Has everything that is due done this often, without waiting for the interval.
+    /// Binds and checks the client this many times, without waiting for the interval.
     #[track_caller]
-    pub fn binds_again(&mut self, times: usize) {
+    pub fn bind_again(&mut self, times: usize) {
         for _ in 0..times {
-            self.hang_up_and_bind();
+            self.reload_and_bind();
         }
     }
 
-    /// Waits for the line of a first failure: ERROR, with every one of the words.
+    /// Waits for the next ERROR line and asserts that it contains all of `words`.
     #[track_caller]
     pub fn fails(&mut self, words: &[&str]) -> String {
         self.fails_within(SOON, words)
     }
 
-    /// [`Running::fails`] with a limit of its own.
+    /// [`Running::fails`] with a time limit.
     #[track_caller]
     pub fn fails_within(&mut self, limit: Duration, words: &[&str]) -> String {
         let line = self.wait_for_level("ERROR", limit);
-        // What was tried comes behind it.
+        // The failed attempts follow in lines of their own.
         let mut rest = String::new();
         for word in words {
             while !line.contains(word) && !rest.contains(word) {
-                assert!(line.contains("in vain"), "{word:?} is not in: {line}\n--- log\n{}", self.log());
-                rest += &self.wait_for_line("tried in vain: ", limit);
+                assert!(line.contains("attempts failed"), "{word:?} is not in: {line}\n--- log\n{}", self.log());
+                rest += &self.wait_for_line("failed attempts: ", limit);
             }
         }
         line
     }
 
-    /// Kills the daemon and starts the next one of the same world.
+    /// Kills the daemon and starts it again in the same world.
     pub fn restart(&mut self) {
         self.daemon.kill9();
         self.daemon = self.world.setup.run();
     }
 
-    /// Neither peer was sent anything that a real one would refuse.
-    pub fn nobody_complained(&self) {
+    /// Asserts that neither server received anything that a real one would refuse.
+    pub fn assert_no_complaints(&self) {
         assert_eq!(self.pia().complaints(), [""; 0]);
         assert_eq!(self.qbt().complaints(), [""; 0]);
     }
@@ -183,7 +183,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.nobody_complained();
+            self.assert_no_complaints();
         }
     }
 }

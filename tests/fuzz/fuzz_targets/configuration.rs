@@ -1,6 +1,7 @@
-//! Configuration file and environment: anything is a configuration or a list of problems, each one line without a secret.
+//! Configuration file and environment: every input is a valid configuration or a list of problems, each one line
+//! without a secret.
 //!
-//! The input is the file's text, and after a NUL the environment as the kernel shows it: `NAME=value` with NULs between.
+//! The input is the file's text, a NUL, and the environment in the kernel's format: `NAME=value` separated by NULs.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -10,14 +11,14 @@ use libfuzzer_sys::fuzz_target;
 use pia_qbittorrent_sync_fuzz::config::file::{self, Unreadable};
 use pia_qbittorrent_sync_fuzz::http::dial::join;
 use pia_qbittorrent_sync_fuzz::http::url::{Url, parse_address};
-use pia_qbittorrent_sync_fuzz::settings::{PortPeer, Settings, VARIABLES};
+use pia_qbittorrent_sync_fuzz::settings::{PortProvider, Settings, VARIABLES};
 use pia_qbittorrent_sync_fuzz::{assert_one_line, folder, put};
 
-/// A secret that stands in no text of ours.
+/// A secret that occurs in none of our texts.
 const MARK: &str = "hunter2";
 const CA: &[u8] = include_bytes!("../ca.pem");
 
-/// Whether the value names a file or a folder that is looked into.
+/// The value names a file or a folder that the daemon reads.
 fn is_path(name: &str) -> bool {
     name.ends_with("_FILE") || name.ends_with("_CA_CERT") || name == "CREDENTIALS_DIRECTORY"
 }
@@ -26,7 +27,7 @@ fn is_secret(name: &str) -> bool {
     VARIABLES.iter().any(|variable| variable.from_file && variable.name == name)
 }
 
-/// Whether the mark may be shown: it stands where no secret belongs.
+/// The mark may be shown, because it is in a place for no secret.
 fn is_open(name: &str, value: &str) -> bool {
     name.contains(MARK) || (value.contains(MARK) && !is_secret(name) && (is_path(name) || !value.contains('@')))
 }
@@ -36,14 +37,14 @@ fn check_line(line: &str, open: bool) {
     assert!(open || !line.contains(MARK), "a secret is shown: {line}");
 }
 
-/// What paths may lead to. The last one is found as a credential.
+/// Files that paths may lead to. The last one is a credential.
 static FILES: LazyLock<()> = LazyLock::new(|| {
     for (name, text) in [("ca.pem", CA), ("token", b"abc123"), ("secret", b"hunter2\n"), ("PIA_PASSWORD", b"hunter2")] {
         put(name, text);
     }
 });
 
-/// Paths stay in a folder of ours: the files and credentials of this machine are no part of the input.
+/// Moves all paths into our folder, so that this machine's files and credentials have no influence.
 fn confine(values: &mut BTreeMap<String, String>) {
     for (_, value) in values.iter_mut().filter(|(name, value)| is_path(name) && !value.is_empty()) {
         let name = value.rsplit('/').next().unwrap_or_default();
@@ -52,13 +53,13 @@ fn confine(values: &mut BTreeMap<String, String>) {
     values.entry("CREDENTIALS_DIRECTORY".to_owned()).or_insert_with(|| folder().join("nowhere").display().to_string());
 }
 
-/// What is accepted can be shown, and is accepted as the same again.
+/// Asserts that an accepted URL or address can be shown and parses to the same value again.
 fn parse(text: &str) {
     if let Ok(url) = Url::parse(text) {
         assert_ne!(url.port, 0);
         let shown = url.to_string();
         assert_one_line(&shown);
-        let again = Url::parse(&shown).expect("what was shown");
+        let again = Url::parse(&shown).expect("the shown URL");
         assert_eq!((again.https, &again.host, again.port, again.to_string()), (url.https, &url.host, url.port, shown));
     }
     if let Ok((host, port)) = parse_address(text) {
@@ -75,7 +76,7 @@ fuzz_target!(|input: &[u8]| {
     let text = parts.next().unwrap_or_default();
     parse(&String::from_utf8_lossy(text));
 
-    // Where a shell reads the file as well less is accepted, and that means the same.
+    // Files that a shell reads as well are parsed more strictly, with the same result.
     let strict = file::read(&put("conf.d/settings", text), is_secret);
     let mut all = match file::read(&put("config.env", text), is_secret) {
         Ok(all) => {
@@ -106,7 +107,7 @@ fuzz_target!(|input: &[u8]| {
             assert!((1..=840).contains(&settings.interval.as_secs()));
             settings.warnings.iter().for_each(|warning| check_line(warning, open));
             assert_one_line(&settings.client.address());
-            if let PortPeer::Pia(pia) = settings.port {
+            if let PortProvider::Pia(pia) = settings.port {
                 assert_one_line(&pia.gateway.address());
                 assert!(gateway.is_none_or(|it| parse_address(&it).is_ok_and(|(_, port)| port != Some(0))));
                 assert!(login.is_none_or(|it| Url::parse(&it).is_ok_and(|url| url.https)));

@@ -1,4 +1,4 @@
-//! gluetun's replies.
+//! Replies of gluetun's control server.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

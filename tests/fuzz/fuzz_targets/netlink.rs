@@ -1,4 +1,4 @@
-//! What the kernel, or whoever plays it, answers over netlink.
+//! Netlink messages from the kernel, or from a program that pretends to be the kernel.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -21,6 +21,6 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(socket.local.ip(), socket.local.ip().to_canonical());
         }
     }
-    // Every message takes its header at least.
+    // Every message has a header of 16 bytes.
     assert!(count <= input.len() / 16);
 });

@@ -1,4 +1,4 @@
-//! A lease's payload, as base64 and as what is in it.
+//! A lease's payload, as base64 and decoded.
 #![no_main]
 
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -8,7 +8,7 @@ use pia_qbittorrent_sync_fuzz::pia::lease::{LeaseStore, parse};
 use pia_qbittorrent_sync_fuzz::secret::Secret;
 use pia_qbittorrent_sync_fuzz::{assert_one_line, folder};
 
-/// The signature is never looked into: it may be anything.
+/// The signature may be any text, because the daemon does not parse it.
 fn arrive(payload: &str, signature: &str) {
     let lease = match parse(Secret::new(payload), Secret::new(signature), Timestamp::UNIX_EPOCH) {
         Ok(lease) => lease,

@@ -1,4 +1,4 @@
-//! A peer's reply: whatever arrives in whatever pieces is one response or one error, always the same, never without limits.
+//! A server's reply: any bytes are one response or one error within the limits, the same for pieces of any size.
 #![no_main]
 
 use std::io::{self, Read};
@@ -9,16 +9,16 @@ use pia_qbittorrent_sync_fuzz::assert_one_line;
 use pia_qbittorrent_sync_fuzz::http::Deadline;
 use pia_qbittorrent_sync_fuzz::http::wire::read_response;
 
-/// Bytes; the reader's own limit.
+/// Bytes; the limit of the reader.
 const MAX_BODY: usize = 256 * 1024;
-/// Bytes; beyond every limit of the reader's.
+/// Bytes; above every limit of the reader.
 const MAX_STREAM: usize = 512 * 1024;
-/// Bytes of head that are parsed for one input: it is parsed anew with every piece that arrives.
+/// Bytes of head that are parsed for one input, as every piece that arrives causes another parse from the start.
 const MAX_PARSED: usize = 256 * 1024;
-/// Bytes; less than what one read of the reader's takes, so that a large stream comes in other pieces, too.
+/// Bytes; less than the reader's buffer, so that a large stream arrives in different pieces, too.
 const LARGE_STEP: usize = 1500;
 
-/// Gives its bytes in pieces of `step`.
+/// Delivers its bytes in pieces of `step`.
 struct Drip<'a> {
     rest: &'a [u8],
     step: usize,
@@ -34,7 +34,7 @@ impl Read for Drip<'_> {
     }
 }
 
-/// The body, the head, and whether the connection could carry another exchange; or the error.
+/// Body, head, and whether the connection can be reused; or the error.
 type Outcome = Result<(Vec<u8>, String, bool), String>;
 
 fn read(stream: &[u8], step: usize) -> Outcome {
@@ -44,7 +44,7 @@ fn read(stream: &[u8], step: usize) -> Outcome {
             assert!(response.body.len() <= MAX_BODY);
             assert_one_line(&response.unexpected().to_string());
             let body = std::mem::take(&mut response.body);
-            // What comes after the response and has not arrived yet cannot be known.
+            // The reader cannot know about bytes after the response that have not arrived yet.
             Ok((body, format!("{response:?}"), reusable && drip.rest.is_empty()))
         }
         Err(cause) => {
@@ -54,7 +54,7 @@ fn read(stream: &[u8], step: usize) -> Outcome {
     }
 }
 
-/// 0xFF and a count repeat the byte before them 64 times the count, so that small inputs get beyond the limits.
+/// 0xFF and a count repeat the byte before them 64 times the count, so that small inputs can exceed the limits.
 fn expand(script: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     let mut bytes = script.iter();

@@ -1,4 +1,4 @@
-//! The files in `STATE_DIR`, as a crash, a full disk or another version may have left them.
+//! The files in `STATE_DIR` after a crash, on a full disk, or from a different version.
 #![no_main]
 
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use miniserde::json;
-use pia_qbittorrent_sync_fuzz::keeper::step::Listener;
-use pia_qbittorrent_sync_fuzz::keeper::tunnel::{Device, Way};
+use pia_qbittorrent_sync_fuzz::keeper::step::ListenState;
+use pia_qbittorrent_sync_fuzz::keeper::tunnel::{Device, GatewayRoute};
 use pia_qbittorrent_sync_fuzz::pia::lease::LeaseStore;
 use pia_qbittorrent_sync_fuzz::secret::Secret;
 use pia_qbittorrent_sync_fuzz::state::{Presence, State};
 use pia_qbittorrent_sync_fuzz::views::status::Status;
 use pia_qbittorrent_sync_fuzz::{assert_one_line, folder, put};
 
-fn a_way() -> Way {
+fn a_route() -> GatewayRoute {
     let device = Device { index: 7, name: "tun0".to_owned(), tunnel: true };
-    Way { local: [10, 9, 9, 9].into(), hop: None, device: Some(device), by_source: false }
+    GatewayRoute { local: [10, 9, 9, 9].into(), hop: None, device: Some(device), by_source: false }
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -36,12 +36,12 @@ fuzz_target!(|input: &[u8]| {
     match Status::read(folder()) {
         Ok(None) => panic!("there is a file"),
         Ok(Some(status)) => {
-            // Whoever runs has left a line of its own, in a file that may be as bad.
-            let who = String::from_utf8_lossy(input).into_owned();
-            for presence in [Presence::Running(who.clone()), Presence::Stopped, Presence::Unknown(who)] {
-                for way in [None, Some(Ok(a_way())), Some(Err("no way".to_owned()))] {
-                    let health = status.health(&presence, way, Some(&Listener::Dead), Timestamp::UNIX_EPOCH);
-                    assert_one_line(health.words());
+            // The running process describes itself in a file that may be just as damaged.
+            let holder = String::from_utf8_lossy(input).into_owned();
+            for presence in [Presence::Running(holder.clone()), Presence::Stopped, Presence::Unknown(holder)] {
+                for route in [None, Some(Ok(a_route())), Some(Err("no route".to_owned()))] {
+                    let health = status.health(&presence, route, Some(&ListenState::Stale), Timestamp::UNIX_EPOCH);
+                    assert_one_line(health.message());
                     status.describe(&presence, &health, Timestamp::UNIX_EPOCH).lines().for_each(assert_one_line);
                 }
             }
@@ -53,7 +53,7 @@ fuzz_target!(|input: &[u8]| {
     }
 
     put("rejected.json", input);
-    let state = State::visit(folder());
+    let state = State::open_read_only(folder());
     let (secret, other) = (Secret::new("admin\0hunter2"), Secret::new("admin\0hunter3"));
     let ago = |secret| state.rejected_ago("client", secret, Timestamp::UNIX_EPOCH + Duration::from_secs(9));
     let _ = ago(&secret);

@@ -1,5 +1,5 @@
-//! The daemon's modules, mounted for the fuzz targets: the daemon is a binary and nobody's library. What is not public in
-//! them is wrapped here.
+//! The daemon's modules, included for the fuzz targets because the daemon is a binary and not a library. Private
+//! functions are wrapped here.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -43,30 +43,30 @@ pub mod torrent;
 #[path = "../../../src/views/mod.rs"]
 pub mod views;
 
-/// The port in the body of a reply of gluetun's.
+/// Forwarded port from the body of gluetun's reply.
 pub fn forwarded(body: &str) -> Result<Option<u16>, error::Cause> {
     source::forwarded(body)
 }
 
-/// libFuzzer ends without a drop, so it stays: whoever runs a target for long sets `TMPDIR` to a folder in memory that is
-/// removed afterwards.
+/// Not removed at the end, because libFuzzer exits without dropping it. For a long run set `TMPDIR` to a folder in
+/// memory and remove that afterwards.
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = TempDir::new();
     std::fs::create_dir(folder.path().join("conf.d")).expect("a folder");
     folder
 });
 
-/// The folder of this process below `TMPDIR`.
+/// Folder of this process below `TMPDIR`.
 pub fn folder() -> &'static Path {
     FOLDER.path()
 }
 
-/// Makes `data` the file `name` in [`folder`], where the daemon's own code reads it.
+/// Writes `data` to the file `name` in [`folder`], where the daemon's code reads it.
 pub fn put(name: &str, data: &[u8]) -> PathBuf {
     FOLDER.write(name, data)
 }
 
-/// What is said to people or to the log is one line and cannot move a terminal's cursor.
+/// Asserts that a text for users or the log is one line and cannot move a terminal's cursor.
 pub fn assert_one_line(text: &str) {
     assert_eq!(text, text::one_line(text), "not one line");
 }

@@ -1,5 +1,5 @@
-//! Where the service keeps its settings, and as whom it reads what they name: so that a command typed by root takes the same
-//! settings, and does not take for well what only root can read.
+//! Paths of the service's settings, and the user that reads the files which they name. A command that root runs thus uses the
+//! service's settings, and reports files that only root can read. The contents of the files are parsed in `file`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,23 +7,23 @@ use std::path::{Path, PathBuf};
 
 use crate::files;
 
-/// Read when it exists; the systemd unit hands it over as a credential.
+/// Read if it exists; the systemd unit passes it as a credential.
 pub const CONFIG_ENV: &str = "/etc/pia-qbittorrent-sync/config.env";
-/// Where the systemd unit takes its credentials from, so that commands typed by hand see what the service sees.
+/// Source of the systemd unit's credentials, so that manual commands see what the service sees.
 pub const CREDENTIALS: &str = "/etc/pia-qbittorrent-sync/credentials";
-/// `OpenRC`'s place.
+/// The settings file of `OpenRC`.
 const CONF_D: &str = "/etc/conf.d/pia-qbittorrent-sync";
-/// The systemd unit, and its addition where systemd is too old for credentials (install.sh).
+/// The systemd unit, and its drop-in for a systemd without credentials (install.sh).
 const UNITS: [&str; 2] =
     ["/etc/systemd/system/pia-qbittorrent-sync.service", "/usr/lib/systemd/system/pia-qbittorrent-sync.service"];
 const WITHOUT_CREDENTIALS: &str = "/etc/systemd/system/pia-qbittorrent-sync.service.d/before-247.conf";
 const INIT_SCRIPT: &str = "/etc/init.d/pia-qbittorrent-sync";
-/// The user of the service where systemd does not make one up.
+/// The service's user, unless systemd allocates a dynamic one.
 const USER: &str = "pia-sync";
-/// What the unit's `ProtectHome=` and `PrivateTmp=` hide.
+/// Folders that the unit's `ProtectHome=` and `PrivateTmp=` hide.
 const HIDDEN_BY_UNIT: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
 
-/// The file with the settings, where nobody named one; none where there is none.
+/// The default settings file, if there is one.
 pub fn settings_file(credentials: Option<&Path>) -> Option<PathBuf> {
     let handed_over = credentials.map(|folder| folder.join("config.env"));
     let by_openrc = Path::new("/run/openrc/softlevel").exists();
@@ -31,12 +31,12 @@ pub fn settings_file(credentials: Option<&Path>) -> Option<PathBuf> {
     handed_over.into_iter().chain(places.map(PathBuf::from)).find(|path| path.exists())
 }
 
-/// Whether a shell reads the file as well: `OpenRC` its conf.d, of which the init script makes a copy for us.
+/// True if a shell reads the file as well: `OpenRC` sources conf.d, and the init script makes a copy for us.
 pub fn is_read_by_shell(path: &Path) -> bool {
     path.parent().is_some_and(|folder| folder.ends_with("conf.d"))
 }
 
-/// The file as its owner knows it, where `path` is what the service was handed.
+/// The name that the owner uses for a file, if `path` is the service's copy.
 pub fn known_as(path: &Path) -> &Path {
     if path.starts_with("/run/credentials") {
         Path::new(CONFIG_ENV)
@@ -47,16 +47,16 @@ pub fn known_as(path: &Path) -> &Path {
     }
 }
 
-/// Whoever the service runs as.
+/// The user that the service runs as.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ServiceUser {
-    /// User and group; none for one that systemd makes up at each start.
+    /// User and group; `None` for a dynamic user, which systemd allocates at each start.
     ids: Option<(u32, u32)>,
     hidden: &'static [&'static str],
 }
 
 impl ServiceUser {
-    /// The user of the service whose settings `file` has; none where no service is installed that has them.
+    /// The user of the service that reads its settings from `file`; `None` if no such service is installed.
     pub fn of(file: &Path) -> Option<Self> {
         let users = files::read(Path::new("/etc/passwd")).ok()?;
         if file == Path::new(CONF_D) && Path::new(INIT_SCRIPT).exists() {
@@ -69,13 +69,13 @@ impl ServiceUser {
         Some(Self { ids, hidden: &HIDDEN_BY_UNIT })
     }
 
-    /// One that systemd makes up, and hides nothing from.
+    /// A dynamic user without hidden folders.
     #[cfg(test)]
-    pub fn made_up() -> Self {
+    pub fn dynamic() -> Self {
         Self { ids: None, hidden: &[] }
     }
 
-    /// Whether it can read the file at `path`, by modes and owners; the error is for people.
+    /// Checks by mode and owner whether the user can read the file at `path`.
     pub fn may_read(&self, path: &Path) -> Result<(), Unreachable> {
         let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if let Some(hidden) = self.hidden.iter().find(|hidden| real.starts_with(hidden)) {
@@ -91,7 +91,7 @@ impl ServiceUser {
                 file.mode() >> class & bits == bits
             })
         };
-        // A folder has to be entered, which is its execute bit.
+        // Entering a folder takes its execute bit.
         if let Some(closed) = real.ancestors().skip(1).find(|folder| !may(folder, 0o1)) {
             return Err(Unreachable::Hidden(closed.display().to_string()));
         }
@@ -99,28 +99,28 @@ impl ServiceUser {
     }
 }
 
-/// Why the service does not reach a file that root reads.
+/// Reason why the service cannot read a file that root can read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unreachable {
-    /// It is in a folder that the unit hides, or that is closed to the service's user.
+    /// This folder is hidden by the unit, or closed to the service's user.
     Hidden(String),
-    /// It belongs to somebody else; whether it could be given to the service's user.
+    /// Another user owns the file; true if it could be given to the service's user.
     Denied(bool),
 }
 
 impl Unreachable {
-    /// What is wrong, and what would be right.
-    pub fn words(&self, path: &Path) -> (String, String) {
+    /// Problem and remedy.
+    pub fn describe(&self, path: &Path) -> (String, String) {
         match self {
             Self::Hidden(folder) => {
-                (format!("the service cannot look into {folder}"), "move it to /etc/pia-qbittorrent-sync".to_owned())
+                (format!("the service has no access to {folder}"), "move it to /etc/pia-qbittorrent-sync".to_owned())
             }
             Self::Denied(true) => {
-                ("the service may not read it".to_owned(), format!("type: chown {USER} {}", path.display()))
+                ("the service is not allowed to read it".to_owned(), format!("run: chown {USER} {}", path.display()))
             }
             Self::Denied(false) => (
-                "the service may not read it".to_owned(),
-                "chmod 644 it if it is a certificate; a secret belongs into /etc/pia-qbittorrent-sync/credentials/NAME"
+                "the service is not allowed to read it".to_owned(),
+                "chmod 644 it if it is a certificate; a secret belongs in /etc/pia-qbittorrent-sync/credentials/NAME"
                     .to_owned(),
             ),
         }
@@ -142,7 +142,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn a_user_has_numbers() {
+    fn user_and_group_are_parsed() {
         let users =
             "root:x:0:0:root:/root:/bin/sh\npia-sync2:x:9:9::/:/x\npia-sync:x:101:102:Linux User:/:/sbin/nologin\n";
         assert_eq!(ids_of("pia-sync", users), Some((101, 102)));
@@ -150,9 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn what_root_reads_the_service_may_not() {
+    fn a_file_that_root_can_read_may_be_closed_to_the_service() {
         let dir = TempDir::new();
-        // Folders that others can enter: of this machine's temporary ones that is not certain.
+        // Others must be able to enter the folder, which is not certain for a temporary one.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let path = dir.write("secret", "x");
         let owner = fs::metadata(&path).unwrap();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_name_for_people() {
+    fn a_file_has_one_display_name() {
         for (path, name) in [
             ("/run/credentials/pia-qbittorrent-sync.service/config.env", CONFIG_ENV),
             ("/run/pia-qbittorrent-sync/conf.d/pia-qbittorrent-sync", CONF_D),

@@ -1,5 +1,5 @@
-//! `STATUS_ADDRESS`: what the other views show, over HTTP, for those who ask. Read-only, without a password, and bounded: so many
-//! clients, so many seconds, so many bytes. Whoever reads slowly keeps nobody waiting.
+//! `STATUS_ADDRESS`: serves the other views over HTTP. Read-only, without a password, and bounded in clients, seconds and bytes. A
+//! slow client delays no other one.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,83 +12,78 @@ use jiff::Timestamp;
 
 use super::metrics::{self, Counts};
 use super::status::{Health, Status};
-use crate::error::plain;
+use crate::error::io_message;
 
-/// The variable, as the log names it.
 pub const NAME: &str = "STATUS_ADDRESS";
-/// Clients at one time.
+/// Concurrent clients.
 const CLIENTS: usize = 8;
-/// For a request and its reply.
+/// Time for a request and its reply.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Bytes of a request.
+/// Longest request, in bytes.
 const REQUEST: usize = 4096;
 /// Bytes of a thread's stack.
 const STACK: usize = 64 * 1024;
-/// Between two tries to listen, and after an error of a listener.
-const AGAIN: Duration = Duration::from_secs(30);
+/// Interval between two attempts to listen.
+const LISTEN_RETRY: Duration = Duration::from_secs(30);
 
-/// What is shown.
 #[derive(Clone, Default)]
-pub struct Shown {
-    /// The status document.
+pub struct PageData {
     pub status: Status,
-    /// What was counted.
     pub counts: Counts,
-    /// The port to listen on; none while there is none.
+    /// The port that the torrent client should listen on.
     pub port: Option<u16>,
 }
 
-/// The health of this moment.
-pub type Look = fn(&Status) -> Health;
+/// Computes the current health.
+pub type HealthCheck = fn(&Status) -> Health;
 
-/// Who listens, and what is shown there.
-pub struct Page(Arc<Mutex<Shown>>);
+/// Data for the server's threads.
+pub struct StatusServer(Arc<Mutex<PageData>>);
 
-impl Page {
-    /// Listens at `address`, now or when that is possible.
-    pub fn new(address: SocketAddr, look: Look) -> Self {
-        let shown = Arc::new(Mutex::new(Shown::default()));
-        let page = Arc::clone(&shown);
-        if let Err(error) = Builder::new().stack_size(STACK).spawn(move || listen(address, &page, look)) {
-            log::warn!("{NAME}: no thread for it: {error}");
+impl StatusServer {
+    /// Starts a thread that listens at `address` as soon as possible.
+    pub fn new(address: SocketAddr, check_health: HealthCheck) -> Self {
+        let data = Arc::new(Mutex::new(PageData::default()));
+        let server = Arc::clone(&data);
+        if let Err(error) = Builder::new().stack_size(STACK).spawn(move || listen(address, &server, check_health)) {
+            log::warn!("{NAME}: cannot start a thread: {error}");
         }
-        Self(shown)
+        Self(data)
     }
 
-    /// Shows this from now on.
-    pub fn show(&self, shown: Shown) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    pub fn update(&self, data: PageData) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = data;
     }
 }
 
-fn listen(address: SocketAddr, shown: &Arc<Mutex<Shown>>, look: Look) {
-    let mut said = false;
+fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: HealthCheck) {
+    let mut warned = false;
     let listener = loop {
         match TcpListener::bind(address) {
             Ok(listener) => break listener,
-            Err(error) if !std::mem::replace(&mut said, true) => {
-                log::warn!("{NAME} {address}: {}; it is tried again", plain(&error));
+            Err(error) if !std::mem::replace(&mut warned, true) => {
+                log::warn!("{NAME} {address}: {}; retrying every {} s", io_message(&error), LISTEN_RETRY.as_secs());
             }
             Err(_) => {}
         }
-        sleep(AGAIN);
+        sleep(LISTEN_RETRY);
     };
     log::info!("status: http://{address}/metrics, /healthz, /status, /v1/portforward");
     let clients = Arc::new(AtomicUsize::new(0));
     for client in listener.incoming() {
         let Ok(client) = client else {
-            // No more files, say.
+            // For example, no file descriptor is left.
             sleep(LIMIT);
             continue;
         };
-        // Beyond that the connection is closed without a word.
+        // One client too many: close the connection without a reply.
         if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
             clients.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let (shown, counter) = (Arc::clone(shown), Arc::clone(&clients));
+        let (data, counter) = (Arc::clone(data), Arc::clone(&clients));
         let serve = move || {
-            let _ = serve(client, &shown, look);
+            let _ = serve(client, &data, check_health);
             counter.fetch_sub(1, Ordering::Relaxed);
         };
         if Builder::new().stack_size(STACK).spawn(serve).is_err() {
@@ -97,7 +92,7 @@ fn listen(address: SocketAddr, shown: &Arc<Mutex<Shown>>, look: Look) {
     }
 }
 
-fn serve(mut client: TcpStream, shown: &Mutex<Shown>, look: Look) -> io::Result<()> {
+fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthCheck) -> io::Result<()> {
     let end = Instant::now() + LIMIT;
     let request = read_request(&mut client, end)?;
     let mut headers = [httparse::EMPTY_HEADER; 64];
@@ -105,11 +100,11 @@ fn serve(mut client: TcpStream, shown: &Mutex<Shown>, look: Look) -> io::Result<
     let complete = parsed.parse(&request).is_ok_and(|state| state.is_complete());
     let reply = match (parsed.method, parsed.path) {
         (Some("GET" | "HEAD"), Some(path)) if complete => {
-            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            reply_to(path, &shown, look)
+            let data = data.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            reply_to(path, &data, check_health)
         }
-        (Some(_), Some(_)) if complete => Reply::text("405 Method Not Allowed", "only GET and HEAD\n".to_owned()),
-        _ => Reply::text("400 Bad Request", "not understood\n".to_owned()),
+        (Some(_), Some(_)) if complete => Reply::text("405 Method Not Allowed", "use GET or HEAD\n".to_owned()),
+        _ => Reply::text("400 Bad Request", "not an HTTP request\n".to_owned()),
     };
     let Reply { status, kind, body } = reply;
     let head = format!(
@@ -121,11 +116,11 @@ fn serve(mut client: TcpStream, shown: &Mutex<Shown>, look: Look) -> io::Result<
     write_all(&mut client, format!("{head}{body}").as_bytes(), end)
 }
 
-/// The time that is left, or the error that there is none.
-fn left(end: Instant) -> io::Result<Option<Duration>> {
+/// Time until `end`, or an error if there is none left.
+fn remaining(end: Instant) -> io::Result<Option<Duration>> {
     match end.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-        left => Ok(Some(left)),
+        remaining => Ok(Some(remaining)),
     }
 }
 
@@ -133,7 +128,7 @@ fn read_request(client: &mut TcpStream, end: Instant) -> io::Result<Vec<u8>> {
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
     while !request.windows(4).any(|bytes| bytes == b"\r\n\r\n") && request.len() < REQUEST {
-        client.set_read_timeout(left(end)?)?;
+        client.set_read_timeout(remaining(end)?)?;
         match client.read(&mut buffer)? {
             0 => break,
             bytes => request.extend_from_slice(&buffer[..bytes]),
@@ -144,7 +139,7 @@ fn read_request(client: &mut TcpStream, end: Instant) -> io::Result<Vec<u8>> {
 
 fn write_all(client: &mut TcpStream, mut bytes: &[u8], end: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        client.set_write_timeout(left(end)?)?;
+        client.set_write_timeout(remaining(end)?)?;
         match client.write(bytes)? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             written => bytes = &bytes[written..],
@@ -169,22 +164,22 @@ impl Reply {
     }
 }
 
-fn reply_to(path: &str, shown: &Shown, look: Look) -> Reply {
+fn reply_to(path: &str, data: &PageData, check_health: HealthCheck) -> Reply {
     let path = path.split('?').next().unwrap_or(path);
     match path {
         "/metrics" => {
-            let well = matches!(look(&shown.status), Health::Well(_));
-            let body = metrics::text(&shown.status, well, &shown.counts, Timestamp::now());
+            let healthy = matches!(check_health(&data.status), Health::Healthy(_));
+            let body = metrics::text(&data.status, healthy, &data.counts, Timestamp::now());
             Reply { status: "200 OK", kind: "text/plain; version=0.0.4; charset=utf-8", body }
         }
         "/healthz" => {
-            let health = look(&shown.status);
-            let status = if matches!(health, Health::Well(_)) { "200 OK" } else { "503 Service Unavailable" };
-            Reply::text(status, format!("{}\n", health.words()))
+            let health = check_health(&data.status);
+            let status = if matches!(health, Health::Healthy(_)) { "200 OK" } else { "503 Service Unavailable" };
+            Reply::text(status, format!("{}\n", health.message()))
         }
-        "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&shown.status))),
-        // As gluetun's control server has it: the route of now and the one of before.
-        "/v1/portforward" | "/v1/openvpn/portforwarded" => Reply::json(match shown.port {
+        "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&data.status))),
+        // Paths of gluetun's control server, the current and the former one.
+        "/v1/portforward" | "/v1/openvpn/portforwarded" => Reply::json(match data.port {
             Some(port) => format!("{{\"port\":{port},\"ports\":[{port}]}}\n"),
             None => "{\"port\":0,\"ports\":[]}\n".to_owned(),
         }),
@@ -196,16 +191,16 @@ fn reply_to(path: &str, shown: &Shown, look: Look) -> Reply {
 mod tests {
     use super::*;
 
-    fn well(_: &Status) -> Health {
-        Health::Well("ok: all".to_owned())
+    fn healthy(_: &Status) -> Health {
+        Health::Healthy("ok: all".to_owned())
     }
 
-    /// A page on a port of the kernel's choice.
-    fn page() -> (Page, SocketAddr) {
+    /// A server on a port that the kernel chose.
+    fn server() -> (StatusServer, SocketAddr) {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let page = Page::new(address, well);
-        page.show(Shown { port: Some(4711), ..Shown::default() });
-        (page, address)
+        let server = StatusServer::new(address, healthy);
+        server.update(PageData { port: Some(4711), ..PageData::default() });
+        (server, address)
     }
 
     fn connect(address: SocketAddr) -> TcpStream {
@@ -215,7 +210,7 @@ mod tests {
             }
             sleep(Duration::from_millis(10));
         }
-        panic!("nobody listens");
+        panic!("the server does not listen");
     }
 
     fn ask(address: SocketAddr, request: &str) -> String {
@@ -227,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_is_told_to_those_who_ask() {
-        let (_page, address) = page();
+    fn every_route_answers() {
+        let (_server, address) = server();
         let get = |path: &str| ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert!(get("/metrics").contains("\npia_sync_healthy 1\n"));
         assert!(get("/healthz?x").starts_with("HTTP/1.1 200 OK") && get("/healthz").ends_with("\r\n\r\nok: all\n"));
@@ -247,8 +242,8 @@ mod tests {
     }
 
     #[test]
-    fn whoever_says_nothing_is_left_and_keeps_nobody_waiting() {
-        let (_page, address) = page();
+    fn a_silent_client_is_dropped_and_delays_no_one_else() {
+        let (_server, address) = server();
         let silent: Vec<_> = (1..CLIENTS).map(|_| connect(address)).collect();
         let began = Instant::now();
         assert!(ask(address, "GET /healthz HTTP/1.1\r\n\r\n").contains("200 OK"));

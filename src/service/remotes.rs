@@ -1,0 +1,165 @@
+//! Runs each step at its remote, one exchange at a time. Nothing is decided here.
+
+use std::net::SocketAddr;
+
+use crate::error::{Call, Cause, Error, Retry};
+use crate::keeper::step::{Completed, Exchange, Progress, Step};
+use crate::keeper::tunnel::GatewayRoute;
+use crate::keeper::{self, Keeper, Remote, Setup};
+use crate::kernel::{self, Network};
+use crate::pia::{Pia, account, discover};
+use crate::secret::Secret;
+use crate::settings::{PortProvider, Settings};
+use crate::state::State;
+use crate::time::Now;
+use crate::torrent::TorrentClient;
+use crate::views::status::remote_name;
+
+/// The remotes that settings describe.
+pub struct Remotes {
+    pub port: PortProvider,
+    pub client: Box<dyn TorrentClient>,
+}
+
+impl Remotes {
+    /// Builds the remotes, and a keeper that starts from what earlier runs left in `state`. Sends nothing.
+    pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
+        let Settings { mut port, client, interval, isolation, .. } = settings;
+        let origin = match &mut port {
+            PortProvider::Pia(pia) => {
+                if state.is_read_only() {
+                    pia.disable_persistence();
+                }
+                keeper::Origin::Lease(pia.store.load().unwrap_or_else(|problem| {
+                    log::warn!("{} {problem}; a new lease will replace it", pia.store.path().display());
+                    None
+                }))
+            }
+            PortProvider::Source(source) => keeper::Origin::Source { poll_interval: source.poll_interval() },
+        };
+        let setup = Setup { interval, origin, profile: client.profile(), hands_off, isolation, seed };
+        (Self { port, client }, Keeper::new(setup, now))
+    }
+
+    /// The credentials for a remote, and the error to report if they were rejected recently.
+    fn credentials(&self, remote: Remote) -> Option<(Secret, Error)> {
+        match (remote, &self.port) {
+            (Remote::Account, PortProvider::Pia(pia)) => Some((pia.account.credentials()?, account::rejected_before())),
+            (Remote::Client, _) => Some((self.client.credentials()?, self.client.rejected_before())),
+            _ => None,
+        }
+    }
+
+    /// Restores the rejections of earlier runs: a few rejected logins in a row ban the user's address.
+    pub fn restore_rejections(&self, keeper: &mut Keeper, state: &State, now: Now) {
+        for remote in [Remote::Account, Remote::Client] {
+            if let Some((credentials, error)) = self.credentials(remote)
+                && let Some(ago) = state.rejected_ago(remote_name(remote), &credentials, now.wall)
+            {
+                keeper.remember_rejection(now, remote, error, ago);
+            }
+        }
+    }
+
+    /// Stores for the next run whether a step's credentials were rejected.
+    pub fn store_rejection(&self, step: &Step, result: &Exchange<Completed>, state: &State, now: Now) {
+        let remote = step.remote();
+        let rejected = match result {
+            Err(error) if error.retry == Retry::CredentialsRejected => true,
+            // A completed call proves that the credentials are accepted.
+            Ok(Progress::Done(_)) if matches!(step, Step::GetToken { .. } | Step::ReadPort) => false,
+            _ => return,
+        };
+        if let Some((credentials, _)) = self.credentials(remote) {
+            state.remember_rejection(remote_name(remote), rejected.then_some(&credentials), now.wall);
+        }
+    }
+
+    /// Runs one exchange of `step`.
+    pub fn execute(&mut self, step: &Step, network: &Network) -> Exchange<Completed> {
+        let client = self.client.as_mut();
+        let set = |exchange: Exchange<()>| Ok(exchange?.map(|()| Completed::PortSet));
+        match step {
+            Step::ReadPort => Ok(client.port()?.map(Completed::Port)),
+            Step::SetPort(port) => set(client.set_port(*port, false)),
+            Step::BounceAway { other, .. } => set(client.set_port(*other, false)),
+            Step::BounceBack(port) => set(client.set_port(*port, true)),
+            Step::Inspect { port, route, peers } => {
+                // This kernel knows nothing about a client on another machine.
+                let here = client.dialled().is_some_and(|client| network.has_address(client.ip()));
+                let seen = here.then(|| kernel::inspect(network, *port, route.as_ref(), *peers).ok());
+                Ok(Progress::Done(Completed::Inspected(seen.flatten())))
+            }
+            Step::Confirm(_) => Ok(client.connectivity()?.map(Completed::Reachability)),
+            Step::CheckInbound => Ok(client.inbound()?.map(Completed::Inbound)),
+            Step::Reannounce => Ok(client.reannounce()?.map(|()| Completed::Reannounced)),
+            Step::GetToken { refused } => self.pia()?.get_token(refused.as_ref(), network),
+            Step::GetSignature { token } => {
+                Ok(self.pia()?.gateway.get_signature(token, network)?.map(Completed::Leased))
+            }
+            Step::StoreLease(lease) => self.pia()?.store(lease),
+            Step::Bind(lease) => self.pia()?.gateway.bind(lease, network),
+            Step::PollSource => match &mut self.port {
+                PortProvider::Source(source) => Ok(source.port()?.map(Completed::Source)),
+                PortProvider::Pia(_) => Err(wrong_provider()),
+            },
+            Step::Wait(_) | Step::Exit => Ok(Progress::More),
+        }
+    }
+
+    fn pia(&mut self) -> Result<&mut Pia, Error> {
+        match &mut self.port {
+            PortProvider::Pia(pia) => Ok(pia),
+            PortProvider::Source(_) => Err(wrong_provider()),
+        }
+    }
+
+    /// The gateway's address, if it is known, and the route to it or into the tunnel; `None` while the gateway is a name that was
+    /// not looked up yet.
+    pub fn route(&self, network: &Network) -> Option<(Option<SocketAddr>, Result<GatewayRoute, Error>)> {
+        let (gateway, route) = match &self.port {
+            PortProvider::Pia(pia) => (pia.gateway.dialled(), pia.gateway.route(network)?),
+            // The program that binds the port uses the same tunnel.
+            PortProvider::Source(_) => (None, discover::route(network)),
+        };
+        let to = || gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
+        let advice = "check that the VPN is up; the service continues as soon as there is a route";
+        let no_route = |error| Error::new(Call::Route, Cause::NoRoute { to: to(), error }).advise(Some(advice));
+        Some((gateway, route.map_err(no_route)))
+    }
+
+    pub fn forget_gateway(&mut self) {
+        if let PortProvider::Pia(pia) = &mut self.port {
+            pia.gateway.forget();
+        }
+    }
+
+    /// Closes the connections before a wait, during which the remotes would close them.
+    pub fn disconnect(&mut self) {
+        match &mut self.port {
+            PortProvider::Pia(pia) => pia.gateway.disconnect(),
+            PortProvider::Source(source) => source.disconnect(),
+        }
+        self.client.disconnect();
+    }
+
+    pub fn describe_source(&self) -> String {
+        match &self.port {
+            PortProvider::Pia(pia) => format!("gateway {}", pia.gateway.address()),
+            PortProvider::Source(source) => format!("port from {}", source.name()),
+        }
+    }
+
+    pub fn source_name(&self) -> String {
+        match &self.port {
+            PortProvider::Source(source) => source.name(),
+            PortProvider::Pia(_) => "PIA".to_owned(),
+        }
+    }
+}
+
+/// A bug: the keeper has to ask the provider that it was built for.
+fn wrong_provider() -> Error {
+    let cause = "requested from the wrong provider; this is a bug of this program".to_owned();
+    Error::new(Call::WrongProvider, Cause::Other(cause))
+}
