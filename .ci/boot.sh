@@ -47,7 +47,7 @@ unpack_base() {
 make_systemd_root() {
   local root=$1 unit
   unpack_base "$root"
-  # wait-online would hold network-online.target for two minutes, and nobody is to log in.
+  # wait-online would hold network-online.target for two minutes, and no user logs in.
   for unit in systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service \
     systemd-resolved.service systemd-timesyncd.service systemd-logind.service apt-daily.timer \
     apt-daily-upgrade.timer getty.target console-getty.service; do

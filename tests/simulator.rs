@@ -187,7 +187,7 @@ impl Simulator {
 
     fn obey(&mut self) -> io::Result<()> {
         let text = fs::read_to_string(self.directory.join("commands"))?;
-        // A file that was written anew, and not appended to, is all new.
+        // A file that was replaced instead of appended to is all new.
         let unread = text.get(self.done..).unwrap_or(&text);
         let Some(end) = unread.rfind('\n') else { return Ok(()) };
         for command in unread[..end].lines() {
@@ -201,7 +201,7 @@ impl Simulator {
         Ok(())
     }
 
-    /// `None` for what is not a command, or for somebody who was not started.
+    /// `None` if it is no command, or for a server that was not started.
     fn carry_out(&mut self, command: &str) -> Option<()> {
         match command.split_once(' ')? {
             ("port", port) => {
@@ -257,7 +257,7 @@ impl Simulator {
     }
 }
 
-/// Whoever reads the file sees all of it or the one before.
+/// A reader sees the whole new file or the whole previous one.
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text)?;

@@ -12,7 +12,7 @@ test_old_systemd() {
   chmod 755 "$root/usr/bin/systemctl"
   check 'homes/old-systemd: an installation under systemd 245 succeeds' installs "$machine"
   check 'homes/old-systemd: the installer reports how the service reads its settings without credentials' prints "$machine" \
-    "systemd 245 hands over no credentials (247 does): the service runs as pia-sync, who may read /$etc"
+    "systemd 245 has no credentials (247 does): the service runs as user pia-sync, which can read /$etc"
   check 'homes/old-systemd: a drop-in runs the service as a user of its own' grep -qx 'User=pia-sync' "$root/$drop_in"
   check "homes/old-systemd: the service's group can read the settings" \
     eq "$(enter "$machine" stat -c '%a %G' "/$etc/config.env" "/$etc/credentials")" $'640 pia-sync\n750 pia-sync'

@@ -12,12 +12,12 @@ test_openwrt() {
   check 'homes/openwrt: the binary is on the PATH' eq "$(enter "$machine" sh -c "readlink -f \$(which $name)")" "/usr/bin/$name"
   check 'homes/openwrt: the service is enabled' has_file "$machine" "etc/rc.d/S95$name"
   check 'homes/openwrt: the installer reports that the service is not started without an account' \
-    prints "$machine" 'the service is not started before the configuration is right'
+    prints "$machine" 'service not started: correct the configuration first'
   check 'homes/openwrt: the configuration puts the state on flash storage' grep -qx "STATE_DIR=/$etc/state" "$root/$config"
   check 'homes/openwrt: the installer creates no user' refuses grep -q pia-sync "$root/etc/passwd"
   check 'homes/openwrt: a firmware upgrade keeps the service' grep -qx "/etc/rc.d/S95$name" "$root/lib/upgrade/keep.d/$name"
   check 'homes/openwrt: the installer prints a check command that works when typed' \
-    prints "$machine" "see whether everything works: $name check"
+    prints "$machine" "test everything: $name check"
   check 'homes/openwrt: a second run changes nothing' changes_nothing "$machine"
   check 'homes/openwrt: the init script refuses to start without an account' refuses enter "$machine" "$script" start
   check 'homes/openwrt: the log has the reason for the refused start' \

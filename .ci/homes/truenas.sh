@@ -21,16 +21,16 @@ test_truenas() {
 check_prefixes() {
   local machine=$1 pool=$1/root/mnt/pool prefix=$2 folder
   check 'homes/truenas: the installer asks for a --prefix when /usr is read-only' \
-    refuses_with "$machine" 1 '/usr/local/bin cannot be written: choose another place with --prefix'
+    refuses_with "$machine" 1 'cannot write to /usr/local/bin: choose a different folder with --prefix'
   info "install.sh printed: $(tr '\n' '|' <"$machine/output")"
-  check 'homes/truenas: the installer refuses / as --prefix' refuses_with "$machine" 64 'and not /' --prefix //
+  check 'homes/truenas: the installer refuses / as --prefix' refuses_with "$machine" 64 'other than /' --prefix //
   check 'homes/truenas: the installer refuses a --prefix with a space' \
     refuses_with "$machine" 64 'letters, digits' --prefix '/mnt/my pool'
   : >"$pool/movie"
   check 'homes/truenas: the installer refuses a --prefix with other files and changes nothing' \
-    leaves_unchanged "$machine" refuses_with "$machine" 1 '/mnt/pool has other things in it' --prefix /mnt/pool
+    leaves_unchanged "$machine" refuses_with "$machine" 1 '/mnt/pool contains other files' --prefix /mnt/pool
   check 'homes/truenas: --uninstall --purge refuses a --prefix with other files and changes nothing' \
-    leaves_unchanged "$machine" refuses_with "$machine" 1 '/mnt/pool is not ours' --uninstall --purge --prefix /mnt/pool
+    leaves_unchanged "$machine" refuses_with "$machine" 1 '/mnt/pool was not installed by this script' --uninstall --purge --prefix /mnt/pool
   chmod 777 "$machine/root/$prefix"
   check 'homes/truenas: the installer refuses a --prefix to which every user can write and changes nothing' \
     leaves_unchanged "$machine" refuses_with "$machine" 1 "others can write to /$prefix: root would run" --prefix "/$prefix"
@@ -88,7 +88,7 @@ check_wrong_settings() {
   check 'homes/truenas: a refused restart leaves the service running' is_still "$machine" "$pid"
   check 'homes/truenas: the running service can be killed' kill -KILL "$pid"
   check 'homes/truenas: the log reports that a service with wrong settings is not restarted after SIGKILL' \
-    wait_for 20 logged "$machine" 'ended with 78 and is not started again'
+    wait_for 20 logged "$machine" 'exited with 78; not restarting'
   check 'homes/truenas: the log names the wrong setting' logged "$machine" 'CHECK_INTERVAL=never'
   check 'homes/truenas: run.sh stop succeeds when the service does not run' enter "$machine" sh "$script" stop
   check 'homes/truenas: run.sh refuses to start with wrong settings' refuses enter "$machine" sh "$script" start
@@ -105,7 +105,7 @@ check_prefix_removal() {
   printf '%s\n' "$webui_password" >"$machine/root/mnt/pool/secret"
   check 'homes/truenas: --uninstall --purge succeeds' installs "$machine" --uninstall --purge --prefix "/$prefix"
   check "homes/truenas: --purge names the user's own file that it leaves" \
-    prints "$machine" 'left alone, for you to remove: /mnt/pool/secret'
+    prints "$machine" 'not removed, delete it yourself if it is no longer needed: /mnt/pool/secret'
   check 'homes/truenas: --purge removes the --prefix' has_no "$machine" "$prefix"
   check 'homes/truenas: --purge leaves the files of an installation without --prefix' \
     has_files "$machine" "${other_installation[@]}"

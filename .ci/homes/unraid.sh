@@ -31,13 +31,13 @@ check_unraid_installation() {
   check 'homes/unraid: the go file keeps its former lines' eq "$(head -n 2 "$go")" "$(cat "$machine/go")"
   # This flash drive is one.
   check 'homes/unraid: the installer warns about a state folder on a RAM disk' \
-    prints "$machine" 'is on a RAM disk: each boot will cost a login and give another port'
+    prints "$machine" 'is on a RAM disk: each boot will need a login and get a different port'
   check 'homes/unraid: a second run changes nothing' changes_nothing "$machine"
   check 'homes/unraid: the installer reports that the flash drive has no file permissions' \
-    prints "$machine" 'the flash drive knows no owners'
+    prints "$machine" 'the flash drive has no file owners'
   check 'homes/unraid: the installed program names the missing settings' prints "$machine" 'PIA_USERNAME: is not set'
   check 'homes/unraid: the installer prints a check command that works when typed' \
-    prints "$machine" "see whether everything works: $name --config /$prefix/etc/config.env check"
+    prints "$machine" "test everything: $name --config /$prefix/etc/config.env check"
 }
 
 # check_unraid_service MACHINE PREFIX

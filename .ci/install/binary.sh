@@ -18,7 +18,7 @@ test_binary() {
     leaves_unchanged "$machine" refuses_with "$machine" 1 'does not run on this machine' --binary /src/other
   printf '#!/bin/sh\necho other 1.0\n' >"$src/other"
   check 'install/binary: a different program changes nothing' \
-    leaves_unchanged "$machine" refuses_with "$machine" 1 'is not pia-qbittorrent-sync: it says other 1.0' --binary /src/other
+    leaves_unchanged "$machine" refuses_with "$machine" 1 'is not pia-qbittorrent-sync: its --version prints other 1.0' --binary /src/other
   check_swapped "$machine" "$1/$name"
   check 'install/binary: a binary with a wrong checksum changes nothing' \
     leaves_unchanged "$machine" refuses_with "$machine" 1 'wrong SHA-256' --binary /src/other --sha256 "$(printf '%064d' 0)"

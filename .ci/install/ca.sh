@@ -38,7 +38,7 @@ check_fetched() {
   check 'install/ca: --dry-run sends no request' received "$machine" ''
   check 'install/ca: an installation succeeds with the right certificate' installs "$machine" "${ca[@]}"
   check 'install/ca: the installer reports that the service needs the checksum, too' \
-    prints "$machine" "only with PIA_CA_SHA256=$sum in /"
+    prints "$machine" "until PIA_CA_SHA256=$sum is also in /"
   check 'install/ca: the CA is stored where the service looks for it' has_ca "$machine"
   check 'install/ca: the service can read the CA' ca_belongs_to "$machine" pia-sync
   check 'install/ca: the installer reports where the CA is stored' prints "$machine" "PIA's CA is now in /$stored_ca"

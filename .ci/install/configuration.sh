@@ -17,7 +17,7 @@ test_configuration() {
   check 'install/configuration: the new template is stored next to the configuration' \
     has_copy "$machine" "$config.new" "$machine/root/src/systemd/config.env"
   check 'install/configuration: the installer reports the kept configuration and the new template' \
-    prints "$machine" "kept your /$config; the new version is beside it, /$config.new"
+    prints "$machine" "kept your /$config; the new version is /$config.new"
   check 'install/configuration: a second run with the same template changes nothing' changes_nothing "$machine"
   rm "$machine/root/$config.new"
   check 'install/configuration: a template that the user deleted stays away' changes_nothing "$machine"

@@ -16,7 +16,7 @@ test_download() {
   serve "$machine" "$machine/root/srv" 8000
 
   check 'install/download: a wrong checksum is an error that names the URL' \
-    refuses_with "$machine" 1 "wrong SHA-256 of $url, nothing was installed" --url "$url" --sha256 "$wrong"
+    refuses_with "$machine" 1 "wrong SHA-256 of $url; nothing was installed" --url "$url" --sha256 "$wrong"
   check 'install/download: a wrong checksum changes nothing' \
     leaves_unchanged "$machine" refuses_with "$machine" 1 wrong --url "$url" --sha256 "$wrong"
   check 'install/download: a URL without a checksum is a usage error' \

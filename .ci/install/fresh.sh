@@ -8,8 +8,8 @@ test_fresh() {
   make_machine "$machine"
 
   check 'install/fresh: an unknown init system is a usage error that lists the known ones' refuses_with "$machine" 64 \
-    '--init is systemd, openrc, procd, unraid, dsm or none' --init upstart
-  check 'install/fresh: --purge without --uninstall is a usage error' refuses_with "$machine" 64 '--purge goes with --uninstall' --purge
+    '--init must be systemd, openrc, procd, unraid, dsm or none' --init upstart
+  check 'install/fresh: --purge without --uninstall is a usage error' refuses_with "$machine" 64 '--purge needs --uninstall' --purge
   check 'install/fresh: --dry-run changes nothing' changes_nothing "$machine" --dry-run
   check 'install/fresh: --dry-run names the binary to be installed' prints "$machine" "would install /$installed"
 
@@ -26,7 +26,7 @@ test_fresh() {
     refuses test -e "$machine/root/$unit" -o -e "$machine/root/$initd"
   check "install/fresh: the installer reports that PIA's CA could not be fetched" prints "$machine" 'cannot connect to 127.0.0.1:9'
   check 'install/fresh: the installer announces that the service will fetch the CA' \
-    prints "$machine" "$name fetches it when it needs it"
+    prints "$machine" "the service will fetch it"
   check 'install/fresh: no file takes the place of the missing CA' has_no_state "$machine"
   check 'install/fresh: the installer names the missing settings' prints "$machine" 'PIA_USERNAME: is not set'
   check 'install/fresh: the installer names the next step' prints "$machine" 'pia-qbittorrent-sync check'

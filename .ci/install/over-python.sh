@@ -39,7 +39,7 @@ check_over_python() {
   make_source "$machine"
   start_python "$machine"
   check "$scenario: --uninstall --purge refuses to touch the Python daemon" \
-    leaves_unchanged "$machine" refuses_with "$machine" 1 'is not ours' --uninstall --purge
+    leaves_unchanged "$machine" refuses_with "$machine" 1 'was not installed by this script' --uninstall --purge
   check_wrong_settings "$@"
 
   check "$scenario: --dry-run changes nothing" changes_nothing "$machine" --dry-run

@@ -25,7 +25,7 @@ check_release_binary() {
   local machine=$1 srv=$1/root/srv
   rm "$machine/root/src/$name"
   check 'install/release: an install.sh from a checkout refuses to download without a checksum' \
-    refuses_with "$machine" 1 'this install.sh is of no release and knows no sums'
+    refuses_with "$machine" 1 'this install.sh is not from a release'
   check 'install/release: an install.sh from a checkout sends no request' has_no "$machine" srv/asked
 
   cp "$2" "$srv/$asset"
@@ -61,7 +61,7 @@ check_architectures() {
   check 'install/release: an old NAS requests the binary for armv7' \
     has "$(cat "$srv/asked")" "$name-armv7-unknown-linux-musleabihf"
   pretend_machine "$machine" mips
-  check 'install/release: an old router is an unsupported machine' refuses_with "$machine" 1 'there is no release for mips: build it'
+  check 'install/release: an old router is an unsupported machine' refuses_with "$machine" 1 'there is no release for mips: build the binary'
   rm "$machine/root/bin/uname"
   ln -s busybox "$machine/root/bin/uname"
 }

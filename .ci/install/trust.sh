@@ -27,20 +27,20 @@ distrusts() {
   run_planted "$1" "$2" "${@:4}"
   has_status "$1" 0 || return 1
   is_not_planted "$1" || { cat "$1/output" && return 1; }
-  eq "$(grep -c 'not taken:' "$1/output")" 1 && prints "$1" "; $3. If you trust"
+  eq "$(grep -c 'not used:' "$1/output")" 1 && prints "$1" "; $3. If you trust"
 }
 
 # trusts MACHINE FOLDER VARIABLE=VALUE...: and afterwards the release is back.
 trusts() {
   run_planted "$@"
-  { has_status "$1" 0 && is_planted "$1" && omits "$1" 'not taken'; } || { cat "$1/output" && return 1; }
+  { has_status "$1" 0 && is_planted "$1" && omits "$1" 'not used'; } || { cat "$1/output" && return 1; }
   run_planted "$1" /src
   has_status "$1" 0 && is_not_planted "$1"
 }
 
 installs_quietly() {
   run_planted "$@"
-  has_status "$1" 0 && omits "$1" 'not taken'
+  has_status "$1" 0 && omits "$1" 'not used'
 }
 
 check_in_tmp() {
@@ -88,7 +88,7 @@ check_single_files() {
   chmod 777 "$release_dir/systemd"
   run_planted "$machine" "$folder"
   check 'install/trust: service files in a folder to which every user can write are reported' \
-    prints "$machine" "not taken: systemd openrc contrib; others can write to $folder/systemd."
+    prints "$machine" "not used: systemd openrc contrib; others can write to $folder/systemd."
   check 'install/trust: service files in a folder to which every user can write are not installed' has_own_services "$machine"
   check 'install/trust: the binary next to distrusted service files is used' has_file "$machine" planted
   chmod 755 "$release_dir/systemd"
@@ -101,7 +101,7 @@ check_single_files() {
   chown 1000 "$release_dir/$name"
   run_planted "$machine" "$folder"
   check "install/trust: another user's binary is reported" \
-    prints "$machine" "not taken: $name; $folder/$name belongs to another user."
+    prints "$machine" "not used: $name; $folder/$name belongs to another user."
   check "install/trust: another user's binary is not run" has_no "$machine" planted
   check "install/trust: another user's binary is not installed" has_copy "$machine" "$installed" "${machine%/*}/$name"
   check "install/trust: the service files next to another user's binary are installed" has_planted_services "$machine"
@@ -110,7 +110,7 @@ check_single_files() {
   chmod 777 "$release_dir/target"
   run_planted "$machine" "$folder"
   check 'install/trust: a build in a folder to which every user can write is reported' \
-    prints "$machine" "not taken: target/release/$name; others can write to $folder/target."
+    prints "$machine" "not used: target/release/$name; others can write to $folder/target."
   check 'install/trust: a build in a folder to which every user can write is not run' has_no "$machine" planted
   rm -r "$release_dir"
 }
@@ -156,7 +156,7 @@ check_sudo() {
   chmod -R g+w "$home/release"
   check "install/trust: a folder of sudo's user to which a group can write is distrusted" \
     distrusts "$machine" "$folder" "others can write to $folder" SUDO_UID=1000
-  typed=$(sed -n 's/.*type: //p' "$machine/output" | head -n 1)
+  typed=$(sed -n 's/.*run: *//p' "$machine/output" | head -n 1)
   check 'install/trust: the command that the installer suggests succeeds' \
     enter "$machine" env "$nowhere" SUDO_UID=1000 sh -c "${typed/%install.sh/install.sh --init none} >/said 2>&1"
   check 'install/trust: the suggested command installs the distrusted files' is_planted "$machine"

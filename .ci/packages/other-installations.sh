@@ -17,7 +17,7 @@ test_install_sh() {
   pid=$(main_pid)
   check 'packages/install.sh: apt installs the package next to the service of install.sh' install_deb "$log" "$version"
   check 'packages/install.sh: the package reports that the unit of install.sh takes precedence' \
-    reports "$log" "/etc/systemd/system/$name.service goes before this package's: remove it"
+    reports "$log" "/etc/systemd/system/$name.service overrides this package's unit: remove it"
   check 'packages/install.sh: apt upgrades the package next to the service of install.sh' install_deb "$log" "$later"
   check 'packages/install.sh: the package leaves the running service alone' eq "$(main_pid) $(main_program)" "$pid /usr/local/bin/$name"
   check 'packages/install.sh: apt purges the package' apt "$log" purge "$name"
@@ -41,7 +41,7 @@ test_python_daemon() {
   printf '[Service]\nExecStart=/opt/%s/venv/bin/python3 sync.py\n' "$name" >"$unit"
   check "packages/python-daemon: apt installs the package next to the Python daemon's unit" install_deb "$log" "$version"
   check "packages/python-daemon: the package reports that the Python daemon's unit takes precedence" \
-    reports "$log" "the Python daemon's, goes before this package's"
+    reports "$log" "the Python daemon's /etc/systemd/system/$name.service overrides this package's unit"
   rm "$unit"
   apt "$log" purge "$name"
 }

@@ -25,7 +25,7 @@ test_upgrade() {
   check 'packages/upgrade: apt upgrades a service whose settings do not work' install_deb "$log" "$version"
   check 'packages/upgrade: with settings that do not work, the old process keeps running' \
     eq "$(main_pid) $(property ActiveState)" "$pid active"
-  check 'packages/upgrade: the package reports that the old process keeps running' reports "$log" 'goes on as the previous version'
+  check 'packages/upgrade: the package reports that the old process keeps running' reports "$log" 'the previous version keeps running'
 
   configure "$root"
   sc stop "$name"

@@ -23,7 +23,7 @@ test_tunnel() {
   end_tunnel "$tunnel"
   check 'systemd/tunnel: the healthcheck command fails at once without a tunnel' exits 1 daemon healthcheck
   check 'systemd/tunnel: the journal has the missing tunnel as an error' \
-    wait_for 20 logged 'tunnel: no way to 10.7.112.1:19999' --priority=err..err
+    wait_for 20 logged 'tunnel: no route to 10.7.112.1:19999' --priority=err..err
   start_tunnel "$machine" "$beyond"
   tunnel=$!
   configure_tunnel "$machine"

@@ -228,7 +228,7 @@ impl Pia {
         self.gateway.set_mood(mood);
     }
 
-    /// The same of the login.
+    /// What the login server does before it can be asked anything.
     pub fn set_login_mood(&self, mood: Mood) {
         self.login.set_mood(mood);
     }
