@@ -1,25 +1,18 @@
-//! How busy this machine is. Limits of time hold for an idle machine; on a busy one they are stretched by as much as it slows us down
-//! at that moment, so that load alone fails no test and a hang still does.
+//! How busy this machine is. Limits of time are meant for an idle machine; on a busy one they are stretched by the number of tasks that
+//! share a processor, so that load alone fails no test and a hang still does.
 
-use std::time::{Duration, Instant};
+use std::fs;
+use std::thread;
+use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
-/// Processor time of one measurement: several of the scheduler's time slices.
-const SAMPLE: Duration = Duration::from_millis(20);
-
-fn processor_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("time does not run backwards")
-}
-
-/// Wall time of a piece of work by its processor time: 1 on an idle machine.
+/// Tasks that want to run, now or in the last minute, for each processor; at least 1.
 pub fn slowdown() -> f64 {
-    let (wall, start) = (Instant::now(), processor_time());
-    let mut used = Duration::ZERO;
-    while used < SAMPLE {
-        used = processor_time().saturating_sub(start);
-    }
-    (wall.elapsed().as_secs_f64() / used.as_secs_f64()).max(1.0)
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut fields = text.split([' ', '/']);
+    let last_minute = fields.next().and_then(|field| field.parse::<f64>().ok());
+    let now = fields.nth(2).and_then(|field| field.parse::<f64>().ok());
+    let processors = thread::available_parallelism().ok().and_then(|count| u32::try_from(count.get()).ok());
+    (last_minute.unwrap_or(1.0).max(now.unwrap_or(1.0)) / f64::from(processors.unwrap_or(1))).max(1.0)
 }
 
 /// Whether something that took so long kept to its limit.
