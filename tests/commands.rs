@@ -421,7 +421,7 @@ fn a_pipe_instead_of_a_file_does_not_block() {
     let pipe = pipe_in(&world);
     let output = world.env("LOG_FILE", pipe).setup.run_once(&["once"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
-    assert!(output.stdout.contains("no process reads from it; logging to standard output"), "{output:#?}");
+    assert!(output.stdout.contains("no process is reading from it; logging to standard output"), "{output:#?}");
 }
 
 #[test]
@@ -663,7 +663,7 @@ fn check_runs_the_loop_and_does_not_change_qbittorrent() {
     // A different port in qBittorrent is reported and kept, and is no failure before the first start.
     let output = world.setup.run_once(&["check"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
-    let line = "note port           it has port 6881, but the leased port is 47047; the service will set it\n";
+    let line = "note port           the client has port 6881, but the leased port is 47047; the service will set it\n";
     assert!(output.stdout.contains(line), "{output:#?}");
     assert!(output.stdout.ends_with("\n\nall is well: start the service, which sets the port\n"), "{output:#?}");
     assert_eq!((world.qbt.counts().set_ports, world.qbt.listening()), (0, Some(6881)));

@@ -34,7 +34,7 @@ pub fn rows() -> Vec<Row> {
         isolated(
             "the client is bound to a different device",
             wrong_device,
-            "set its network interface to that of the VPN",
+            "set the client's network interface to the VPN's",
         ),
         isolated(
             "a server without port forwarding",
