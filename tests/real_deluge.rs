@@ -351,7 +351,7 @@ fn trackers(suite: &str) {
     client.call("web.add_torrents", &format!(r#"[[{{"path":"{}","options":{{}}}}]]"#, file.display()));
     tracker.wait_for_announce(FIRST, LATER);
     let mut daemon = setup(&pia).run();
-    daemon.wait_for_line("Deluge announces port 47047 to its trackers", LATER);
+    daemon.wait_for_line("Deluge is announcing port 47047 to its trackers", LATER);
     tracker.wait_for_announce(LEASED, LATER);
     end(daemon, &pia, PASSWORD);
 }
