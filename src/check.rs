@@ -1,5 +1,5 @@
-//! `check`: the service's loop with a different observer. Steps and decisions are the service's own; this file prints a row for
-//! each, with what works and what to fix. The torrent client is not changed.
+//! `check`: runs the service's own loop with an observer that prints rows, which show what works and what to fix. Never changes
+//! the torrent client.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -14,7 +14,7 @@ use crate::state::State;
 use crate::text::one_line;
 use crate::time::{self, rfc3339};
 
-/// The rows for PIA, in the order in which the loop works.
+/// Rows if this program leases the port, in the order of the loop's steps.
 const ROWS: [&str; 12] = [
     "settings",
     "tunnel",
@@ -29,14 +29,13 @@ const ROWS: [&str; 12] = [
     "listener",
     "inbound",
 ];
-/// The rows if another program leases the port.
+/// Rows if another program leases the port.
 const ROWS_FOLLOWING: [&str; 7] = ["settings", "tunnel", "source", "client", "port", "listener", "inbound"];
 const START_VPN: &str = "start the VPN, then check again";
-/// A step that takes longer than this is reported while it runs. Less than the second after which the search for a gateway ends,
-/// or the report would come too late.
+/// A step that takes longer is reported while it runs. Less than 1 s, because the search for a gateway ends after that.
 const SLOW_STEP: Duration = Duration::from_millis(750);
 
-/// Runs the check; true if all is well. Set `colours` for a terminal.
+/// Runs the check and prints its rows to `out`; true if nothing needs fixing.
 pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     let follows = matches!(settings.port, PortProvider::Source(_));
     let rows = if follows { &ROWS_FOLLOWING[..] } else { &ROWS[..] };
@@ -61,7 +60,7 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     let state = State::open_read_only(&settings.state_dir);
     observer.service_running = state.is_read_only();
     if observer.service_running {
-        observer.note("settings", "the service is running and keeps its lease; this check writes nothing");
+        observer.note("settings", "the service is running and keeps its lease, so this check writes nothing");
     }
     let mut service = Service::quiet(settings, state, true);
     observer.tunnel(&service);
@@ -71,7 +70,7 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     observer.has_stored_lease = has_stored_lease.is_some();
     let complete = service.run_once(&mut observer);
     for (remote, trouble) in service.keeper().snapshot().troubles {
-        // A rejection of an earlier run belongs to no step of this one.
+        // A rejection in an earlier run belongs to no step of this run.
         let row = row_of(remote, &trouble.error);
         if matches!(trouble.error.cause, Cause::CredentialsRejected { before: true, .. })
             && !observer.printed.contains(&row)
@@ -108,29 +107,29 @@ impl Mark {
     }
 }
 
-/// Prints what the loop does.
+/// Prints the loop's steps as rows.
 #[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 struct CheckObserver<'a> {
     out: &'a mut dyn Write,
     colours: bool,
     rows: &'static [&'static str],
-    /// Rows with at least one line.
+    /// Rows with at least one line so far.
     printed: Vec<&'static str>,
-    /// The first problem to fix: its row, and the fix.
+    /// Row of the problem to fix first, and its fix.
     fix: Option<(&'static str, String)>,
-    /// The client has a different port, which the service will set.
+    /// The client still has a different port; the service will set the right one.
     port_unset: bool,
     service_running: bool,
     has_stored_lease: bool,
-    /// The gateway has to be found, and this machine has no VPN device.
+    /// The gateway must be searched for, but this machine has no VPN device.
     no_device: bool,
-    /// An incoming peer is connected.
+    /// The kernel has shown an incoming peer within the last minute.
     peer_seen: bool,
     slow: Sender<Option<(&'static str, &'static str)>>,
 }
 
 impl CheckObserver<'_> {
-    // If the reader has gone away, the check goes on for its exit code.
+    // Ignores a closed pipe, because the exit code still matters.
     fn write(&mut self, mark: Mark, row: &str, text: &str) {
         let (word, colour) = mark.label();
         let text = one_line(text);
@@ -147,7 +146,7 @@ impl CheckObserver<'_> {
         self.write(mark, row, text);
     }
 
-    /// Prints the missing rows before `row` as skipped, for `reason`.
+    /// Prints all missing rows before `row` as skipped, with `reason`.
     fn skip_to(&mut self, row: &'static str, reason: &str) {
         let row_index = self.row_index(row);
         if self.printed.iter().any(|printed| self.row_index(printed) > row_index) {
@@ -156,7 +155,7 @@ impl CheckObserver<'_> {
         for row in &self.rows[..row_index] {
             if !self.printed.contains(row) {
                 let text = match *row {
-                    "account" if self.has_stored_lease => "not needed: the stored lease is bound without a login",
+                    "account" if self.has_stored_lease => "not needed: the stored lease can be bound without a login",
                     _ => reason,
                 };
                 self.line(Mark::Skipped, row, text);
@@ -193,29 +192,29 @@ impl CheckObserver<'_> {
         }
     }
 
-    /// Prints the route to the gateway, or into the tunnel if the gateway has to be found.
+    /// Prints the route to the gateway, or into the tunnel if the gateway is still unknown.
     fn tunnel(&mut self, service: &Service) {
         if service.has_no_tunnel() {
             self.fail_with("tunnel", &format!("{}; {START_VPN}", Cause::NoTunnel), START_VPN.to_owned());
             return;
         }
-        // The loop reports a missing route; a name has to be looked up first.
+        // The loop itself reports an error. A gateway given by name has no route until the name is looked up.
         let Some(Ok(route)) = service.route() else { return };
         let device = route.device.as_ref().map_or("an unknown device", |device| &device.name);
         let through = route.hop.map_or(String::new(), |hop| format!(" via {hop}"));
         if route.is_tunnel() {
-            self.ok("tunnel", &format!("{device}, our address is {}{through}", route.local));
+            self.ok("tunnel", &format!("{device}, local address {}{through}", route.local));
         } else {
             self.no_device = service.searches_for_gateway();
             let text = format!(
-                "{device} ({}{through}) is not a VPN device of this machine; that is right only if another machine runs the VPN",
+                "{device} ({}{through}) is not a VPN device, which is right only if the VPN runs on another machine",
                 route.local
             );
             self.note("tunnel", &text);
         }
     }
 
-    /// Prints whether the gateway was reached, and whether its certificate proves its identity.
+    /// Prints the rows `CA`, `gateway` and `certificate`, if the gateway was reached.
     fn gateway(&mut self, remotes: &Remotes, error: Option<&Error>) {
         let PortProvider::Pia(pia) = &remotes.port else { return };
         let gateway = &pia.gateway;
@@ -270,18 +269,18 @@ impl CheckObserver<'_> {
         }
     }
 
-    /// `retries_at_once` is true if the loop continues without a wait.
+    /// Prints a failed step; `retries_at_once` is true if the loop continues without a wait.
     fn failed(&mut self, remote: Remote, error: &Error, retries_at_once: bool) {
         let row = row_of(remote, error);
         match row {
-            // A different port before the service's first start is no failure.
+            // Until the service runs, a different port in the client is no failure.
             "port" if !self.service_running => {
                 self.port_unset = true;
                 self.note("port", &format!("{}; the service will set it", error.cause));
             }
             "gateway" if matches!(error.cause, Cause::NoTunnel) => {
                 self.skip_to(row, "not reached");
-                self.line(Mark::Skipped, row, "not searched for without a tunnel");
+                self.line(Mark::Skipped, row, "no search without a tunnel");
             }
             "gateway" if self.no_device => {
                 self.fail_with(row, &truncated(&error.to_string(), &format!("; {START_VPN}")), START_VPN.to_owned());
@@ -291,7 +290,7 @@ impl CheckObserver<'_> {
         }
     }
 
-    /// Prints the missing rows as skipped, and the conclusion.
+    /// Prints all missing rows as skipped, and then the conclusion.
     fn end(&mut self, complete: bool) -> bool {
         let reason = match &self.fix {
             Some((row, _)) => format!("skipped until '{row}' works"),
@@ -307,7 +306,7 @@ impl CheckObserver<'_> {
             Some((_, fix)) => ("1;31", format!("fix this first: {fix}")),
             None if self.port_unset => ("32", "all is well: start the service, which sets the port".to_owned()),
             None if complete => ("32", "all is well".to_owned()),
-            None => ("1;31", "not every step could run: check again".to_owned()),
+            None => ("1;31", "some steps could not run: check again".to_owned()),
         };
         let label = one_line(&label);
         let _ = if self.colours {
@@ -319,7 +318,7 @@ impl CheckObserver<'_> {
     }
 }
 
-/// The setting that fixes an error, as it can be typed, or else the error's advice.
+/// Fix for an error: a setting, ready to be copied, or else the error's advice.
 fn fix(row: &str, error: &Error) -> String {
     match error.cause.most_informative() {
         Cause::NameMismatch { carried, .. } if row == "certificate" && !carried.is_empty() => {
@@ -372,19 +371,19 @@ fn is_of_certificate(cause: &Cause) -> bool {
     )
 }
 
-/// The row that a step belongs to, and the remote that the step waits for.
+/// Row of a step, and name of the remote that the step waits for.
 fn waits_for(step: &Step) -> Option<(&'static str, &'static str)> {
     match step {
         Step::GetToken { .. } => Some(("account", "PIA's website")),
         Step::GetSignature { .. } => Some(("gateway", "PIA's gateway")),
         Step::Bind(_) => Some(("bind", "PIA's gateway")),
-        Step::PollSource => Some(("source", "the source of the port")),
+        Step::PollSource => Some(("source", "the port source")),
         Step::ReadPort | Step::Confirm(_) => Some(("client", "the torrent client")),
         _ => None,
     }
 }
 
-/// Reports slow steps from a thread of its own, because a step blocks. The thread ends with the sender.
+/// Starts a thread that reports slow steps, because a step blocks the main thread. Dropping the sender ends the new thread.
 fn report_slow_steps() -> Sender<Option<(&'static str, &'static str)>> {
     let (sender, steps) = channel::<Option<(&'static str, &'static str)>>();
     std::thread::spawn(move || {
@@ -426,7 +425,7 @@ impl Observer for CheckObserver<'_> {
             self.ok("lease", &format!("port {} until {}, stored", lease.port, rfc3339(lease.expires_at)));
         }
         let Ok(Progress::Done(completed)) = result else { return };
-        // The socket is inspected only if the port is right.
+        // The loop inspects the socket only if the client has the right port.
         if let (Step::Inspect { port, .. }, false) = (step, self.printed.contains(&"port")) {
             self.ok("port", &format!("is {port}"));
         }
@@ -442,7 +441,7 @@ impl Observer for CheckObserver<'_> {
             }
             Notice::StoreFailed { lease, error } => {
                 let text =
-                    format!("port {}; storing it failed, so the service gets another: {}", lease.port, error.cause);
+                    format!("port {}; not stored, so the service gets a different one: {}", lease.port, error.cause);
                 self.note("lease", &text);
             }
             Notice::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
@@ -465,16 +464,16 @@ impl CheckObserver<'_> {
     fn listens(&mut self, connectivity: Connectivity, visibility: Visibility) {
         match visibility {
             Visibility::Confirmed => self.ok("listener", "yes"),
-            Visibility::TcpOnly => self.note("listener", "over TCP only; nothing listens on the port over UDP"),
+            Visibility::TcpOnly => self.note("listener", "over TCP only; no UDP socket is open on the port"),
             Visibility::Hidden => {
                 let text = "the client reports that it listens, but nothing here listens on the port; a client in a \
-                            container has to share the VPN's network (network_mode) instead of mapping ports";
+                            container must share the VPN's network (network_mode) instead of publishing ports";
                 self.note("listener", text);
             }
-            Visibility::Unknown => self.note("listener", "unknown: the client runs elsewhere and does not report it"),
+            Visibility::Unknown => self.note("listener", "unknown: neither visible from here nor reported"),
         }
         if self.peer_seen || connectivity == Connectivity::Connected {
-            self.ok("inbound", "incoming peers can reach it");
+            self.ok("inbound", "peers can connect to the client");
         } else {
             self.note("inbound", describe_inbound(connectivity));
         }

@@ -22,19 +22,19 @@ use crate::{check, logging};
 const EXIT_FAILED: u8 = 1;
 /// The service is not running.
 const EXIT_STOPPED: u8 = 3;
-/// `EX_USAGE` of sysexits.
+/// `EX_USAGE` from sysexits.h.
 const EXIT_USAGE: u8 = 64;
-/// `EX_UNAVAILABLE` of sysexits: the network namespace is dead.
+/// `EX_UNAVAILABLE` from sysexits.h: only the loopback device is left.
 const EXIT_ISOLATED: u8 = 69;
-/// `EX_TEMPFAIL` of sysexits: another instance uses the folder.
+/// `EX_TEMPFAIL` from sysexits.h: another instance is using `STATE_DIR`.
 const EXIT_LOCKED: u8 = 75;
-/// `EX_CONFIG` of sysexits: the service files do not restart the program after this code.
+/// `EX_CONFIG` from sysexits.h. The service files do not restart the program after this code.
 const EXIT_CONFIG: u8 = 78;
 
 #[derive(Debug)]
 pub struct Failure {
     pub code: u8,
-    /// For standard error.
+    /// Printed to standard error.
     pub lines: Vec<String>,
 }
 
@@ -50,13 +50,13 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// A command, for `--help` and for suggestions after a typing error.
+/// A command, as `--help` lists it and 'did you mean' suggests it.
 struct Command {
     name: &'static str,
-    /// Options and arguments, all of them optional.
+    /// Options and arguments; all are optional.
     takes: &'static [&'static str],
     help: &'static str,
-    /// The rest of the command's own `--help`.
+    /// Further text for `COMMAND --help`.
     more: &'static str,
 }
 
@@ -85,40 +85,40 @@ const COMMANDS: [Command; 6] = [
         "check",
         &["--config-only"],
         "run every step once and report what works and what to fix",
-        "Runs the service's steps, tunnel first. Changes nothing in the torrent client, and writes nothing while the service runs.\n\
-         --config-only checks the settings and sends nothing.\n\
+        "Runs the service's own steps, tunnel first. Never changes the torrent client; writes nothing while the service runs.\n\
+         --config-only checks just the settings and sends nothing.\n\
          Exit codes: 0 all is well, 1 something needs fixing, 78 invalid settings.\n",
     ),
     command(
         "once",
         &[],
         "bind the port and set it in the torrent client once, then exit",
-        "Exit codes: 0 done, 1 something failed, 75 the service uses this STATE_DIR, 78 invalid settings.\n",
+        "Exit codes: 0 done, 1 something failed, 75 STATE_DIR is in use by the service, 78 invalid settings.\n",
     ),
     command(
         "status",
         &["--json"],
         "show the state of the running service",
-        "--json prints it as JSON, for programs.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+        "--json prints the state as JSON, for programs.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
     ),
     command(
         "healthcheck",
         &[],
         "succeed only if the port is bound and the torrent client listens on it",
-        "Prints one line with the reason. For containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+        "Prints the result in one line, for containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
     ),
     command(
         "renew",
         &[],
-        "replace the port with another one from PIA, e.g. because it is blocked or abused",
-        "Works with or without a running service. The current port is kept until the new one is bound.\n\
-         Exit codes: 0 there is another port, 1 the port is unchanged, 78 invalid settings.\n",
+        "get a different port from PIA, e.g. because the current one is blocked or abused",
+        "Works with or without a running service, and keeps the current port until the new one is bound.\n\
+         Exit codes: 0 the port has changed, 1 the port is unchanged, 78 invalid settings.\n",
     ),
     command(
         "fetch-ca",
         &["[PATH]"],
-        "download PIA's CA certificate, verify it, and store it for the service, or in PATH",
-        "Needs no account. Exit codes: 0 it is stored, 1 it could not be fetched or stored, 78 invalid settings.\n",
+        "download and verify PIA's CA certificate, then store it for the service, or in PATH",
+        "Needs no account. Exit codes: 0 stored, 1 could not download or store the certificate, 78 invalid settings.\n",
     ),
 ];
 
@@ -141,7 +141,7 @@ impl<'a> Arguments<'a> {
             match arg {
                 "--config" => match args.next() {
                     Some(path) => arguments.file = Some(Path::new(path)),
-                    None => return Err(usage_error("--config needs the path of a file")),
+                    None => return Err(usage_error("--config needs a file path")),
                 },
                 "--help" | "-h" => arguments.help = true,
                 "--version" | "-V" if arguments.command.is_none() => arguments.command = Some("--version"),
@@ -174,7 +174,7 @@ fn usage_error(what: &str) -> Failure {
     Failure::new(EXIT_USAGE, format!("{what}; see --help"))
 }
 
-/// An error that suggests the closest known name, if that is close enough.
+/// Error for an unknown name. Suggests the closest known name, if any is close enough.
 fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
     let near = known.map(|known| (strsim::osa_distance(name, known), known)).min();
     let meant = near.filter(|(distance, known)| *distance <= known.len() / 3 || known.starts_with(name));
@@ -182,7 +182,7 @@ fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     Failure::new(EXIT_USAGE, format!("unknown {kind} {name}; {meant}--help lists them all"))
 }
 
-/// Runs the command in `args`, which do not include the program's name.
+/// Runs the command in `args` (without the program's name).
 pub fn run(args: &[String]) -> Result<(), Failure> {
     let Arguments { file, command, option, path, help } = Arguments::parse(args)?;
     if help {
@@ -207,7 +207,7 @@ pub fn run(args: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// Prints to standard output. A reader that has gone away is not an error of this program.
+/// Prints to standard output. Ignores errors, such as a closed pipe.
 fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -226,12 +226,12 @@ fn check_configuration(file: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The settings, and exclusive use of the state folder.
+/// Reads the settings, starts the log, and locks `STATE_DIR` under the name `who`.
 fn acquire(file: Option<&Path>, who: &str) -> Result<(Settings, State), Failure> {
     let settings = configuration(file)?;
     logging::init(settings.log_level, settings.log_file.as_deref());
     let state = State::acquire(&settings.state_dir, who).map_err(|who| {
-        let line = format!("{who}, already uses this STATE_DIR; stop it, or set a different STATE_DIR");
+        let line = format!("STATE_DIR is already in use by {who}; stop that process, or set a different STATE_DIR");
         Failure::new(EXIT_LOCKED, line)
     })?;
     Ok((settings, state))
@@ -264,7 +264,7 @@ fn once(file: Option<&Path>) -> Result<(), Failure> {
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
     let settings = configuration(file)?;
-    // The rows already show every problem; the log is only for users who request more.
+    // The rows already show every problem, so the log is printed only at LOG_LEVEL=DEBUG or TRACE.
     if settings.log_level >= log::LevelFilter::Debug {
         logging::init(settings.log_level, None);
     }
@@ -279,10 +279,10 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-/// Time for a lease, a bind, and the client's change of port.
+/// Longest wait for the service's answer to `renew`: time for a lease, a bind and a port change in the client.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
 
-const LEASED_ELSEWHERE: &str = "the port is leased by another program; get a different one there";
+const LEASED_ELSEWHERE: &str = "the port is leased by another program; use that program to get a different port";
 
 fn renew(file: Option<&Path>) -> Result<(), Failure> {
     let state_dir = settings::state_dir(&settings::variables(file)?);
@@ -291,7 +291,7 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
             Err(LEASED_ELSEWHERE.to_owned())
         } else {
             state::request_renewal(&state_dir, RENEWAL_LIMIT).unwrap_or_else(|error| {
-                let advice = "run this as root or as the service's user, where the service runs; check its log";
+                let advice = "run this where the service runs, as root or as the service's user, or check the log";
                 Err(format!("the service does not answer: {}; {advice}", io_message(&error)))
             })
         }
@@ -326,11 +326,11 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     let Some(status) = status else {
         let folder = state_dir.display();
         return Err(match presence {
-            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("{who}, has not recorded a state yet")),
+            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("no state recorded yet by {who}")),
             Presence::Unknown(reason) => Failure::new(EXIT_FAILED, format!("unknown: {reason}")),
             Presence::Stopped => {
                 let line = "not running: no state is stored in STATE_DIR";
-                Failure::new(EXIT_STOPPED, format!("{line} {folder}; start the service, or set its STATE_DIR"))
+                Failure::new(EXIT_STOPPED, format!("{line} {folder}; start the service, or use its STATE_DIR"))
             }
         });
     };
@@ -358,7 +358,7 @@ fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
     };
     let path = published.file().display().to_string();
     if matches!(published.stored(), Ok(Some(_))) {
-        print(&format!("PIA's CA is already in {path}\n"));
+        print(&format!("PIA's CA is already stored in {path}\n"));
         return Ok(());
     }
     let certificate = loop {
@@ -391,18 +391,18 @@ fn full_help() -> String {
         env!("CARGO_PKG_VERSION"),
         ": keeps PIA's forwarded port bound and the torrent client listening on it\n\n",
         "Usage: pia-qbittorrent-sync [--config PATH] [COMMAND]\n\n",
-        "Without a command the service runs, until SIGTERM or SIGINT; SIGHUP binds and checks at once. Commands:\n",
+        "Without a command, runs the service until SIGTERM or SIGINT; on SIGHUP, binds and checks at once. Commands:\n",
     ));
     for command in &COMMANDS {
         let _ = writeln!(text, "  {:<24}{}", command.usage(), command.help);
     }
     text.push_str(concat!(
         "  --version\n",
-        "COMMAND --help shows more.\n\n",
-        "Settings are NAME=value, in the environment or in a file: PATH of --config, or else\n",
+        "For details, run COMMAND --help.\n\n",
+        "Settings are NAME=value, in the environment or in a file: the one given with --config, otherwise\n",
         "/etc/pia-qbittorrent-sync/config.env (OpenRC: /etc/conf.d/pia-qbittorrent-sync). The environment takes precedence.\n\n",
-        "Exit codes: 0 done, 1 failed or not healthy, 3 not running, 64 invalid usage, 69 only the loopback device is left,\n",
-        "75 another instance uses this STATE_DIR, 78 invalid settings\n\n",
+        "Exit codes: 0 done, 1 failed or not healthy, 3 not running, 64 usage error, 69 only the loopback device is left,\n",
+        "75 STATE_DIR is in use by another instance, 78 invalid settings\n\n",
         "Variables:\n",
     ));
     for variable in &VARIABLES {
@@ -412,7 +412,7 @@ fn full_help() -> String {
         }
         text.push('\n');
     }
-    text.push_str("Each of these names a file with the value of the variable without _FILE:\n");
+    text.push_str("To read a value from a file, set one of these to the file's path:\n");
     for variable in VARIABLES.iter().filter(|variable| variable.from_file) {
         let _ = writeln!(text, "  {}_FILE", variable.name);
     }
@@ -431,7 +431,7 @@ mod tests {
         if text.starts_with('.') { format!("\\&{text}") } else { text }
     }
 
-    /// A paragraph below a name in bold.
+    /// A tagged paragraph (`.TP`), with `name` in bold.
     fn item(name: &str, text: &str) -> String {
         format!(".TP\n.B {}\n{}\n", roff(name), roff(text))
     }
@@ -445,14 +445,14 @@ mod tests {
             ".SH SYNOPSIS\n",
             ".B pia\\-qbittorrent\\-sync\n[\\fB\\-\\-config\\fR \\fIPATH\\fR] [\\fICOMMAND\\fR]\n",
             ".SH DESCRIPTION\n",
-            "Without a command the service runs, until SIGTERM or SIGINT; SIGHUP binds and checks at once.\n",
+            "Without a command, runs the service until SIGTERM or SIGINT; on SIGHUP, binds and checks at once.\n",
             ".SH COMMANDS\n",
         ));
         for command in &COMMANDS {
             let help = format!("{}. {}", capitalized(command.help), command.more.replace('\n', " "));
             page += &item(&command.usage(), help.trim());
         }
-        page += &item("--help, --version", "After a command, --help shows more about it.");
+        page += &item("--help, --version", "COMMAND --help describes a single command.");
         page += ".SH VARIABLES\nSettings are NAME=value, in the environment or in a file (see FILES).\n";
         page += "The environment takes precedence. An empty value counts as unset.\n";
         for variable in &VARIABLES {
@@ -464,11 +464,11 @@ mod tests {
             };
             page += &item(&name, &format!("{}.{default}", capitalized(variable.help)));
         }
-        page += ".PP\nA variable with _FILE at its end names a file that holds the value.\n.SH FILES\n";
+        page += ".PP\nA variable ending in _FILE holds the path of a file with the value.\n.SH FILES\n";
         for (file, text) in [
-            ("/etc/pia-qbittorrent-sync/config.env", "The settings, unless --config names another file."),
-            ("/etc/conf.d/pia-qbittorrent-sync", "The settings with OpenRC."),
-            ("/var/lib/pia-qbittorrent-sync", "Lease, status and PIA's CA certificate (STATE_DIR)."),
+            ("/etc/pia-qbittorrent-sync/config.env", "The settings, unless --config names a different file."),
+            ("/etc/conf.d/pia-qbittorrent-sync", "The settings under OpenRC."),
+            ("/var/lib/pia-qbittorrent-sync", "Default STATE_DIR: lease, status and PIA's CA certificate."),
         ] {
             page += &item(file, text);
         }
@@ -477,9 +477,9 @@ mod tests {
             (0, "Done, or healthy."),
             (EXIT_FAILED, "Failed, or not healthy."),
             (EXIT_STOPPED, "Not running."),
-            (EXIT_USAGE, "Invalid usage."),
+            (EXIT_USAGE, "Usage error."),
             (EXIT_ISOLATED, "Only the loopback device is left (EXIT_WHEN_ISOLATED)."),
-            (EXIT_LOCKED, "Another instance uses this STATE_DIR."),
+            (EXIT_LOCKED, "STATE_DIR is in use by another instance."),
             (EXIT_CONFIG, "Invalid settings."),
         ] {
             page += &item(&code.to_string(), text);

@@ -1,8 +1,8 @@
-//! Errors of everything that can fail once the settings are accepted, with general advice that fits any remote.
+//! Errors that can occur once the settings have been accepted, with general advice for each cause.
 //!
-//! An error names the call, the cause, the consequence for the next attempt, and what to do. The module that creates an error
-//! knows its remote and may override the general advice in this file, which names no remote. No error holds a secret: causes
-//! carry figures, names from public certificates, and excerpts of replies that were redacted when they were read.
+//! An error contains the failed call, the cause, when to retry, and advice. The advice in this file fits any remote; a module that
+//! knows its remote can replace it. No error contains a secret: causes hold numbers, names from public certificates, and excerpts
+//! of replies that are safe to show.
 
 use std::fmt;
 use std::io;
@@ -12,14 +12,14 @@ use jiff::Timestamp;
 
 use crate::time::rfc3339;
 
-/// The part of an exchange in which a deadline fired or a connection ended.
+/// Stage of an exchange at which the deadline expired or the connection broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Lookup,
     Connect,
     Handshake,
     Send,
-    /// Waiting for the head of the reply and reading it.
+    /// Waiting for the reply's status line and headers, and reading them.
     Head,
     Body,
 }
@@ -37,12 +37,12 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The call that failed, as errors name it.
+/// The failed call, whose name begins the error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// Getting a token from PIA's account API.
     Login,
-    /// Getting a token without an account to log in with.
+    /// Getting a token when no account is configured.
     Token,
     /// Fetching the CA that signs the gateways' certificates.
     FetchCa,
@@ -51,7 +51,7 @@ pub enum Call {
     StoreLease,
     /// Finding the route to the gateway.
     Route,
-    /// Asking the program that leases the port instead of us.
+    /// Asking the program that leases the port for us.
     PollSource,
     /// Asking the wrong provider for a port: a bug in this program.
     WrongProvider,
@@ -59,9 +59,9 @@ pub enum Call {
     ClientPort,
     /// Inspecting the client's socket.
     ClientSocket,
-    /// A call to a torrent client, named in that client's terms.
+    /// A torrent client's name and the method called in its API.
     Client(&'static str),
-    /// Sending a notification to the URL in this variable.
+    /// Sending a notification; contains the name of the variable that sets the URL.
     Notify(&'static str),
 }
 
@@ -104,7 +104,7 @@ pub enum Cause {
     },
     Timeout {
         phase: Phase,
-        /// The whole deadline, not the time spent in `phase`.
+        /// Deadline for the whole exchange, not the time spent in `phase`.
         after: Duration,
     },
     /// The remote closed the connection too early.
@@ -119,7 +119,7 @@ pub enum Cause {
     Stopping,
     /// Cancelled because the route to the remote has changed.
     RouteChanged,
-    /// Any other failure of the connection.
+    /// Any other connection failure.
     Broken {
         phase: Phase,
         error: io::Error,
@@ -128,21 +128,21 @@ pub enum Cause {
         expected: String,
         carried: Vec<String>,
     },
-    /// The certificate does not lead to a trusted root.
+    /// The certificate does not chain to a trusted root.
     UnknownIssuer,
-    /// With this system's clock when the certificate was refused.
+    /// Time on this system's clock when the certificate was rejected.
     CertificateExpired(Timestamp),
-    /// With this system's clock when the certificate was refused.
+    /// Time on this system's clock when the certificate was rejected.
     CertificateNotYetValid(Timestamp),
-    /// Several equivalent servers were tried, and each one failed; never empty.
+    /// Every one of several equivalent servers failed; never empty.
     AllFailed(Vec<Attempt>),
-    /// The SHA-256 of a certificate differs from the one that we know.
+    /// A certificate's SHA-256 differs from the pinned one.
     WrongCertificate {
         found: String,
         wanted: String,
     },
     NotTls,
-    /// Any other TLS failure, in rustls' words.
+    /// Any other TLS failure, with rustls' own message.
     Tls(String),
     NotHttp,
     TooLarge {
@@ -151,48 +151,48 @@ pub enum Cause {
         /// Bytes.
         limit: usize,
     },
-    /// A malformed field of a reply.
+    /// A reply with a malformed field.
     Field {
-        /// Name in the protocol.
+        /// Field name in the protocol.
         field: &'static str,
         /// Never contains the value of a secret field.
         problem: String,
     },
-    /// An unsuccessful reply.
+    /// An unsuccessful HTTP status.
     Http {
         status: u16,
-        /// The part of the body that may be shown.
+        /// Start of the body, or only its length if the body may contain a secret.
         excerpt: String,
         retry_after: Option<Duration>,
     },
     CredentialsRejected {
         what: AuthMethod,
-        /// Rejected a while ago, and not sent again since.
+        /// Rejected in an earlier run, and not sent again in this one.
         before: bool,
     },
     /// Credentials are required, but none are set.
     NoCredentials,
-    /// Too many logins.
+    /// Too many logins; contains the server's `Retry-After`.
     LockedOut(Option<Duration>),
     File {
         path: String,
         error: io::Error,
     },
-    /// An unsuccessful HTTP status whose body must not be shown.
+    /// An unsuccessful HTTP status with a body that must not be shown.
     HttpStatus(u16),
-    /// There is no tunnel in which to find the gateway.
+    /// No tunnel is up, so there is no way to find the gateway.
     NoTunnel,
-    /// The torrent client rejects our Host header.
+    /// The torrent client rejected our Host header with this HTTP status.
     HostRejected(u16),
-    /// The torrent client's web interface has no connection to its daemon.
+    /// Deluge's web interface is not connected to its daemon.
     NotConnected,
-    /// The torrent client's web interface has no daemon to connect to.
+    /// Deluge's web interface lists no daemon to connect to.
     NoDaemon,
-    /// A failure that only one remote can have; its text stays the same while the failure repeats.
+    /// A failure specific to one remote. The text must not change while the failure repeats.
     Other(String),
 }
 
-/// One of several servers that were tried.
+/// A failed attempt at one of several servers.
 #[derive(Debug)]
 pub struct Attempt {
     /// The server, as shown to the user.
@@ -200,25 +200,25 @@ pub struct Attempt {
     pub error: Error,
 }
 
-/// Consequence of a failure for the next attempt.
+/// When and how to retry after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     Backoff,
-    /// The remote named the wait.
+    /// The remote asked for this wait in `Retry-After`.
     After(Duration),
-    /// Too many logins.
+    /// Too many logins; contains the server's `Retry-After`.
     LockedOut(Option<Duration>),
-    /// Wrong credentials or a ban: trying again makes things worse.
+    /// Wrong credentials or a ban: retrying soon makes things worse.
     CredentialsRejected,
     TokenRefused,
     /// Only a different lease helps.
     LeaseRefused,
-    /// The remote refused for a reason of its own.
+    /// The gateway refused without blaming the token or the lease.
     Refused,
 }
 
 impl Cause {
-    /// Short text for a line that has named the server already.
+    /// Short form for a line that already names the server.
     fn brief(&self) -> String {
         match self {
             Self::Connect { error, .. } | Self::NoRoute { error, .. } => io_message(error),
@@ -227,7 +227,7 @@ impl Cause {
         }
     }
 
-    /// The most informative cause if this one consists of several.
+    /// Unwraps `AllFailed` to its most informative cause; returns any other cause unchanged.
     pub fn most_informative(&self) -> &Self {
         match self {
             Self::AllFailed(attempts) => {
@@ -241,7 +241,7 @@ impl Cause {
         Self::Field { field, problem: problem.into() }
     }
 
-    /// Text without the parts that change from one attempt to the next.
+    /// Text without the parts that vary between attempts, such as times and excerpts.
     fn fingerprint(&self) -> String {
         match self {
             Self::Http { status, .. } => format!("HTTP {status}"),
@@ -259,11 +259,11 @@ impl Cause {
         }
     }
 
-    /// How informative the cause is: an answer, even a wrong one, beats a refusal, and a refusal beats silence.
+    /// Ranks causes by how much they explain: any answer beats a refused connection, which beats silence.
     fn rank(&self) -> u8 {
         match self {
             Self::NoRoute { .. } | Self::Timeout { .. } => 0,
-            // Without DNS no server is found by name, and servers with fixed addresses are tried last.
+            // On a par with a refused connection: servers tried by address come last, so the DNS failure wins the tie.
             Self::Lookup { .. } => 1,
             Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
             _ => 2,
@@ -303,12 +303,12 @@ impl fmt::Display for Cause {
             Self::Timeout { phase, after } => {
                 write!(f, "no answer within {} s while {phase}", after.as_secs())
             }
-            Self::Closed(phase) => write!(f, "the connection was closed while {phase}"),
+            Self::Closed(phase) => write!(f, "connection closed while {phase}"),
             Self::NoRoute { to, error } => write!(f, "no route to {to}: {}", io_message(error)),
             Self::Stopping => f.write_str("cancelled because this program is stopping"),
             Self::Broken { phase, error } => write!(f, "{} while {phase}", io_message(error)),
             Self::NameMismatch { expected, carried } if carried.is_empty() => {
-                write!(f, "the certificate contains no name, expected {expected}")
+                write!(f, "the certificate contains no name; expected {expected}")
             }
             Self::NameMismatch { expected, carried } => {
                 write!(f, "the certificate is for {}, not for {expected}", carried.join(", "))
@@ -366,13 +366,13 @@ fn most_informative(attempts: &[Attempt]) -> Option<&Attempt> {
     attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.rank())
 }
 
-/// The system's message without Rust's ` (os error N)`, in a form that fits into the middle of a sentence.
+/// The system's message for use in mid-sentence: in lower case, and without Rust's ` (os error N)`.
 pub fn io_message(error: &io::Error) -> String {
     let text = error.to_string();
     lower_first(text.split(" (os error").next().unwrap_or(&text))
 }
 
-/// `text` with its first word in lower case if that is an ordinary capitalised word, unlike `UTF-8`, `KiB` and `I/O`.
+/// Puts the first letter in lower case, unless the first word is an acronym or a unit (`UTF-8`, `KiB`, `I/O`).
 pub fn lower_first(text: &str) -> String {
     let word = text.split(' ').next().unwrap_or(text).trim_end_matches([',', ':', ';', '.']);
     match word.split_at_checked(1) {
@@ -392,13 +392,13 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error with the general advice and consequence of its cause.
+    /// Builds an error with the cause's default retry and advice.
     pub fn new(call: Call, cause: Cause) -> Self {
         Self { call, retry: cause.retry(), advice: cause.advice(), cause }
     }
 
-    /// The error of `call` after every one of `attempts` (at least one) has failed. Nested attempts are flattened; `retry` and
-    /// `advice` come from the most informative one.
+    /// Combines all failed `attempts` (at least one) into a single error. Flattens nested attempts, and takes `retry` and `advice`
+    /// from the most informative one.
     pub fn all_failed(call: Call, attempts: Vec<Attempt>) -> Self {
         let mut flat = Vec::new();
         for Attempt { at, error } in attempts {
@@ -418,13 +418,13 @@ impl Error {
         Self { retry, ..self }
     }
 
-    /// Replaces the advice if there is a better one.
+    /// Replaces the advice unless `advice` is `None`.
     #[must_use]
     pub fn advise(self, advice: Option<&'static str>) -> Self {
         Self { advice: advice.unwrap_or(self.advice), ..self }
     }
 
-    /// Further lines to show below the error: failed attempts, grouped by reason, and hashes to compare.
+    /// Extra lines to show below the error: failed attempts grouped by reason, or two hashes to compare.
     pub fn details(&self) -> Vec<String> {
         let attempts = match &self.cause {
             Cause::AllFailed(attempts) => attempts,
@@ -444,7 +444,7 @@ impl Error {
         groups.into_iter().map(|(reason, places)| format!("failed attempts: {}: {reason}", places.join(", "))).collect()
     }
 
-    /// Text without the parts that change from one attempt to the next, to distinguish a repetition from a new failure.
+    /// Text without the parts that vary between attempts: equal for a repetition, different for a new failure.
     pub fn fingerprint(&self) -> String {
         format!("{}: {}", self.call, self.cause.fingerprint())
     }
@@ -529,11 +529,11 @@ mod tests {
             (connect(io::ErrorKind::ConnectionRefused), "cannot connect to 10.0.0.1:19999: connection refused"),
             (timeout(Phase::Lookup), "no answer within 10 s while looking up the name"),
             (timeout(Phase::Connect), "no answer within 10 s while connecting"),
-            (Cause::Closed(Phase::Handshake), "the connection was closed while negotiating TLS"),
+            (Cause::Closed(Phase::Handshake), "connection closed while negotiating TLS"),
             (broken(Phase::Send), "connection reset while sending the request"),
             (timeout(Phase::Head), "no answer within 10 s while waiting for the reply"),
             (timeout(Phase::Body), "no answer within 10 s while reading the reply"),
-            (mismatch(&[]), "the certificate contains no name, expected mexico"),
+            (mismatch(&[]), "the certificate contains no name; expected mexico"),
             (mismatch(&["mexico409", "x"]), "the certificate is for mexico409, x, not for mexico"),
             (Cause::UnknownIssuer, "the certificate is not signed by the expected CA"),
             (Cause::NotTls, "the server does not speak TLS"),
@@ -571,12 +571,12 @@ mod tests {
             (Cause::CertificateNotYetValid(moment()), "the certificate is not valid yet"),
         ] {
             assert_eq!(cause.to_string(), format!("{problem} {clock}"));
-            assert_eq!(cause.to_string(), format!("{problem} {clock}"), "the same text twice");
+            assert_eq!(cause.to_string(), format!("{problem} {clock}"), "the text changed");
         }
     }
 
     #[test]
-    fn messages_of_the_system_begin_in_lower_case_and_keep_names_and_units() {
+    fn system_messages_begin_in_lower_case_but_keep_names_and_units() {
         for (text, message) in [
             ("Connection refused", "connection refused"),
             ("No such file or directory (os error 2)", "no such file or directory"),
@@ -595,7 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_informative_of_several_failures_counts() {
+    fn the_most_informative_failure_wins() {
         let attempt = |cause| Attempt { at: "x".to_owned(), error: Error::new(Call::Token, cause) };
         let all = |causes: Vec<Cause>| Error::all_failed(Call::Login, causes.into_iter().map(attempt).collect());
         let silent = || timeout(Phase::Connect);
@@ -608,7 +608,7 @@ mod tests {
         let refused = connect(io::ErrorKind::ConnectionRefused);
         assert_eq!(all(vec![refused, lookup()]).advice, "if this keeps happening, check the server");
         assert!(all(vec![lookup(), silent()]).advice.contains("DNS"), "the most informative one, not the last");
-        // Nested attempts count like the rest.
+        // Nested attempts count like direct ones.
         let inner = Attempt { at: "y".to_owned(), error: all(vec![silent(), expired()]) };
         let nested = Error::all_failed(Call::Login, vec![attempt(lookup()), inner]);
         assert!(

@@ -1,4 +1,4 @@
-//! Small files: read with a limit, written whole, atomically and 0600. Their contents belong to other modules.
+//! Small files: reads them up to a limit, and writes them atomically with mode 0600. The contents are up to other modules.
 //!
 //! Nothing here blocks, even if a path is a FIFO or a device: binding must go on.
 
@@ -7,20 +7,20 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Bytes. Every file that we read is far smaller, so a larger one is the wrong file.
+/// Bytes. All the files that we read are far smaller, so a larger one must be the wrong file.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Linux on every architecture that we build for (include/uapi/asm-generic/fcntl.h).
+/// Value on every Linux architecture that we build for (include/uapi/asm-generic/fcntl.h).
 const O_NONBLOCK: i32 = 0o4000;
-/// Opening a pipe without a reader, or a socket, for writing (asm-generic/errno-base.h).
+/// Error on opening a pipe without a reader, or a socket, for writing (asm-generic/errno-base.h).
 const ENXIO: i32 = 6;
 
-/// Whether a written file must survive a power cut.
+/// How well a written file must be protected against a power cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Flushed to the disk before it replaces the old file.
+    /// Flush the new file to disk before it replaces the old one.
     Durable,
-    /// Replaced atomically, but flushed when the system likes: spares the flash memory of routers.
+    /// Replace the file atomically, but leave flushing to the kernel: saves wear on routers' flash memory.
     Volatile,
 }
 
@@ -34,7 +34,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Opens a file for reading. Refuses pipes and devices, which may have no writer or no end.
+/// Opens a regular file for reading. Refuses pipes and devices, because a pipe may have no writer and a device no end.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     let kind = file.metadata()?.file_type();
@@ -47,7 +47,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens a file (0600) that the caller can lock; creates the file and its folder if they are missing.
+/// Opens a file (0600) for locking; creates the file and its folder if missing.
 pub fn open_to_lock(path: &Path) -> io::Result<File> {
     let folder = folder_of(path);
     make_folder(folder)?;
@@ -64,18 +64,18 @@ pub fn rewrite(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)
 }
 
-/// Opens a log for appending: a file (created 0600 if missing), a device, or a pipe, as `/dev/stderr` often is.
-/// A pipe without a reader is an error, and a full pipe loses lines.
+/// Opens a log for appending: a file (created with mode 0600 if missing), a device, or a pipe, which is what `/dev/stderr` often
+/// is. Fails for a pipe without a reader; a full pipe loses lines.
 pub fn append(path: &Path) -> io::Result<File> {
     let opened = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(O_NONBLOCK).open(path);
     opened.map_err(|error| match error.raw_os_error() {
-        Some(ENXIO) => io::Error::new(error.kind(), "no process reads from it"),
+        Some(ENXIO) => io::Error::new(error.kind(), "no process is reading from it"),
         _ => error,
     })
 }
 
-/// Cuts a log down to its last `keep` bytes, starting with a whole line. In place: the service may not rename files in /var/log,
-/// and other programs may have the log open.
+/// Truncates a log to its last `keep` bytes, and drops a partial first line. Works in place, because the service may not rename
+/// files in /var/log and other programs may have the log open.
 pub fn keep_tail(path: &Path, keep: u64) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     file.seek(io::SeekFrom::Start(file.metadata()?.len().saturating_sub(keep)))?;
@@ -87,8 +87,8 @@ pub fn keep_tail(path: &Path, keep: u64) -> io::Result<()> {
     file.write_all(&end[line..])
 }
 
-/// Overwrites a world-readable file (0644) with `bytes`. In place, because users mount single files into containers and watch them
-/// for changes. One write and then a cut to the new length, so that the file is never empty in between.
+/// Overwrites a world-readable file (0644) in place, because users mount single files into containers and watch them for changes.
+/// Writes first and truncates afterwards, so that the file is never empty in between.
 pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(false).custom_flags(O_NONBLOCK).open(path)?;
@@ -96,15 +96,15 @@ pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"));
     }
     if file.metadata()?.mode() & 0o777 != 0o644 {
-        // Fails if the file belongs to another user, who then decides its mode.
+        // Fails if another user owns the file; the mode is then up to that user.
         let _ = file.set_permissions(fs::Permissions::from_mode(0o644));
     }
     file.write_all(bytes)?;
     file.set_len(bytes.len() as u64)
 }
 
-/// Replaces `path` atomically by a world-readable file (0644). Does not create a folder: a folder of ours would be closed to other
-/// users.
+/// Atomically replaces `path` with a world-readable file (0644). Does not create a missing folder: ours have mode 0700, which would
+/// lock other users out.
 pub fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, Durability::Volatile, 0o644)
 }
@@ -117,16 +117,16 @@ pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// A path for messages. Hides a relative path: it may be a secret that the user typed in place of a file name.
+/// Formats a path for messages. Hides a relative path, because it may be a secret typed in place of a file name.
 pub fn display_path(path: &Path) -> String {
     if path.is_absolute() { path.display().to_string() } else { "(a relative path)".to_owned() }
 }
 
-/// Replaces `path` by a file (0600) that holds `bytes`; an error leaves the old file untouched. Creates a missing folder (0700):
-/// folders below /run are gone after a reboot.
+/// Atomically replaces `path` with a file (0600) that contains `bytes`; an error leaves the old file untouched. Creates a missing
+/// folder (0700), because folders below /run disappear on reboot.
 ///
-/// If root writes into a folder of the service's user (a manual `check`), that user gets the file, because the service could not
-/// read it otherwise.
+/// If root writes to a folder that belongs to the service's user (a manual `check`), that user becomes the file's owner; otherwise
+/// the service could not read the file.
 pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
     make_folder(folder_of(path))?;
     replace(path, bytes, durability, 0o600)
@@ -151,8 +151,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Tests whether a file of the usual size can be written to `folder`, which is created if missing. An empty file would succeed
-/// even on a full disk.
+/// Checks that `folder` (created if missing) accepts a file of 2 KiB. An empty file could be written even to a full disk.
 pub fn probe_folder(folder: &Path) -> io::Result<()> {
     let probe = folder.join("probe");
     write(&probe, &[b'\n'; 2048], Durability::Volatile)?;
@@ -163,7 +162,8 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// One name per file, so that a kill between create and rename leaves at most one leftover, which the next write replaces.
+/// A fixed name per file, so that a kill between create and rename leaves at most one temporary file, which the next write
+/// replaces.
 fn temporary_for(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -172,14 +172,14 @@ fn temporary_for(path: &Path) -> PathBuf {
 }
 
 fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
-    // create_new after remove: never follows a link that another user put there.
+    // Remove, then `create_new`: never follows a symlink planted by another user.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    // The umask may have removed bits.
+    // The umask may have cleared bits of the mode.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     chown_to_owner_of(folder, &file)?;
     if durability == Durability::Durable {
@@ -188,11 +188,11 @@ fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durabil
     Ok(())
 }
 
-/// Gives a file that root created in a folder of the service's user to that user.
+/// If root created the file in a folder that belongs to the service's user, makes that user the owner.
 fn chown_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
     let owner = fs::metadata(folder)?;
     if file.metadata()?.uid() == 0 && owner.uid() != 0 {
-        // On the open file: its path could lead to a different file by now, which that user would then own.
+        // On the open file, because its path may by now lead to a different file, which must not change owner.
         fchown(file, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())
@@ -204,18 +204,18 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn a_file_is_replaced_whole_and_private() {
+    fn a_replaced_file_has_mode_0600_and_leaves_no_temporary() {
         let dir = TempDir::new();
         let path = dir.path().join("lease.json");
         write(&path, b"one", Durability::Durable).unwrap();
         write(&path, b"two", Durability::Volatile).unwrap();
         assert_eq!(read(&path).unwrap(), "two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary is left");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
     #[test]
-    fn a_missing_folder_is_created_private() {
+    fn a_missing_folder_is_created_with_mode_0700() {
         let dir = TempDir::new();
         write(&dir.path().join("pia/token"), b"x", Durability::Durable).unwrap();
         assert_eq!(fs::metadata(dir.path().join("pia")).unwrap().mode() & 0o777, 0o700);
@@ -257,11 +257,11 @@ mod tests {
             );
         }
         assert_eq!(read(dir.path()).unwrap_err().to_string(), "is a directory");
-        assert_eq!(append(&pipe).unwrap_err().to_string(), "no process reads from it");
+        assert_eq!(append(&pipe).unwrap_err().to_string(), "no process is reading from it");
     }
 
     #[test]
-    fn the_end_of_a_log_begins_with_a_line() {
+    fn a_truncated_log_begins_with_a_whole_line() {
         let dir = TempDir::new();
         let path = dir.write("log", "one\ntwo\nthree\nfour\n");
         let mut log = append(&path).unwrap();

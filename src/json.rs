@@ -1,22 +1,22 @@
-//! JSON from servers. Text that would take many times its length in memory is not parsed.
+//! Parses JSON from servers, but refuses text that would take up many times its length in memory.
 
 use miniserde::Deserialize;
 use miniserde::json::{self, Object, Value};
 
-/// The largest reply that we ask for, qBittorrent's preferences, has some 200 values.
+/// qBittorrent's preferences, the largest reply that we request, have some 200 values.
 const MAX_VALUES: usize = 8192;
 
-/// `None` if `text` is not a `T` or has too many values: a reply of 256 KiB that consists of arrays and objects, nested or in a
-/// row, would take 30 MB.
+/// Returns `None` if `text` is not a `T` or has more than 8192 values: a 256 KiB reply full of arrays and objects would take 30 MB.
 pub fn parse<T: Deserialize>(text: &str) -> Option<T> {
-    // One of these precedes each value but the first. Counting those inside strings as well saves a scanner for strings.
+    // One of these characters precedes every value except the first. Counting those inside strings too avoids having to parse
+    // strings.
     if text.bytes().filter(|byte| b"[{,".contains(byte)).count() > MAX_VALUES {
         return None;
     }
     json::from_str(text).ok()
 }
 
-/// The fields of `text`; `None` if it is not an object.
+/// Returns the object's fields; `None` if `text` is not an object.
 pub fn object(text: &str) -> Option<Object> {
     match parse(text)? {
         Value::Object(fields) => Some(fields),

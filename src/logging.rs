@@ -1,5 +1,5 @@
-//! The log: one handler, and only our own messages, because libraries may log secrets. Lines begin with an RFC 3339 time in UTC,
-//! or with their priority if they go to the journal, which has its own times. The messages belong to other modules.
+//! Sets up the log, for our own messages only, because libraries may log secrets. Lines begin with an RFC 3339 timestamp in UTC, or
+//! with a syslog priority for the journal, which adds its own timestamps.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,16 +13,16 @@ use crate::error::io_message;
 use crate::files;
 use crate::text::one_line;
 
-/// Bytes at which a log file is cut.
+/// A log file larger than this many bytes is truncated.
 const LOG_LIMIT: u64 = 5_000_000;
-/// Bytes that are left after a cut.
+/// Bytes kept when a log file is truncated.
 const LOG_KEPT: u64 = 1_000_000;
 
 /// A log file of limited size.
 struct Bounded {
     file: File,
     path: PathBuf,
-    /// Bytes; `None` for a device or a pipe.
+    /// Bytes in the file; `None` for a device or a pipe.
     length: Option<u64>,
 }
 
@@ -40,7 +40,7 @@ impl Write for Bounded {
         if let Some(length) = &mut self.length {
             *length += written as u64;
             if *length > LOG_LIMIT {
-                // After a failed cut, try again when as much again has been written.
+                // If truncating fails, try again after another 5 MB.
                 *length = files::keep_tail(&self.path, LOG_KEPT).map_or(0, |()| LOG_KEPT);
             }
         }
@@ -84,12 +84,12 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
     }
 }
 
-/// The last filter before the log: every record is one line, whatever its source.
+/// Last filter before output: makes every record a single line, whatever its source.
 fn text(record: &Record) -> String {
     one_line(&record.args().to_string())
 }
 
-/// syslog's priorities, as systemd reads them.
+/// Syslog priority, which systemd reads from the `<N>` at the start of a line.
 fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -99,8 +99,8 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// `$JOURNAL_STREAM` holds the device and inode of the journal's socket, and is inherited even by children whose output goes
-/// somewhere else.
+/// Compares standard output with `$JOURNAL_STREAM` (device and inode of the journal's socket), because children inherit the
+/// variable even if their output goes elsewhere.
 fn stdout_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/1").is_ok_and(|out| stream == format!("{}:{}", out.dev(), out.ino()))

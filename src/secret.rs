@@ -1,16 +1,16 @@
-//! The type that keeps secrets out of logs: no `Display`, a `Debug` that shows nothing, and the filter for replies that may
-//! echo a secret.
+//! Keeps secrets out of logs, with a type that has no `Display` and an opaque `Debug`, and a filter for replies that may echo a
+//! secret.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
 
-/// Bytes. PIA's tokens have 128, qBittorrent's sessions 32, words fewer than 24.
+/// A run of this many bytes counts as a token. PIA's tokens have 128, qBittorrent's session IDs 32, and words fewer than 24.
 const TOKEN_LENGTH: usize = 24;
-/// Consecutive letters and digits of a secret that count as its echo; a shorter secret counts as a whole.
+/// Consecutive letters and digits of a secret that count as an echo; a shorter secret must match in full.
 const ECHO_LENGTH: usize = 6;
-/// Letters and digits. A secret with fewer cannot be distinguished from ordinary text.
+/// Letters and digits. A secret with fewer could match ordinary text by chance, so every reply is hidden.
 const MIN_COMPARABLE: usize = 4;
 
 /// A password, token, payload, signature, cookie or API key.
@@ -18,18 +18,18 @@ const MIN_COMPARABLE: usize = 4;
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps `value`, which can then be read only through [`Secret::expose`].
+    /// Wraps `value`; from then on, only [`Secret::expose`] can read it.
     pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
 
-    /// The value, for a request or a 0600 file and nothing else.
+    /// Returns the value, for use in a request or a 0600 file only.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Letters and digits to compare: plain, and in base64 at each of its three bit offsets, which depend on the text before the
-    /// secret (`user:password`). Base64 characters that also encode neighbouring text are left out.
+    /// Letters and digits to search for: the plain secret, and its base64 at each of the three possible offsets, because text may
+    /// precede the secret (`user:password`). Leaves out base64 characters that also encode neighbouring text.
     fn forms(&self) -> [Vec<u8>; 4] {
         let encoded = |before: usize| {
             let bytes = [&[0; 2][..before], self.0.trim().as_bytes()].concat();
@@ -41,12 +41,12 @@ impl Secret {
     }
 }
 
-/// The first `limit` characters of `text`; `None` if they might reveal one of `secrets`, or anything that looks like a secret: a
-/// server may send one that we do not know yet.
+/// Returns the first `limit` characters of `text`, or `None` if they might reveal one of `secrets` or anything that looks like a
+/// secret, because a server may send one that we do not know yet.
 ///
-/// Nothing is cut out or decoded, because both would require knowing every way to write a character. Instead, the whole text is
-/// hidden by any piece of a secret, in plain text or in base64, and by any character that begins an escape. The search covers
-/// twice the limit, so that it finds a secret that the limit cuts in two.
+/// Does not redact or decode parts of the text, because that would require knowing every way to encode a character. Instead, any
+/// piece of a secret (plain or in base64) and any character that begins an escape hide the whole text. The search covers twice the
+/// limit, so that it also finds a secret that the limit would cut in two.
 pub fn safe_excerpt<'a>(text: &'a str, secrets: &[Secret], limit: usize) -> Option<&'a str> {
     let first = |count| text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end]);
     let seen = first(2 * limit);
@@ -54,14 +54,13 @@ pub fn safe_excerpt<'a>(text: &'a str, secrets: &[Secret], limit: usize) -> Opti
     (!hidden).then(|| first(limit))
 }
 
-/// Whether `text` contains a run without spaces or punctuation that is too long for a word: base64 or hexadecimal, with or without
-/// escapes.
+/// Checks for a run of base64, hexadecimal or escape characters that is too long to be a word (24 bytes or more).
 fn holds_token(text: &str) -> bool {
     let between = |c: char| !c.is_ascii_alphanumeric() && !"+/-_=%\\".contains(c);
     text.split(between).any(|run| run.len() >= TOKEN_LENGTH)
 }
 
-/// Escapes of URLs and forms (`%`), of JSON and other string literals (`\`), or of HTML (`&`).
+/// Checks for escapes: `%` (URLs and forms), `\` (JSON and other string literals) or `&` (HTML).
 fn holds_escape(text: &str) -> bool {
     text.contains(['%', '\\', '&'])
 }
@@ -73,13 +72,13 @@ fn echoes(text: &str, secrets: &[Secret]) -> bool {
         if length < MIN_COMPARABLE {
             return true;
         }
-        // A set instead of a search per piece: a hostile server can make secrets long.
+        // A set rather than one search per piece, because a hostile server can send very long secrets.
         let pieces: HashSet<&[u8]> = text.windows(length).collect();
         form.windows(length).any(|piece| pieces.contains(piece))
     })
 }
 
-/// The characters that survive changes of case, line breaks and wrong character sets.
+/// ASCII letters and digits in lower case, which survive changes of case, line breaks and wrong character sets.
 fn alphanumeric(text: &str) -> Vec<u8> {
     text.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect()
 }
@@ -117,14 +116,14 @@ mod tests {
             r"hunter\x272",
             r"hunter\u00272",
             r"hunter\'2",
-            // Alone, after one and after two other characters.
+            // Base64: alone, after one other character, and after two.
             "aHVudGVyJzI=",
             "Omh1bnRlcicy",
             "YTpodW50ZXInMg",
-            // A piece.
+            // A piece of the secret.
             "hunter",
         ] {
-            assert!(!is_visible(&format!("login of you with {echo} failed"), "hunter'2"), "{echo}");
+            assert!(!is_visible(&format!("your login with {echo} failed"), "hunter'2"), "{echo}");
         }
         assert!(!is_visible("p\u{fffd}ssw\u{fffd}rd", "pässwörd"), "in another character set");
         assert!(!is_visible(&format!("{}hunter2", "x ".repeat(98)), "hunter2"), "across the limit");

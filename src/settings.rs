@@ -1,4 +1,4 @@
-//! The settings: the one table of variables, and the settings of each remote put together.
+//! The table of all variables, and the settings built from them. Each remote and each view parses its own variables.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::text::one_line;
 use crate::torrent::{self, TorrentClient};
 use crate::views;
 
-/// Seconds. A binding lapses 15 minutes after the last bind; this leaves one minute for a retry.
+/// Seconds. A binding lapses 15 minutes (900 s) after the last bind, which leaves one minute for a retry.
 const MAX_INTERVAL: u64 = 840;
 
-/// A variable, for `--help` and for suggestions after a typing error.
+/// A variable, as `--help` lists it and 'did you mean' suggests it.
 pub struct Variable {
     pub name: &'static str,
-    /// For display; empty if there is none.
+    /// Default value, for display only; empty if the variable has none.
     pub default: &'static str,
     pub help: &'static str,
-    /// `NAME_FILE` may name a file that holds the value.
+    /// True if `NAME_FILE` may hold the path of a file with the value.
     pub from_file: bool,
 }
 
@@ -37,61 +37,61 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
 
 pub const VARIABLES: [Variable; 40] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
-    from_file("PIA_USERNAME", "PIA account; not needed while PIA_TOKEN_FILE holds a token"),
-    from_file("PIA_PASSWORD", "password of the PIA account"),
-    variable("PIA_TOKEN_FILE", "/var/run/pia_token", "keeps the token of the last login; you can also put one there"),
-    variable("PIA_GATEWAY", "auto", "ADDRESS[:PORT] of the gateway inside the tunnel, or auto to find it"),
-    variable("PIA_HOSTNAME", "", "the VPN server's name, as in its certificate, e.g. mexico409; check shows it"),
-    variable("PIA_CA_CERT", "", "CA certificate of the gateway (PEM file) instead of PIA's own, which is fetched once"),
-    variable("PIA_CA_URL", "", "http or https URL to fetch PIA's CA from instead of PIA's repositories"),
-    variable("PIA_CA_SHA256", "", "SHA-256 of that CA (DER, hexadecimal) instead of the built-in one"),
-    variable("PIA_LOGIN_URL", "", "https URL to log in at instead of PIA's two public ones"),
-    variable("PIA_LOGIN_CA_CERT", "", "CA certificates for the login (PEM file) instead of Mozilla's"),
+    from_file("PIA_USERNAME", "PIA user name; not needed while PIA_TOKEN_FILE holds a token"),
+    from_file("PIA_PASSWORD", "PIA password"),
+    variable("PIA_TOKEN_FILE", "/var/run/pia_token", "cache file for the login token; may also hold a token of yours"),
+    variable("PIA_GATEWAY", "auto", "ADDRESS[:PORT] of the gateway inside the tunnel, or auto to search for it"),
+    variable("PIA_HOSTNAME", "", "name in the VPN server's certificate, e.g. mexico409; the check command shows it"),
+    variable("PIA_CA_CERT", "", "CA certificate (PEM file) for the gateway, instead of PIA's, which is fetched once"),
+    variable("PIA_CA_URL", "", "URL (http or https) to download PIA's CA from, instead of PIA's repositories"),
+    variable("PIA_CA_SHA256", "", "SHA-256 of PIA's CA (DER, hexadecimal), instead of the built-in one"),
+    variable("PIA_LOGIN_URL", "", "login URL (https), instead of PIA's two public ones"),
+    variable("PIA_LOGIN_CA_CERT", "", "CA certificates (PEM file) for the login, instead of Mozilla's"),
     variable("GLUETUN_URL", "http://127.0.0.1:8000", "gluetun's control server"),
-    from_file("GLUETUN_API_KEY", "API key of a role in gluetun's control server"),
-    variable("TORRENT_CLIENT", "qbittorrent", "the torrent client: qbittorrent, transmission or deluge"),
+    from_file("GLUETUN_API_KEY", "API key for gluetun's control server"),
+    variable("TORRENT_CLIENT", "qbittorrent", "torrent client: qbittorrent, transmission or deluge"),
     variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
-    from_file("QBITTORRENT_USERNAME", "Web UI user, if qBittorrent asks for one"),
+    from_file("QBITTORRENT_USERNAME", "Web UI user name, if qBittorrent requires a login"),
     from_file("QBITTORRENT_PASSWORD", "Web UI password"),
-    from_file("QBITTORRENT_API_KEY", "API key (qBittorrent 5.2 and later) instead of user and password"),
+    from_file("QBITTORRENT_API_KEY", "API key (qBittorrent 5.2 and later), instead of user name and password"),
     variable("QBITTORRENT_REANNOUNCE", "true", "have qBittorrent announce a new port to its trackers at once"),
-    variable("QBITTORRENT_CA_CERT", "", "CA certificate (PEM file) of an https Web UI instead of Mozilla's"),
+    variable("QBITTORRENT_CA_CERT", "", "CA certificate (PEM file) for an https Web UI, instead of Mozilla's"),
     variable("TRANSMISSION_HOST", "http://localhost:9091", "base URL of Transmission's Web UI or RPC"),
-    from_file("TRANSMISSION_USERNAME", "RPC user, if Transmission asks for one"),
+    from_file("TRANSMISSION_USERNAME", "RPC user name, if Transmission requires a login"),
     from_file("TRANSMISSION_PASSWORD", "RPC password"),
-    variable("TRANSMISSION_CA_CERT", "", "CA certificate (PEM file) of an https proxy instead of Mozilla's"),
+    variable("TRANSMISSION_CA_CERT", "", "CA certificate (PEM file) for an https proxy, instead of Mozilla's"),
     variable("DELUGE_HOST", "http://localhost:8112", "base URL of Deluge's web interface"),
-    from_file("DELUGE_PASSWORD", "password of the web interface"),
-    variable("DELUGE_CA_CERT", "", "CA certificate (PEM file) of an https web interface instead of Mozilla's"),
-    variable("CHECK_INTERVAL", "300", "seconds between two binds; values above 840 count as 840"),
+    from_file("DELUGE_PASSWORD", "password for Deluge's web interface"),
+    variable("DELUGE_CA_CERT", "", "CA certificate (PEM file) for an https web interface, instead of Mozilla's"),
+    variable("CHECK_INTERVAL", "300", "seconds between binds, capped at 840"),
     variable(
         "EXIT_WHEN_ISOLATED",
         "",
         "exit with code 69 after this many seconds without any network device but lo (image: 60)",
     ),
     variable("STATE_DIR", "/var/lib/pia-qbittorrent-sync", "folder for lease and status ($STATE_DIRECTORY if set)"),
-    variable("PORT_FILE", "", "file that holds the port, for other programs; empty while there is none"),
+    variable("PORT_FILE", "", "file to write the port to, for other programs; empty while there is no port"),
     variable(
         "PORT_CHANGE_COMMAND",
         "",
-        "program to run for each new port, with arguments; fills in {port}, {old_port}, {interface}",
+        "program, with arguments, to run for each new port; placeholders: {port}, {old_port}, {interface}",
     ),
-    from_file("PORT_CHANGE_URL", "http or https URL to request for each new port; fills in the same placeholders"),
-    from_file("HEARTBEAT_URL", "URL of a monitor (Uptime Kuma, healthchecks.io); gets the health once an interval"),
-    variable("NOTIFY_CA_CERT", "", "CA certificate (PEM file) for these two URLs instead of Mozilla's"),
+    from_file("PORT_CHANGE_URL", "URL (http or https) to request for each new port; same placeholders as the command"),
+    from_file("HEARTBEAT_URL", "URL of a monitor (Uptime Kuma, healthchecks.io) that gets the health every interval"),
+    variable("NOTIFY_CA_CERT", "", "CA (PEM file) for PORT_CHANGE_URL and HEARTBEAT_URL, instead of Mozilla's"),
     variable("METRICS_FILE", "", "file for Prometheus metrics, for node_exporter's textfile collector"),
     variable("STATUS_ADDRESS", "", "ADDRESS:PORT of the status server: /metrics, /healthz, /status, /v1/portforward"),
     variable("LOG_LEVEL", "INFO", "TRACE, DEBUG, INFO, WARN, ERROR or CRITICAL"),
-    variable("LOG_FILE", "", "log file instead of standard output"),
-    variable("STATE_DIRECTORY", "", "set by systemd; the default of STATE_DIR"),
+    variable("LOG_FILE", "", "file to log to, instead of standard output"),
+    variable("STATE_DIRECTORY", "", "set by systemd; default for STATE_DIR"),
 ];
 
-/// True if no other user should be able to read the variable.
+/// True for passwords, keys and secret URLs; false for user names.
 fn is_secret(name: &str) -> bool {
     VARIABLES.iter().any(|variable| variable.from_file && variable.name == name && !name.ends_with("_USERNAME"))
 }
 
-/// Variables of this process and of the configuration file, which is `path` or, if it exists, the default one.
+/// Variables from the environment and from the configuration file: `path`, or else the default file if it exists.
 pub fn variables(path: Option<&Path>) -> Result<Variables, ConfigError> {
     config::variables(path, is_secret)
 }
@@ -99,18 +99,18 @@ pub fn variables(path: Option<&Path>) -> Result<Variables, ConfigError> {
 pub struct Settings {
     pub port: PortProvider,
     pub client: Box<dyn TorrentClient>,
-    /// Time between two binds; 1 to 840 s.
+    /// Time between binds, 1 to 840 s.
     pub interval: Duration,
-    /// How long to stay with no network device but loopback; `None` is forever.
+    /// How long to keep running without any network device but loopback; `None` means forever.
     pub isolation: Option<Duration>,
     pub state_dir: PathBuf,
-    /// Taken by the service, but not by `check`.
+    /// `Service::new` takes these; `check` ignores them.
     pub views: Option<views::Settings>,
     pub log_level: LevelFilter,
     pub log_file: Option<PathBuf>,
-    /// Origin of the settings, for display.
+    /// Source of the settings, for display: a file or the environment.
     pub origin: String,
-    /// Oddities that are not errors, for the log.
+    /// Warnings about values that are odd but valid.
     pub warnings: Vec<String>,
 }
 
@@ -118,22 +118,22 @@ pub struct Settings {
 pub enum PortProvider {
     /// This program leases and binds the port.
     Pia(Box<Pia>),
-    /// Another program leases the port, and this one follows.
+    /// Another program leases the port, and this program follows it.
     Source(Source),
 }
 
-/// The folder for lease and status: the only setting that `status` and `healthcheck` need.
+/// Folder for lease and status, the only setting that `status` and `healthcheck` need.
 pub fn state_dir(all: &Variables) -> PathBuf {
     state_dir_of(&Reader::new(all))
 }
 
 fn state_dir_of(reader: &Reader) -> PathBuf {
-    // systemd lists several folders with colons; ours is the first.
+    // systemd separates several folders with colons; the first one is ours.
     let systemd = reader.get("STATE_DIRECTORY").and_then(|list| list.split(':').next());
     reader.path("STATE_DIR", systemd.unwrap_or("/var/lib/pia-qbittorrent-sync"))
 }
 
-/// File and sources of PIA's CA: the only settings that `fetch-ca` needs.
+/// File and download URLs of PIA's CA, the only settings that `fetch-ca` needs.
 pub fn published_ca(all: &Variables) -> Result<Published, ConfigError> {
     let mut reader = Reader::new(all);
     let published = trust::published(&mut reader, &state_dir(all));
@@ -178,7 +178,7 @@ impl Settings {
     }
 }
 
-/// Parses a number of seconds within `range`. A value with a unit is an error that suggests the number.
+/// Parses a number of seconds within `range`. For a value with a unit, such as `5m`, the error suggests the number.
 fn seconds(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, InvalidValue> {
     let text = text.trim();
     let not = || InvalidValue::from(format!("is not a number of seconds from {} to {}", range.start(), range.end()));
@@ -203,15 +203,15 @@ fn interval(reader: &mut Reader) -> Option<Duration> {
     let seconds = reader.parsed("CHECK_INTERVAL", "300", "use e.g. 300", |text| seconds(text, 1..=86400))?;
     if seconds > MAX_INTERVAL {
         reader.warnings.push(format!(
-            "CHECK_INTERVAL={seconds} is too long, using {MAX_INTERVAL}: a binding lapses after 15 minutes (900 s)"
+            "CHECK_INTERVAL={seconds} is too long; using {MAX_INTERVAL}, because a binding lapses after 15 minutes (900 s)"
         ));
     }
     Some(Duration::from_secs(seconds.min(MAX_INTERVAL)))
 }
 
-/// Zero is forever.
+/// Limit from `EXIT_WHEN_ISOLATED`; zero means no limit.
 fn isolation(reader: &mut Reader) -> Option<Duration> {
-    let remedy = "use e.g. 60, or unset it to stay";
+    let remedy = "use e.g. 60, or unset it to keep running";
     let limit = reader.parsed("EXIT_WHEN_ISOLATED", "0", remedy, |text| seconds(text, 0..=u32::MAX.into()));
     limit.map(Duration::from_secs)
 }
@@ -228,12 +228,12 @@ fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
     })
 }
 
-/// True for a setting of `OpenRC` itself, which conf.d may hold as well.
+/// True for one of `OpenRC`'s own settings, such as `rc_after`, which the conf.d file may also hold.
 fn is_of_openrc(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
-/// Warns about unknown names: any in the configuration file, and those in the environment that look like ours.
+/// Warns about every unknown name in the configuration file, and about unknown names in the environment that look like ours.
 fn warn_about_unknown(reader: &mut Reader) {
     let files = VARIABLES.iter().filter(|variable| variable.from_file);
     let known: Vec<String> = VARIABLES
@@ -249,16 +249,17 @@ fn warn_about_unknown(reader: &mut Reader) {
         let meant = meant(name, &known);
         let in_file = reader.is_in_file(name) && (!is_of_openrc(name) || meant.is_some());
         if in_file || looks_like_ours(name) {
-            let what = format!("{} is not a variable of this program and is ignored", one_line(name));
+            let what = format!("ignoring unknown variable {}", one_line(name));
             reader.unknown.push(match meant {
                 Some(meant) => format!("{what}; did you mean {meant}?"),
-                None => format!("{what}; --help lists them all"),
+                None => format!("{what}; --help lists the known ones"),
             });
         }
     }
 }
 
-/// The known name that was probably meant: one with a typing error or two, or else one that extends `name` or that `name` extends.
+/// Guesses which known name was meant: the closest within two typos, or else the shortest of those that begin with `name` or that
+/// `name` begins with.
 fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let upper = name.to_ascii_uppercase();
     let begun = |known: &&String| upper.len() > 7 && (known.starts_with(&upper) || upper.starts_with(known.as_str()));
@@ -267,12 +268,12 @@ fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     closest.or_else(|| known.iter().filter(begun).min_by_key(|known| known.len())).map(String::as_str)
 }
 
-/// Allows one typing error in eight characters.
+/// Allows one typo, or two in a name of at least 16 characters.
 fn is_mistyped(name: &str, known: &str) -> bool {
     known.len().abs_diff(name.len()) <= 2 && osa_distance(name, known) <= (known.len() / 8).clamp(1, 2)
 }
 
-/// Warns about variables that only the environment of a manual command has, and not the service.
+/// Warns about variables in a manual command's environment, which the service does not see.
 fn warn_about_strays(reader: &mut Reader, all: &Variables) {
     let (Some(file), true) = (&all.file, all.service_user.is_some()) else { return };
     let is_stray = |name: &&str| reader.get(name).is_some() && all.in_environment.iter().any(|known| known == name);
@@ -280,7 +281,7 @@ fn warn_about_strays(reader: &mut Reader, all: &Variables) {
     if !strays.is_empty() {
         let file = file.display();
         let strays = strays.join(", ");
-        reader.warnings.push(format!("{strays} comes from this shell's environment; the service reads only {file}"));
+        reader.warnings.push(format!("this shell's environment sets {strays}; the service reads only {file}"));
     }
 }
 
@@ -298,7 +299,7 @@ mod tests {
     }
 
     impl Vars {
-        /// A configuration without problems and warnings.
+        /// A configuration without problems or warnings.
         fn good() -> Self {
             let dir = TempDir::new();
             let ca = dir.write("ca.pem", Ca::new("An authority").pem()).to_str().unwrap().to_owned();
@@ -328,7 +329,7 @@ mod tests {
                 .map_err(|error| error.problems.iter().map(ToString::to_string).chain(error.unknown).collect())
         }
 
-        /// User name and password of the account.
+        /// The account's user name and password, separated by a NUL byte.
         fn account(&self) -> String {
             match self.config().unwrap_or_else(|e| panic!("{e:?}")).port {
                 PortProvider::Pia(pia) => {
@@ -388,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_come_from_files_too() {
+    fn secrets_can_come_from_files() {
         let mut vars = Vars::good().file("PIA_PASSWORD_FILE", "from file \r\n");
         vars.vars.remove("PIA_PASSWORD");
         assert_eq!(vars.account(), "p1234567\0from file ");
@@ -414,11 +415,11 @@ mod tests {
         vars.vars.remove("PIA_PASSWORD");
         assert_eq!(vars.account(), "p1234567\0credential");
         let settings = vars.config().unwrap_or_else(|e| panic!("{e:?}"));
-        assert_eq!(settings.client.credentials(), None, "empty is unset");
+        assert_eq!(settings.client.credentials(), None, "an empty credential counts as unset");
     }
 
     #[test]
-    fn followed_sources_need_nothing_of_pia() {
+    fn following_a_source_needs_no_pia_settings() {
         let follows = |pairs: &[(&str, &str)]| {
             let vars = pairs.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();
             Vars { dir: TempDir::new(), vars }
@@ -438,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_or_a_token_is_needed() {
+    fn an_account_or_a_token_is_required() {
         let mut vars = Vars::good();
         vars.vars.remove("PIA_USERNAME");
         vars.fails(&["PIA_USERNAME: is not set, but PIA_PASSWORD is"]);
@@ -483,15 +484,15 @@ mod tests {
         let mut vars = Vars::good().with("PIA_TOKEN_FILE", "/nonexistent/a\nb\u{1b}[31m");
         vars.vars.retain(|name, _| name != "PIA_USERNAME" && name != "PIA_PASSWORD");
         vars.fails(&["PIA_TOKEN_FILE /nonexistent/a?b?[31m "]);
-        Vars::good().with("PIA_X\n", "x").warns("PIA_X? is not a variable");
+        Vars::good().with("PIA_X\n", "x").warns("unknown variable PIA_X?;");
     }
 
     #[test]
     fn warnings() {
-        Vars::good().with("CHECK_INTERVAL", "1800").warns("CHECK_INTERVAL=1800 is too long, using 840");
+        Vars::good().with("CHECK_INTERVAL", "1800").warns("CHECK_INTERVAL=1800 is too long; using 840");
         Vars::good()
             .with("PIA_PASWORD", "x")
-            .warns("PIA_PASWORD is not a variable of this program and is ignored; did you mean PIA_PASSWORD?");
+            .warns("ignoring unknown variable PIA_PASWORD; did you mean PIA_PASSWORD?");
         Vars::good()
             .with("QBITTORRENT_USERNAME", "admin")
             .with("QBITTORRENT_PASSWORD", "adminadmin")
@@ -504,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn only_near_names_are_suggested() {
+    fn only_close_names_are_suggested() {
         for (name, words) in [
             ("PIA_USERNAM", "did you mean PIA_USERNAME?"),
             ("PIA_USER", "did you mean PIA_USERNAME?"),
@@ -512,8 +513,8 @@ mod tests {
             ("QBITTORRENT_HOSTNAME", "did you mean QBITTORRENT_HOST?"),
             ("QBITORRENT_HOST", "did you mean QBITTORRENT_HOST?"),
             ("CHECK_INTERVALL", "did you mean CHECK_INTERVAL?"),
-            ("PIA_REGION", "is ignored; --help lists them all"),
-            ("PIA_X", "is ignored; --help lists them all"),
+            ("PIA_REGION", "; --help lists the known ones"),
+            ("PIA_X", "; --help lists the known ones"),
         ] {
             Vars::good().with(name, "x").warns(words);
         }
@@ -539,9 +540,9 @@ mod tests {
             warn_about_strays(&mut reader, &all);
             reader.warnings
         };
-        let line = "LOG_LEVEL comes from this shell's environment; the service reads only /etc/config.env";
+        let line = "this shell's environment sets LOG_LEVEL; the service reads only /etc/config.env";
         assert_eq!(warnings(Some(ServiceUser::dynamic())), [line]);
-        assert!(warnings(None).is_empty(), "the service itself");
+        assert!(warnings(None).is_empty(), "the service itself gets no warning");
     }
 
     #[test]
@@ -551,13 +552,13 @@ mod tests {
             let all = Variables { values: vars.vars.clone(), in_file: vec![name.to_owned()], ..Variables::default() };
             Settings::new(all).unwrap_or_else(|error| panic!("{error:?}")).warnings
         };
-        assert!(named("TIMEZONE")[0].contains("TIMEZONE is not a variable of this program"));
+        assert!(named("TIMEZONE")[0].contains("unknown variable TIMEZONE;"));
         assert!(named("pia_username")[0].contains("did you mean PIA_USERNAME?"));
         assert!(named("rc_after").is_empty() && named("STATE_DIR").is_empty());
     }
 
     #[test]
-    fn a_value_with_a_unit_suggests_the_right_one() {
+    fn a_value_in_the_wrong_form_suggests_the_right_one() {
         for (value, remedy) in [("5m", "300"), ("300s", "300"), ("5 min", "300"), ("1h", "3600"), ("90 Sec", "90")] {
             let remedy = format!("; set CHECK_INTERVAL={remedy}");
             Vars::good().with("CHECK_INTERVAL", value).fails(&[&remedy]);

@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT stop, SIGHUP binds and checks at once. Holds the loop's only wait: for signals, other events and a
-//! deadline.
+//! Signals: SIGTERM and SIGINT stop the program, SIGHUP makes it bind and check at once. Also contains the main loop's only wait:
+//! for a signal, another event or a deadline.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,7 +15,8 @@ use signal_hook::{flag, low_level};
 static STOPPING: AtomicBool = AtomicBool::new(false);
 static RELOADING: AtomicBool = AtomicBool::new(false);
 
-/// Whether a stop was requested. From then on no new request is sent, so that a stop waits for the current exchange at most.
+/// True once SIGTERM or SIGINT has arrived. No new request is sent from then on, so that stopping takes the rest of the current
+/// exchange at most.
 pub fn stopping() -> bool {
     STOPPING.load(Ordering::Relaxed)
 }
@@ -28,12 +29,12 @@ pub enum Event {
 }
 
 pub struct Signals {
-    /// Receives a byte for each signal, so that `poll` can wait for signals.
+    /// Receives a byte per signal, so that `poll` can wait for signals.
     arrived: UnixStream,
 }
 
 impl Signals {
-    /// Installs the handlers. After a signal to stop, [`stopping`] is true at once, even in the middle of a step.
+    /// Installs the handlers. A signal to stop makes [`stopping`] true at once, even in the middle of a step.
     pub fn install() -> io::Result<Self> {
         let (arrived, write) = UnixStream::pair()?;
         arrived.set_nonblocking(true)?;
@@ -45,13 +46,13 @@ impl Signals {
         Ok(Self { arrived })
     }
 
-    /// Waits for a signal, for `limit` at most. Returns `None` at the limit, or when one of `others` has data to read.
+    /// Waits for a signal for up to `limit`. Returns `None` on timeout, or when one of `others` has data to read.
     pub fn wait(&self, limit: Duration, others: &[BorrowedFd]) -> Option<Event> {
         let arrived = self.arrived.as_fd();
         let mut watched: Vec<_> =
             std::iter::once(&arrived).chain(others).map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         let limit = Timespec::try_from(limit).ok();
-        // An interrupted wait ends early, which costs one more pass of the loop.
+        // If a signal interrupts the wait, the loop merely makes an extra pass.
         let _ = poll(&mut watched, limit.as_ref());
         while (&self.arrived).read(&mut [0; 64]).is_ok_and(|bytes| bytes > 0) {}
         if stopping() {

@@ -1,4 +1,4 @@
-//! Ports that another program leases and binds: gluetun's control server, or a file. Nothing here contacts PIA.
+//! Ports leased and bound by another program, read from gluetun's control server or a file. Nothing here contacts PIA.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ use crate::keeper::step::{Exchange, Progress};
 use crate::secret::Secret;
 
 const GLUETUN_POLL: Duration = Duration::from_secs(15);
-/// A change of the file must be followed within 2 s; a check costs one open and one read.
+/// A change to the file must take effect within 2 s; polling costs one open and one read.
 const FILE_POLL: Duration = Duration::from_millis(1500);
 
-/// The control server's current route, and the one of older versions, which answer 404 to the current one. Newer
-/// versions answer 301 to the old one.
+/// The control server's current and old routes. Older versions answer 404 to the current route, newer ones 301 to the
+/// old route.
 const ROUTES: [&str; 2] = ["/v1/portforward", "/v1/openvpn/portforwarded"];
 
 pub enum Source {
@@ -28,22 +28,22 @@ pub enum Source {
         connection: Box<Connection>,
         /// Sent as `X-API-Key`.
         api_key: Option<Secret>,
-        /// Path before the routes.
+        /// Path prefix of the routes, from `GLUETUN_URL`.
         base: String,
         /// Index into `ROUTES`.
         route: usize,
     },
-    /// A text file whose first number is the port, as gluetun and others write it.
+    /// A text file, as gluetun and other programs write it; its first entry is the port.
     File(PathBuf),
 }
 
 impl Source {
-    /// Reads the settings of the source that `value` of `PORT_SOURCE` names.
+    /// Reads the settings of the source selected by `value`, the value of `PORT_SOURCE`.
     pub fn read(reader: &mut Reader, value: &str) -> Option<Self> {
         if value == "gluetun" {
             let remedy = "use a URL, e.g. http://127.0.0.1:8000";
             let url = reader.parsed("GLUETUN_URL", "http://127.0.0.1:8000", remedy, |text| match Url::parse(text)? {
-                url if url.https => Err("is https, which gluetun's control server does not speak".to_owned()),
+                url if url.https => Err("is https, which gluetun's control server does not support".to_owned()),
                 url => Ok(url),
             });
             let api_key = reader.key("GLUETUN_API_KEY");
@@ -74,7 +74,7 @@ impl Source {
         }
     }
 
-    /// Asks for the port; `None` if the source has none at the moment.
+    /// Reads the current port; `None` if the source has none at the moment.
     pub fn port(&mut self) -> Exchange<Option<u16>> {
         let port = match self {
             Self::Gluetun { connection, api_key, base, route } => {
@@ -90,7 +90,7 @@ impl Source {
                         return Ok(Progress::More);
                     }
                     status => {
-                        // The next poll may reach another version of gluetun.
+                        // By the next poll, a different version of gluetun may be running.
                         *route = 0;
                         Err(match status {
                             401 | 403 => Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false },
@@ -115,7 +115,8 @@ impl Source {
     }
 }
 
-/// Adds the advice for a failed poll. Each failure is retried after the backoff: no poll ever causes a lockout.
+/// Builds the error for a failed poll, with advice. Every failure is retried after the usual backoff, because polling
+/// never causes a lockout.
 fn failed(cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => {
@@ -123,7 +124,7 @@ fn failed(cause: Cause) -> Error {
              GLUETUN_API_KEY to that key"
         }
         Cause::Connect { .. } => "check that gluetun is running and that GLUETUN_URL is its control server",
-        Cause::Http { status: 300..500, .. } => "check GLUETUN_URL; if it is right, this gluetun is too old",
+        Cause::Http { status: 300..500, .. } => "check GLUETUN_URL; if it is right, this version of gluetun is too old",
         Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE points to",
         _ => return Error::new(Call::PollSource, cause).with_retry(Retry::Backoff),
     };
@@ -149,7 +150,7 @@ pub(crate) fn forwarded(body: &str) -> Result<Option<u16>, Cause> {
 }
 
 fn in_range(port: u64) -> Result<u16, Cause> {
-    u16::try_from(port).map_err(|_| Cause::field("port", format!("is {port}, not within 1 to 65535")))
+    u16::try_from(port).map_err(|_| Cause::field("port", format!("is {port}, not between 1 and 65535")))
 }
 
 /// Reads the first entry of a list separated by commas, white space or line breaks.
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn both_shapes_of_gluetun() {
+    fn both_reply_formats_of_gluetun() {
         for (body, port) in [
             (r#"{"port":4711}"#, Some(4711)),
             (r#"{"ports":[4711,4712]}"#, Some(4711)),
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_the_source_lead_to_advice_and_never_to_a_lockout() {
+    fn source_failures_come_with_advice_and_never_cause_a_lockout() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: Some(Duration::from_secs(900)) };
         let file = Cause::File { path: "/port".to_owned(), error: ErrorKind::PermissionDenied.into() };

@@ -1,8 +1,8 @@
-//! `STATE_DIR`: its lock, the socket for renewal requests, and the memory of rejected credentials. The files of leases, tokens and
-//! status belong to other modules.
+//! `STATE_DIR`: the lock, the socket for renewal requests, and the record of rejected credentials. Other modules own the files for
+//! the lease, the token and the status.
 //!
-//! One lock shows whether a daemon runs, and keeps a second daemon and `check` from writing at the same time. The kernel releases
-//! it however the process ends.
+//! The lock shows whether a daemon is running, and stops a second daemon or `check` from writing at the same time. However a
+//! process ends, the kernel releases its lock.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, Read, Write};
@@ -21,30 +21,30 @@ use crate::error::io_message;
 use crate::files::{self, Durability};
 use crate::secret::Secret;
 
-/// Wait for a held lock: a service manager may start the next daemon while the last one is still stopping.
+/// Longest wait for a held lock: a service manager may start the new daemon before the old one has stopped.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether a daemon or `once` is running with a folder.
+/// State of a folder's lock, which a daemon or `once` holds while running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
-    /// Holds the lock file's text; empty if it cannot be read.
+    /// Contents of the lock file, which name the process; empty if unreadable.
     Running(String),
     Stopped,
-    /// Holds the reason.
+    /// Why the lock cannot be tested.
     Unknown(String),
 }
 
-/// The folder and the right to write in it.
+/// The state folder, opened with or without the right to write to it.
 pub struct State {
     folder: PathBuf,
-    /// Held by a daemon and by `once`. A lock that cannot be created does not prevent running.
+    /// `None` for `check`, and for a daemon that could not create or take the lock and runs without it.
     lock: Option<File>,
-    /// Another process runs, so this one writes nothing.
+    /// Set if a daemon or `once` was running at the start: this process must not write.
     read_only: bool,
 }
 
 impl State {
-    /// Locks the folder for a daemon or `once`, which other processes see as `who`. The error names the process that holds it.
+    /// Locks the folder for a daemon or `once`, under the name `who`. The error names the process that holds the lock.
     pub fn acquire(folder: &Path, who: &str) -> Result<Self, String> {
         let mut state = Self { folder: folder.to_owned(), lock: None, read_only: false };
         let path = state.lock_path();
@@ -55,7 +55,7 @@ impl State {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_TIMEOUT / 20),
                 Err(TryLockError::WouldBlock) => return Err(owner(&path)),
-                // Some file systems have no locks.
+                // Not every file system supports locks.
                 Err(TryLockError::Error(error)) => {
                     log::warn!("cannot lock {}: {error}; status and healthcheck show 'unknown'", path.display());
                     return Ok(state);
@@ -67,7 +67,7 @@ impl State {
         Ok(state)
     }
 
-    /// For `check`, which takes no lock, and writes nothing while a daemon runs.
+    /// Opens the folder for `check`: without a lock, and read-only if a daemon or `once` is running.
     pub fn open_read_only(folder: &Path) -> Self {
         let read_only = matches!(presence(folder), Presence::Running(_));
         Self { folder: folder.to_owned(), lock: None, read_only }
@@ -81,7 +81,8 @@ impl State {
         &self.folder
     }
 
-    /// Opens the socket on which each connection asks for a different port. Only the owner of the folder can connect.
+    /// Opens the Unix socket on which each connection requests a different port. With mode 0600, only the folder's owner can
+    /// connect.
     pub fn listen_for_requests(&self) -> io::Result<UnixListener> {
         let path = requests_path(&self.folder);
         match std::fs::remove_file(&path) {
@@ -107,16 +108,17 @@ impl State {
         json::from_str(&text).unwrap_or_default()
     }
 
-    /// Time since `remote` rejected these credentials; `None` if it did not.
+    /// Time since `remote` rejected these credentials; `None` if no such rejection is on record.
     pub fn rejected_ago(&self, remote: &str, credentials: &Secret, now: Timestamp) -> Option<Duration> {
         let rejection = self.rejections().into_iter().find(|rejection| rejection.by == remote)?;
         let at: Timestamp = rejection.at.parse().ok()?;
         let same = rejection.hash == hash(&rejection.salt, credentials);
-        // A time in the future was written by a clock that was wrong.
+        // A time in the future was recorded while the clock was wrong.
         Duration::try_from(now.duration_since(at)).ok().filter(|_| same)
     }
 
-    /// Stores that `remote` rejected these credentials now; `None` stores that `remote` accepts the present ones.
+    /// Records that `remote` has just rejected these credentials. `None` deletes the record, because `remote` accepts the current
+    /// ones.
     pub fn remember_rejection(&self, remote: &str, rejected: Option<&Secret>, now: Timestamp) {
         let mut all = self.rejections();
         let before = all.len();
@@ -144,7 +146,7 @@ fn requests_path(folder: &Path) -> PathBuf {
     folder.join("requests")
 }
 
-/// Asks the daemon that runs with `folder` for a different port, and returns what the daemon wrote with [`reply`].
+/// Asks the daemon that owns `folder` for a different port, and returns the daemon's [`reply`].
 pub fn request_renewal(folder: &Path, timeout: Duration) -> io::Result<Result<String, String>> {
     let stream = UnixStream::connect(requests_path(folder))?;
     stream.set_read_timeout(Some(timeout))?;
@@ -172,10 +174,10 @@ const FAILED: &str = "-";
 /// Bytes.
 const MAX_REPLY: u64 = 4096;
 
-/// File name; the file holds one line that describes the owner.
+/// File name. The file contains a single line: the owner's name and process ID.
 const LOCK: &str = "lock";
 
-/// Credentials that a server rejected: enough to recognise them, not enough to recover them.
+/// A rejection on record. The salted hash is enough to recognise the credentials, but not to recover them.
 #[derive(Serialize, Deserialize)]
 struct Rejection {
     by: String,
@@ -193,7 +195,7 @@ fn owner(lock: &Path) -> String {
     files::read(lock).map_or(String::new(), |text| text.trim().to_owned())
 }
 
-/// Tests the lock of `folder` without taking it.
+/// Checks whether a daemon or `once` holds the lock on `folder`.
 pub fn presence(folder: &Path) -> Presence {
     let path = folder.join(LOCK);
     let lock = match files::open(&path) {
@@ -208,7 +210,7 @@ pub fn presence(folder: &Path) -> Presence {
     }
 }
 
-/// Without a lock file nothing has run yet, unless a daemon could not create the file.
+/// Handles a missing lock file: nothing has run yet, unless a daemon could not create the file.
 fn without_lock(folder: &Path) -> Presence {
     match folder.try_exists().and_then(|exists| if exists { files::probe_folder(folder) } else { Ok(()) }) {
         Ok(()) => Presence::Stopped,
@@ -258,7 +260,7 @@ mod tests {
         assert_eq!(ago("client", &wrong), Some(Duration::from_secs(90)));
         assert_eq!((ago("client", &other), ago("account", &wrong)), (None, None));
         assert!(!std::fs::read_to_string(state.rejections_path()).unwrap().contains("hunter2"));
-        assert_eq!(state.rejected_ago("client", &wrong, at - Duration::from_secs(9)), None, "from a wrong clock");
+        assert_eq!(state.rejected_ago("client", &wrong, at - Duration::from_secs(9)), None, "clock was wrong");
         state.remember_rejection("client", None, at);
         assert_eq!(ago("client", &wrong), None);
     }

@@ -1,7 +1,7 @@
 //! Makes text from servers and users safe for logs and terminals.
 
-/// `text` with `?` in place of each character that could end a line, move the cursor, or disguise the text: control characters,
-/// line and paragraph separators, invisible characters, and changes of the writing direction.
+/// Writes `?` for each character that could end a line, move the cursor or disguise the text: control characters, line and
+/// paragraph separators, invisible characters, and changes of writing direction.
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if is_printable(c) { c } else { '?' }).collect()
 }

@@ -1,18 +1,18 @@
-//! Time enters at one seam, [`Now`]. The wall clock is the system's, unless a server shows that it is clearly wrong: routers boot
-//! in 1970.
+//! The decisions take the time from [`Now`] only. Its wall clock is the system's, corrected if a server's clock shows that the
+//! system's is clearly wrong: routers boot in 1970.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Clocks kept by NTP differ by far less, and the leases that we judge by the clock last two months.
+/// NTP keeps clocks far closer than this, and the leases that we judge by the clock last two months.
 const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// Seconds since 1970: 2026-01-01. This program is younger, so any earlier clock is wrong.
+/// 2026-01-01, in seconds since 1970. This program is newer, so a server with an earlier date is wrong.
 const TOO_EARLY: i64 = 1_767_225_600;
-/// Seconds since 1970: 2100-01-01, long after PIA's CA expires.
+/// 2100-01-01, in seconds since 1970: long after PIA's CA expires.
 const TOO_LATE: i64 = 4_102_444_800;
 
-/// One moment on both clocks: `mono` is for intervals, `wall` for expiry.
+/// A point in time on both clocks: `mono` for intervals, `wall` for expiry.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     /// Never jumps.
@@ -25,12 +25,12 @@ pub fn now() -> Now {
     Now { mono: Instant::now(), wall: Timestamp::now() }
 }
 
-/// RFC 3339, UTC, to the second, as in the log and the status.
+/// RFC 3339 in UTC, to the second, as in the log and the status.
 pub fn rfc3339(time: Timestamp) -> String {
     format!("{time:.0}")
 }
 
-/// `1 h 5 min`, `3 min 20 s`, `30 min`, `7 s`.
+/// Formats a duration for reading: `1 h 5 min`, `3 min 20 s`, `30 min`, `7 s`.
 pub fn human_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (first, second) = match seconds {
@@ -43,14 +43,14 @@ pub fn human_duration(duration: Duration) -> String {
     if second.0 == 0 { part(first) } else { format!("{} {}", part(first), part(second)) }
 }
 
-/// Correction of the system's clock.
+/// Correction for the system's clock.
 #[derive(Debug, Default)]
 pub struct Clock {
-    /// Lag of the system's clock, negative if it is ahead; zero while it is not clearly wrong.
+    /// Lag of the system's clock behind a server's; negative if ahead, zero if within five minutes.
     behind: SignedDuration,
 }
 
-/// The system's clock begins to differ from a server's, or agrees again.
+/// The system's clock and a server's have begun to differ, or agree again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockChange {
     Wrong {
@@ -61,13 +61,13 @@ pub enum ClockChange {
 }
 
 impl Clock {
-    /// `now` with its wall clock corrected.
+    /// Returns `now` with the wall clock corrected.
     pub fn correct(&self, now: Now) -> Now {
         Now { wall: now.wall.saturating_add(self.behind).unwrap_or(Timestamp::MAX), ..now }
     }
 
-    /// Compares the system's clock with `date`, which an authenticated server has just sent. Leases end by that server's clock, so
-    /// it wins if the two differ. Returns a change only when they begin or cease to differ.
+    /// Compares the system's clock with `date`, which an authenticated server has just sent. The server's clock wins, because the
+    /// server decides when a lease expires. Returns a change only when the clocks begin to differ or agree again.
     pub fn compare(&mut self, date: SystemTime, now: Now) -> Option<ClockChange> {
         let date = Timestamp::try_from(date).ok().filter(|date| (TOO_EARLY..TOO_LATE).contains(&date.as_second()))?;
         let behind = date.duration_since(now.wall);
@@ -79,7 +79,7 @@ impl Clock {
         }
     }
 
-    /// Drops the correction, because the system's clock was set.
+    /// Drops the correction, because the system's clock has been set.
     pub fn forget(&mut self) {
         self.behind = SignedDuration::ZERO;
     }

@@ -351,7 +351,7 @@ fn a_variable_and_its_file_variant_exclude_each_other() {
         let world = World::calm();
         let path = world.setup.dir().write("file", "v4lue-in-a-file").display().to_string();
         let world = world.env(name, "v4lue").env(&format!("{name}_FILE"), path);
-        let output = world.refuses(&[&[name, &format!("{name}_FILE"), "set one of them"]]);
+        let output = world.refuses(&[&[name, &format!("{name}_FILE"), "set only one of them"]]);
         assert!(!output.stderr.contains("v4lue"), "{output:#?}");
     }
 }
@@ -421,7 +421,7 @@ fn a_pipe_instead_of_a_file_does_not_block() {
     let pipe = pipe_in(&world);
     let output = world.env("LOG_FILE", pipe).setup.run_once(&["once"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
-    assert!(output.stdout.contains("no process reads from it; logging to standard output"), "{output:#?}");
+    assert!(output.stdout.contains("no process is reading from it; logging to standard output"), "{output:#?}");
 }
 
 #[test]
@@ -547,7 +547,7 @@ fn a_mistyped_argument_gets_a_suggestion() {
         (&["--conf", "x"], "unknown option --conf; did you mean --config?"),
         (&["status", "--xml"], "unknown option --xml; --help"),
         (&["once", "--json"], "unknown option --json; --help"),
-        (&["--config"], "--config needs the path of a file"),
+        (&["--config"], "--config needs a file path"),
     ] {
         let output = Setup::new().run_once(arguments);
         assert_eq!(output.code, USAGE, "{output:#?}");
@@ -663,7 +663,7 @@ fn check_runs_the_loop_and_does_not_change_qbittorrent() {
     // A different port in qBittorrent is reported and kept, and is no failure before the first start.
     let output = world.setup.run_once(&["check"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
-    let line = "note port           it has port 6881, but the leased port is 47047; the service will set it\n";
+    let line = "note port           the client has port 6881, but the leased port is 47047; the service will set it\n";
     assert!(output.stdout.contains(line), "{output:#?}");
     assert!(output.stdout.ends_with("\n\nall is well: start the service, which sets the port\n"), "{output:#?}");
     assert_eq!((world.qbt.counts().set_ports, world.qbt.listening()), (0, Some(6881)));
@@ -678,7 +678,7 @@ fn check_runs_the_loop_and_does_not_change_qbittorrent() {
     assert_eq!(rows(&output), ROWS);
     assert!(output.stdout.contains("-    account        not needed: the stored lease"), "{output:#?}");
     assert!(output.stdout.contains("note listener       the client reports that it listens, but"), "{output:#?}");
-    assert!(output.stdout.contains("note inbound        no incoming peer yet, normal at first\n"), "{output:#?}");
+    assert!(output.stdout.contains("note inbound        no incoming peer yet (normal at first)\n"), "{output:#?}");
     assert!(output.stdout.ends_with("\n\nall is well\n"), "{output:#?}");
     world.qbt.set(|state| state.reachable = true);
     assert_rows(&world, &[("inbound", true)]);
@@ -791,7 +791,7 @@ fn a_second_instance_waits_a_second_and_names_the_first() {
         let begin = std::time::Instant::now();
         let output = world.setup.run_once(arguments);
         assert_eq!(output.code, LOCKED, "{output:#?}");
-        let holder = format!("the service, process {}, already uses this STATE_DIR", daemon.pid());
+        let holder = format!("STATE_DIR is already in use by the service, process {};", daemon.pid());
         assert!(output.stderr.contains(&holder), "{output:#?}");
         assert!(begin.elapsed() >= std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
     }

@@ -31,7 +31,7 @@ fn once(running: &Running) -> pia::Counts {
 fn a_session_from_login_to_stop() {
     let mut daemon = World::new().env("CHECK_INTERVAL", "300").env("LOG_LEVEL", "INFO").run();
     daemon.expect_line(
-        "qBittorrent listens on port 47047 by its own report (not visible from here); no incoming peer yet",
+        "qBittorrent listens on port 47047 according to its own report (not visible from here); no incoming peer yet",
     );
     for text in [
         "started",
@@ -81,7 +81,7 @@ fn binds_continue_with_one_signature_one_login_and_one_session() {
 #[test]
 fn a_new_port_is_announced_once_and_a_bounce_is_not() {
     let mut daemon = World::new().settle();
-    daemon.expect_line("qBittorrent announces port 47047 to its trackers");
+    daemon.expect_line("qBittorrent is announcing port 47047 to its trackers");
     assert_eq!(daemon.qbt().announced(), [47047]);
     // The socket may belong to an older tunnel now, so the daemon reopens it.
     daemon.restart();
@@ -669,7 +669,7 @@ fn incoming_peers_are_reported() {
     let world = World::new();
     world.qbt.set(|state| state.reachable = true);
     let mut daemon = world.run();
-    daemon.expect_line("qBittorrent listens on port 47047 by its own report (not visible from here); incoming peers");
+    daemon.expect_line("47047 according to its own report (not visible from here); peers can connect to it");
     daemon.wait_for_status("connected", |status| status.connection_status.as_deref() == Some("connected"));
 }
 

@@ -265,7 +265,7 @@ fn daemon_restarted(suite: &str) {
     wait_for_port(&mut daemon, &client, LEASED, SOON);
     wait_until_verified(&mut daemon, LEASED);
     client.stop_daemon();
-    daemon.wait_for_line("check that deluged runs", LATER);
+    daemon.wait_for_line("check that deluged is running", LATER);
     wait_for_binds(&mut daemon, &pia, 2);
     client.start_daemon();
     wait_for_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
@@ -351,7 +351,7 @@ fn trackers(suite: &str) {
     client.call("web.add_torrents", &format!(r#"[[{{"path":"{}","options":{{}}}}]]"#, file.display()));
     tracker.wait_for_announce(FIRST, LATER);
     let mut daemon = setup(&pia).run();
-    daemon.wait_for_line("Deluge announces port 47047 to its trackers", LATER);
+    daemon.wait_for_line("Deluge is announcing port 47047 to its trackers", LATER);
     tracker.wait_for_announce(LEASED, LATER);
     end(daemon, &pia, PASSWORD);
 }

@@ -355,7 +355,7 @@ fn trackers(suite: &str) {
     assert!(wait_until(LATER, || last_is(50_000)), "{:?}", lock(&announced));
     let began = Instant::now();
     let mut daemon = setup(&pia, &qbt).run();
-    daemon.wait_for_line("qBittorrent announces port 47047 to its trackers", LATER);
+    daemon.wait_for_line("qBittorrent is announcing port 47047 to its trackers", LATER);
     assert!(wait_until(4 * LATER, || last_is(LEASED)), "{:?}\n{}", lock(&announced), daemon.log());
     println!("announced ports: {:?}, the last one after {:.1?}", lock(&announced), began.elapsed());
     end(daemon, &pia);

@@ -345,7 +345,7 @@ fn trackers(suite: &str) {
     client.call("torrent-add", &format!(r#"{{"filename":"{}"}}"#, file.display()));
     tracker.wait_for_announce(FIRST, LATER);
     let mut daemon = setup(&pia).run();
-    daemon.wait_for_line("Transmission announces port 47047 to its trackers", LATER);
+    daemon.wait_for_line("Transmission is announcing port 47047 to its trackers", LATER);
     wait_for_binds(&mut daemon, &pia, 3);
     change_port(&pia);
     tracker.wait_for_announce(OTHER, LATER);

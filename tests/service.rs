@@ -58,7 +58,7 @@ fn a_gluetun_that_refuses_or_sends_a_bad_reply_is_reported_and_recovers() {
 
     gluetun.scripts.always(CURRENT, Reply::json(200, r#"{"port":70000}"#));
     let mut daemon = setup.run();
-    daemon.expect_line("port source: bad reply: port is 70000, not within 1 to 65535");
+    daemon.expect_line("port source: bad reply: port is 70000, not between 1 and 65535");
     gluetun.scripts.always(CURRENT, Reply::text(301, "moved").header("Location", "/elsewhere"));
     daemon.reload();
     daemon.expect_line("port source: HTTP 301");

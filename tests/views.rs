@@ -308,7 +308,7 @@ fn an_invalid_notification_setting_is_reported_before_anything_is_sent() {
     for line in [
         "PORT_CHANGE_COMMAND: names a program that does not exist: /nonexistent/hook; ",
         "PORT_CHANGE_URL: has a scheme that is neither http nor https; ",
-        "HEARTBEAT_URL: has a user in it; ",
+        "HEARTBEAT_URL: contains a user name; ",
         "STATUS_ADDRESS=9849: is not an address with a port; ",
     ] {
         assert!(check.stderr.contains(line), "{line}: {check:?}");

@@ -1,8 +1,8 @@
-//! The configuration file: lines of `NAME=value` as in a shell's or systemd's environment file. The meaning of the names is in
+//! Parses the configuration file: `NAME=value` lines, as in a shell's or systemd's environment file. The names are defined in
 //! `settings`.
 //!
-//! `export `, quotes, comments and CRLF are accepted, because the Python daemon's conf.d file had them. Nothing is expanded: a
-//! `$` is a `$`. If a shell reads the file as well, characters that the shell would interpret are refused.
+//! Accepts `export `, quotes, comments and CRLF, because the Python daemon's conf.d file had them. Expands nothing: a `$` is a
+//! `$`. If a shell also reads the file, refuses characters that the shell would interpret.
 
 use std::io;
 use std::path::Path;
@@ -10,13 +10,13 @@ use std::path::Path;
 use super::{SettingProblem, Variables, paths};
 use crate::files;
 
-/// Reason why a file cannot be used.
+/// The file could not be read, or some of its lines are invalid.
 pub enum Unreadable {
     File(io::Error),
     Lines(Vec<SettingProblem>),
 }
 
-/// Reads the file at `path`, and warns if every user can read a file with a variable that `is_secret`.
+/// Reads the file at `path`. Warns if the file is world-readable and sets a variable for which `is_secret` is true.
 pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unreadable> {
     let text = files::read(path).map_err(Unreadable::File)?;
     let mut all = Variables::default();
@@ -36,17 +36,18 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
         return Err(Unreadable::Lines(problems));
     }
     if let Some(name) = all.values.keys().find(|name| is_secret(name)).filter(|_| files::is_world_readable(path)) {
-        all.warnings.push(format!("{0} holds {name}, and every user can read it; run: chmod o-r {0}", path.display()));
+        all.warnings.push(format!("{0} holds {name} and is world-readable; run: chmod o-r {0}", path.display()));
     }
     Ok(all)
 }
 
-/// Characters that a shell interprets, outside of quotes and within double quotes.
+/// Characters that a shell interprets outside quotes.
 const SHELL_METACHARACTERS: [char; 9] = ['$', '`', ';', '&', '|', '<', '>', '(', ')'];
+/// Characters that a shell interprets even inside double quotes.
 const SHELL_METACHARACTERS_QUOTED: [char; 2] = ['$', '`'];
-const SHELL_SYNTAX: &str = "has a character with a special meaning for the shell, which reads this file as well";
+const SHELL_SYNTAX: &str = "has a character with a special meaning to the shell, which also reads this file";
 
-/// Name and value of a line; `None` for an empty line or a comment. The error never shows the line, which may hold a secret.
+/// Parses a line into name and value; `None` for an empty line or a comment. The error omits the line, which may hold a secret.
 fn parse_line(line: &str, shell: bool) -> Result<Option<(&str, String)>, &'static str> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') || (line.starts_with(';') && !shell) {
@@ -64,14 +65,14 @@ fn parse_line(line: &str, shell: bool) -> Result<Option<(&str, String)>, &'stati
     Ok(Some((name, parse_value(value.trim_start(), shell)?)))
 }
 
-/// Parses one shell word, and skips a comment after it.
+/// Parses a single shell word, optionally followed by a comment.
 fn parse_value(text: &str, shell: bool) -> Result<String, &'static str> {
     let (value, rest) = split_word(text, shell)?;
     let rest = rest.trim_start();
     if rest.is_empty() || rest.starts_with('#') { Ok(value) } else { Err("has more than one word") }
 }
 
-/// Splits a command line into words, with the quotes of a value.
+/// Splits a command line into words, which may be quoted like a value in the configuration file.
 pub fn split_words(text: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut rest = text.trim();
@@ -83,7 +84,7 @@ pub fn split_words(text: &str) -> Result<Vec<String>, &'static str> {
     Ok(words)
 }
 
-/// The first word, and the text after it.
+/// Splits `text` into its first word, unquoted, and the rest.
 fn split_word(text: &str, shell: bool) -> Result<(String, &str), &'static str> {
     let mut value = String::new();
     let mut chars = text.chars();
@@ -123,7 +124,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn lines_in_every_common_spelling() {
+    fn every_common_notation_is_parsed() {
         for (line, value) in [
             ("A=b", "b"),
             ("export A=b", "b"),
@@ -165,7 +166,7 @@ mod tests {
             ("A=~b", "~b"),
         ] {
             assert_eq!(parse_line(line, true), Ok(Some(("A", value.to_owned()))), "{line}");
-            // The shell has to read an accepted line in just this way.
+            // A real shell must read the line the same way.
             let script = format!("{line}\nprintf %s \"$A\"");
             let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
             assert_eq!(String::from_utf8_lossy(&shell.stdout), value, "{line}");

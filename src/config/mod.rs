@@ -1,7 +1,5 @@
-//! Reads values from environment variables, the configuration file and secret files, and reports all problems together. The
-//! variables and their meaning are not here, but in `settings` and with each remote.
-//!
-//! Nothing is sent, and only the configuration file and the files that variables name are read.
+//! Reads values from environment variables, the configuration file and secret files, and reports all problems together. Uses
+//! no network. The variables themselves are defined in `settings` and in each remote's module.
 
 pub mod file;
 pub mod paths;
@@ -19,13 +17,13 @@ use crate::text::one_line;
 pub use file::split_words;
 use paths::ServiceUser;
 
-/// Folders of container secrets. Their modes are up to the container engine, so they get no warning.
+/// Folders in which containers find secrets. The container engine sets the file modes, so they cause no warning.
 const CONTAINER_SECRETS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct SettingProblem {
     variable: String,
-    /// Never a secret.
+    /// `None` for a secret, which is never shown.
     value: Option<String>,
     problem: String,
     remedy: String,
@@ -54,18 +52,17 @@ fn unusable(path: &Path, error: &io::Error) -> (String, String) {
     let remedy = match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => "create that file, or correct its path".to_owned(),
         ErrorKind::IsADirectory => {
-            "use a file; Docker creates such a folder if the mounted file is missing: replace the folder with the file"
-                .to_owned()
+            "replace this folder with a file; Docker creates a folder if the file to mount does not exist".to_owned()
         }
         ErrorKind::PermissionDenied => {
             let us = our_uid().map_or("USER".to_owned(), |uid| uid.to_string());
             if CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
-                format!("run on the host, for the mounted file: sudo chown {us} FILE")
+                format!("on the host, run this for the mounted file: sudo chown {us} FILE")
             } else {
                 format!("run this as root, or run: sudo chown {us} {}", files::display_path(path))
             }
         }
-        _ => "it must be UTF-8 text of at most 64 KiB".to_owned(),
+        _ => "the file must be UTF-8 text of at most 64 KiB".to_owned(),
     };
     (problem, remedy)
 }
@@ -77,11 +74,11 @@ impl fmt::Display for SettingProblem {
     }
 }
 
-/// All problems, at least one, and warnings that may explain them.
+/// At least one problem, and the unknown names that may explain it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub problems: Vec<SettingProblem>,
-    /// A message for each unknown name.
+    /// One message per unknown name.
     pub unknown: Vec<String>,
 }
 
@@ -91,26 +88,26 @@ impl From<SettingProblem> for ConfigError {
     }
 }
 
-/// Variables by name, and their origin.
+/// Variables by name, and where they came from.
 #[derive(Default)]
 pub struct Variables {
     pub values: BTreeMap<String, String>,
-    /// The file that was read, by the name that its owner uses.
+    /// Path of the configuration file as the user knows it: if the service reads a copy, the path of the original.
     pub file: Option<PathBuf>,
-    /// The names in that file.
+    /// Names set in the configuration file.
     pub in_file: Vec<String>,
-    /// The names in this process's environment.
+    /// Names set in this process's environment.
     pub in_environment: Vec<String>,
-    /// The user of the service that reads that file, unless this process is the service.
+    /// User of the service that reads the same file; `None` unless this is a manual command run by root.
     pub service_user: Option<ServiceUser>,
     pub warnings: Vec<String>,
-    /// Shown after other problems, which it may explain.
+    /// A problem that may explain the others, so it is shown last.
     pub hint: Option<SettingProblem>,
 }
 
-/// Variables of this process, which take precedence, and of the configuration file, which is `path` or, if it exists, the
-/// service's. Invalid UTF-8 in a value becomes replacement characters. `is_secret` selects the variables that no other user should
-/// be able to read.
+/// Variables from the environment, which takes precedence, and from the configuration file: `path`, or else the service's file if
+/// it exists. Invalid UTF-8 in a value becomes U+FFFD. `is_secret` selects the variables that cause a warning if they are in a
+/// world-readable file.
 pub fn variables(path: Option<&Path>, is_secret: fn(&str) -> bool) -> Result<Variables, ConfigError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let usual = if path.is_none() { paths::settings_file(credentials.as_deref()) } else { None };
@@ -136,16 +133,16 @@ fn our_uid() -> Option<u32> {
     Some(std::fs::metadata("/proc/self").ok()?.uid())
 }
 
-/// `usual` is true if `path` is the default and not the user's choice.
+/// Reads `path`; `usual` is true if `path` is the default and not the user's choice.
 fn in_file(path: &Path, is_secret: fn(&str) -> bool, usual: bool) -> Result<Variables, ConfigError> {
     match file::read(path, is_secret) {
         Ok(all) => Ok(all),
         Err(file::Unreadable::Lines(problems)) => Err(ConfigError { problems, unknown: Vec::new() }),
-        // A manual command needs root to see what the service sees, unless the environment holds all settings.
+        // Only root can read the service's file, but a manual command may get all settings from the environment.
         Err(file::Unreadable::File(error)) if usual && error.kind() == ErrorKind::PermissionDenied => {
             let mut hint = SettingProblem::unreadable(path, &error);
             if std::env::var_os("INVOCATION_ID").is_some() {
-                "this systemd is older than 247 and passes no credentials: run install.sh again, which fixes that"
+                "this systemd is older than 247 and passes no credentials; run install.sh again to fix that"
                     .clone_into(&mut hint.remedy);
             }
             Ok(Variables { hint: Some(hint), ..Variables::default() })
@@ -161,7 +158,6 @@ pub struct InvalidValue {
 }
 
 impl InvalidValue {
-    /// `what` is the problem, `suggestion` the value that was probably meant.
     pub fn meant(what: impl Into<String>, suggestion: impl Into<String>) -> Self {
         Self { what: what.into(), suggestion: Some(suggestion.into()) }
     }
@@ -173,13 +169,13 @@ impl<T: Into<String>> From<T> for InvalidValue {
     }
 }
 
-/// Reads values one by one and collects their problems. An empty value counts as unset, because compose files pass empty ones.
+/// Reads values and collects every problem. An empty value counts as unset, because compose files pass empty variables.
 pub struct Reader<'a> {
     all: &'a Variables,
     problems: Vec<SettingProblem>,
-    /// Oddities that are not errors, for the log.
+    /// Warnings about values that are odd but valid.
     pub warnings: Vec<String>,
-    /// A message for each unknown name, which may be the reason for a problem.
+    /// One message per unknown name. A misspelt name may be the reason for a problem.
     pub unknown: Vec<String>,
 }
 
@@ -188,7 +184,7 @@ impl<'a> Reader<'a> {
         Self { all, problems: Vec::new(), warnings: all.warnings.clone(), unknown: Vec::new() }
     }
 
-    /// Returns `value` and the warnings, or all problems, with `hint` as the last.
+    /// Returns `value` and the warnings, or else all problems, ending with `hint`.
     pub fn finish<T>(self, value: Option<T>, hint: Option<SettingProblem>) -> Result<(T, Vec<String>), ConfigError> {
         match value {
             Some(value) if self.problems.is_empty() => Ok((value, [self.unknown, self.warnings].concat())),
@@ -204,12 +200,12 @@ impl<'a> Reader<'a> {
         self.all.in_file.iter().any(|known| known == name)
     }
 
-    /// The value of a variable, unless it is unset or empty.
+    /// Value of the variable `name`; `None` if the variable is unset or empty.
     pub fn get(&self, name: &str) -> Option<&'a str> {
         self.all.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// Records a problem. The value is shown unless it may hold a password, as in a URL with a user name.
+    /// Records a problem. Omits a value with an `@`, which may be a URL with a password; cuts other values to 80 characters.
     pub fn problem(&mut self, name: &str, value: Option<&str>, problem: impl Into<String>, remedy: impl Into<String>) {
         let value = value.filter(|value| !value.contains('@')).map(|value| value.chars().take(80).collect());
         self.problems.push(SettingProblem {
@@ -220,8 +216,8 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// Parses the value or the default. The error of `parse` is the problem; `remedy` is what to do unless the error suggests a
-    /// value.
+    /// Parses the value, or `default` if the variable is unset. Records an error from `parse` as a problem, whose remedy is the
+    /// value that the error suggests, or else `remedy`.
     pub fn parsed<T, W: Into<InvalidValue>>(
         &mut self,
         name: &str,
@@ -252,9 +248,9 @@ impl<'a> Reader<'a> {
         self.parsed(name, "", remedy, parse)
     }
 
-    /// A secret or user name: from the variable, from the file that `NAME_FILE` names, or from systemd's credential of that name
-    /// (for a manual command, from the file behind the credential). Empty credentials count as unset, because a service may come
-    /// with empty ones to be filled.
+    /// Reads a secret or user name from the variable, from the file that `NAME_FILE` names, or from the systemd credential `name`
+    /// (a manual command reads the credential's source file). An empty credential counts as unset, because the systemd unit
+    /// declares empty ones with `SetCredential=`.
     pub fn secret(&mut self, name: &str) -> Option<Secret> {
         self.secret_text(name).map(Secret::new)
     }
@@ -270,7 +266,7 @@ impl<'a> Reader<'a> {
                     self.warn_if_exposed(&credential);
                     text
                 }
-                // In a manual command, only root can read the files behind systemd's credentials.
+                // Only root can read the source files of systemd's credentials; to other users, the credentials count as unset.
                 Err(error) if files::is_absent(&error) || error.kind() == ErrorKind::PermissionDenied => return None,
                 Err(error) => {
                     self.problems.push(SettingProblem::unreadable(&credential, &error));
@@ -283,7 +279,7 @@ impl<'a> Reader<'a> {
         }
         let value = match (value, file) {
             (Some(_), Some(_)) => {
-                self.problem(name, None, format!("is set together with {file_name}"), "set one of them");
+                self.problem(name, None, format!("is set together with {file_name}"), "set only one of them");
                 return None;
             }
             (None, Some(path)) => {
@@ -294,13 +290,14 @@ impl<'a> Reader<'a> {
             (value, None) => value?,
         };
         if value.is_empty() {
-            self.problem(&file_name, None, "names an empty file", "put the value into it");
+            self.problem(&file_name, None, "names an empty file", "write the value to that file");
             return None;
         }
         self.reject_placeholder(name, &value)
     }
 
-    /// Text of the file that a variable names; `None` if it is unset, or if this process or the service cannot read the file.
+    /// Contents of the file that a variable names; `None` if the variable is unset, or if this process or the service cannot read
+    /// the file.
     pub fn file(&mut self, name: &str) -> Option<String> {
         let path = Path::new(self.get(name)?);
         let read = files::read(path).map_err(|error| unusable(path, &error)).and_then(|text| {
@@ -325,11 +322,11 @@ impl<'a> Reader<'a> {
         Some(value.to_owned())
     }
 
-    /// A secret for a header, which cannot hold a line break or an umlaut.
+    /// Reads a secret for an HTTP header, so only visible ASCII characters are allowed.
     pub fn key(&mut self, name: &str) -> Option<Secret> {
         let key = self.secret(name)?;
         if !key.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-            self.problem(name, None, "has characters that do not occur in a key", "copy the key without white space");
+            self.problem(name, None, "has characters that no key contains", "copy the key again, without white space");
         }
         Some(key)
     }
@@ -343,14 +340,13 @@ impl<'a> Reader<'a> {
             (one, _) => {
                 if self.problems.len() == before {
                     let (set, missing) = if one.is_some() { (user, password) } else { (password, user) };
-                    self.problem(missing, None, format!("is not set, but {set} is"), "set both or none");
+                    self.problem(missing, None, format!("is not set, but {set} is"), "set both or neither");
                 }
                 None
             }
         }
     }
 
-    /// Number of problems so far.
     pub fn problems(&self) -> usize {
         self.problems.len()
     }
@@ -360,8 +356,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// True for a value that was copied from a sample file: `CHANGE_ME`, `your_password`, `<api-key>`. Only whole values count, because
-/// any other word may be a real password.
+/// True for a placeholder copied from a sample file: `CHANGE_ME`, `your_password`, `<api-key>`. Any other value, even `password`,
+/// may be real.
 pub fn is_placeholder(value: &str) -> bool {
     const COMMANDS: [&str; 3] = ["change_me", "changeme", "replace_me"];
     const THINGS: [&str; 9] =
@@ -369,7 +365,7 @@ pub fn is_placeholder(value: &str) -> bool {
     let value = value.to_ascii_lowercase().replace('-', "_");
     let inner = value.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(&value);
     let thing = inner.strip_prefix("your_").unwrap_or(inner);
-    // The owner may come first: `your_pia_username`.
+    // The name of the service may come first: `your_pia_username`.
     let bare = thing.split_once('_').map_or(thing, |(_, rest)| rest);
     COMMANDS.contains(&inner) || (thing != value && (THINGS.contains(&thing) || THINGS.contains(&bare)))
 }

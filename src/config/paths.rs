@@ -1,5 +1,5 @@
-//! Paths of the service's settings, and the user that reads the files which they name. A command that root runs thus uses the
-//! service's settings, and reports files that only root can read. The contents of the files are parsed in `file`.
+//! Default paths of the service's settings, and the user that the service runs as. With both, a command run by root uses the
+//! service's settings and reports files that the service cannot read. `file` parses the settings.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 
 use crate::files;
 
-/// Read if it exists; the systemd unit passes it as a credential.
+/// Default settings file. The systemd unit passes this file to the service as a credential.
 pub const CONFIG_ENV: &str = "/etc/pia-qbittorrent-sync/config.env";
-/// Source of the systemd unit's credentials, so that manual commands see what the service sees.
+/// Folder with the sources of the systemd unit's credentials. Manual commands read these files directly.
 pub const CREDENTIALS: &str = "/etc/pia-qbittorrent-sync/credentials";
-/// The settings file of `OpenRC`.
+/// Settings file under `OpenRC`.
 const CONF_D: &str = "/etc/conf.d/pia-qbittorrent-sync";
-/// The systemd unit, and its drop-in for a systemd without credentials (install.sh).
+/// Possible locations of the systemd unit.
 const UNITS: [&str; 2] =
     ["/etc/systemd/system/pia-qbittorrent-sync.service", "/usr/lib/systemd/system/pia-qbittorrent-sync.service"];
+/// Drop-in that install.sh adds for systemd before 247, which does not support credentials.
 const WITHOUT_CREDENTIALS: &str = "/etc/systemd/system/pia-qbittorrent-sync.service.d/before-247.conf";
 const INIT_SCRIPT: &str = "/etc/init.d/pia-qbittorrent-sync";
 /// The service's user, unless systemd allocates a dynamic one.
@@ -23,7 +24,7 @@ const USER: &str = "pia-sync";
 /// Folders that the unit's `ProtectHome=` and `PrivateTmp=` hide.
 const HIDDEN_BY_UNIT: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
 
-/// The default settings file, if there is one.
+/// First default settings file that exists: the service's credential, then the files in /etc.
 pub fn settings_file(credentials: Option<&Path>) -> Option<PathBuf> {
     let handed_over = credentials.map(|folder| folder.join("config.env"));
     let by_openrc = Path::new("/run/openrc/softlevel").exists();
@@ -31,12 +32,12 @@ pub fn settings_file(credentials: Option<&Path>) -> Option<PathBuf> {
     handed_over.into_iter().chain(places.map(PathBuf::from)).find(|path| path.exists())
 }
 
-/// True if a shell reads the file as well: `OpenRC` sources conf.d, and the init script makes a copy for us.
+/// True if a shell also reads the file: `OpenRC` sources conf.d files, and the init script copies ours for us.
 pub fn is_read_by_shell(path: &Path) -> bool {
     path.parent().is_some_and(|folder| folder.ends_with("conf.d"))
 }
 
-/// The name that the owner uses for a file, if `path` is the service's copy.
+/// Path that the user knows: the original's if `path` is the service's copy, otherwise `path` itself.
 pub fn known_as(path: &Path) -> &Path {
     if path.starts_with("/run/credentials") {
         Path::new(CONFIG_ENV)
@@ -50,8 +51,9 @@ pub fn known_as(path: &Path) -> &Path {
 /// The user that the service runs as.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ServiceUser {
-    /// User and group; `None` for a dynamic user, which systemd allocates at each start.
+    /// User and group ID; `None` for a dynamic user, which systemd allocates at each start.
     ids: Option<(u32, u32)>,
+    /// Folders that the service cannot see.
     hidden: &'static [&'static str],
 }
 
@@ -75,7 +77,7 @@ impl ServiceUser {
         Self { ids: None, hidden: &[] }
     }
 
-    /// Checks by mode and owner whether the user can read the file at `path`.
+    /// Checks that owners and modes let the user read the file at `path`.
     pub fn may_read(&self, path: &Path) -> Result<(), Unreachable> {
         let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if let Some(hidden) = self.hidden.iter().find(|hidden| real.starts_with(hidden)) {
@@ -91,7 +93,7 @@ impl ServiceUser {
                 file.mode() >> class & bits == bits
             })
         };
-        // Entering a folder takes its execute bit.
+        // Entering a folder requires its execute bit.
         if let Some(closed) = real.ancestors().skip(1).find(|folder| !may(folder, 0o1)) {
             return Err(Unreachable::Hidden(closed.display().to_string()));
         }
@@ -99,35 +101,35 @@ impl ServiceUser {
     }
 }
 
-/// Reason why the service cannot read a file that root can read.
+/// Obstacle that keeps the service from reading a file that root can read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unreachable {
-    /// This folder is hidden by the unit, or closed to the service's user.
+    /// Folder that the unit hides, or that the service's user cannot enter.
     Hidden(String),
-    /// Another user owns the file; true if it could be given to the service's user.
+    /// The file's mode excludes the service's user; true if `chown` can help, because that user is not dynamic.
     Denied(bool),
 }
 
 impl Unreachable {
-    /// Problem and remedy.
+    /// Returns the problem and its remedy.
     pub fn describe(&self, path: &Path) -> (String, String) {
         match self {
             Self::Hidden(folder) => {
-                (format!("the service has no access to {folder}"), "move it to /etc/pia-qbittorrent-sync".to_owned())
+                (format!("is in {folder}, closed to the service"), "move it to /etc/pia-qbittorrent-sync".to_owned())
             }
             Self::Denied(true) => {
-                ("the service is not allowed to read it".to_owned(), format!("run: chown {USER} {}", path.display()))
+                ("is not readable by the service".to_owned(), format!("run: chown {USER} {}", path.display()))
             }
             Self::Denied(false) => (
-                "the service is not allowed to read it".to_owned(),
-                "chmod 644 it if it is a certificate; a secret belongs in /etc/pia-qbittorrent-sync/credentials/NAME"
+                "is not readable by the service".to_owned(),
+                "run chmod 644 on a certificate, or move a secret to /etc/pia-qbittorrent-sync/credentials/NAME"
                     .to_owned(),
             ),
         }
     }
 }
 
-/// User and group of `name` in the text of /etc/passwd.
+/// User and group ID of `name`; `users` is the content of /etc/passwd.
 fn ids_of(name: &str, users: &str) -> Option<(u32, u32)> {
     let user = users.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let mut fields = user.split(':').skip(1);
@@ -142,7 +144,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn user_and_group_are_parsed() {
+    fn user_and_group_ids_are_parsed() {
         let users =
             "root:x:0:0:root:/root:/bin/sh\npia-sync2:x:9:9::/:/x\npia-sync:x:101:102:Linux User:/:/sbin/nologin\n";
         assert_eq!(ids_of("pia-sync", users), Some((101, 102)));
@@ -152,7 +154,7 @@ mod tests {
     #[test]
     fn a_file_that_root_can_read_may_be_closed_to_the_service() {
         let dir = TempDir::new();
-        // Others must be able to enter the folder, which is not certain for a temporary one.
+        // A temporary folder may be closed to other users.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let path = dir.write("secret", "x");
         let owner = fs::metadata(&path).unwrap();
@@ -171,13 +173,13 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let closed = dir.path().display().to_string();
-        assert_eq!(user(None).may_read(&path), Err(Unreachable::Hidden(closed)), "its folder cannot be entered");
+        assert_eq!(user(None).may_read(&path), Err(Unreachable::Hidden(closed)), "the user cannot enter the folder");
         let hidden = ServiceUser { ids: None, hidden: &["/tmp", "/var/tmp"] };
         assert_eq!(hidden.may_read(Path::new("/tmp/secret")), Err(Unreachable::Hidden("/tmp".to_owned())));
     }
 
     #[test]
-    fn a_file_has_one_display_name() {
+    fn a_copy_is_shown_as_its_original() {
         for (path, name) in [
             ("/run/credentials/pia-qbittorrent-sync.service/config.env", CONFIG_ENV),
             ("/run/pia-qbittorrent-sync/conf.d/pia-qbittorrent-sync", CONF_D),

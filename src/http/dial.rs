@@ -20,8 +20,8 @@ use crate::error::{Cause, Phase, io_message, lower_first};
 /// Delay before dialling the next address of a name, so that a dead IPv6 address does not block the IPv4 one
 /// (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
-/// Interval between parallel attempts at one address: the kernel repeats its SYN only after 1, 3 and 7 s, and a tunnel
-/// that has just come up loses the first one.
+/// Interval between parallel attempts to connect to one address: a tunnel that has just come up loses the first SYN,
+/// and the kernel resends it only after 1, 3 and 7 s.
 const RESEND: Duration = Duration::from_millis(500);
 
 /// Event that ends an exchange before its deadline.
@@ -47,11 +47,11 @@ fn is_interrupt(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Interrupted>)
 }
 
-/// TCP connection whose reads and writes end at `deadline`.
+/// TCP connection whose reads and writes time out at `deadline`.
 pub struct Tcp {
     stream: TcpStream,
     pub deadline: Deadline,
-    /// Ends a read before the deadline.
+    /// Can end a read before the deadline.
     pub interrupt: Option<Rc<dyn Interrupt>>,
 }
 
@@ -92,7 +92,7 @@ impl Write for Tcp {
     }
 }
 
-/// Waits until one of `watched` is ready, or for `limit`; returns for each whether it is ready.
+/// Waits until one of `watched` is ready, but at most for `limit`; returns the readiness of each.
 fn wait_for_any(
     watched: &[(BorrowedFd, PollFlags)],
     interrupt: Option<&dyn Interrupt>,
@@ -159,8 +159,8 @@ pub fn dial(
     }
 }
 
-/// Connects to all `endpoints`; returns the index of the first that answers and its connection, or else the error of
-/// each. Starts one every `stagger`, and the next one at once if one fails.
+/// Dials all `endpoints`; returns index and connection of the first to answer, or else the error of each. Starts an
+/// attempt every `stagger`, or as soon as an earlier one fails.
 pub fn race(
     endpoints: &[Endpoint],
     stagger: Duration,
@@ -188,7 +188,8 @@ struct Race<'a> {
     /// Time of the next attempt at each endpoint; `None` once an endpoint has failed.
     starts: Vec<Option<Instant>>,
     errors: Vec<io::Error>,
-    /// Index of the endpoint, and a connecting socket. Older sockets are kept, because an answer may be on its way.
+    /// Connecting sockets, each with the index of its endpoint. Older attempts stay open, because an answer to one may
+    /// still be on its way.
     sockets: Vec<(usize, OwnedFd)>,
 }
 
@@ -261,7 +262,7 @@ fn start(endpoint: &Endpoint) -> Result<OwnedFd, Errno> {
 
 fn unresolved(host: &str, error: &io::Error) -> Cause {
     let error = io_message(error);
-    // The resolver's own reason follows Rust's prefix.
+    // Rust puts this prefix before the resolver's own reason.
     let error = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error);
     Cause::Lookup { name: host.to_owned(), error: lower_first(error) }
 }
@@ -270,17 +271,18 @@ fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, 
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    // Always loopback (RFC 6761 6.3). Avoids the resolver, for which a scratch image may not even have a file.
+    // Always loopback (RFC 6761 6.3). No lookup, because a scratch image may lack the files that the resolver reads.
     if host.eq_ignore_ascii_case("localhost") {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    // The resolver has no deadline, so it runs in a thread that may be left behind and ends on its own.
+    // The resolver cannot be given a deadline, so it runs in a thread, which is abandoned at the deadline and ends on
+    // its own.
     let (sender, receiver) = mpsc::channel();
     let name = host.to_owned();
     let look_up = move || {
         let _ = sender.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect));
     };
-    // Fails if threads are limited; those left behind count.
+    // Fails if the number of threads is limited; abandoned threads count towards the limit.
     thread::Builder::new().spawn(look_up).map_err(|error| unresolved(host, &error))?;
     match receiver.recv_timeout(deadline.remaining(Phase::Lookup)?) {
         Ok(result) => result.map_err(|error| unresolved(host, &error)),
@@ -323,7 +325,7 @@ mod tests {
     fn the_first_endpoint_to_answer_wins() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let answers = listener.local_addr().unwrap();
-        // No test binds this address, so no other test can be given this port meanwhile.
+        // No test binds this address, so no other test can be given this port in the meantime.
         let closed = SocketAddr::from(([127, 99, 99, 99], answers.port()));
         let endpoint = |address| Endpoint { address, source: None };
         let endpoints = [endpoint(closed), endpoint(answers)];
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_can_be_bound_to_an_address_of_ours() {
+    fn a_connection_can_be_bound_to_one_of_our_addresses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let source = Some("127.7.7.7".parse().unwrap());
         let tcp = dial("127.0.0.1", listener.local_addr().unwrap().port(), source, None, soon());

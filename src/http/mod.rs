@@ -1,8 +1,8 @@
-//! HTTP/1.1 for every server: one request, one response, one deadline, one size limit, no redirects, one kept
-//! connection.
+//! HTTP/1.1 client for all servers: one request at a time, with a deadline, a size limit and no redirects, over a
+//! connection that is kept open.
 //!
-//! `wire.rs` holds the protocol on any stream, `dial.rs` connects over TCP, `tls.rs` adds TLS, `url.rs` reads
-//! addresses. The modules of the remotes decide what to request from which server.
+//! `wire.rs` speaks the protocol over any stream, `dial.rs` connects over TCP, `tls.rs` adds TLS, `url.rs` parses
+//! addresses. Each remote's own module decides what to request.
 
 pub mod dial;
 pub mod tls;
@@ -20,9 +20,9 @@ use crate::secret::{self, Secret};
 use crate::signals;
 use crate::text;
 
-/// Time for one exchange, from the lookup to the last byte of the reply. Also the longest time that a stop can take.
+/// Time for one exchange, from the lookup to the last byte of the reply. Stopping the program can take as long.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Characters shown of a failed reply's body.
+/// Maximum number of characters shown of a failed reply's body.
 const EXCERPT_CHARS: usize = 200;
 
 #[derive(Debug, Clone, Copy)]
@@ -69,17 +69,17 @@ impl Content<'_> {
     }
 }
 
-/// One request. Logs may show `path`, unless `secret_path` is set; everything else may hold secrets.
+/// One request. Logs may show `path`, unless `secret_path` is set; all other fields may contain secrets.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// Starts with `/`; without the query.
     pub path: &'a str,
     pub content: Content<'a>,
-    /// Further headers; values must not contain line breaks.
+    /// Additional headers; values must not contain line breaks.
     pub headers: &'a [(&'a str, &'a str)],
-    /// Values to hide if a server echoes them in an error.
+    /// Values to hide in errors, in case a server echoes them.
     pub secrets: &'a [&'a Secret],
-    /// Send even after a stop request, to complete what must not be left half done.
+    /// Send even after a stop request, so that nothing is left half done.
     pub force: bool,
     pub secret_path: bool,
 }
@@ -114,7 +114,7 @@ pub fn encode_json(fields: &[(&str, &str)]) -> String {
     format!("{{{}}}", pairs.join(","))
 }
 
-/// Encodes `text` for any part of a URL: all but RFC 3986's unreserved characters become UTF-8 percent escapes.
+/// Encodes `text` for any part of a URL: percent-encodes its UTF-8, except for RFC 3986's unreserved characters.
 pub fn percent_encoded(text: &str) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut into = String::new();
@@ -130,12 +130,11 @@ pub fn percent_encoded(text: &str) -> String {
     into
 }
 
-/// One response with its complete body.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
     headers: Vec<(String, String)>,
-    /// Decoded from chunks.
+    /// Complete body, without chunked encoding.
     pub body: Vec<u8>,
     /// Secrets that [`Response::excerpt`] must not show.
     hidden: Vec<Secret>,
@@ -151,12 +150,12 @@ impl Response {
         (200..300).contains(&self.status)
     }
 
-    /// Values of the header `name`, in any case.
+    /// Values of the header `name`, ignoring case.
     pub fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Time of the reply by the server's clock; `None` if the header is missing or malformed.
+    /// Time of the reply according to the server's clock; `None` if the header is missing or malformed.
     pub fn date(&self) -> Option<SystemTime> {
         httpdate::parse_http_date(self.header("date").next()?.trim()).ok()
     }
@@ -166,7 +165,8 @@ impl Response {
         String::from_utf8_lossy(&self.body)
     }
 
-    /// `Retry-After`, given in seconds or as a date by the server's clock (RFC 9110 10.2.3); zero for a past date.
+    /// `Retry-After`, which is given in seconds or as a date by the server's clock (RFC 9110 10.2.3); zero for a past
+    /// date.
     pub fn retry_after(&self) -> Option<Duration> {
         let value = self.header("retry-after").next()?.trim();
         if let Ok(seconds) = value.parse() {
@@ -176,12 +176,13 @@ impl Response {
         Some(date.duration_since(self.date().unwrap_or_else(SystemTime::now)).unwrap_or_default())
     }
 
-    /// Start of the body on one line, for a log; only the length if the body may show a secret.
+    /// Start of the body as one line for a log; only the length if the body may contain a secret.
     pub fn excerpt(&self) -> String {
         self.excerpt_of(&self.text())
     }
 
-    /// Start of a part of the body on one line, for a log; only the body's length if the part may show a secret.
+    /// Start of `part`, taken from the body, as one line for a log; only the body's length if `part` may contain a
+    /// secret.
     pub fn excerpt_of(&self, part: &str) -> String {
         match secret::safe_excerpt(part.trim(), &self.hidden, EXCERPT_CHARS) {
             Some(start) => text::one_line(&start.replace(char::is_whitespace, " ")),
@@ -189,7 +190,7 @@ impl Response {
         }
     }
 
-    /// General error for a reply with an unexpected status.
+    /// General cause for a reply with an unexpected status.
     pub fn unexpected(&self) -> Cause {
         Cause::Http { status: self.status, excerpt: self.excerpt(), retry_after: self.retry_after() }
     }
@@ -202,7 +203,7 @@ pub struct Connection {
     host_header: String,
     tls: Option<tls::Tls>,
     stream: Option<Stream>,
-    /// Whether the open stream has already carried an exchange.
+    /// The open stream has already carried an exchange.
     used: bool,
     names: Option<Vec<String>>,
     address: Option<SocketAddr>,
@@ -254,7 +255,7 @@ fn check_not_stopping() -> Result<(), Cause> {
 }
 
 impl Connection {
-    /// Does not connect yet. Sends `host_header` as Host; with `tls`, encrypts and verifies.
+    /// Does not connect yet. `host_header` is sent as Host; `tls` encrypts the connection and verifies the server.
     pub fn new(host: impl Into<String>, port: u16, host_header: impl Into<String>, tls: Option<tls::Tls>) -> Self {
         Self {
             host: host.into(),
@@ -270,7 +271,7 @@ impl Connection {
         }
     }
 
-    /// Connection to another port of this host, verified in the same manner.
+    /// Connection to another port on this host, verified in the same way.
     #[must_use]
     pub fn at_port(&self, port: u16) -> Self {
         let connection = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
@@ -304,7 +305,7 @@ impl Connection {
         self.take(tcp)
     }
 
-    /// Sets the event that ends exchanges over new connections before their deadline.
+    /// Sets the event that can end exchanges over new connections before their deadline.
     pub fn interrupt_by(&mut self, interrupt: Option<Rc<dyn dial::Interrupt>>) {
         self.interrupt = interrupt;
     }
@@ -326,8 +327,8 @@ impl Connection {
 
     /// Sends `request` and reads the response, over the open connection if there is one.
     ///
-    /// A kept connection may have been closed while idle: if it ends before the first byte of a reply, the request is
-    /// sent once more over a new one.
+    /// The server may have closed an idle connection: if a reused connection ends before the reply's headers are
+    /// complete, the request is sent once more over a new one.
     pub fn send(&mut self, request: &Request) -> Result<Response, Cause> {
         if !request.force {
             check_not_stopping()?;
@@ -365,7 +366,7 @@ impl Connection {
         Ok(response)
     }
 
-    /// Closes the connection, before a wait during which the server would close it.
+    /// Closes the connection, e.g. before a wait during which the server would close it anyway.
     pub fn disconnect(&mut self) {
         self.stream = None;
     }

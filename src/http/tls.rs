@@ -1,4 +1,4 @@
-//! TLS over a dialled connection: verifies the server's name and trusts only the given roots.
+//! TLS over an open TCP connection: verifies the server's name and trusts only the given roots.
 
 use std::io;
 use std::sync::Arc;
@@ -29,13 +29,13 @@ pub type Stream = StreamOwned<ClientConnection, Tcp>;
 /// Name that a certificate must carry.
 #[derive(Debug, Clone)]
 pub enum NamePolicy {
-    /// This name, compared without case; also sent as SNI.
+    /// This name, ignoring case; also sent as SNI.
     Exactly(ServerName<'static>),
     /// Any name; chain, validity and key usage are still checked. No SNI is sent.
     Any,
 }
 
-/// Verification of a server's identity.
+/// Encrypts connections and verifies the server's identity.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -57,16 +57,16 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        // Every connection verifies the certificate again, so an expired one does not survive in a session ticket.
+        // With session tickets, a connection would be accepted even after the certificate has expired.
         config.resumption = Resumption::disabled();
         Self { config: Arc::new(config), policy }
     }
 
-    /// Completes the handshake over `tcp`, so that nothing is sent before the server has proved its identity.
+    /// Completes the handshake over `tcp`, so that no request is sent before the server has proved its identity.
     pub fn handshake(&self, mut tcp: Tcp) -> Result<Stream, Cause> {
         let name = match &self.policy {
             NamePolicy::Exactly(name) => name.clone(),
-            // An IP address is never sent as SNI and never compared by the verifier for `Any`.
+            // rustls never sends an IP address as SNI, and the verifier never compares names for `Any`.
             NamePolicy::Any => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
         };
         let deadline = tcp.deadline;
@@ -78,38 +78,39 @@ impl Tls {
     }
 }
 
-/// Mozilla's roots.
+/// Mozilla's root certificates.
 pub fn public_roots() -> RootCertStore {
     webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
 }
 
-/// TLS to the server named `host`, verified with `roots` or, without any, with Mozilla's.
+/// TLS to the server `host`, verified with `roots` or, if `None`, with Mozilla's roots.
 pub fn tls_to(host: &str, roots: Option<&RootCertStore>) -> Result<Tls, Cause> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| Cause::Lookup { name: host.to_owned(), error: "not a host name".to_owned() })?;
     Ok(Tls::new(roots.cloned().unwrap_or_else(public_roots), NamePolicy::Exactly(name)))
 }
 
-/// Reads the CA certificates in PEM text; the error says what is wrong with the text.
+/// Parses the CA certificates in PEM text; the error describes the problem.
 pub fn roots_in(pem: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|error| format!("is not PEM: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("holds a certificate that cannot be a CA: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("contains a certificate that cannot be a CA: {error}"))?;
     }
     if roots.is_empty() {
-        return Err("holds no certificate".to_owned());
+        return Err("contains no certificate".to_owned());
     }
     Ok(roots)
 }
 
-/// Reads the roots in the PEM file that the variable `name` holds; `None` if it is not set, or invalid.
+/// Reads the roots from the PEM file named in the variable `name`; `None` if the variable is not set or the file is
+/// invalid.
 pub fn read_roots(reader: &mut Reader, name: &str) -> Option<RootCertStore> {
     let pem = reader.file(name)?;
     reader.optional(name, "use a PEM file with a CA certificate", |_| roots_in(&pem))
 }
 
-/// No client certificates: without ring's key loader, its signing code is not linked (some 40 KB).
+/// Rejects client certificates: without ring's key loader, its signing code (some 40 KB) is not linked.
 #[derive(Debug)]
 struct NoKeys;
 
@@ -147,7 +148,7 @@ fn tls_cause(error: &rustls::Error) -> Cause {
     }
 }
 
-/// rustls writes names as `DnsName("mexico409")`.
+/// Extracts the name from rustls' notation, `DnsName("mexico409")`.
 fn bare_name(name: &str) -> String {
     let inner = name.split_once('(').map_or(name, |(_, rest)| rest.trim_end_matches(')')).trim_matches('"');
     one_line(inner).chars().take(253).collect()
@@ -166,7 +167,7 @@ pub fn names(stream: &Stream) -> Vec<String> {
     }
 }
 
-/// rustls' own checks, without the check of the name if there is no name to compare.
+/// Applies rustls' own checks, except for the name check if any name is accepted.
 #[derive(Debug)]
 struct Verifier {
     roots: RootCertStore,
@@ -231,7 +232,7 @@ mod tests {
     fn one_or_more_certificates_are_needed() {
         assert_eq!(load(&ca()), Ok(1));
         assert_eq!(load(&(ca() + &ca())), Ok(2));
-        assert_eq!(load("hello"), Err("holds no certificate".to_owned()));
+        assert_eq!(load("hello"), Err("contains no certificate".to_owned()));
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(load(broken).unwrap_err().contains("cannot be a CA"));
     }

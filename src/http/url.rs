@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use rustls::pki_types::ServerName;
 
-/// An http or https URL without user, query and fragment.
+/// An http or https URL without user name, query or fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
     pub https: bool,
@@ -17,7 +17,7 @@ pub struct Url {
 }
 
 impl Url {
-    /// A missing scheme means http. The error says what is wrong.
+    /// Assumes http if there is no scheme. The error describes the problem.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (https, rest) = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
@@ -30,7 +30,7 @@ impl Url {
         }
         let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
         if authority.contains('@') {
-            return Err("has a user in it".to_owned());
+            return Err("contains a user name".to_owned());
         }
         if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("has a path with characters that must be percent-encoded".to_owned());
@@ -40,7 +40,7 @@ impl Url {
         Ok(Self { https, host, port, path: path.to_owned() })
     }
 
-    /// Whether the host is this machine, so that nothing sent to it crosses a network.
+    /// True if the host is this machine, so that nothing sent to it crosses a network.
     pub fn is_local(&self) -> bool {
         self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
@@ -64,22 +64,23 @@ impl fmt::Display for Url {
     }
 }
 
-/// `text` without scheme and path: what users mean if they give a URL instead of an address or a name.
+/// Strips scheme and path from `text`, for users who give a URL instead of an address or a name.
 pub fn bare(text: &str) -> &str {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
 }
 
-/// Reads `HOST[:PORT]`; the host is a name, IPv4, `[IPv6]` or a bare IPv6 address. The error says what is wrong.
+/// Parses `HOST[:PORT]`; the host is a name, an IPv4 address, or an IPv6 address with or without brackets. The error
+/// describes the problem.
 pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
     if text.parse::<Ipv6Addr>().is_ok() {
         return Ok((text.to_owned(), None));
     }
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("has no closing bracket")?;
-        host.parse::<Ipv6Addr>().map_err(|_| "has no IPv6 address in its brackets")?;
+        host.parse::<Ipv6Addr>().map_err(|_| "has no IPv6 address in the brackets")?;
         match rest.strip_prefix(':') {
-            None if !rest.is_empty() => return Err("has no colon after its bracket".to_owned()),
+            None if !rest.is_empty() => return Err("has no colon after the bracket".to_owned()),
             port => (host, port),
         }
     } else {
@@ -95,8 +96,8 @@ pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
         None => None,
         Some(port) => match port.parse::<u16>() {
             Ok(port) if port > 0 => Some(port),
-            // Without the value: in user:password@host it would be the password.
-            _ => return Err("has a port that is not within 1 to 65535".to_owned()),
+            // The value is not shown, because in user:password@host it is the password.
+            _ => return Err("has a port that is not between 1 and 65535".to_owned()),
         },
     };
     Ok((host.to_owned(), port))

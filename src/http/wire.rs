@@ -1,25 +1,25 @@
-//! HTTP/1.1 on any stream: writes requests, reads responses, and limits what a server can make us do.
+//! HTTP/1.1 over any stream: writes requests, reads responses, and limits how much a server can send.
 //!
-//! Only a response without any length is read to the end of the stream; heads and bodies are capped.
+//! A response is read to the end of the stream only if it declares no length; the sizes of head and body are limited.
 
 use std::io::{self, Read, Write};
 
 use super::{Content, Deadline, Request, Response, encode_fields};
 use crate::error::{Cause, Phase};
 
-/// Bytes of status line and headers.
+/// Maximum size of status line and headers in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 128;
-/// Bytes of a body. The largest expected reply, qBittorrent's preferences, has some 20 KiB.
+/// Maximum size of a body in bytes. The largest expected one, qBittorrent's preferences, has some 20 KiB.
 const MAX_BODY: usize = 256 * 1024;
-/// Bytes of a chunk's size line or of one trailer line.
+/// Maximum length of a chunk's size line or of a trailer line, in bytes.
 const MAX_LINE: usize = 1024;
-/// Interim (1xx) responses before the real one.
+/// Maximum number of interim (1xx) responses before the final one.
 const MAX_INTERIM: usize = 4;
-/// Bytes of a read; qBittorrent's preferences take two.
+/// Bytes per read; qBittorrent's preferences take two reads.
 const READ_SIZE: usize = 16 * 1024;
 
-/// Writes `request` in one piece, so that head and body leave in one segment.
+/// Writes `request` with a single call, so that head and body leave in one segment.
 pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> io::Result<()> {
     let (query, body) = match request.content {
         Content::Query([]) => (String::new(), None),
@@ -45,7 +45,7 @@ pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> 
     stream.flush()
 }
 
-/// Reads one response; also returns whether the connection can carry another exchange.
+/// Reads one response; the flag is true if the connection can be reused.
 pub fn read_response(stream: &mut impl Read, deadline: Deadline) -> Result<(Response, bool), Cause> {
     let mut reader = Reader { stream, deadline, buffer: Vec::new() };
     for _ in 0..=MAX_INTERIM {
@@ -88,7 +88,7 @@ impl Head {
             if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(bad("is not a number"));
             }
-            // A number that does not fit is beyond every limit.
+            // A number that does not fit exceeds every limit anyway.
             let value = value.parse().unwrap_or(usize::MAX);
             if length.replace(value).is_some_and(|other| other != value) {
                 return Err(bad("appears twice with different values"));
@@ -101,7 +101,7 @@ impl Head {
 struct Reader<'a, R: Read> {
     stream: &'a mut R,
     deadline: Deadline,
-    /// Bytes that were read but not yet consumed.
+    /// Bytes read but not yet consumed.
     buffer: Vec<u8>,
 }
 
@@ -119,7 +119,7 @@ impl<R: Read> Reader<'_, R> {
         self.buffer.truncate(start + result.as_ref().map_or(0, |&read| read));
         match result {
             Ok(read) => Ok(read > 0),
-            // TLS servers often close without close_notify; the caller knows whether anything is missing.
+            // TLS servers often close without close_notify; the caller can tell whether anything is missing.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(super::dial::classify(error, phase, self.deadline)),
         }
@@ -129,7 +129,7 @@ impl<R: Read> Reader<'_, R> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut parsed = httparse::Response::new(&mut headers);
-            // Parse no byte beyond the limit: the result must not depend on how many bytes one read returned.
+            // Parse nothing beyond the limit: the result must not depend on how many bytes a single read returned.
             match parsed.parse(&self.buffer[..self.buffer.len().min(MAX_HEAD)]) {
                 Ok(httparse::Status::Complete(length)) => {
                     let head = Head {
@@ -159,7 +159,7 @@ impl<R: Read> Reader<'_, R> {
         }
     }
 
-    /// Reads the body; also returns whether anything but the end of the stream marked its end.
+    /// Reads the body; the flag is false if only the end of the stream marked the end of the body.
     fn body(&mut self, head: &Head) -> Result<(Vec<u8>, bool), Cause> {
         if head.status == 204 || head.status == 304 {
             return Ok((Vec::new(), true));
@@ -217,7 +217,7 @@ impl<R: Read> Reader<'_, R> {
         Err(bad())
     }
 
-    /// Reads one line with its line break.
+    /// Reads one line, including its line break.
     fn line(&mut self) -> Result<Vec<u8>, Cause> {
         loop {
             let start = &self.buffer[..self.buffer.len().min(MAX_LINE)];
@@ -240,7 +240,7 @@ mod tests {
     use crate::secret::Secret;
     use std::time::Duration;
 
-    /// Returns its text in pieces of a given size, to test every boundary.
+    /// Returns at most a given number of bytes per read, to test every boundary.
     struct Drip<'a>(&'a [u8], usize);
 
     impl Read for Drip<'_> {
@@ -273,12 +273,12 @@ mod tests {
         };
         let whole = read_by(usize::MAX);
         if text.len() < 2000 {
-            assert_eq!(whole, read_by(1), "the same byte by byte");
+            assert_eq!(whole, read_by(1), "the result must not change if bytes arrive one by one");
         }
         whole
     }
 
-    #[allow(clippy::unnecessary_wraps, reason = "it is compared with results")]
+    #[allow(clippy::unnecessary_wraps, reason = "compared with other results")]
     fn ok(status: u16, body: &str, reusable: bool) -> Result<(u16, String, bool), String> {
         Ok((status, body.to_owned(), reusable))
     }
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_stream_depends_on_what_is_missing() {
+    fn a_stream_error_matters_only_if_something_is_missing() {
         let after = |text: &[u8], fault| {
             read_response(&mut text.chain(Fault(Some(fault))), soon()).map(|(response, _)| response.text().into_owned())
         };
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_named() {
+    fn errors_name_the_nonsense_received() {
         assert_eq!(read(b"\x15\x03\x03\x00\x02\x02\x32").unwrap_err(), Cause::NotHttp.to_string());
         assert_eq!(read(b"SSH-2.0-x\r\n\r\n").unwrap_err(), Cause::NotHttp.to_string());
         let length = |value: &str| read(format!("HTTP/1.1 200 OK\r\nContent-Length: {value}\r\n\r\nx").as_bytes());
@@ -382,14 +382,14 @@ mod tests {
     }
 
     #[test]
-    fn a_head_has_up_to_32_kib() {
+    fn a_head_may_have_up_to_32_kib() {
         let head = |length: usize| read(format!("{:x<1$}\r\n\r\n", "HTTP/1.1 204\r\nX: ", length - 4).as_bytes());
         assert_eq!(head(32 * 1024), ok(204, "", true));
         assert_eq!(head(32 * 1024 + 1).unwrap_err(), "the head of the reply is larger than 32768 bytes");
     }
 
     #[test]
-    fn a_body_has_up_to_256_kib_however_it_is_framed() {
+    fn a_body_may_have_up_to_256_kib_however_it_is_framed() {
         let half = "x".repeat(128 * 1024);
         let length = |header: &str, body: &str| {
             read(format!("HTTP/1.1 200 OK\r\n{header}\r\n{body}").as_bytes()).map(|(_, body, _)| body.len())
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_has_a_line_of_up_to_1_kib() {
+    fn a_chunk_size_line_may_have_up_to_1_kib() {
         let line = format!("{:1$}\r\n", "1;", 1024 - 2);
         let reply = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{line}x\r\n0\r\n\r\n");
         assert_eq!(read(reply.as_bytes()), ok(200, "x", true));

@@ -1,9 +1,8 @@
-//! Decisions about the torrent client: its last known state, our changes, and what follows from both. How to call a client belongs
-//! to `torrent`.
+//! Decisions about the torrent client, from its last known state and our own changes. The calls themselves live in `torrent`.
 //!
-//! A round reads the port, corrects it, and inspects the socket, because settings say nothing about the socket. The kernel is asked
-//! first, then the client. A socket is reopened by a bounce to a neighbouring port and back, because setting the same port again does
-//! nothing.
+//! A round reads the port, corrects it, and then inspects the socket, because a client with the right port in its settings may
+//! still not listen on it. We ask the kernel first, then the client. To reopen a socket, we bounce the client to a neighbouring
+//! port and back, because setting the same port again has no effect.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,38 +18,38 @@ use super::tunnel::GatewayRoute;
 use crate::error::{Call, Cause, Error};
 use crate::time::Now;
 
-/// Longest `Retry-After` accepted from a client: a port is at stake.
+/// Longest `Retry-After` accepted from a client, which may have the wrong port in the meantime.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 
-/// Properties in which the kinds of torrent clients differ.
+/// Ways in which torrent clients differ.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientProfile {
-    /// Time that the client may take to open its socket.
+    /// Time allowed for the client to open its socket.
     pub listen_timeout: Duration,
     pub poll_interval: Duration,
     /// Time after a change during which the client may still report the status of the old port.
     pub status_lag: Duration,
-    /// The client reports whether it listens. For other clients, only the kernel can show it.
+    /// The client reports whether it listens; for other clients, only the kernel can show that.
     pub reports_listening: bool,
     /// The client always has a UDP socket next to its TCP socket.
     pub always_has_udp: bool,
-    /// The client must be asked to announce a new port to its trackers at once.
+    /// We must ask the client to announce a new port; otherwise the client waits for the next regular announce.
     pub reannounces: bool,
 }
 
-/// Interval at which the kernel is asked for a socket that is about to open: qBittorrent takes 3 to 31 ms.
+/// Interval between queries to the kernel while a socket is opening: qBittorrent takes 3 to 31 ms.
 const SOCKET_POLL: Duration = Duration::from_millis(20);
-/// Time without incoming peers after which the client is asked for them, and the user is warned.
+/// Time without incoming peers after which we ask the client about them, and warn the user if the client has seen none either.
 const INBOUND_WARNING_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Interval of these questions while no torrent is active.
+/// Interval at which we ask the client about incoming peers while no torrent is active.
 const INBOUND_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Whether the client's socket may belong to a previous tunnel: some clients keep a dead socket that looks healthy. Decides only if
-/// the kernel has no answer.
+/// Trust in the client's socket, which may belong to a previous tunnel: some clients keep a dead socket that looks healthy. If the
+/// kernel shows the socket, the kernel's report takes precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Socket {
     Fresh,
-    /// The tunnel has changed, or may have, as before our start. The next bind shows whether the present tunnel works.
+    /// The tunnel has changed, or may have changed before we started. The next bind shows whether the current tunnel works.
     Suspect,
     /// The socket must be reopened.
     Stale,
@@ -66,17 +65,17 @@ enum ResetReason {
     NotListening,
 }
 
-/// Whether the client is on the neighbouring port, in the middle of a bounce.
+/// Progress of a bounce to the neighbouring port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Away {
     No,
     /// The first half of the bounce failed, but the client may have carried it out.
     Maybe,
-    /// Away from this port.
+    /// The client is on the neighbouring port and must return to this one.
     Yes(u16),
 }
 
-/// A change of the client's port in this round.
+/// A change to the client's port in this round.
 #[derive(Debug, Clone, Copy)]
 struct Change {
     /// `None` in the second half of a bounce that began in an earlier round.
@@ -86,7 +85,7 @@ struct Change {
 
 /// Last known state of the client.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(super) struct Client {
     profile: ClientProfile,
     interval: Duration,
@@ -95,46 +94,46 @@ pub(super) struct Client {
     pub gate: Gate,
     /// Start of the next round.
     round_at: Instant,
-    /// The port that this round has read and must correct.
+    /// Port read in this round that needs correcting.
     read: Option<ListenPort>,
     change: Option<Change>,
     /// Reason for a bounce that is due.
     bounce: Option<ResetReason>,
     away: Away,
-    /// Time to ask the kernel for the socket.
+    /// Time to ask the kernel about the socket.
     inspect_at: Option<Instant>,
     /// Time to ask the client whether it listens.
     confirm_at: Option<Instant>,
-    /// Set by the first report of not listening: deadline for the client to listen.
+    /// Deadline for the client to start listening; set when the client first reports that it is not listening.
     listen_by: Option<Instant>,
     socket: Socket,
-    /// Time of the last decision to bounce. Each bounce writes the client's settings to disk, so an unsuccessful one is not repeated
-    /// within an interval.
+    /// Time of the last decision to bounce. Each bounce writes the client's settings to disk, so we do not repeat an unsuccessful
+    /// one within an interval.
     bounced: Option<Instant>,
     /// Start of [`ClientProfile::status_lag`].
     set_at: Option<Instant>,
     /// Latest port in the client's settings.
     pub port: Option<u16>,
-    /// Time and port of the last proof that the client listens.
+    /// Time and port of the latest evidence that the client listens.
     pub last_listening: Option<(Timestamp, u16)>,
     /// The client's latest report.
     pub reported: Option<Connectivity>,
     pub socket_seen: bool,
-    /// The kernel shows no socket on the port in this round, although the client is on this machine.
+    /// In this round, the kernel shows no socket on the port, although the client runs on this machine.
     socket_missing: bool,
-    /// Port without a UDP socket even after a bounce.
+    /// Port that has no UDP socket even after a bounce.
     tcp_only: Option<u16>,
-    /// Setting the port had no effect, as when another program had the port: only a bounce helps.
+    /// Setting the port had no effect, perhaps because another program was using the port: only a bounce helps.
     stuck: bool,
-    /// Time since which the client has this port.
+    /// Time at which the client got its port, and that port.
     pub port_since: Option<(Timestamp, u16)>,
-    /// Last sign of a peer from outside on this port.
+    /// Last sign of an incoming peer on this port.
     pub peer_seen_at: Option<Timestamp>,
-    /// Next time to ask the kernel for incoming peers: once per interval.
+    /// Next time to ask the kernel about incoming peers: once per interval.
     check_peers_at: Instant,
-    /// Next time to ask the client for incoming peers.
+    /// Next time to ask the client about incoming peers.
     check_inbound_at: Option<Instant>,
-    /// The trackers do not know the port yet.
+    /// The client must still announce its new port to the trackers.
     reannounce: bool,
 }
 
@@ -154,8 +153,8 @@ impl Client {
             inspect_at: None,
             confirm_at: None,
             listen_by: None,
-            // The tunnel may have been recreated since the client opened its socket. Transmission, which does not report whether it
-            // listens, binds to no device, and so keeps no dead socket.
+            // The tunnel may have been recreated since the client opened its socket. Transmission, the client that does not report
+            // whether it listens, is safe: it binds to no device, so its socket never goes stale.
             socket: if hands_off || !setup.profile.reports_listening { Socket::Fresh } else { Socket::Suspect },
             bounced: None,
             set_at: None,
@@ -174,7 +173,7 @@ impl Client {
         }
     }
 
-    /// The next step towards a client that listens on `port`, and the time for it.
+    /// The next step to make the client listen on `port`, and when to take it.
     pub fn agenda(&self, port: u16, route: Option<&GatewayRoute>, now: Now) -> (Instant, Step) {
         let (at, step) = if let Away::Yes(_) = self.away {
             (now.mono, Step::BounceBack(port))
@@ -189,7 +188,7 @@ impl Client {
         } else if self.read.is_some() {
             (now.mono, Step::SetPort(port))
         } else {
-            // Only between two rounds, never instead of one.
+            // Only between rounds, never in place of one.
             match self.check_inbound_at.filter(|&at| at < self.round_at) {
                 Some(at) => (at, Step::CheckInbound),
                 None => (self.round_at, Step::ReadPort),
@@ -198,7 +197,7 @@ impl Client {
         (self.gate.after(at), step)
     }
 
-    /// The port to which a bounce must bring the client back.
+    /// The port to which an unfinished bounce must return the client.
     pub fn away_from(&self) -> Option<u16> {
         match self.away {
             Away::Yes(port) => Some(port),
@@ -206,12 +205,13 @@ impl Client {
         }
     }
 
-    /// Whether the client may be on the neighbouring port: the reply to the first half of a bounce may be lost or still due.
+    /// True if the client may be on the neighbouring port, including when the reply to the first half of a bounce is lost or still
+    /// to come.
     pub fn may_be_away(&self) -> bool {
         self.away != Away::No || self.bounce.is_some()
     }
 
-    /// Whether a round is under way or due.
+    /// True if a round is in progress or due.
     pub fn is_busy(&self, now: Now) -> bool {
         self.away_from().is_some()
             || self.change.is_some()
@@ -221,14 +221,14 @@ impl Client {
             || now.mono >= self.round_at
     }
 
-    /// Schedules the next round and drops the state of this one.
+    /// Schedules the next round and discards the state of the current one.
     pub fn begin_round(&mut self, at: Instant) {
         self.round_at = at;
         (self.read, self.change, self.bounce) = (None, None, None);
         (self.inspect_at, self.confirm_at, self.listen_by) = (None, None, None);
     }
 
-    /// Handles a change, or a possible change, of the tunnel.
+    /// Handles an actual or possible change of tunnel.
     pub fn suspect_socket(&mut self) {
         self.last_listening = None;
         if !self.hands_off {
@@ -238,7 +238,7 @@ impl Client {
         }
     }
 
-    /// Handles a new gateway, before which the tunnel may have changed unseen. A stale socket stays stale and is reopened: the bind
+    /// Handles a new gateway: the tunnel may have changed unnoticed. A stale socket stays stale and gets reopened, because the bind
     /// that finds a gateway also shows that the tunnel works.
     pub fn suspect_fresh_socket(&mut self) {
         if self.socket == Socket::Fresh {
@@ -246,7 +246,7 @@ impl Client {
         }
     }
 
-    /// The tunnel works, so a suspect socket must be reopened.
+    /// Handles evidence that the tunnel works: a suspect socket must now be reopened.
     pub fn tunnel_confirmed(&mut self, now: Now) {
         if self.socket == Socket::Suspect {
             self.socket = Socket::Stale;
@@ -261,7 +261,7 @@ impl Client {
         self.begin_round(now.mono);
     }
 
-    /// Takes the port in the client's settings.
+    /// Handles the port read from the client's settings.
     pub fn port_read(&mut self, now: Now, wanted: u16, seen: ListenPort) -> Result<Outcome, Error> {
         self.port = u16::try_from(seen.port).ok();
         let right = seen.port == i64::from(wanted);
@@ -269,15 +269,15 @@ impl Client {
             self.away = Away::No;
         }
         self.stuck &= !right;
-        // A client that keeps reporting a random port is not bounced over and over.
+        // Do not keep bouncing a client that keeps reporting a random port.
         if right && (!seen.random || self.change.is_some() || self.bounced_recently(now)) {
             return Ok(self.port_right(now, wanted));
         }
         if self.hands_off {
             let problem = if right {
-                format!("it has port {wanted}, but is set to pick a random one")
+                format!("the client has port {wanted}, but is set to pick a random one")
             } else {
-                format!("it has port {}, but the leased port is {wanted}", seen.port)
+                format!("the client has port {}, but the leased port is {wanted}", seen.port)
             };
             return Err(finding(Call::ClientPort, problem, "the service sets the port: start it, or check its log"));
         }
@@ -287,15 +287,17 @@ impl Client {
             return Err(finding(
                 Call::ClientPort,
                 problem,
-                "check whether another program uses this port, or changes the client's",
+                "check whether another program uses this port or changes the client's",
             ));
         }
         self.read = Some(seen);
-        // With random ports enabled, old versions do not reopen the socket if they are set to the port that they already show.
+        // With random ports enabled, old versions of qBittorrent do not reopen the socket when set to the port that they already
+        // show.
         if right || (self.stuck && !self.bounced_recently(now)) {
             self.plan_bounce(now, ResetReason::WrongPort);
         } else if !self.profile.reports_listening && !seen.random {
-            // The kernel does not show the owner: a socket that exists before the port is set belongs to another program.
+            // The kernel does not show a socket's owner, but a socket that exists before we set the port must belong to another
+            // program.
             self.inspect_at = Some(now.mono);
         }
         Ok(Outcome::quiet(Remote::Client))
@@ -311,14 +313,14 @@ impl Client {
         Outcome::of(Remote::Client, notice.map(|notice| (Level::Info, notice)))
     }
 
-    /// Takes the kernel's view of the port; `None` if the kernel has none.
+    /// Handles the sockets on the port; `None` if the kernel cannot show them.
     pub fn inspected(&mut self, now: Now, port: u16, sockets: Option<PortSockets>) -> Result<Outcome, Error> {
         self.inspect_at = None;
         if self.read.is_some() {
             return match sockets.map(|sockets| sockets.tcp) {
                 Some(ListenState::Reachable | ListenState::WrongDevice { .. }) => {
                     let problem = format!("another program listens on port {port}");
-                    Err(finding(Call::ClientSocket, problem, "give that program a different port, or stop it"))
+                    Err(finding(Call::ClientSocket, problem, "stop that program, or give it a different port"))
                 }
                 _ => Ok(Outcome::quiet(Remote::Client)),
             };
@@ -335,15 +337,15 @@ impl Client {
                 .as_ref()
                 .and_then(|sockets| sockets.udp.as_ref())
                 .is_some_and(|udp| *udp != ListenState::Reachable);
-        // If only the kernel can answer, a UDP socket may be left over on a previous port and proves nothing.
+        // For a client that does not report whether it listens, only TCP counts: a UDP socket may be left over on a previous port.
         let listen_state = sockets
             .map(|sockets| if self.profile.reports_listening { sockets.listen_state().clone() } else { sockets.tcp });
         self.socket_missing = listen_state == Some(ListenState::Missing);
         self.socket_seen = listen_state.is_some() && !self.socket_missing;
-        // After a change the client takes a moment to open its socket.
+        // After a change, the client needs some time to open its socket.
         let deadline = self.set_at.filter(|_| self.change.is_some()).map(|at| at + self.profile.listen_timeout);
         let settling = deadline.is_some_and(|deadline| now.mono < deadline);
-        // If the kernel shows no socket, the client's own report counts, once it is up to date.
+        // If the kernel shows no socket, the client's own report counts once that report is up to date.
         let lagged = self.set_at.is_none_or(|at| now.mono >= at + self.profile.status_lag);
         match listen_state {
             Some(ListenState::Reachable) if lacks_udp && settling => {
@@ -376,8 +378,8 @@ impl Client {
             Some(ListenState::Missing) | None => {}
             Some(ListenState::WrongDevice { on, tunnel }) => {
                 self.last_listening = None;
-                let problem = format!("it listens on {on}, but the port comes in on {tunnel}");
-                let advice = "set its network interface to that of the VPN (qBittorrent: Options, Advanced)";
+                let problem = format!("the client listens on {on}, but the port comes in on {tunnel}");
+                let advice = "set the client's network interface to the VPN's (qBittorrent: Options, Advanced)";
                 return Err(finding(Call::ClientSocket, problem, advice));
             }
             Some(ListenState::Stale) => return self.stale_socket(now),
@@ -391,7 +393,7 @@ impl Client {
         Ok(Outcome::quiet(Remote::Client))
     }
 
-    /// Handles a socket of a previous tunnel.
+    /// Handles a socket left over from a previous tunnel.
     fn stale_socket(&mut self, now: Now) -> Result<Outcome, Error> {
         self.last_listening = None;
         // Until the next bind shows that the tunnel works, the client may have no device for a new socket.
@@ -401,7 +403,7 @@ impl Client {
         }
         if self.hands_off || self.change.is_some() || self.bounced_recently(now) {
             let problem = "bound to a device or address that no longer exists, so no peer can reach it".to_owned();
-            let advice = "check the network interface in its settings; if that is right, restart it";
+            let advice = "check the client's network interface; if it is right, restart the client";
             return Err(finding(Call::ClientSocket, problem, advice));
         }
         self.plan_bounce(now, ResetReason::StaleSocket);
@@ -418,7 +420,7 @@ impl Client {
         if self.socket == Socket::Stale {
             self.socket = Socket::Fresh;
         }
-        // This was about the previous socket.
+        // The evidence was about the previous socket.
         self.last_listening = None;
     }
 
@@ -427,7 +429,7 @@ impl Client {
         self.check_inbound_at = Some(now.mono + INBOUND_WARNING_AFTER);
     }
 
-    /// Takes the client's report about incoming peers; true if it deserves a warning.
+    /// Handles the client's report about incoming peers. Returns true if the user should be warned.
     pub fn inbound(&mut self, now: Now, inbound: Inbound) -> bool {
         match inbound {
             Inbound::Seen => self.incoming_peer_seen(now),
@@ -437,17 +439,17 @@ impl Client {
         inbound == Inbound::NoneSeen
     }
 
-    /// Ends the announcement, successful or not.
+    /// Records the end of a reannouncement, successful or not.
     pub fn reannounced(&mut self) {
         self.reannounce = false;
     }
 
-    /// Records the first half of a bounce.
+    /// Records that the first half of a bounce is complete.
     pub fn bounced_away(&mut self, port: u16) {
         self.away = Away::Yes(port);
     }
 
-    /// Records a failed first half of a bounce, which the client may have carried out all the same.
+    /// Records that the first half of a bounce failed, although the client may have carried it out.
     pub fn bounce_away_failed(&mut self) {
         if self.away == Away::No {
             self.away = Away::Maybe;
@@ -463,7 +465,7 @@ impl Client {
         self.bounced.is_some_and(|at| now.mono.saturating_duration_since(at) < self.interval)
     }
 
-    /// Takes the client's own report. If the client listens, the next round begins at `next_round`.
+    /// Handles the client's own report. If the client listens, the next round begins at `next_round`.
     pub fn confirmed(
         &mut self,
         now: Now,
@@ -484,7 +486,7 @@ impl Client {
             self.peer_seen_at = None;
             self.check_inbound_at = (!self.hands_off).then(|| now.mono + INBOUND_WARNING_AFTER);
         }
-        // Only a new port: after a bounce the trackers know the port already.
+        // Only for a new port: after a bounce, the trackers already have the port.
         if let Some(Change { from: Some(from), reason: ResetReason::WrongPort }) = self.change {
             self.reannounce = self.profile.reannounces && from != i64::from(port);
         }
@@ -526,7 +528,7 @@ impl Client {
             let advice = if self.profile.reports_listening {
                 "check whether another program uses the port, then the network interface in the client's settings"
             } else {
-                "check its listen address; in a container, it must share the VPN's network (network_mode)"
+                "check the client's listen address; a container must share the VPN's network (network_mode)"
             };
             return Err(finding(Call::ClientSocket, problem, advice));
         }
@@ -549,7 +551,7 @@ fn finding(call: Call, problem: String, advice: &'static str) -> Error {
     Error::new(call, Cause::Other(problem)).advise(Some(advice))
 }
 
-/// A port next to `port`: never 0, and never privileged if `port` is not.
+/// The next port up (or down, from 65535): never 0, and never privileged unless `port` is.
 fn neighbour(port: u16) -> u16 {
     if port == u16::MAX { port - 1 } else { port + 1 }
 }

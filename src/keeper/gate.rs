@@ -1,5 +1,5 @@
-//! A gate per remote, closed for a while after each failure, so that a dead client or a rejected password never delays a bind.
-//! Also remembers the current trouble of the remote. What a failure means for the lease or the token belongs to the keeper.
+//! Each remote has a gate, which closes for a while after a failure, so that a dead client or a rejected password never delays a
+//! bind. The gate also records the remote's current trouble. The keeper decides what a failure means for the lease or the token.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -9,21 +9,20 @@ use log::Level;
 use crate::error::{Error, Retry};
 use crate::time::Now;
 
-/// Wait after the first failure; doubles with each further one.
+/// Wait after the first failure; doubles with each further failure.
 const BACKOFF_FIRST: Duration = Duration::from_secs(5);
-/// Longest wait after an ordinary failure. A binding lapses after 15 minutes, and longer waits could lose it by bad luck: with 30 %
-/// of calls failing, a simulation had gaps of 40 minutes at a cap of 300 s, and of 14 minutes at 30 s.
+/// Longest wait after an ordinary failure. A binding lapses after 15 minutes, so a longer cap could lose the port through bad luck:
+/// with 30 % of calls failing in a simulation, binds were up to 40 minutes apart with a cap of 300 s, and 14 minutes with 30 s.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
-/// Wait after rejected credentials: trying again cannot help, and may lock users out of their own accounts.
+/// Wait after rejected credentials: retrying sooner cannot help, and may lock users out of their own accounts.
 pub(super) const CREDENTIALS_WAIT: Duration = Duration::from_secs(30 * 60);
-/// First wait of a lockout without `Retry-After` (PIA's desktop client assumes 59 s). The wait doubles with each lockout in a row,
+/// Wait after the first lockout without `Retry-After` (PIA's desktop client assumes 59 s). Doubles with each consecutive lockout,
 /// up to [`CREDENTIALS_WAIT`], even if the remote asks for less.
 const LOCKOUT_FIRST: Duration = Duration::from_secs(60);
 
-/// Current failure of a remote.
+/// A remote's current failure.
 #[derive(Debug)]
 pub struct Trouble {
-    /// The latest error.
     pub error: Rc<Error>,
     pub since: Now,
     /// Failed attempts since `since`.
@@ -41,12 +40,12 @@ pub struct Recovery {
 
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// Failures in a row.
+    /// Consecutive failures.
     failures: u32,
-    /// Lockouts in a row.
+    /// Consecutive lockouts.
     lockouts: u32,
     closed_until: Option<Instant>,
-    /// The wait protects an account, so only time ends it.
+    /// Set while the wait protects an account: the wait must run its course.
     held: bool,
     /// Longest `Retry-After` accepted from the remote.
     retry_after_cap: Duration,
@@ -58,7 +57,7 @@ impl Gate {
         Self { failures: 0, lockouts: 0, closed_until: None, held: false, retry_after_cap, trouble: None }
     }
 
-    /// Earliest time, not before `at`, at which the gate is open.
+    /// The later of `at` and the time at which the gate opens.
     pub fn after(&self, at: Instant) -> Instant {
         self.closed_until.map_or(at, |until| until.max(at))
     }
@@ -81,7 +80,8 @@ impl Gate {
         })
     }
 
-    /// Closes the gate for as long as `error` or the backoff demands, and returns that wait. `jitter` shortens a backoff a little.
+    /// Closes the gate for the wait that `error` or the backoff requires, and returns the wait. `jitter` shortens a backoff
+    /// slightly.
     pub fn close(&mut self, now: Now, error: &Error, jitter: impl FnOnce(Duration) -> Duration) -> Duration {
         let doubled = |first: Duration, times: u32, cap: Duration| first.saturating_mul(1 << times.min(16)).min(cap);
         if !matches!(error.retry, Retry::LockedOut(_)) {
@@ -117,7 +117,7 @@ impl Gate {
         self.held = held;
     }
 
-    /// Records an error and returns its log level: ERROR for a new error, DEBUG for a repetition. Also returns the attempts so far.
+    /// Records an error. Returns its log level (ERROR if new, DEBUG if repeated) and the number of failed attempts so far.
     pub fn record_trouble(&mut self, now: Now, error: Rc<Error>) -> (Level, u32) {
         let new = self.trouble.as_ref().is_none_or(|trouble| trouble.error.fingerprint() != error.fingerprint());
         let (since, before) = self.trouble.as_ref().map_or((now, 0), |trouble| (trouble.since, trouble.attempts));
@@ -125,7 +125,7 @@ impl Gate {
         (if new { Level::Error } else { Level::Debug }, before + 1)
     }
 
-    /// Drops the trouble, because the remote is not needed for now. A wait that protects an account stays.
+    /// Forgets all failures, because the remote is not needed for now. Changes nothing if the wait protects an account.
     pub fn forget(&mut self) {
         if !self.held {
             *self = Self::new(self.retry_after_cap);

@@ -1,8 +1,8 @@
-//! The decisions, and the only place that remembers: from the facts and the time, [`Keeper::next`] derives the next step, and
-//! [`Keeper::record`] turns the result of a step into new facts and an outcome to report.
+//! All decisions, and the only state kept between steps: [`Keeper::next`] derives the next step from the facts and the time, and
+//! [`Keeper::record`] turns the step's result into new facts and an outcome to report.
 //!
-//! Pure: no I/O, no clock, no randomness of its own. There are no named states, only facts and deadlines, read from the most urgent
-//! to the least, so no transition can be forgotten. Three gates (account, gateway, client) back off separately.
+//! Pure: no I/O, and no clock or randomness of its own. There are no named states, only facts and deadlines, checked from the most
+//! urgent to the least, so no transition can be forgotten. Three gates (account, gateway, client) back off independently.
 
 pub mod client;
 mod gate;
@@ -35,21 +35,20 @@ use tunnel::{GatewayRoute, RouteChange, Tunnel};
 
 /// Longest `Retry-After` accepted from the account API.
 const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
-/// Longest `Retry-After` accepted from the gateway: a port is at stake.
+/// Longest `Retry-After` accepted from the gateway: a binding lapses after 15 minutes.
 const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
-/// Shortest time between two logins because of refused tokens: if the gateway refuses a fresh token, the gateway is wrong, not the
+/// Shortest time between logins caused by refused tokens: if the gateway refuses a fresh token, the gateway is at fault, not the
 /// token.
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
 /// Wait between attempts in a tunnel that has just come up.
 const SETTLING_RETRY: Duration = Duration::from_millis(500);
-/// Interval of the daily summary.
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Unexplained refusals of a bind in a row that count as a refusal of the lease.
+/// This many consecutive binds refused without explanation count as a refusal of the lease.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
 
-/// Initial values of a keeper.
+/// A keeper's initial values.
 pub struct Setup {
-    /// Time between two binds, and between two checks of the client.
+    /// Time between binds, and between checks of the client.
     pub interval: Duration,
     pub origin: Origin,
     pub profile: ClientProfile,
@@ -57,15 +56,15 @@ pub struct Setup {
     pub hands_off: bool,
     /// Time to keep running when only the loopback device is left; `None` means forever.
     pub isolation: Option<Duration>,
-    /// For the jitter of waits.
+    /// Seeds the jitter of waits.
     pub seed: u64,
 }
 
-/// Origin of the port.
+/// How we get the port.
 pub enum Origin {
-    /// We lease and bind, beginning with the stored lease if there is one.
+    /// We lease and bind the port ourselves, starting from the stored lease if there is one.
     Lease(Option<Lease>),
-    /// Another program leases and binds, and we poll it for the port.
+    /// Another program leases and binds the port, and we poll that program.
     Source { poll_interval: Duration },
 }
 
@@ -75,7 +74,7 @@ struct Followed {
     poll_interval: Duration,
     poll_at: Instant,
     port: Option<u16>,
-    /// The program has no port now; `port` is its last one.
+    /// The program has no port at present; `port` is its last one.
     gone: bool,
 }
 
@@ -84,38 +83,37 @@ struct Followed {
 pub struct LastBind {
     pub at: Timestamp,
     pub gateway: Option<SocketAddr>,
-    /// The route to the gateway.
     pub route: Option<GatewayRoute>,
 }
 
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "facts, each by itself")]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Keeper {
     interval: Duration,
     isolation: Option<Duration>,
-    /// `None` if we lease and bind ourselves.
+    /// `None` if we lease and bind the port ourselves.
     followed: Option<Followed>,
     token: Option<Secret>,
-    /// The token that was refused last: the cache file is ignored while it holds this token.
+    /// The most recently refused token; we ignore the cache file while it contains this token.
     token_refused: Option<Secret>,
     /// Refused tokens since the last accepted one.
     tokens_refused: u32,
     logged_in: Option<Instant>,
     lease: Option<Held>,
-    /// The user asked for a port other than the present lease's.
+    /// The user asked for a port other than the current lease's.
     wants_new_port: bool,
-    /// The previous lease, kept until the one that replaces it is bound.
+    /// Previous lease, kept until its replacement is bound.
     fallback: Option<Held>,
     /// Time of the last signature.
     signed: Option<Instant>,
-    /// A request for a signature has failed since the present lease was granted.
+    /// A login or a request for a signature has failed since the current lease was granted.
     renewal_failed: bool,
-    /// The user knows that leases cannot be stored.
+    /// The user has been warned that leases cannot be stored, or expects it.
     store_failed: bool,
     last_bind: Option<LastBind>,
-    /// Failed binds in a row.
+    /// Consecutive failed binds.
     binds_failed: u32,
-    /// The next bind is news: it is the first one, or the first one after a change.
+    /// Log the next bind at INFO, because it is the first one, or the first one after a change.
     log_next_bind: bool,
     /// Counts since the last daily summary.
     day: Day,
@@ -128,30 +126,30 @@ pub struct Keeper {
     random: u64,
 }
 
-/// All facts that views show, at one moment.
+/// The facts that views show, at a single point in time.
 pub struct Snapshot<'a> {
-    /// Another program leases the port, and we follow.
+    /// Another program leases the port, and we follow that program.
     pub follows: bool,
     /// The leased or followed port.
     pub port: Option<u16>,
     pub expires_at: Option<Timestamp>,
-    /// The last bind of the present lease.
+    /// The current lease's last bind.
     pub last_bind: Option<&'a LastBind>,
-    /// The present route to the gateway, or into the tunnel while the gateway is unknown.
+    /// Current route to the gateway, or into the tunnel while the gateway is unknown.
     pub route: Option<&'a GatewayRoute>,
-    /// Failed binds in a row.
+    /// Consecutive failed binds.
     pub binds_failed: u32,
     /// Latest port in the client's settings.
     pub client_port: Option<u16>,
-    /// Time and port of the last proof that the client listens.
+    /// Time and port of the latest evidence that the client listens.
     pub last_listening: Option<(Timestamp, u16)>,
     /// The client's latest report.
     pub connectivity: Option<Connectivity>,
     /// The kernel shows the client's socket.
     pub socket_seen: bool,
-    /// Time since which the client has its port.
+    /// Time at which the client got its port.
     pub port_since: Option<Timestamp>,
-    /// Last sign of a peer from outside on this port.
+    /// Last sign of an incoming peer on this port.
     pub peer_seen_at: Option<Timestamp>,
     pub troubles: Vec<(Remote, &'a Trouble)>,
 }
@@ -193,8 +191,8 @@ impl Keeper {
         }
     }
 
-    /// The next step. A wait is never zero, and never longer than an interval, so that a jump of the wall clock costs one interval at
-    /// most.
+    /// Returns the next step. A wait is never zero, and never longer than an interval, so that a jump of the wall clock costs an
+    /// interval at most.
     pub fn next(&self, now: Now) -> Step {
         let mut soonest = now.mono + self.interval;
         for (at, step) in self.agenda(self.clock.correct(now)).into_iter().flatten() {
@@ -203,14 +201,14 @@ impl Keeper {
             }
             soonest = soonest.min(at);
         }
-        // One timer tick after the deadline, so that the deadline has certainly passed.
+        // 1 ms more, so that the deadline has certainly passed.
         Step::Wait(soonest - now.mono + Duration::from_millis(1))
     }
 
-    /// The pending steps and their times, from the most urgent to the least.
+    /// Pending steps and their times, most urgent first.
     fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 6] {
         let end = self.tunnel.isolated.zip(self.isolation).map(|(since, limit)| (since + limit, Step::Exit));
-        // In the middle of a bounce the client goes back to the old port if a new one is not bound.
+        // Without a bound port, an unfinished bounce returns to the old port.
         let client = self
             .port_to_listen_on()
             .or(self.client.away_from())
@@ -224,8 +222,8 @@ impl Keeper {
         [end, store, ask, self.bind(now), self.renew(now), client]
     }
 
-    /// A good lease is bound when due. So is a refused or expired one while we cannot get a new one: the gateway or our clock may
-    /// have been wrong.
+    /// Schedules the bind of a good lease, and also of a refused or expired lease while we cannot get a new one, because the
+    /// gateway or our clock may have been wrong.
     fn bind(&self, now: Now) -> Option<(Instant, Step)> {
         let no_other = self.renewal_failed || self.next_signature(now.mono) > now.mono;
         let held = self.lease.as_ref().filter(|held| held.is_good(now) || no_other)?;
@@ -246,13 +244,13 @@ impl Keeper {
         })
     }
 
-    /// Earliest time, not before `at`, for the next request of a signature. The spacing prevents a storm if a gateway grants leases
-    /// that end at once, or refuses to bind what it granted.
+    /// Earliest time, not before `at`, for the next request for a signature. The spacing prevents a storm if a gateway grants
+    /// leases that expire at once, or refuses to bind leases that it has just granted.
     fn next_signature(&self, at: Instant) -> Instant {
         self.signed.map_or(at, |signed| at.max(signed + self.interval))
     }
 
-    /// The port that the client should have: our own once it is bound, or the followed one.
+    /// The port that the client should have: our leased port once bound, or the followed port.
     pub fn port_to_listen_on(&self) -> Option<u16> {
         match &self.followed {
             Some(followed) => followed.port,
@@ -260,7 +258,7 @@ impl Keeper {
         }
     }
 
-    /// Whether a full pass is complete: nothing is failing, and nothing is left to do before the next interval.
+    /// True if a full pass is complete: nothing is failing, and nothing is left to do until the next interval.
     pub fn is_settled(&self, now: Now) -> bool {
         // The next check of the client is due with the next bind.
         self.port_to_listen_on().is_some() && !self.client.is_busy(now) && !self.has_troubles()
@@ -270,7 +268,7 @@ impl Keeper {
         self.troubles().next().is_some()
     }
 
-    /// The second half of a bounce that must still be sent before a stop.
+    /// The second half of a bounce, if it must still be sent before we stop.
     pub fn unfinished_bounce(&self) -> Option<Step> {
         let port = self.port_to_listen_on().or(self.client.away_from());
         port.filter(|_| self.client.may_be_away()).map(Step::BounceBack)
@@ -323,7 +321,7 @@ impl Keeper {
         }
     }
 
-    /// Replaces an unimportant line by the summary of the day, once a day.
+    /// Once a day, replaces an unimportant line with the daily summary.
     fn summarise_day(&mut self, now: Now, outcome: Outcome) -> Outcome {
         let due = now.mono >= self.day_ends && outcome.recovered.is_none();
         match (&outcome.notice, self.port_to_listen_on()) {
@@ -360,12 +358,12 @@ impl Keeper {
                 if std::mem::take(&mut self.wants_new_port) {
                     self.fallback = before.filter(|held| !held.refused);
                 }
-                // Until the new lease is bound, the old one is worth more after a kill.
+                // Keep the old lease on disk until the new one is bound: after a kill, a bound lease is worth more.
                 held.store_at = held.store_at.filter(|_| self.fallback.is_none());
                 self.lease = Some(held);
                 Ok(Outcome::quiet(remote))
             }
-            // Reported only now, when the lease survives a kill.
+            // Report the lease only now that it will survive a kill.
             Completed::Stored => {
                 self.store_failed = false;
                 let corrected = self.clock.correct(now);
@@ -403,7 +401,7 @@ impl Keeper {
             }
             Completed::Reachability(connectivity) => match self.port_to_listen_on() {
                 Some(port) => {
-                    // With the next bind, so that an interval is one wake-up.
+                    // Together with the next bind, so that each interval needs a single wake-up.
                     let next_bind = self.lease.as_ref().map(|held| held.bind_at).filter(|&at| at > now.mono);
                     let next_round = next_bind.unwrap_or(now.mono + self.interval);
                     self.client.confirmed(now, port, connectivity, next_round)
@@ -416,7 +414,7 @@ impl Keeper {
     fn bound(&mut self, now: Now, gateway: Option<SocketAddr>, route: Option<GatewayRoute>) -> Outcome {
         let before = self.port_to_listen_on();
         let corrected = self.clock.correct(now);
-        // Recorded with the bind, not with the next observation, because the client may have opened a new socket by then.
+        // Record the route with the bind: by the next observation, the client may have opened a new socket.
         if let Some(route) = &route
             && self.tunnel.has_other_target(gateway)
         {
@@ -434,7 +432,7 @@ impl Keeper {
         held.expiry_trusted |=
             held.remaining(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.remaining(corrected).is_positive();
         let port = held.lease.port;
-        // The lease is good, so the account is not needed until renewal, and nothing else would end its trouble.
+        // With a good lease, the account is not needed until renewal, and nothing else would clear its trouble.
         if held.renew_at(corrected).is_none_or(|at| at > now.mono) {
             self.account.forget();
         }
@@ -444,7 +442,7 @@ impl Keeper {
             self.client.begin_round(now.mono);
         }
         self.client.tunnel_confirmed(now);
-        // A signature alone does not open the gate: a gateway that signs leases and refuses to bind them is failing.
+        // A signature alone does not open the gate: a gateway that signs leases but refuses to bind them is failing.
         let recovered = self.gateway.open(now);
         let worth = std::mem::take(&mut self.log_next_bind) || before != Some(port) || recovered.is_some();
         let level = if worth { Level::Info } else { Level::Debug };
@@ -489,19 +487,19 @@ impl Keeper {
                     Some((level, Notice::StoreFailed { lease: Rc::clone(lease), error: Rc::new(error) })),
                 );
             }
-            // Rejected credentials close the gate for every step, even for one whose other failures do not matter.
+            // Rejected credentials close the gate, although other failures of these steps do not matter.
             Step::Reannounce | Step::CheckInbound
                 if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut(_)) =>
             {
                 self.client.reannounced();
                 return self.client.failed(now, error, |wait| jittered(random, wait));
             }
-            // The port is right all the same, and the client announces it to its trackers at their regular interval.
+            // The port is still right, and the client will announce it to its trackers at their regular interval.
             Step::Reannounce => {
                 self.client.reannounced();
                 return Outcome::of(Remote::Client, Some((Level::Warn, Notice::ReannounceFailed(Rc::new(error)))));
             }
-            // Retried in an hour; the next round shows any trouble with the client.
+            // Retry in an hour; the next round will reveal any trouble with the client.
             Step::CheckInbound => {
                 self.client.inbound(now, Inbound::Idle);
                 return Outcome::quiet(Remote::Client);
@@ -550,7 +548,7 @@ impl Keeper {
             Step::PollSource | Step::Wait(_) | Step::Exit => {}
         }
         let random = &mut self.random;
-        // A tunnel that has just come up may carry packets at any moment.
+        // A tunnel that has just come up may start to carry packets at any moment.
         let next = if error.retry == Retry::Backoff && self.tunnel.is_settling(now) {
             self.gateway.pause(now.mono + SETTLING_RETRY);
             SETTLING_RETRY
@@ -560,7 +558,7 @@ impl Keeper {
         record_trouble(&mut self.gateway, Remote::Gateway, now, error, next)
     }
 
-    /// Handles a failed bind. True on the first refusal of the lease itself, which leads to a new signature without a wait.
+    /// Handles a failed bind. Returns true on the first refusal of the lease itself: we then request a new signature at once.
     fn lease_failed(&mut self, now: Now, error: &Error) -> bool {
         let corrected = self.clock.correct(now);
         let no_other = self.next_signature(now.mono) > now.mono;
@@ -583,8 +581,8 @@ impl Keeper {
         first
     }
 
-    /// Whether only a request for a different port has failed, while the lease is good. Failures that protect an account do not count:
-    /// they are recorded as troubles.
+    /// True if the user's request for a different port has failed while the current lease is good. Failures that require a wait to
+    /// protect an account are excluded: the caller records them as troubles.
     fn is_not_renewed(&self, now: Now, error: &Error) -> bool {
         let good = self.lease.as_ref().is_some_and(|held| held.is_good(self.clock.correct(now)));
         let passes = match error.retry {
@@ -595,17 +593,18 @@ impl Keeper {
         self.wants_new_port && good && passes
     }
 
-    /// A token from the file may be replaced by a login at any time, a token from a login only after [`LOGIN_SPACING`].
+    /// True if we may log in for a new token: at any time if the old one came from the file, only after [`LOGIN_SPACING`] if it
+    /// came from a login.
     fn token_is_replaceable(&self, now: Now) -> bool {
         self.logged_in.is_none_or(|at| now.mono.saturating_duration_since(at) >= LOGIN_SPACING)
     }
 
-    /// Suppresses the warning that leases cannot be stored, because the user knows.
+    /// Suppresses the warning that leases cannot be stored, because the user already knows.
     pub fn expect_no_store(&mut self) {
         self.store_failed = true;
     }
 
-    /// Continues the wait of an earlier run, in which `remote` rejected these credentials `ago`.
+    /// Resumes the wait from an earlier run: `ago` is the time since `remote` rejected the credentials.
     pub fn remember_rejection(&mut self, now: Now, remote: Remote, error: Error, ago: Duration) {
         let gate = match remote {
             Remote::Account => &mut self.account,
@@ -619,7 +618,7 @@ impl Keeper {
         }
     }
 
-    /// Records the present route to the gateway, or into the tunnel while the gateway is unknown.
+    /// Records the current route to the gateway, or into the tunnel while the gateway is unknown.
     pub fn observe_route(
         &mut self,
         now: Now,
@@ -633,7 +632,7 @@ impl Keeper {
                 let outcome = if self.followed.is_none() {
                     record_trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO)
                 } else {
-                    // The source of the port can still be polled, and its answer does not mean that the tunnel is back.
+                    // The port's source can still be polled, but an answer does not mean that the tunnel is back.
                     let notice = Notice::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
                     Outcome::of(Remote::Gateway, Some((Level::Error, notice)))
                 };
@@ -656,15 +655,15 @@ impl Keeper {
         }
     }
 
-    /// Records whether only loopback is left; true if the last other device has just gone.
+    /// Records whether only loopback is left. Returns true if the last other device has just disappeared.
     pub fn observe_devices(&mut self, now: Now, isolated: bool) -> bool {
         let before = self.tunnel.isolated;
         self.tunnel.observe_devices(now, isolated);
         before.is_none() && self.tunnel.isolated.is_some()
     }
 
-    /// Handles a jump of the clock, which was set, or the machine has slept: the binding may have lapsed, and the clock is not trusted
-    /// for the end of the lease before the next bind.
+    /// Handles a jump of the wall clock: the clock has been set, or the machine has slept. The binding may have lapsed, so we bind
+    /// at once; until then, we do not trust the clock to show when the lease expires.
     pub fn observe_clock(&mut self, now: Now) -> Option<Outcome> {
         let jump = self.tunnel.clock_jump(now)?;
         self.clock.forget();
@@ -675,15 +674,15 @@ impl Keeper {
         Some(Outcome::of(Remote::Gateway, Some((Level::Info, Notice::ClockJumped(jump)))))
     }
 
-    /// Compares the clock with the time of the authenticated gateway.
+    /// Compares our clock with the authenticated gateway's.
     pub fn compare_clock(&mut self, now: Now, date: SystemTime) -> Option<Outcome> {
         let notice = self.clock.compare(date, now)?;
         let level = if notice == ClockChange::Correct { Level::Info } else { Level::Warn };
         Some(Outcome::of(Remote::Gateway, Some((level, Notice::Clock(notice)))))
     }
 
-    /// Requests a different port at once; the present lease is given up when the new one is bound. The request is dropped, not
-    /// deferred, without a tunnel or while the account must be left alone.
+    /// Requests a different port at once, and gives up the current lease once the new one is bound. Drops the request, rather than
+    /// deferring it, without a tunnel or while the account must be left alone.
     pub fn force_renewal(&mut self, now: Now) {
         self.account.retry_now();
         self.gateway.retry_now();
@@ -709,7 +708,7 @@ impl Keeper {
 }
 
 impl Step {
-    /// The remote whose gate and troubles the step belongs to.
+    /// The remote whose gate and troubles apply to the step.
     pub fn remote(&self) -> Remote {
         match self {
             Self::GetToken { .. } => Remote::Account,
@@ -738,7 +737,7 @@ fn record_trouble(gate: &mut Gate, remote: Remote, now: Now, error: Error, next:
     Outcome::of(remote, Some((level, Notice::Failed { error, attempts, next })))
 }
 
-/// 80 to 100 % of `wait`, so that many daemons that lost the same server do not come back at the same moment.
+/// 80 to 100 % of `wait`, so that daemons that lost the same server do not all return at the same moment.
 fn jittered(random: &mut u64, wait: Duration) -> Duration {
     // xorshift64: good enough to spread waits, and reproducible from the seed.
     *random ^= *random << 13;

@@ -1,4 +1,4 @@
-//! The outcome of a step or an observation, for the log and other observers. How an outcome is worded belongs to `service`.
+//! The outcome of a step or an observation, for the log and other observers. The log's wording lives in `service`.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use super::tunnel::GatewayRoute;
 use crate::error::Error;
 use crate::time::ClockChange;
 
-/// The three remotes, each with troubles of its own.
+/// A remote, with a gate and troubles of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remote {
     /// PIA's account API.
     Account,
-    /// PIA's gateway, or the program that leases the port instead of us.
+    /// PIA's gateway, or the program that leases the port for us.
     Gateway,
     /// The torrent client.
     Client,
@@ -27,9 +27,9 @@ pub enum Remote {
 #[derive(Debug)]
 pub struct Outcome {
     pub remote: Remote,
-    /// The event and its log level; `None` if there is nothing to report, as in the middle of a sequence.
+    /// The event and its log level; `None` if there is nothing to report, for example in the middle of a bounce.
     pub notice: Option<(Level, Notice)>,
-    /// Set if the remote works again after a trouble.
+    /// Set if the remote works again after a failure.
     pub recovered: Option<Recovery>,
 }
 
@@ -39,9 +39,9 @@ pub enum Notice {
     LoggedIn,
     /// A token was read from the cache file.
     TokenCached,
-    /// The gateway refused the token; we get a new one at once.
+    /// The gateway refused the token; we request a new one at once.
     TokenRefused(Rc<Error>),
-    /// A new lease was stored and survives a restart.
+    /// A new lease has been stored, so it will survive a restart.
     Leased {
         lease: Rc<Lease>,
         /// The lease has already expired by our clock.
@@ -51,88 +51,85 @@ pub enum Notice {
         lease: Rc<Lease>,
         error: Rc<Error>,
     },
-    /// A different port was requested, but there is no new lease; the good one is kept.
+    /// The user asked for a different port, but we could not get a new lease; we keep the current one.
     RenewalFailed(Rc<Error>),
-    /// A different port was requested, but the new lease cannot be bound; the good one is kept.
+    /// The user asked for a different port, but the new lease cannot be bound; we keep the previous one.
     PortKept {
         port: u16,
         refused: u16,
         error: Rc<Error>,
     },
     Bound(u16),
-    /// The port that another program has leased.
+    /// Another program has leased this port.
     Source(u16),
-    /// The program that leases the port has none now; the last one is kept.
+    /// The program that leases the port has none at present; we keep its last one.
     SourceHasNoPort,
-    /// The client's listen port was changed.
+    /// We changed the client's listen port.
     Moved {
         from: i64,
         to: u16,
     },
     /// The client reopened its socket on this port.
     Reopened(u16),
-    /// Nothing listens on this port, so it is set again.
+    /// Nothing listens on this port, so we make the client reopen its socket.
     NotListening(u16),
-    /// The client listens.
     Listening {
         port: u16,
         connectivity: Connectivity,
         visibility: Visibility,
     },
     Day(Day),
-    /// Torrents are active, but no peer has connected to this port from outside for a day.
+    /// Torrents are active, but there has been no incoming peer on this port for a day.
     NoInbound(u16),
-    /// The client announces this port to its trackers.
+    /// The client is announcing this port to its trackers.
     Reannounced(u16),
     ReannounceFailed(Rc<Error>),
-    /// A step failed.
     Failed {
         error: Rc<Error>,
-        /// Failed attempts in a row.
+        /// Consecutive failed attempts.
         attempts: u32,
-        /// Wait until the next attempt; zero if unknown, or if an alternative is tried at once.
+        /// Wait until the next attempt; zero if unknown, or if we try an alternative at once.
         next: Duration,
     },
-    /// The tunnel has changed.
     Tunnel {
-        /// `None` if there was no route before.
+        /// `None` without a previous route to compare with.
         from: Option<GatewayRoute>,
         to: GatewayRoute,
     },
-    /// Jump of the wall clock relative to the time that passed.
+    /// The wall clock jumped by this much, compared with the time that has passed.
     ClockJumped(SignedDuration),
-    /// Our clock compared with the gateway's.
+    /// Our clock and the gateway's have begun to differ, or agree again.
     Clock(ClockChange),
 }
 
-/// Evidence that a client listens.
+/// Evidence that the client listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visibility {
-    /// The kernel shows the socket, or the client reports listening and runs on another machine.
+    /// The kernel shows the socket, or the client runs on another machine and reports that it listens.
     Confirmed,
-    /// The kernel shows a TCP socket, but none for UDP.
+    /// The kernel shows a TCP socket, but no UDP socket.
     TcpOnly,
-    /// The client reports listening, but the kernel, which should show the socket, does not.
+    /// The client reports that it listens, but the kernel, which should show the socket, does not.
     Hidden,
-    /// The port is in the client's settings; neither client nor kernel reports more.
+    /// The client's settings contain the port, but neither the client nor the kernel reports whether a socket is open.
     Unknown,
 }
 
-/// Summary of a day.
+/// Daily summary.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Day {
-    /// The port at the end of the day.
+    /// Port at the end of the day.
     pub port: u16,
     /// Successful binds.
     pub binds: u32,
-    /// Times at which the gateway, the source of the port or the route began to fail.
+    /// Number of times that the gateway, the port's source or the route began to fail.
     pub outages: u32,
-    /// Last sign of a peer from outside.
+    /// Last sign of an incoming peer.
     pub peer_seen_at: Option<Timestamp>,
 }
 
 impl Outcome {
-    /// An outcome without anything to report.
+    /// An outcome with nothing to report.
     pub(super) fn quiet(remote: Remote) -> Self {
         Self::of(remote, None)
     }

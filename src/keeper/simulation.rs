@@ -1,4 +1,5 @@
-//! Hundreds of virtual days with seeded random faults: the long-term behaviour of the decisions. Single decisions belong to `tests`.
+//! Tests of the keeper's long-term behaviour, over hundreds of virtual days with seeded random faults. Tests of single decisions
+//! are in `tests`.
 
 use super::step::{ListenPort, ListenState, PortSockets};
 use super::tests::{PROFILE, SILENT_PROFILE};
@@ -11,9 +12,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86400);
 const INTERVAL: Duration = Duration::from_secs(300);
-/// Shortest time between two bounces: a slow bind and a wait for the client may come between a decision and its bounce.
+/// Shortest time between bounces. Less than an interval, because a slow bind or a wait for the client may delay a bounce after the
+/// decision.
 const NEARLY_AN_INTERVAL: Duration = Duration::from_secs(240);
-/// Lifetime of PIA's leases.
+/// Lifetime of PIA's leases: 60 days.
 const LEASE_LIFE: Duration = Duration::from_secs(60 * 86400);
 
 struct Random(u64);
@@ -29,9 +31,9 @@ impl Random {
     }
 }
 
-/// The faults at one point in time.
+/// The faults in force at a given time.
 #[derive(Clone, Copy, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fault that can be switched on by itself")]
+#[allow(clippy::struct_excessive_bools, reason = "each fault can be switched on separately")]
 struct Weather {
     gateway_down: bool,
     account_down: bool,
@@ -40,21 +42,21 @@ struct Weather {
     client_not_listening: bool,
     /// The kernel shows the client's socket.
     socket_shown: bool,
-    /// Duration of each exchange with the client; zero means some milliseconds.
+    /// Duration of each exchange with the client; zero means 50 to 550 ms.
     client_takes: Duration,
     /// Percentage of calls that fail.
     loss: u64,
     wrong_password: bool,
-    /// The gateway refuses even fresh tokens: a wrong gateway.
+    /// The gateway refuses even fresh tokens, because it is the wrong gateway.
     tokens_refused: bool,
-    /// Percentage of binds that refuse the lease.
+    /// Percentage of binds in which the gateway refuses the lease.
     refusals: u64,
     tunnel: Tunnel,
-    /// Error of the system's clock, until the gateway sends its time.
+    /// How far the system's clock is ahead.
     clock_ahead: Duration,
 }
 
-/// The tunnel. Unwatched by default, because watching needs a simulated pass each second.
+/// Unwatched by default, because watching the tunnel needs a simulated pass every second.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Tunnel {
     #[default]
@@ -76,7 +78,7 @@ struct Torrent {
 #[derive(Default)]
 struct Tally {
     binds: Vec<Duration>,
-    /// Longest delay of a bind after it was due.
+    /// Longest delay of a bind past its due time.
     latest_bind: Duration,
     signatures: Vec<Duration>,
     logins: Vec<Duration>,
@@ -130,7 +132,7 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
     run_with(PROFILE, seed, length, weather)
 }
 
-/// Like [`run`], with a client of this profile.
+/// Like [`run`], for a client with the given profile.
 fn run_with(profile: ClientProfile, seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
     let start = Instant::now();
     let epoch: Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
@@ -161,7 +163,7 @@ fn run_with(profile: ClientProfile, seed: u64, length: Duration, weather: impl F
             without_wait = 0;
             elapsed += match sky.tunnel {
                 Tunnel::Unwatched => wait,
-                // The kernel reports changes, and the weather may change each second.
+                // The kernel reports changes, and the weather may change every second.
                 _ => wait.min(SECOND),
             };
             continue;
@@ -207,9 +209,9 @@ fn execute(
     let torrent = &mut tally.torrent;
     assert!(!torrent.away || !of_client || matches!(step, Step::BounceBack(_)), "{step:?} in the middle of a bounce");
     if down || (!matches!(step, Step::StoreLease(_)) && random.percent(sky.loss)) {
-        // Refused at once, or the whole deadline of a request.
+        // The call fails at once, or after its full deadline of 10 s.
         let took = if random.percent(50) { Duration::from_millis(1) } else { 10 * SECOND };
-        // Possibly only the reply is lost. The keeper then does not know that the client is away.
+        // In half the cases, only the reply is lost, so the keeper does not know that the client has carried out the call.
         if let (Step::SetPort(port) | Step::BounceBack(port) | Step::BounceAway { other: port, .. }, true) =
             (step, !down && random.percent(50))
         {
@@ -310,7 +312,7 @@ fn a_quiet_year_costs_one_bind_per_interval_and_one_signature_per_lease() {
     assert!(tally.confirmed.len().abs_diff(intervals) < 400, "{} checks of the client", tally.confirmed.len());
     assert!(tally.waits < intervals * 2, "{} wake-ups", tally.waits);
     assert!(longest_gap(&tally.binds, Duration::ZERO, 365 * DAY) < INTERVAL + 5 * SECOND);
-    assert_eq!(tally.bounces.len(), 0, "the port was moved at the start, and nothing has changed");
+    assert_eq!(tally.bounces.len(), 0, "the port was set at the start, and nothing has changed since");
 }
 
 #[test]
@@ -325,13 +327,13 @@ fn a_day_is_a_few_lines_of_log() {
         ..Weather::default()
     });
     println!(
-        "lines of a day at INFO: the first {}, a quiet one {}; without a tunnel for an hour {}, without a gateway for one {}",
+        "INFO lines per day: first day {}, quiet day {}; with an hour without the tunnel {}, or without the gateway {}",
         lines(&quiet, 0),
         lines(&quiet, 2),
         lines(&rough, 1),
         lines(&rough, 2)
     );
-    assert_eq!(lines(&quiet, 2), 1, "the summary of the day");
+    assert_eq!(lines(&quiet, 2), 1, "the daily summary");
     for day in 0..5 {
         assert!(
             lines(&quiet, day) <= 8 && lines(&rough, day) <= 20,
@@ -351,7 +353,7 @@ fn outages_of_any_length_end_within_a_minute() {
         let back = tally.binds.iter().find(|&&time| time > to).unwrap();
         let delay = back.saturating_sub(to);
         assert!(delay <= MINUTE, "back after {delay:?}");
-        assert_eq!(tally.signatures.len(), 1, "an outage costs no port");
+        assert_eq!(tally.signatures.len(), 1, "an outage must not lose the port");
     }
 }
 
@@ -386,7 +388,7 @@ fn lost_replies_and_a_new_tunnel_every_hour_cause_no_bounce_storm() {
             |at: Duration| Weather { client_not_listening: true, loss: 30, tunnel: tunnel(at), ..Weather::default() };
         let tally = run(seed, 5 * DAY, weather);
         let most = most_within(&tally.bounces, NEARLY_AN_INTERVAL);
-        assert!(most <= 3, "one per interval, one while the new tunnel is unconfirmed and one when it works: {most}");
+        assert!(most <= 3, "one per interval, one while the new tunnel is unconfirmed, and one once it works: {most}");
         let calm: Vec<_> = tally.bounces.iter().copied().filter(|at| at.as_secs() % 3600 > 600).collect();
         assert_eq!(most_within(&calm, NEARLY_AN_INTERVAL), 1, "seed {seed}");
         assert!(tally.bounces.len() <= 5 * 24 * 14, "{}", tally.bounces.len());
@@ -418,7 +420,7 @@ fn refused_leases_cause_no_signature_storm() {
 #[test]
 fn a_tunnel_that_comes_and_goes_costs_seconds() {
     for (seed, socket_shown) in (1..=10).flat_map(|seed| [(seed, false), (seed, true)]) {
-        // Each hour has a tunnel of its own, and some hours begin without one.
+        // Each hour has its own tunnel, and some hours begin without a tunnel.
         let gone = move |hour: u64| {
             let mut dice = Random(seed * 7_654_321 + hour);
             dice.below(2);
@@ -430,16 +432,16 @@ fn a_tunnel_that_comes_and_goes_costs_seconds() {
         };
         let weather = move |at: Duration| Weather { tunnel: tunnel(at), socket_shown, ..Weather::default() };
         let tally = run(seed, 5 * DAY, weather);
-        assert_eq!(tally.signatures.len(), 1, "no outage costs a port");
+        assert_eq!(tally.signatures.len(), 1, "no outage may lose the port");
         for hour in 1..119 {
             let up = HOUR * hour + gone(hour.into());
             let after = |times: &[Duration]| times.iter().find(|&&time| time >= up).unwrap().saturating_sub(up);
             assert!(after(&tally.binds) <= 2 * SECOND, "hour {hour}: bound after {:?}", after(&tally.binds));
             assert!(after(&tally.bounces) <= 5 * SECOND, "hour {hour}: {:?}", after(&tally.bounces));
-            // Before the bounce, a client with a dead socket reports that it listens.
+            // Until the bounce, a client with a dead socket still reports that it listens.
             assert!(after(&tally.confirmed) <= 8 * SECOND, "hour {hour}: {:?}", after(&tally.confirmed));
         }
-        assert!(tally.bounces.len() <= 120, "{} for 119 changes", tally.bounces.len());
+        assert!(tally.bounces.len() <= 120, "{} bounces for 119 changes", tally.bounces.len());
     }
 }
 

@@ -1,4 +1,4 @@
-//! The steps that the keeper asks for, and their results. How a step is carried out belongs to the remotes.
+//! The steps that the keeper requests, and their results. `service` has the remotes run them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,22 +10,22 @@ use super::tunnel::GatewayRoute;
 use crate::error::Error;
 use crate::secret::Secret;
 
-/// The next thing to do: one call to one remote, with its arguments.
+/// The next action: a call to a remote with its arguments, a wait, or an exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Read a token from the cache file, unless the file holds the refused one; else log in.
+    /// Read a token from the cache file; log in if the file contains none, or only the refused one.
     GetToken {
-        /// The token that the gateway refused last.
+        /// The token that the gateway refused most recently.
         refused: Option<Secret>,
     },
-    /// Get a lease by `getSignature`.
+    /// Request a lease with `getSignature`.
     GetSignature {
         token: Secret,
     },
-    /// Store the lease before its first use, so that a kill after that costs no port.
+    /// Store the lease before its first use, so that a later kill does not lose the port.
     StoreLease(Rc<Lease>),
     Bind(Rc<Lease>),
-    /// Ask the program that leases the port instead of us for its port.
+    /// Ask the program that leases the port for us which port it has.
     PollSource,
     /// Read the client's listen port.
     ReadPort,
@@ -33,32 +33,32 @@ pub enum Step {
     SetPort(u16),
     /// First half of a bounce: set the client's listen port to `other`.
     BounceAway {
-        /// The port to come back to.
+        /// Port to return to.
         port: u16,
         other: u16,
     },
-    /// Second half of a bounce: set the listen port back. Runs even after a stop request.
+    /// Second half of a bounce: restore the listen port. Runs even after a request to stop.
     BounceBack(u16),
     /// Ask the kernel for the sockets that listen on `port`.
     Inspect {
         port: u16,
-        /// The route on which the port comes in, if known.
+        /// Route on which the port comes in, if known.
         route: Option<GatewayRoute>,
-        /// Also look for peers that have connected from outside.
+        /// Also look for incoming peers.
         peers: bool,
     },
     /// Ask the client whether it listens on this port.
     Confirm(u16),
     /// Make the client announce its port to the trackers.
     Reannounce,
-    /// Ask the client whether a peer has connected from outside, because the kernel has shown none for a day.
+    /// Ask the client about incoming peers, because the kernel has shown none for a day.
     CheckInbound,
     Wait(Duration),
-    /// Exit: this network namespace is dead, and the user wants a restart in the next one.
+    /// Exit, because only loopback is left: a restart joins the VPN container's new network namespace.
     Exit,
 }
 
-/// Progress of a step after one exchange.
+/// Progress of a step after an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress<T> {
     /// The step needs another exchange: call again.
@@ -75,7 +75,6 @@ impl<T> Progress<T> {
     }
 }
 
-/// Result of one exchange.
 pub type Exchange<T> = Result<Progress<T>, Error>;
 
 /// Result of a completed step.
@@ -83,22 +82,21 @@ pub type Exchange<T> = Result<Progress<T>, Error>;
 pub enum Completed {
     Token {
         token: Secret,
-        /// From a login, not from the cache file.
+        /// True if the token comes from a login, false if from the cache file.
         logged_in: bool,
     },
     Leased(Lease),
     Stored,
     Bound {
         gateway: Option<SocketAddr>,
-        /// The route to the gateway.
         route: Option<GatewayRoute>,
     },
-    /// The port that another program has leased; `None` while it has none.
+    /// Port that another program has leased; `None` while that program has none.
     Source(Option<u16>),
     Port(ListenPort),
     /// The client accepted the port that we set.
     PortSet,
-    /// The kernel's view of the client's port; `None` if the kernel has none, as for a client on another machine.
+    /// Sockets on the client's port; `None` if the kernel cannot show them, for example because the client runs on another machine.
     Inspected(Option<PortSockets>),
     /// The client's own report about its socket.
     Reachability(Connectivity),
@@ -110,24 +108,24 @@ pub enum Completed {
 /// The listen port in a client's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenPort {
-    /// Not a `u16`, because a client may show any number.
+    /// Not a `u16`, because a client may report any number.
     pub port: i64,
-    /// The client is set to pick a random port, so it may not listen on `port`.
+    /// The client is set to pick a random port, so it may be listening on a different one.
     pub random: bool,
 }
 
-/// The kernel's view of a port.
+/// Sockets on a port, as shown by the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSockets {
     pub tcp: ListenState,
     /// `None` if the kernel reports TCP sockets only.
     pub udp: Option<ListenState>,
-    /// A peer has connected from outside through the tunnel within the last minute.
+    /// A peer has connected through the tunnel within the last minute.
     pub incoming_peer: bool,
 }
 
 impl PortSockets {
-    /// The state of the TCP socket, or of the UDP socket if there is none: some clients can be set to use UDP only.
+    /// State of the TCP socket, or of the UDP socket if there is no TCP socket: some clients can be set to UDP only.
     pub fn listen_state(&self) -> &ListenState {
         match (&self.tcp, &self.udp) {
             (ListenState::Missing, Some(udp)) => udp,
@@ -143,32 +141,32 @@ pub enum ListenState {
     Reachable,
     /// All sockets are bound to devices or addresses that no longer exist: they look healthy but receive nothing.
     Stale,
-    /// The socket is bound to a device other than the one on which the port comes in.
+    /// The socket is bound to a different device from the one on which the port comes in.
     WrongDevice { on: String, tunnel: String },
-    /// No socket.
+    /// No socket listens on the port.
     Missing,
 }
 
-/// Peers that have connected from outside, as a client reports them.
+/// The client's report about incoming peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inbound {
     Seen,
-    /// Torrents are active, but no peer has connected from outside.
+    /// Torrents are active, but no peer has connected.
     NoneSeen,
     /// No torrent is active, so no peer is expected.
     Idle,
 }
 
-/// A client's report about its reachability; the first three are qBittorrent's words.
+/// A client's report about its reachability; the first three are qBittorrent's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connectivity {
-    /// A peer has connected from outside.
+    /// An incoming peer has connected.
     Connected,
     /// The client listens, but no peer has connected yet: normal at first.
     Firewalled,
     /// No listening socket.
     Disconnected,
-    /// The client listens, and does not report whether peers have connected.
+    /// The client listens, but does not report whether peers have connected.
     Listening,
     /// The client does not report whether it listens.
     Unknown,

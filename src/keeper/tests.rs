@@ -1,4 +1,4 @@
-//! What the keeper promises, a sentence each.
+//! Tests of the keeper. Each test's name states a promise that the keeper makes.
 
 use jiff::SignedDuration;
 
@@ -8,10 +8,10 @@ use super::*;
 use crate::error::{Call, Cause};
 
 const HOUR: u64 = 3600;
-/// Seconds of a lease that is not about to end.
+/// Lifetime, in seconds, of a lease that is not about to expire.
 const LONG: i64 = 1000 * 3600;
 const PORT: u16 = 47047;
-/// The profile of qBittorrent.
+/// qBittorrent's profile.
 pub(super) const PROFILE: ClientProfile = ClientProfile {
     listen_timeout: Duration::from_secs(3),
     poll_interval: Duration::from_millis(250),
@@ -67,7 +67,7 @@ impl Bench {
         Self::with(Origin::Lease(None), false, false)
     }
 
-    /// With a stored lease that ends after `seconds`.
+    /// A bench with a stored lease that expires in `seconds`.
     fn stored(seconds: i64) -> Self {
         let mut bench = Self::new();
         let lease = bench.lease(seconds);
@@ -138,7 +138,7 @@ impl Bench {
         outcome
     }
 
-    /// The kernel has no answer, if it is asked.
+    /// Lets the kernel give no answer if the next step asks it.
     #[track_caller]
     fn kernel_reports_nothing(&mut self) {
         if self.next() == "inspect" {
@@ -151,7 +151,7 @@ impl Bench {
         self.completes("confirm", Completed::Reachability(connectivity))
     }
 
-    /// A round in which all is well.
+    /// A round without problems.
     #[track_caller]
     fn listens(&mut self) -> Outcome {
         self.reads(PORT.into());
@@ -166,7 +166,7 @@ impl Bench {
         self.pass_ms(1500);
     }
 
-    /// The first round, in which the client has another port.
+    /// The first round, in which the client still has a different port.
     #[track_caller]
     fn moves(&mut self) {
         self.reads(6881);
@@ -176,7 +176,7 @@ impl Bench {
         self.reports(Connectivity::Firewalled);
     }
 
-    /// In the steady state, 1.5 s after a bind.
+    /// A bench in its steady state, 1.5 s after a bind.
     fn steady() -> Self {
         let mut bench = Self::new();
         bench.logs_in();
@@ -186,7 +186,7 @@ impl Bench {
         bench
     }
 
-    /// The next bind and round.
+    /// The next bind and the next round, without problems.
     #[track_caller]
     fn pass_well(&mut self) {
         self.pass(300);
@@ -235,7 +235,7 @@ fn an_unbound_port_is_not_given_to_the_client() {
     bench.binds();
     bench.moves();
 
-    // Nor is a new port: the client keeps the old one until then.
+    // A new port is not given to the client either: until the bind, the client keeps the old one.
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
@@ -402,9 +402,9 @@ fn a_refused_token_leads_to_one_login_and_one_retry() {
     let outcome = bench.fails("sign", Retry::TokenRefused);
     assert!(matches!(outcome.notice, Some((Level::Warn, Notice::TokenRefused(_)))));
     let Step::GetToken { refused } = bench.keeper.next(bench.now) else { panic!("{}", bench.next()) };
-    assert_eq!(refused, Some(Secret::new("old")), "the file is ignored while it holds the refused token");
+    assert_eq!(refused, Some(Secret::new("old")), "ignore the file while it contains the refused token");
     bench.logs_in();
-    // If a fresh token is refused, the gateway is wrong.
+    // If the gateway refuses a fresh token, the gateway is at fault.
     assert_eq!(level(&bench.fails("sign", Retry::TokenRefused)), Level::Error);
     for _ in 0..5 {
         bench.waits_between(3, 30);
@@ -459,7 +459,7 @@ fn a_lockout_lasts_as_long_as_announced_and_doubles_when_repeated() {
     assert_eq!(bench.waits(), 200);
     bench.pass(201);
     bench.fails("token", lockout(Some(0)));
-    assert_eq!(bench.waits(), 10, "doubled, although it asks for less");
+    assert_eq!(bench.waits(), 10, "doubled, although the server asks for less");
 }
 
 #[test]
@@ -491,7 +491,7 @@ fn a_refused_lease_is_replaced_at_once_but_with_one_signature_per_interval() {
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
-    // Meanwhile the refused lease is tried again: the gateway may have been wrong.
+    // Meanwhile, the keeper retries the refused lease, because the gateway may have been wrong.
     for _ in 0..9 {
         bench.fails("bind", Retry::LeaseRefused);
         if bench.next() == "read" {
@@ -505,7 +505,7 @@ fn a_refused_lease_is_replaced_at_once_but_with_one_signature_per_interval() {
     bench.binds();
     assert_eq!(bench.next(), "read");
 
-    // A reload does not wait for the interval.
+    // A reload does not wait for the rest of the interval.
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
@@ -651,12 +651,12 @@ fn a_clock_that_jumps_costs_no_port() {
     bench.now.wall += Duration::from_secs(2000 * HOUR);
     let outcome = bench.keeper.observe_clock(bench.now).expect("a jump");
     assert!(matches!(outcome.notice, Some((Level::Info, Notice::ClockJumped(_)))));
-    assert!(bench.keeper.observe_clock(bench.now).is_none(), "once");
+    assert!(bench.keeper.observe_clock(bench.now).is_none(), "reported once");
     bench.binds();
     bench.listens();
     bench.waits_between(299, 300);
 
-    // The gateway sends its time: from here on the end of the lease is known again.
+    // The gateway sends its time, so from now on the keeper knows again when the lease expires.
     let date = bench.now.wall - SignedDuration::from_hours(2000);
     let outcome = bench.keeper.compare_clock(bench.now, date.into()).expect("a difference");
     assert!(matches!(outcome.notice, Some((Level::Warn, Notice::Clock(ClockChange::Wrong { .. })))));
@@ -710,7 +710,7 @@ fn a_socket_from_before_our_start_is_reopened_unless_the_port_was_changed() {
 #[test]
 fn a_new_tunnel_is_bound_at_once_and_leads_to_one_bounce() {
     let mut bench = Bench::steady();
-    assert!(bench.observes_route(7).is_none(), "the first route has nothing to compare with");
+    assert!(bench.observes_route(7).is_none(), "no earlier route to compare with");
     bench.pass(10);
     let outcome = bench.observes_route(8).expect("a new device");
     assert!(matches!(outcome.notice, Some((Level::Info, Notice::Tunnel { from: Some(_), .. }))));
@@ -769,7 +769,7 @@ fn a_socket_opened_after_the_bind_that_found_the_gateway_is_not_suspect() {
     assert_eq!(bench.next(), "confirm");
 }
 
-// ---- sockets as the kernel shows them
+// ---- sockets shown by the kernel
 
 #[test]
 fn a_socket_of_another_program_on_a_new_port_is_no_proof_for_the_client() {
@@ -785,7 +785,7 @@ fn a_socket_of_another_program_on_a_new_port_is_no_proof_for_the_client() {
 }
 
 impl Bench {
-    /// The client has its port, and the kernel shows this state of the socket.
+    /// The client has its port, and the kernel shows its socket in this state.
     #[track_caller]
     fn shows(&mut self, listen_state: ListenState) -> Outcome {
         self.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: false }));
@@ -800,7 +800,7 @@ impl Bench {
         )
     }
 
-    /// Bound, and the kernel shows the socket from the start.
+    /// A bench after its first bind, with a socket that the kernel shows.
     fn socket_seen() -> Self {
         let mut bench = Self::stored(LONG);
         bench.observes_route(7);
@@ -840,11 +840,11 @@ fn a_stale_socket_is_reopened_when_the_tunnel_works() {
     assert_eq!(bench.next(), "wait", "opening the socket takes a moment");
     bench.pass_ms(21);
     bench.inspects(ListenState::Reachable);
-    assert!(bench.keeper.snapshot().last_listening.is_some(), "the kernel is proof enough");
+    assert!(bench.keeper.snapshot().last_listening.is_some(), "the kernel's evidence is enough");
     bench.pass_ms(1500);
     bench.reports(Connectivity::Firewalled);
     assert!(bench.is_settled());
-    // The next tunnel leads to another bounce at once.
+    // The next tunnel causes another bounce at once.
     bench.observes_route(9);
     bench.binds();
     bench.shows(ListenState::Stale);
@@ -868,7 +868,7 @@ fn a_socket_that_stays_stale_is_a_failure() {
     assert!(matches!(outcome.notice, Some((Level::Debug, Notice::Failed { .. }))), "no second bounce: {outcome:?}");
 }
 
-/// The profile of Transmission: only the kernel shows whether it listens.
+/// Transmission's profile: only the kernel shows whether the client listens.
 pub(super) const SILENT_PROFILE: ClientProfile = ClientProfile {
     reports_listening: false,
     always_has_udp: true,
@@ -878,7 +878,7 @@ pub(super) const SILENT_PROFILE: ClientProfile = ClientProfile {
 };
 
 impl Bench {
-    /// Bound, with a client that does not report whether it listens.
+    /// A bench after its first bind, with a client that does not report whether it listens.
     fn with_silent_client() -> Self {
         let lease = Self::new().lease(LONG);
         let mut bench = Self::of(Origin::Lease(Some(lease)), false, SILENT_PROFILE);
@@ -920,7 +920,7 @@ fn a_listener_before_the_port_is_set_is_another_program() {
     bench.reads_port(PORT.into());
     bench.kernel(Missing, Missing);
     bench.reports(Connectivity::Unknown);
-    assert_eq!(bench.keeper.snapshot().last_listening, None, "not yet");
+    assert_eq!(bench.keeper.snapshot().last_listening, None, "not listening yet");
     bench.pass_ms(251);
     bench.kernel(Reachable, Reachable);
     assert_eq!(bench.reports_unknown(), Visibility::Confirmed);
@@ -969,7 +969,7 @@ fn an_unknown_listen_state_is_reported_as_unknown() {
         matches!(bench.reports(Connectivity::Unknown).notice, Some((Level::Debug, _))),
         "reported once, without a bounce"
     );
-    // A new tunnel does lead to a bounce.
+    // A new tunnel, however, causes a bounce.
     bench.observes_route(8);
     bench.binds();
     bench.reads(PORT.into());
@@ -993,7 +993,7 @@ fn a_udp_socket_left_on_the_old_port_is_bounced_once() {
     bench.binds();
     bench.reads_port(PORT.into());
     bench.kernel(Reachable, Missing);
-    assert_eq!(bench.next(), "confirm", "a bounce did not help");
+    assert_eq!(bench.next(), "confirm", "the bounce did not help");
 }
 
 #[test]
@@ -1022,12 +1022,12 @@ fn a_client_on_the_wrong_device_is_a_failure_that_names_both_devices() {
     bench.binds();
     let outcome = bench.shows(ListenState::WrongDevice { on: "eth0".to_owned(), tunnel: "tun0".to_owned() });
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
-    assert_eq!(error.to_string(), "client socket: it listens on eth0, but the port comes in on tun0");
+    assert_eq!(error.to_string(), "client socket: the client listens on eth0, but the port comes in on tun0");
     assert!(error.advice.contains("network interface"));
 }
 
 #[test]
-fn a_peer_from_outside_is_remembered_until_the_port_changes() {
+fn an_incoming_peer_is_remembered_until_the_port_changes() {
     let mut bench = Bench::socket_seen();
     let peer_seen_at = |bench: &Bench| bench.keeper.snapshot().peer_seen_at;
     assert_eq!(peer_seen_at(&bench), None);
@@ -1066,7 +1066,7 @@ fn a_day_without_incoming_peers_is_one_warning_a_day() {
     a_day(&mut bench);
     assert!(
         bench.completes("check inbound", Completed::Inbound(Inbound::Idle)).notice.is_none(),
-        "no peer is expected"
+        "no torrent is active, so no peer is expected"
     );
     bench.pass(3600);
     bench.completes("poll", Completed::Source(Some(PORT)));
@@ -1152,7 +1152,7 @@ fn an_isolated_namespace_leads_to_an_exit_after_a_minute() {
     observe(&mut bench, false);
     assert!(observe(&mut bench, true));
     bench.pass(59);
-    assert!(!observe(&mut bench, true), "once");
+    assert!(!observe(&mut bench, true), "reported once");
     assert_eq!(bench.waits(), 1);
     observe(&mut bench, false);
     bench.pass(2);
@@ -1177,12 +1177,12 @@ fn a_new_tunnel_ends_the_backoff_but_not_a_lockout() {
 }
 
 #[test]
-fn without_a_route_only_the_client_is_asked() {
+fn without_a_route_only_the_client_is_contacted() {
     let mut bench = Bench::steady();
     bench.observes_route(7);
     let outcome = bench.loses_route().expect("a loss");
     assert_eq!(level(&outcome), Level::Error);
-    assert!(bench.loses_route().is_none(), "once");
+    assert!(bench.loses_route().is_none(), "reported once");
     for _ in 0..3 {
         bench.pass(300);
         bench.listens();
@@ -1272,7 +1272,7 @@ fn a_port_that_the_client_does_not_accept_is_an_error() {
     bench.waits_between(3, 5);
 }
 
-/// Confirms until there is a notice; returns the number of confirmations and the outcome.
+/// Reports `Disconnected` until there is a notice; returns the number of reports and the outcome.
 fn poll_until_notice(bench: &mut Bench) -> (usize, Outcome) {
     for count in 1..100 {
         let outcome = bench.reports(Connectivity::Disconnected);
@@ -1300,7 +1300,7 @@ fn a_client_that_does_not_listen_is_bounced_once_per_interval_and_reported_once(
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
     assert_eq!(error.to_string(), "client socket: port 47047 is set, but nothing listens on it");
 
-    // Within the interval it is checked, but not bounced.
+    // Within the interval, the client is checked but not bounced.
     bench.pass(6);
     bench.reads(PORT.into());
     assert_eq!(level(&poll_until_notice(&mut bench).1), Level::Debug);
@@ -1350,7 +1350,7 @@ fn half_a_bounce_is_finished_first() {
 }
 
 #[test]
-fn a_bind_goes_before_the_second_half_of_a_bounce() {
+fn a_bind_comes_before_the_second_half_of_a_bounce() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
@@ -1449,7 +1449,7 @@ fn a_client_that_does_not_listen_is_bounced_once_per_interval_despite_lost_repli
     bench.binds();
     bench.reads(PORT.into());
     poll_until_notice(&mut bench);
-    // The first half arrives, but its reply is lost: the client is found on the neighbouring port.
+    // The first half arrives, but its reply is lost: the next round finds the client on the neighbouring port.
     bench.fails("bounce away", Retry::Backoff);
     bench.pass(6);
     bench.reads(i64::from(PORT) + 1);
@@ -1499,7 +1499,7 @@ fn the_status_of_the_old_port_is_ignored_even_after_a_reload() {
     bench.keeper.retry_now(bench.now);
     bench.binds();
     bench.reads(PORT.into());
-    assert_eq!(bench.next(), "wait", "1.5 s");
+    assert_eq!(bench.next(), "wait", "the old status may last 1.5 s");
     bench.pass_ms(1501);
     bench.reports(Connectivity::Firewalled);
 }
@@ -1547,7 +1547,7 @@ fn a_source_that_has_its_port_again_is_reported() {
     bench.pass(16);
     let outcome = bench.completes("poll", Completed::Source(Some(PORT)));
     assert!(matches!(outcome.notice, Some((Level::Info, Notice::Source(PORT)))), "{outcome:?}");
-    assert_eq!(bench.next(), "wait", "the client has it already");
+    assert_eq!(bench.next(), "wait", "the client already has the port");
 }
 
 #[test]
@@ -1568,7 +1568,7 @@ fn a_stop_after_a_lost_reply_to_the_first_half_brings_the_client_back() {
     bench.fails("bounce away", Retry::Backoff);
     bench.pass(6);
     bench.reads(i64::from(PORT) + 1);
-    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)), "found away and not back yet");
+    assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)), "not back on its port yet");
     bench.completes("set", Completed::PortSet);
     assert_eq!(bench.keeper.unfinished_bounce(), None);
 }

@@ -1,4 +1,4 @@
-//! The last known state of the tunnel and the clock, and what counts as a change. Asking the kernel belongs to `kernel`.
+//! Last known state of the tunnel and the clock, and how to detect a change. Queries to the kernel live in `kernel`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,28 +8,26 @@ use jiff::SignedDuration;
 
 use crate::time::Now;
 
-/// Largest gain or loss of the wall clock between two observations that can be NTP slewing.
+/// Largest gain or loss of the wall clock that NTP slewing can explain; anything larger is a jump.
 const MAX_SLEW: SignedDuration = SignedDuration::from_secs(30);
 
-/// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// A recreated device has a new index.
+    /// A recreated device gets a new index.
     pub index: u32,
     pub name: String,
-    /// Whether the device is a tunnel.
     pub tunnel: bool,
 }
 
-/// Time that a new tunnel may take until it carries packets.
+/// Time that a new tunnel may need before it carries packets.
 const TUNNEL_SETTLING: Duration = Duration::from_secs(15);
 
 /// Route to the gateway. Equal routes lead through the same tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayRoute {
-    /// Our own address.
+    /// Our source address.
     pub local: IpAddr,
-    /// The next hop.
+    /// Next hop; `None` if the gateway is directly connected, or the hop unknown.
     pub hop: Option<IpAddr>,
     /// `None` if the kernel does not report the device.
     pub device: Option<Device>,
@@ -58,14 +56,14 @@ impl fmt::Display for GatewayRoute {
 pub(super) struct Tunnel {
     /// Destination of the route; `None` while the gateway is unknown.
     target: Option<SocketAddr>,
-    /// The latest route, kept even after a loss.
+    /// Latest route, kept even after it is lost.
     pub route: Option<GatewayRoute>,
     pub lost: bool,
-    /// Time of the last change of the route.
+    /// Time of the last route change.
     changed: Option<Instant>,
-    /// There has been a device besides loopback.
+    /// True once there has been a device other than loopback.
     had_device: bool,
-    /// Time since which only loopback is left.
+    /// Time at which the last device other than loopback disappeared.
     pub isolated: Option<Instant>,
     last_seen: Now,
 }
@@ -74,7 +72,7 @@ pub(super) struct Tunnel {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RouteChange {
     Unchanged,
-    /// The gateway is a different one, so the two routes cannot be compared.
+    /// The gateway has changed, so the routes cannot be compared.
     OtherGateway,
     /// The route differs from the previous one, or is back after a loss.
     Changed {
@@ -95,7 +93,7 @@ impl Tunnel {
         }
     }
 
-    /// Jump of the wall clock relative to the time that passed; negative if backwards, `None` if small enough to be slewing.
+    /// Jump of the wall clock compared with the time that has passed: negative if backwards, `None` if 30 s or less.
     pub fn clock_jump(&mut self, now: Now) -> Option<SignedDuration> {
         let passed = SignedDuration::try_from(now.mono.saturating_duration_since(self.last_seen.mono)).ok()?;
         let jump = now.wall.duration_since(self.last_seen.wall).saturating_sub(passed);
@@ -103,7 +101,7 @@ impl Tunnel {
         (jump.abs() > MAX_SLEW).then_some(jump)
     }
 
-    /// Whether the tunnel is so new that it may not carry packets yet.
+    /// True for the first 15 s after a change, while the tunnel may not carry packets yet.
     pub fn is_settling(&self, now: Now) -> bool {
         self.changed.is_some_and(|at| now.mono.saturating_duration_since(at) < TUNNEL_SETTLING)
     }
@@ -120,12 +118,12 @@ impl Tunnel {
         !std::mem::replace(&mut self.lost, true)
     }
 
-    /// Whether the latest route was a route to a gateway other than `target`.
+    /// True if the latest route led to a gateway other than `target`.
     pub fn has_other_target(&self, target: Option<SocketAddr>) -> bool {
         self.target != target
     }
 
-    /// Records the route to `target`.
+    /// Records the route to `target` and compares it with the previous one.
     pub fn observe(&mut self, now: Now, target: Option<SocketAddr>, route: &GatewayRoute) -> RouteChange {
         let other_target = std::mem::replace(&mut self.target, target) != target;
         let was_lost = std::mem::take(&mut self.lost);
@@ -159,7 +157,7 @@ mod tests {
         assert_eq!(jump(600, 600), None);
         assert_eq!(jump(615, 646), Some(31));
         assert_eq!(jump(630, -7000), Some(-7661));
-        assert_eq!(jump(645, -6985), None, "once");
+        assert_eq!(jump(645, -6985), None, "reported once");
     }
 
     fn route(local: &str) -> GatewayRoute {
@@ -174,17 +172,17 @@ mod tests {
         assert_eq!(
             observe(&mut tunnel, &route("10.1.0.2")),
             RouteChange::Unchanged,
-            "the first route has nothing to compare with"
+            "no earlier route to compare with"
         );
         assert!(tunnel.mark_lost() && !tunnel.mark_lost() && tunnel.lost);
         let back = observe(&mut tunnel, &route("10.1.0.2"));
-        assert_eq!(back, RouteChange::Changed { from: Some(route("10.1.0.2")) }, "an equal tunnel, recreated");
+        assert_eq!(back, RouteChange::Changed { from: Some(route("10.1.0.2")) }, "an identical tunnel, recreated");
         assert!(!tunnel.lost);
         assert_eq!(observe(&mut tunnel, &route("10.1.0.2")), RouteChange::Unchanged);
         assert!(matches!(observe(&mut tunnel, &route("10.2.0.2")), RouteChange::Changed { .. }));
         let device = Device { index: 8, name: "tun0".to_owned(), tunnel: true };
         let again = GatewayRoute { device: Some(device), ..route("10.2.0.2") };
-        assert!(matches!(observe(&mut tunnel, &again), RouteChange::Changed { .. }), "equal address, new device");
+        assert!(matches!(observe(&mut tunnel, &again), RouteChange::Changed { .. }), "same address, new device");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Events: devices, addresses, routes, rules or the clock have changed. What has changed is then queried, because the
-//! kernel does not report everything: IPv4 routes vanish silently with their device.
+//! Notifications that devices, addresses, routes, rules or the clock have changed. Each one only triggers new queries,
+//! because the kernel does not report everything: IPv4 routes vanish silently with their device.
 
 use std::cell::Cell;
 use std::io;
@@ -20,18 +20,18 @@ use crate::keeper::tunnel::GatewayRoute;
 
 /// `RTMGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, and IPv6 rules.
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
-/// Bytes read of an event: only its arrival counts.
+/// Bytes read per event; only its arrival matters.
 const BUFFER: usize = 64;
-/// Datagrams read in one go; the kernel queues 256.
+/// Maximum number of datagrams read in one go; the kernel queues 256.
 const MAX_DATAGRAMS: usize = 1024;
 
-/// Seconds since 1970 that no clock reaches.
+/// A time that no clock reaches, in seconds since 1970.
 const NEVER: i64 = 1 << 40;
 
 pub struct Events {
-    /// Devices, addresses, routes and rules; the error if the kernel refuses the subscription.
+    /// Socket that reports devices, addresses, routes and rules; the error if the kernel refuses the subscription.
     network: io::Result<OwnedFd>,
-    /// Readable after the clock was set or the machine has slept.
+    /// Timer that becomes readable after the clock was set or the machine has slept.
     clock: Option<OwnedFd>,
     /// A change that [`Events::take`] has not returned yet.
     pending: Cell<bool>,
@@ -42,20 +42,20 @@ impl Events {
         Self { network: subscribe_to_network(), clock: subscribe_to_clock().ok(), pending: Cell::new(false) }
     }
 
-    /// Reason why the kernel does not report network changes, if it does not.
+    /// Error with which the kernel refused to report network changes, if it did.
     pub fn refused(&self) -> Option<&io::Error> {
         self.network.as_ref().err()
     }
 
-    /// Descriptors to wait for.
+    /// File descriptors to poll.
     pub fn sources(&self) -> Vec<BorrowedFd<'_>> {
         self.network.iter().chain(&self.clock).map(AsFd::as_fd).collect()
     }
 
-    /// Whether anything has changed since the last call.
+    /// True if anything has changed since the last call.
     pub fn take(&self) -> bool {
         let network = self.pending.take() | self.network.as_ref().is_ok_and(drain);
-        // The timer itself never fires.
+        // The timer never expires; setting the clock cancels it.
         let clock = self.clock.as_ref().is_some_and(|clock| read(clock, &mut [0; 8]) == Err(Errno::CANCELED));
         network || clock
     }
@@ -77,7 +77,7 @@ impl RouteWatch {
 
 impl Interrupt for RouteWatch {
     fn source(&self) -> BorrowedFd<'_> {
-        // The network alone: setting the clock does not affect an exchange.
+        // Only the network: setting the clock does not affect an exchange.
         self.events.sources()[0]
     }
 

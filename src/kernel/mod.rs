@@ -1,6 +1,6 @@
-//! Facts from the kernel, over netlink, without privileges and without sending a packet: devices and addresses, the
-//! route to a remote, the sockets on a port, and events when any of these change. What follows from them is the
-//! keeper's decision.
+//! Queries to the kernel over netlink, without privileges and without sending packets: devices and addresses, the route
+//! to a remote, the sockets on a port, and notifications when the network changes. The keeper decides what follows from
+//! the answers.
 
 pub mod events;
 pub mod netlink;
@@ -16,24 +16,24 @@ use events::{Events, RouteWatch};
 use netlink::{Address, Link, Query, Route};
 pub use sockets::inspect;
 
-/// Devices and addresses at one moment.
+/// Snapshot of devices and addresses.
 #[derive(Default)]
 pub struct Network {
     links: Vec<Link>,
     addresses: Vec<Address>,
-    /// Reason why nothing is known: netlink is refused, as in some sandboxes.
+    /// Error if netlink is refused, as in some sandboxes; the lists are then empty.
     pub refused: Option<io::Error>,
     /// Events that interrupt exchanges; `None` without a subscription.
     events: Option<Rc<Events>>,
 }
 
-/// A network that a tunnel leads to.
+/// A network reached through a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelNetwork {
     pub device: String,
-    /// First address.
+    /// First address of the network.
     pub first: Ipv4Addr,
-    /// Length in bits.
+    /// Prefix length in bits.
     pub prefix: u8,
     pub hop: Option<Ipv4Addr>,
 }
@@ -47,20 +47,20 @@ impl Network {
         }
     }
 
-    /// Snapshot whose exchanges `events` can interrupt.
+    /// Takes a snapshot; `events` can interrupt exchanges that use it.
     pub fn watched(events: Option<&Rc<Events>>) -> Self {
         Self { events: events.cloned(), ..Self::snapshot() }
     }
 
-    /// Interrupt for an exchange with `to`, due when the route to it is no longer `route`.
+    /// Interrupt for an exchange with `to`, due once the route to `to` is no longer `route`.
     pub fn watch(&self, to: SocketAddr, route: GatewayRoute) -> Option<Rc<dyn Interrupt>> {
         Some(Rc::new(RouteWatch::new(self.events.as_ref()?, to, route)?))
     }
 
     /// Route that a connection to `to` would take now; the system's error if there is none.
     ///
-    /// If only a rule by source address leads into a tunnel, this is the route from an address on that tunnel, and a
-    /// connection must be bound to that address.
+    /// If only a rule for source addresses leads into a tunnel, this is the route from our address on that tunnel, and
+    /// the connection must be bound to that address.
     pub fn route_to(&self, to: SocketAddr) -> io::Result<GatewayRoute> {
         if self.refused.is_some() {
             let local = local_address_towards(to)?;
@@ -91,7 +91,7 @@ impl Network {
         Ok(GatewayRoute { local, hop: route.hop, device, by_source: source.is_some() })
     }
 
-    /// Networks that tunnels lead to, by any routing table.
+    /// Networks reached through tunnels, according to all routing tables.
     pub fn tunnel_networks(&self) -> Vec<TunnelNetwork> {
         let routes = Query::routes().ask(Route::parse).unwrap_or_default();
         let v4 = |ip: Option<IpAddr>| match ip {
@@ -123,7 +123,7 @@ impl Network {
         address.is_loopback() || self.addresses.iter().any(|known| known.own == address)
     }
 
-    /// Whether only the loopback device is left, as in the network namespace of a VPN container that is gone.
+    /// True if only the loopback device is left, as in the network namespace of a removed VPN container.
     pub fn is_isolated(&self) -> bool {
         !self.links.is_empty() && self.links.iter().all(|link| link.loopback)
     }
@@ -141,7 +141,7 @@ impl Network {
     }
 }
 
-/// Local address that this host would use towards `remote`; the system's error, e.g. if there is no route.
+/// Local address that this host would use towards `remote`; an error if there is no route.
 ///
 /// Connecting a UDP socket consults all routing tables and sends nothing.
 fn local_address_towards(remote: SocketAddr) -> io::Result<IpAddr> {

@@ -1,7 +1,7 @@
-//! Netlink's wire format: writes queries and parses replies. Native byte order, but ports and addresses are big-endian
-//! (Linux's headers netlink, rtnetlink, `if_link`, `if_addr` and `inet_diag`).
+//! Netlink's wire format: writes queries and parses replies. Numbers are in native byte order, but ports and addresses
+//! are big-endian (source: Linux's headers netlink, rtnetlink, `if_link`, `if_addr` and `inet_diag`).
 //!
-//! Parsers skip what they do not know and take what is cut off for absent: a reply is never trusted to be whole.
+//! Parsers skip unknown data and treat truncated data as absent: no reply is trusted to be complete.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,31 +16,33 @@ use rustix::net::{recvfrom, send, socket_with, sockopt};
 /// `AF_INET` and `AF_INET6`.
 const INET: u8 = 2;
 const INET6: u8 = 10;
-/// `NLM_F_REQUEST`, `NLM_F_DUMP`, and `NLM_F_DUMP_INTR`: something changed while the kernel wrote the reply.
+/// `NLM_F_REQUEST` and `NLM_F_DUMP`.
 const REQUEST: u16 = 1;
 const DUMP: u16 = 0x300;
+/// `NLM_F_DUMP_INTR`: something changed while the kernel wrote the reply.
 const INTERRUPTED: u16 = 0x10;
-/// Types of messages.
+/// Message types.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const GET_LINK: u16 = 18;
 const GET_ADDRESS: u16 = 22;
 const GET_ROUTE: u16 = 26;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// `RTM_F_LOOKUP_TABLE`: report the table in which the route was found.
+/// `RTM_F_LOOKUP_TABLE`: reports the table that contains the route.
 const LOOKUP_TABLE: u32 = 0x1000;
 /// `RTN_UNICAST`.
 const UNICAST: u8 = 1;
 /// `ARPHRD_NONE` (tun, `WireGuard`), `ARPHRD_PPP` and `ARPHRD_LOOPBACK`.
 const TUNNEL_TYPES: [u16; 2] = [65534, 512];
 const LOOPBACK_TYPE: u16 = 772;
-/// Bytes of a datagram; the kernel fills no more.
+/// Maximum size of a datagram in bytes; the kernel sends no larger ones.
 const BUFFER: usize = 32 * 1024;
-/// Datagrams of one reply; 22 hold 5,000 sockets.
+/// Maximum number of datagrams per reply; 22 hold 5,000 sockets.
 const MAX_DATAGRAMS: usize = 4096;
-/// Time for the next datagram of a reply. Linux takes microseconds, but an emulated kernel may not answer at all.
+/// Time to wait for the next datagram of a reply. Linux takes microseconds, but an emulated kernel may not answer at
+/// all.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Attempts at a dump that is interrupted by changes.
+/// Maximum number of attempts at a dump that changes keep interrupting.
 const MAX_DUMPS: usize = 3;
 
 /// `IPPROTO_TCP`.
@@ -91,9 +93,9 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// A message of a reply or an event.
+/// A message from a reply or an event.
 pub struct Message<'a> {
-    /// `RTM_NEWLINK` and so on.
+    /// `RTM_NEWLINK` etc.
     pub kind: u16,
     flags: u16,
     sequence: u32,
@@ -114,10 +116,11 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// A recreated device has a new one.
+    /// Changes when the device is recreated.
     pub index: u32,
     pub name: String,
-    /// Without link-layer addresses, PPP, or of kind `wireguard`. A virtual machine's tap is not a tunnel.
+    /// True for devices without link-layer addresses, for PPP, and for kind `wireguard`, but not for a virtual
+    /// machine's tap device.
     pub tunnel: bool,
     pub loopback: bool,
 }
@@ -135,7 +138,7 @@ impl Link {
         };
         for (attribute, value) in body.attributes(16) {
             match attribute {
-                // IFLA_IFNAME, zero-terminated.
+                // IFLA_IFNAME, NUL-terminated.
                 3 => {
                     let name = value.0.split(|byte| *byte == 0).next();
                     link.name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
@@ -155,9 +158,9 @@ pub struct Address {
     /// Index of the device.
     pub device: u32,
     pub own: IpAddr,
-    /// The other end of a point-to-point device, if given.
+    /// Address of the other end of a point-to-point device, if known.
     pub other: Option<IpAddr>,
-    /// Length of the network's prefix in bits.
+    /// Prefix length in bits.
     pub prefix: u8,
 }
 
@@ -169,7 +172,8 @@ impl Address {
         let (mut local, mut address) = (None, None);
         for (attribute, value) in body.attributes(8) {
             match attribute {
-                // IFA_ADDRESS: the other end of a point-to-point device; otherwise, and always for IPv6, the address.
+                // IFA_ADDRESS: the other end of a point-to-point device; otherwise, and always for IPv6, the address
+                // itself.
                 1 => address = value.address(family, 0),
                 // IFA_LOCAL.
                 2 => local = value.address(family, 0),
@@ -188,9 +192,9 @@ pub struct Route {
     pub device: u32,
     /// First address of the destination; `None` for a default route.
     pub to: Option<IpAddr>,
-    /// Length of the destination's prefix in bits.
+    /// Prefix length in bits.
     pub prefix: u8,
-    /// Next hop; `None` if the destination is on the device itself.
+    /// Next hop; `None` if the destination is directly on the device.
     pub hop: Option<IpAddr>,
     /// Local address used on this route.
     pub source: Option<IpAddr>,
@@ -224,7 +228,7 @@ impl Route {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket {
-    /// `TCP_ESTABLISHED` and so on.
+    /// `TCP_ESTABLISHED` etc.
     pub state: u8,
     /// Bound address; an IPv4-mapped IPv6 address becomes the IPv4 address.
     pub local: SocketAddr,
@@ -265,14 +269,14 @@ impl Query {
         Self { protocol: None, kind: GET_ADDRESS, flags: DUMP, body: vec![0; 8] }
     }
 
-    /// All IPv4 routes of all tables.
+    /// All IPv4 routes in all tables.
     pub fn routes() -> Self {
         let mut body = vec![0; 12];
         body[0] = INET;
         Self { protocol: None, kind: GET_ROUTE, flags: DUMP, body }
     }
 
-    /// Route that a connection to `to` takes, bound to `source` if given. Never with a device: the kernel would then
+    /// Route of a connection to `to`, bound to `source` if given. Never names a device, because the kernel would then
     /// accept any destination.
     pub fn route(to: SocketAddr, source: Option<IpAddr>) -> Self {
         let bits = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
@@ -291,7 +295,7 @@ impl Query {
         Self { protocol: None, kind: GET_ROUTE, flags: 0, body }
     }
 
-    /// Sockets of one protocol and family with the local port `port`, in one of `states` (a bit each).
+    /// Sockets of one protocol and family on the local port `port`, in any of `states` (one bit each).
     pub fn sockets(protocol: u8, ipv6: bool, port: u16, states: u32) -> Self {
         let mut body = vec![0; 56];
         body[0] = if ipv6 { INET6 } else { INET };
@@ -303,8 +307,8 @@ impl Query {
         Self { protocol: Some(SOCK_DIAG), kind: SOCK_DIAG_BY_FAMILY, flags: DUMP, body }
     }
 
-    /// Asks the kernel and collects what `read` makes of each message of the reply. The error is the kernel's, or means
-    /// that netlink is refused.
+    /// Sends the query and collects the values that `read` extracts from the reply's messages. The error comes from the
+    /// kernel, or means that netlink is refused.
     pub fn ask<T>(&self, read: impl Fn(&Message) -> Option<T>) -> io::Result<Vec<T>> {
         let raw = SocketType::RAW;
         let socket = socket_with(AddressFamily::NETLINK, raw, SocketFlags::CLOEXEC, self.protocol)?;
@@ -333,7 +337,7 @@ impl Query {
         datagram
     }
 
-    /// Collects one reply; false if something changed while the kernel wrote it.
+    /// Collects one reply; false if something changed while the kernel wrote the reply.
     fn receive_reply<T>(
         &self,
         socket: &OwnedFd,
@@ -367,7 +371,7 @@ impl Query {
     }
 }
 
-/// Receives the next datagram; empty if any other process sent it.
+/// Receives the next datagram; empty if it did not come from the kernel.
 pub fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: RecvFlags) -> Result<&'a [u8], Errno> {
     let (length, _, from) = recvfrom(socket, &mut *buffer, flags)?;
     let kernel = from.is_none_or(|from| SocketAddrNetlink::try_from(from).is_ok_and(|from| from.pid() == 0));

@@ -1,5 +1,4 @@
-//! Sockets on a port: whether one listens, on which device, and whether a peer has connected from outside
-//! (`NETLINK_SOCK_DIAG`).
+//! Inspects the sockets on a port (`NETLINK_SOCK_DIAG`): listeners, their devices, and connections from incoming peers.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,14 +8,15 @@ use super::netlink::{Link, Query, Socket, TCP, UDP};
 use crate::keeper::step::{ListenState, PortSockets};
 use crate::keeper::tunnel::GatewayRoute;
 
-/// Socket states by number: `TCP_ESTABLISHED` and those of a closing connection, an unconnected UDP socket, a listener.
+/// `TCP_ESTABLISHED` and the states of a closing connection.
 const CONNECTED: [u8; 5] = [1, 4, 5, 6, 8];
+/// `TCP_CLOSE`, which is also the state of an unconnected UDP socket.
 const UNCONNECTED: u8 = 7;
+/// `TCP_LISTEN`.
 const LISTENING: u8 = 10;
 
-/// Inspects the sockets on `port`; `route` is the one that the port comes in on. With `peers`, also looks for incoming
-/// peers, for which the kernel goes through all its connections: a millisecond or two. An error means that the kernel
-/// refuses to show its sockets.
+/// Inspects the sockets on `port`, whose traffic comes in on `route`. With `peers`, also looks for incoming peers, for
+/// which the kernel scans all its connections (1 to 2 ms). An error means that the kernel refuses to list its sockets.
 pub fn inspect(network: &Network, port: u16, route: Option<&GatewayRoute>, peers: bool) -> io::Result<PortSockets> {
     let sockets = |protocol, ipv6, states: &[u8]| {
         let states = states.iter().fold(0, |bits, state| bits | 1 << state);
@@ -41,8 +41,8 @@ pub fn inspect(network: &Network, port: u16, route: Option<&GatewayRoute>, peers
     Ok(PortSockets { tcp: listen_state(network, &listeners, route), udp, incoming_peer })
 }
 
-/// State of the best listener. One that peers can reach over IPv4 is enough: qBittorrent also listens on a link-local
-/// address.
+/// State of the best listener. Wildcard and IPv4 addresses count, but no specific IPv6 address, because qBittorrent
+/// also listens on a link-local one.
 fn listen_state(network: &Network, listeners: &[Socket], route: Option<&GatewayRoute>) -> ListenState {
     let tunnel = route.and_then(|route| route.device.as_ref()).filter(|device| device.tunnel);
     let mut best = ListenState::Missing;
@@ -52,8 +52,8 @@ fn listen_state(network: &Network, listeners: &[Socket], route: Option<&GatewayR
         if !any && !address.is_ipv4() {
             continue;
         }
-        // A socket bound to a removed device never receives anything again; one bound to a removed address does as soon
-        // as the address is back.
+        // A socket bound to a removed device never receives anything again; a socket bound to a removed address does
+        // once the address is back.
         if (socket.device != 0 && network.link(socket.device).is_none()) || (!any && !network.has_address(address)) {
             if best == ListenState::Missing {
                 best = ListenState::Stale;
@@ -70,7 +70,7 @@ fn listen_state(network: &Network, listeners: &[Socket], route: Option<&GatewayR
     best
 }
 
-/// Device that a socket is confined to, if any.
+/// Device to which a socket is confined, if any.
 fn device_of<'a>(network: &'a Network, socket: &Socket) -> Option<&'a Link> {
     let address = socket.local.ip();
     if socket.device != 0 {
@@ -83,7 +83,7 @@ fn device_of<'a>(network: &'a Network, socket: &Socket) -> Option<&'a Link> {
     network.link(own.device)
 }
 
-/// Whether the socket is a connection from a public address that came in through the tunnel.
+/// True if the socket is a connection from a public address that came in through the tunnel.
 fn is_incoming(network: &Network, socket: &Socket, route: Option<&GatewayRoute>) -> bool {
     let Some(tunnel) = route.and_then(|route| route.device.as_ref()).filter(|device| device.tunnel) else {
         return false;
@@ -94,7 +94,7 @@ fn is_incoming(network: &Network, socket: &Socket, route: Option<&GatewayRoute>)
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            // 100.64.0.0/10 is address space inside providers' networks (RFC 6598).
+            // 100.64.0.0/10 is used inside providers' networks (RFC 6598).
             let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
             !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || shared)
         }

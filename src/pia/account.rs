@@ -1,5 +1,5 @@
-//! The PIA account. A token comes from the cache file or else from a login: at PIA's public endpoints or, if all of
-//! them fail, through the gateway. When to ask for a token is the keeper's decision.
+//! Tokens for the PIA account, read from the cache file or obtained by logging in: at PIA's public endpoints or, if all
+//! of them fail, through the gateway. The keeper decides when a token is needed.
 
 use std::path::{Path, PathBuf};
 
@@ -18,12 +18,12 @@ use crate::keeper::step::{Completed, Exchange, Progress};
 use crate::kernel::Network;
 use crate::secret::Secret;
 
-/// PIA's public login endpoints, in the order that PIA's desktop client tries them. Both expect a form.
+/// PIA's public login endpoints, in the order in which PIA's desktop client tries them. Both expect form data.
 pub const LOGIN_URLS: [&str; 2] = [
     "https://www.privateinternetaccess.com/api/client/v2/token",
     "https://apiv2.privateinternetaccess.com/api/client/v2/token",
 ];
-/// Longest text accepted as a token, in bytes; PIA's have 128.
+/// Maximum length of a token in bytes; PIA's tokens have 128.
 const MAX_TOKEN: usize = 4096;
 
 pub struct Credentials {
@@ -38,7 +38,8 @@ impl Credentials {
     }
 }
 
-/// Default: `token` in the service's runtime directory if that exists, otherwise the file of the Python daemon.
+/// Path of the token cache (`PIA_TOKEN_FILE`). Defaults to `token` in the service's runtime directory or, if there is
+/// none, to the Python daemon's file.
 pub fn token_file(reader: &Reader) -> PathBuf {
     let folder = reader.get("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next()).unwrap_or("/run/pia");
     match Path::new(folder) {
@@ -49,18 +50,18 @@ pub fn token_file(reader: &Reader) -> PathBuf {
 
 pub struct Account {
     credentials: Option<Credentials>,
-    /// Tried in this order.
+    /// Tried in order.
     endpoints: Vec<Url>,
-    /// Whether a login through the gateway may follow when all endpoints have failed.
+    /// If all endpoints fail, log in through the gateway.
     in_tunnel: bool,
-    /// Roots for logins in place of the public ones.
+    /// Replaces the public roots for logins (`PIA_LOGIN_CA_CERT`).
     roots: Option<RootCertStore>,
     token_file: PathBuf,
-    /// Whether a token from a login is written to the file.
+    /// Write new tokens to `token_file`.
     persists: bool,
     /// Endpoints that have failed in this round.
     tried: Vec<Attempt>,
-    /// Whether the log has a warning about an unusable cache file.
+    /// A warning about an unusable token file has been logged.
     warned: bool,
 }
 
@@ -75,9 +76,10 @@ impl Account {
         Self { credentials, endpoints, in_tunnel, roots, token_file, persists: true, tried: Vec::new(), warned: false }
     }
 
-    /// Reads the token from the cache file, or logs in if the file has none or only the `refused` one.
+    /// Reads the token from the cache file; logs in if the file holds no token or only the `refused` one.
     ///
-    /// After a failed login the next endpoint follows, but rejected credentials and a lockout end the round.
+    /// Each call tries one endpoint; after a failure, the next call tries the next endpoint. Rejected credentials or a
+    /// lockout end the round.
     pub fn get_token(
         &mut self,
         refused: Option<&Secret>,
@@ -94,7 +96,7 @@ impl Account {
             && let Err(error) = files::write(&self.token_file, token.expose().as_bytes(), Durability::Durable)
         {
             log::warn!(
-                "cannot write PIA_TOKEN_FILE {}: {}; the token stays in memory, and every start logs in again",
+                "cannot write PIA_TOKEN_FILE {}: {}; the token is kept in memory only, so every start logs in again",
                 files::display_path(&self.token_file),
                 io_message(&error)
             );
@@ -107,7 +109,7 @@ impl Account {
         self.persists = false;
     }
 
-    /// User name and password as one secret, to recognise a rejected pair.
+    /// User name and password joined into one secret, for recognising a rejected pair.
     pub fn credentials(&self) -> Option<Secret> {
         let credentials = self.credentials.as_ref()?;
         Some(Secret::new(format!("{}\0{}", credentials.username, credentials.password.expose())))
@@ -131,7 +133,7 @@ impl Account {
         }
     }
 
-    /// Tries the next endpoint.
+    /// Logs in at the next endpoint, or through the gateway after the last one.
     fn log_in(&mut self, gateway: &mut Gateway, network: &Network) -> Exchange<Secret> {
         let Some(credentials) = &self.credentials else {
             return Err(failed(Call::Token, Cause::NoCredentials));
@@ -152,7 +154,7 @@ impl Account {
             self.tried.clear();
             return Err(error);
         }
-        log::debug!("login at {at}: {}", error.cause);
+        log::debug!("login at {at} failed: {}", error.cause);
         self.tried.push(Attempt { at, error });
         let in_tunnel = self.in_tunnel && gateway.is_confidential(network);
         if self.tried.len() < self.endpoints.len() + usize::from(in_tunnel) {
@@ -169,7 +171,7 @@ impl Account {
     }
 }
 
-/// Logs in through the gateway with JSON, as PIA's desktop client does if the website is blocked
+/// Logs in through the gateway with a JSON body, as PIA's desktop client does when the website is blocked
 /// (`10.0.0.1:443/apiv2/token`).
 fn log_in_in_tunnel(gateway: &mut Gateway, credentials: &Credentials, network: &Network) -> Exchange<Secret> {
     let Progress::Done(connection) = gateway.login_connection(Call::Login, network)? else { return Ok(Progress::More) };
@@ -188,7 +190,7 @@ fn ask_for_token(
     connection.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(Call::Login, cause))
 }
 
-/// Adds the advice for a failed call to PIA's account API.
+/// Builds the error for a failed call to PIA's account API, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => "correct PIA_USERNAME and PIA_PASSWORD, then restart",
@@ -198,14 +200,14 @@ fn failed(call: Call, cause: Cause) -> Error {
         }
         Cause::Connect { .. } | Cause::NoRoute { .. } => "check that the VPN is up and allows outgoing connections",
         Cause::UnknownIssuer | Cause::NameMismatch { .. } => {
-            "check for a proxy that intercepts TLS; if PIA_LOGIN_CA_CERT is set, check that it fits PIA_LOGIN_URL"
+            "check for a proxy that intercepts TLS; if PIA_LOGIN_CA_CERT is set, check that it is the CA of PIA_LOGIN_URL"
         }
         _ => return Error::new(call, cause),
     };
     Error::new(call, cause).advise(Some(advice))
 }
 
-/// Error for credentials that PIA rejected earlier and that are not tried again yet.
+/// Error for credentials that PIA has already rejected; returned instead of logging in again.
 pub fn rejected_before() -> Error {
     failed(Call::Login, rejected(true))
 }
@@ -214,7 +216,7 @@ fn rejected(before: bool) -> Cause {
     Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
-/// Reads `{"token":"…"}`, a rejection (401), or a lockout (429 or `too_many_attempts`).
+/// Extracts the token from `{"token":"…"}`, or recognises a rejection (401) or a lockout (429 or `too_many_attempts`).
 fn token_of(response: &Response) -> Result<Secret, Cause> {
     let fields = json::object(&response.text()).unwrap_or_default();
     let text = |name: &str| match fields.get(name) {
@@ -234,14 +236,15 @@ fn token_of(response: &Response) -> Result<Secret, Cause> {
     check_token(token).map(Secret::new).ok_or_else(|| Cause::field("token", "is malformed"))
 }
 
-/// Trims `text`; `None` if it cannot be a token. Any printable ASCII may be one, because URLs carry it encoded.
+/// Trims `text`; `None` if the result cannot be a token. Any printable ASCII is accepted, because URLs carry the token
+/// percent-encoded.
 fn check_token(text: &str) -> Option<&str> {
     let token = text.trim();
     let plausible = (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
     plausible.then_some(token)
 }
 
-/// Reads a token file; `Err(None)` if it is absent or empty, `Err(Some(problem))` if it is unusable.
+/// Reads a token file; `Err(None)` if it is missing or empty, `Err(Some(problem))` if it is unusable.
 pub fn read_token(path: &Path) -> Result<Secret, Option<String>> {
     let text = match files::read(path) {
         Ok(text) if text.trim().is_empty() => return Err(None),
@@ -249,7 +252,7 @@ pub fn read_token(path: &Path) -> Result<Secret, Option<String>> {
         Err(error) if files::is_absent(&error) => return Err(None),
         Err(error) => return Err(Some(format!("cannot be read: {}", io_message(&error)))),
     };
-    check_token(&text).map(Secret::new).ok_or_else(|| Some("does not hold a token".to_owned()))
+    check_token(&text).map(Secret::new).ok_or_else(|| Some("does not contain a token".to_owned()))
 }
 
 #[cfg(test)]
@@ -264,7 +267,7 @@ mod tests {
         Account::new(None, Vec::new(), false, None, file.to_owned())
     }
 
-    /// Reads the token from the file alone.
+    /// Gets a token from the file; panics if it comes from a login.
     fn token(account: &mut Account, refused: Option<&str>) -> Result<String, Error> {
         let address = GatewayAddress::At { host: "127.0.0.1".to_owned(), port: 1 };
         let authority = Authority::given(RootCertStore::empty());
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_a_login_lead_to_advice() {
+    fn failed_logins_come_with_advice() {
         let connect = Cause::Connect { to: "h:443".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: Vec::new() };
         let lookup = Cause::Lookup { name: "h".to_owned(), error: "no address".to_owned() };
@@ -320,7 +323,7 @@ mod tests {
         let file = dir.path().join("token");
         for garbage in ["two words", "ümlaut", "a\nb", &"x".repeat(MAX_TOKEN + 1)] {
             std::fs::write(&file, garbage).unwrap();
-            assert_eq!(read_token(&file), Err(Some("does not hold a token".to_owned())));
+            assert_eq!(read_token(&file), Err(Some("does not contain a token".to_owned())));
         }
         for absent in ["", " \n"] {
             std::fs::write(&file, absent).unwrap();

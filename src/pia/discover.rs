@@ -1,8 +1,8 @@
-//! Candidates for the gateway's address, from the kernel's tables. TLS proves which one it is, so the others never
-//! receive a request.
+//! Finds candidates for the gateway's address in the kernel's tables. TLS identifies the real gateway, so the other
+//! candidates never receive a request.
 //!
-//! `OpenVPN`: the tunnel's route gateway or, with topology net30, the only address that has a host route.
-//! `WireGuard`: an address at the start of the tunnel's network. The server's addKey reply names it, but no table does.
+//! `OpenVPN`: the tunnel's route gateway or, with topology net30, the only address with a host route. `WireGuard`: an
+//! address at the start of the tunnel's network; the server's addKey reply contains it, but the kernel's tables do not.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,9 +10,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use crate::keeper::tunnel::GatewayRoute;
 use crate::kernel::{Network, TunnelNetwork};
 
-/// The gateway of most tunnels, and the Python daemon's default.
+/// Gateway of most tunnels; also the Python daemon's default.
 pub const DEFAULT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-/// Candidates in one search; all are dialled at once.
+/// Maximum number of candidates per search; all are dialled at once.
 const MAX_CANDIDATES: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +23,12 @@ pub struct Candidate {
     pub route: GatewayRoute,
 }
 
-/// Candidates, likeliest first. Empty if no tunnel is visible and 10.0.0.1 is on a local network.
+/// Candidates, likeliest first. Empty if no tunnel is visible and 10.0.0.1 is unreachable or on a local network.
 pub fn candidates(network: &Network, port: u16) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for (address, how) in from_tables(&network.tunnel_networks(), &network.tunnel_ends()) {
         let Ok(route) = network.route_to((address, port).into()) else { continue };
-        // A LAN's router may have this address too, but then no other router is in between.
+        // A LAN's router may also use 10.0.0.1, but no next hop leads to it.
         let beyond = address == DEFAULT_GATEWAY && (route.hop.is_some() || route.device.is_none());
         if route.is_tunnel() || beyond {
             candidates.push(Candidate { address, how, route });
@@ -38,13 +38,13 @@ pub fn candidates(network: &Network, port: u16) -> Vec<Candidate> {
     candidates
 }
 
-/// Route to the likeliest candidate, for as long as the gateway is unknown.
+/// Route to the likeliest candidate, used while the gateway is unknown.
 pub fn route(network: &Network) -> io::Result<GatewayRoute> {
     let default = SocketAddr::from((DEFAULT_GATEWAY, 0));
     candidates(network, 0).into_iter().next().map_or_else(|| network.route_to(default), |candidate| Ok(candidate.route))
 }
 
-/// Addresses suggested by the networks behind the tunnels and by the tunnels' ends: each once, never one of ours.
+/// Private addresses suggested by the tunnels' networks and ends, without duplicates and without our own addresses.
 fn from_tables(beyond: &[TunnelNetwork], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<(Ipv4Addr, String)> {
     let mut found: Vec<(Ipv4Addr, String)> = Vec::new();
     let mut add = |address: Ipv4Addr, how: String| {
@@ -61,14 +61,14 @@ fn from_tables(beyond: &[TunnelNetwork], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) 
     for TunnelNetwork { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix == 32) {
         add(*first, format!("the target of a host route through {device}"));
     }
-    // A /31 or /32 has no first address for a gateway, and a network behind a next hop is not the tunnel's own.
+    // A /31 or /32 has no separate first host address, and a network behind a next hop is not the tunnel's own.
     for TunnelNetwork { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix < 31 && beyond.hop.is_none())
     {
         add(Ipv4Addr::from_bits(first.to_bits().saturating_add(1)), format!("the first address of {device}'s network"));
     }
     for (own, other) in ends {
         if let Some(other) = other {
-            add(*other, format!("the other end of {own}"));
+            add(*other, format!("the remote end of {own}'s tunnel"));
         }
         let [a, b, c, _] = own.octets();
         for first in [[a, b, c & 0xe0, 1], [a, b, 128, 1], [a, b, 0, 1], [a, b, c, 1]] {
@@ -100,7 +100,7 @@ mod tests {
         let expected = ["10.7.112.1", "10.7.96.1", "10.7.128.1", "10.7.0.1", "10.0.0.1"];
         assert_eq!(found(&routes, "10.7.112.9", ""), expected);
         let further = [beyond("10.20.0.0/16", "10.7.112.1")];
-        assert_eq!(found(&further, "", ""), ["10.7.112.1", "10.0.0.1"], "the tunnel's own network only");
+        assert_eq!(found(&further, "", ""), ["10.7.112.1", "10.0.0.1"], "only the tunnel's own network counts");
     }
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_address_is_no_candidate() {
+    fn our_own_address_is_not_a_candidate() {
         assert_eq!(found(&[beyond("10.10.0.0/16", "")], "10.10.0.1", ""), ["10.10.128.1", "10.0.0.1"]);
         let expected = ["10.9.0.1", "10.9.128.1", "10.9.8.1", "10.0.0.1"];
         assert_eq!(found(&[beyond("10.9.8.7/32", "")], "10.9.8.7", ""), expected);

@@ -1,9 +1,9 @@
-//! PIA's gateway. On port 19999 `getSignature` grants a lease and `bindPort` keeps its port bound; port 443 issues
-//! tokens.
+//! PIA's gateway: `getSignature` on port 19999 grants a lease, `bindPort` on the same port keeps it bound, and port 443
+//! issues tokens.
 //!
-//! Every call is HTTPS to the gateway's address inside the tunnel, with the server's name as SNI and Host, over one
-//! connection for as long as the server keeps it open. With `PIA_GATEWAY=auto` the gateway is the first candidate whose
-//! certificate proves it, until that one fails. When to call what is the keeper's decision.
+//! Every call is an HTTPS request to the gateway's address inside the tunnel, with the server's name as SNI and Host.
+//! All calls share one connection until the server closes it. With `PIA_GATEWAY=auto`, the gateway is the first
+//! candidate with a valid certificate, until that candidate fails. The keeper decides when to make each call.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,9 +30,9 @@ use crate::secret::Secret;
 
 /// Port of PIA's port-forwarding API on every gateway.
 const GATEWAY_PORT: u16 = 19999;
-/// Time for candidates to accept a connection; a round trip to any place on Earth takes less than a third of it.
+/// Time for candidates to accept a connection; a round trip to anywhere on Earth takes less than a third of a second.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
-/// Time for a candidate that has answered to prove that it is the gateway.
+/// Time for a candidate to complete the TLS handshake once connected.
 const PROOF_DEADLINE: Duration = Duration::from_secs(3);
 /// Port of the token API inside the tunnel (source: PIA's desktop client).
 const LOGIN_PORT: u16 = 443;
@@ -40,11 +40,11 @@ const LOGIN_PORT: u16 = 443;
 #[derive(Debug, PartialEq, Eq)]
 pub enum GatewayAddress {
     At {
-        /// A name or an address.
+        /// Name or IP address.
         host: String,
         port: u16,
     },
-    /// To be searched for (`PIA_GATEWAY=auto`).
+    /// Search for the gateway (`PIA_GATEWAY=auto`).
     Find { port: u16 },
 }
 
@@ -70,30 +70,30 @@ pub struct Gateway {
     hostname: Option<String>,
     policy: NamePolicy,
     authority: Authority,
-    /// `None` before the first search, and after a found gateway has failed.
+    /// `None` before the first call or search, and after a gateway that was found by searching has failed.
     connection: Option<Connection>,
-    /// A found gateway that has failed, and how it was found; the next search tries it first.
+    /// Gateway that failed after a search had found it, and how it was found; the next search tries this address first.
     failed: Option<(Ipv4Addr, String)>,
     /// How the current gateway was found.
     how: Option<String>,
     search: Option<Search>,
-    /// Whether the gateway has accepted a call in this tunnel.
+    /// The gateway has accepted a call in this tunnel.
     served: bool,
-    /// `PIA_HOSTNAME` is not set, and the log has no warning about that yet.
+    /// `PIA_HOSTNAME` is not set, and no warning about this has been logged yet.
     unnamed: bool,
-    /// `Date` of the last reply.
+    /// `Date` header of the last reply.
     date: Option<SystemTime>,
 }
 
-/// A search that takes more than one exchange.
+/// State of a search that takes more than one exchange.
 struct Search {
     untried: Vec<Candidate>,
     tried: Vec<Attempt>,
 }
 
 impl Gateway {
-    /// `authority` must have signed the gateway's certificate, and `policy` must accept its names. `hostname` is sent
-    /// as Host.
+    /// The gateway's certificate must be signed by `authority` and carry a name that `policy` accepts. `hostname` is
+    /// sent as Host.
     pub fn new(address: GatewayAddress, hostname: Option<String>, policy: NamePolicy, authority: Authority) -> Self {
         let unnamed = hostname.is_none();
         Self {
@@ -111,7 +111,7 @@ impl Gateway {
         }
     }
 
-    /// Stops writing a fetched CA to its file.
+    /// Keeps a fetched CA in memory only.
     pub fn disable_persistence(&mut self) {
         self.authority.disable_persistence();
     }
@@ -129,7 +129,7 @@ impl Gateway {
         matches!(self.address, GatewayAddress::Find { .. })
     }
 
-    /// Whether a search would have a candidate; true if the user set the address.
+    /// True if a search would find a candidate, or if the user set the address.
     pub fn has_candidates(&self, network: &Network) -> bool {
         match self.address {
             GatewayAddress::At { .. } => true,
@@ -137,7 +137,7 @@ impl Gateway {
         }
     }
 
-    /// Origin of the CA that the gateway's certificate is checked with.
+    /// Origin of the CA that verifies the gateway's certificate, as `check` shows it.
     pub fn authority(&self) -> String {
         self.authority.origin()
     }
@@ -146,7 +146,7 @@ impl Gateway {
         self.how.as_deref()
     }
 
-    /// Name that the gateway's certificate must carry, if one is set.
+    /// Name that the gateway's certificate must carry (`PIA_HOSTNAME`), if set.
     pub fn hostname(&self) -> Option<&str> {
         self.hostname.as_deref()
     }
@@ -156,13 +156,13 @@ impl Gateway {
         self.connection.as_ref().and_then(Connection::certificate_names)
     }
 
-    /// Takes the gateway's own time of its last reply.
+    /// Takes the time of the last reply according to the gateway's clock.
     pub fn take_date(&mut self) -> Option<SystemTime> {
         self.date.take()
     }
 
-    /// Address of the gateway, once known. A found gateway that has failed still counts, so that its route stays
-    /// watched: otherwise a tunnel that is recreated while a bind hangs in the old one would go unnoticed.
+    /// Address of the gateway, once known. Even after a failure, the last address counts, so that its route stays
+    /// watched: otherwise, if the tunnel is recreated while a bind hangs in the old one, the change would go unnoticed.
     pub fn dialled(&self) -> Option<SocketAddr> {
         match (&self.connection, &self.address) {
             (Some(connection), _) if connection.dialled().is_some() => connection.dialled(),
@@ -171,10 +171,10 @@ impl Gateway {
         }
     }
 
-    /// Route to the gateway; `None` for a name that was not looked up yet. Sends nothing.
+    /// Route to the gateway; `None` while its name has not been resolved. Sends nothing.
     pub fn route(&self, network: &Network) -> Option<io::Result<GatewayRoute>> {
         match (self.dialled(), &self.address) {
-            // In the next tunnel, the gateway may have another address, and no route leads to the old one.
+            // A new tunnel's gateway may have a different address, so there may be no route to the old one.
             (Some(address), GatewayAddress::Find { .. }) => {
                 Some(network.route_to(address).or_else(|_| discover::route(network)))
             }
@@ -184,15 +184,15 @@ impl Gateway {
         }
     }
 
-    /// Whether a password may be sent to the gateway: only through a tunnel, or if `PIA_HOSTNAME` names the server.
-    /// Many home routers have the default address too, and without a name any server with a PIA certificate would
-    /// pass.
+    /// True if it is safe to send a password to the gateway: either through a tunnel, or because `PIA_HOSTNAME` names
+    /// the server. Many home routers use the default address too, and without a name any server with a certificate from
+    /// PIA's CA is accepted.
     pub fn is_confidential(&self, network: &Network) -> bool {
         let through_tunnel = |address| network.route_to(address).is_ok_and(|route| route.is_tunnel());
         self.hostname.is_some() || self.dialled().is_some_and(through_tunnel)
     }
 
-    /// Forgets what was found in the old tunnel, because the new one has a gateway of its own.
+    /// Forgets the old tunnel's gateway, because the new tunnel has its own.
     pub fn forget(&mut self) {
         self.disconnect();
         (self.search, self.served) = (None, false);
@@ -201,7 +201,7 @@ impl Gateway {
         }
     }
 
-    /// Connection to the gateway, after a search if necessary.
+    /// Returns the connection to the gateway, searching for the gateway first if necessary.
     fn connection(&mut self, call: Call, network: &Network) -> Exchange<&mut Connection> {
         if self.connection.is_none() {
             let Progress::Done(roots) = self.authority.roots()? else { return Ok(Progress::More) };
@@ -286,7 +286,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Drops a found gateway that can no longer be reached; the next search tries it first.
+    /// Drops a gateway found by searching once it cannot be reached; the next search tries its address first.
     fn note_result(&mut self, result: Result<&Response, &Cause>) {
         self.warn_if_unnamed();
         let unreachable = matches!(
@@ -315,12 +315,12 @@ impl Gateway {
         {
             self.unnamed = false;
             log::warn!(
-                "PIA_HOSTNAME is not set: any PIA server is accepted; to accept only this one, set PIA_HOSTNAME={names}"
+                "PIA_HOSTNAME is not set, so any PIA server is accepted; to accept only this one, set PIA_HOSTNAME={names}"
             );
         }
     }
 
-    /// Connection to the token API at the gateway's address, verified like the gateway itself.
+    /// Connection to the gateway's token API, with the same certificate checks as for its other API.
     pub fn login_connection(&mut self, call: Call, network: &Network) -> Exchange<Connection> {
         Ok(self.connection(call, network)?.map(|connection| connection.at_port(LOGIN_PORT)))
     }
@@ -339,7 +339,7 @@ impl Gateway {
         lease.map(Progress::Done).map_err(|cause| failed(Call::GetSignature, cause))
     }
 
-    /// `bindPort`: binds the lease's port for the next 15 minutes. Sends payload and signature back byte for byte.
+    /// `bindPort`: binds the leased port for the next 15 minutes. Sends payload and signature back unchanged.
     pub fn bind(&mut self, lease: &Lease, network: &Network) -> Exchange<Completed> {
         let fields = [("payload", lease.payload.expose()), ("signature", lease.signature.expose())];
         let bound = self.ask(Call::BindPort, "/bindPort", &fields, &[&lease.payload, &lease.signature], network)?;
@@ -389,7 +389,8 @@ impl Gateway {
     }
 }
 
-/// Local address that a connection must be bound to, to take `route`; `None` if the kernel picks the right one.
+/// Local address to which a connection must be bound in order to take `route`; `None` if the kernel picks the right one
+/// anyway.
 fn source_of(route: &GatewayRoute) -> Option<IpAddr> {
     route.by_source.then_some(route.local)
 }
@@ -399,15 +400,15 @@ fn attempt(call: Call, port: u16, candidate: &Candidate, cause: Cause) -> Attemp
     Attempt { at, error: failed(call, cause) }
 }
 
-/// Advice if the address that the user set refuses the connection.
+/// Advice for a configured address that refuses the connection.
 const WRONG_GATEWAY_ADVICE: &str =
     "set PIA_GATEWAY=auto; if that does not help, connect to a region with port forwarding";
 
-/// Adds the advice for a failed call to the gateway.
+/// Builds the error for a failed call to the gateway, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
-            "this server's region probably forwards no ports (no US region does): connect the VPN to another region"
+            "this region probably has no port forwarding (no US region has it): connect the VPN to a different region"
         }
         Cause::Connect { .. } | Cause::NoRoute { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
             "check that the VPN is up; if it is, set PIA_GATEWAY=auto"
@@ -420,10 +421,10 @@ fn failed(call: Call, cause: Cause) -> Error {
     Error::new(call, cause).advise(Some(advice))
 }
 
-/// Returns the fields of a reply with `"status":"OK"`, otherwise the refusal.
+/// Returns the fields of a reply with `"status":"OK"`; any other reply is an error.
 fn accepted(response: &Response, call: Call) -> Result<Object, Error> {
     let Some(fields) = json::object(&response.text()) else {
-        // 401 comes as a bare JSON string or as HTML, depending on the server.
+        // The body of a 401 is a bare JSON string or HTML, depending on the server.
         if response.is_success() {
             return Err(failed(call, Cause::field("body", "is not a JSON object")));
         }
@@ -438,17 +439,17 @@ fn accepted(response: &Response, call: Call) -> Result<Object, Error> {
     }
     let (status, message) = (text("status"), text("message"));
     let words = format!("{status} {message}");
-    // Nothing else of an object is shown, because it may hold a lease.
+    // No other field is shown, because the object may contain a lease.
     let excerpt = match words.trim() {
         "" if response.is_success() => return Err(failed(call, Cause::field("status", "is missing"))),
-        "" => "JSON without status and message".to_owned(),
+        "" => "JSON without status or message".to_owned(),
         words => response.excerpt_of(words),
     };
     let cause = Cause::Http { status: response.status, excerpt, retry_after: response.retry_after() };
     Err(refusal(response.status, &words, call, cause))
 }
 
-/// Interprets a refusal by its status and words (source: PIA's own clients and their issue threads).
+/// Classifies a refusal by its status and words (source: PIA's own clients and their issue threads).
 fn refusal(status: u16, words: &str, call: Call, cause: Cause) -> Error {
     let words = words.to_ascii_lowercase();
     let of_the_lease = |advice| Some((Retry::LeaseRefused, advice));
@@ -458,7 +459,7 @@ fn refusal(status: u16, words: &str, call: Call, cause: Cause) -> Error {
         _ if words.contains("no auth data") => Some((Retry::Refused, "this is a bug in this program: report it")),
         401 | 403 if call == Call::GetSignature => Some((
             Retry::TokenRefused,
-            "set PIA_GATEWAY=auto if this repeats; the gateway's address is inside the tunnel, not the public one",
+            "if this repeats, set PIA_GATEWAY=auto: the gateway's address is inside the tunnel, not the public one",
         )),
         _ if words.contains("expired") || words.contains("bad signature") => of_the_lease(again),
         409 => of_the_lease("requesting a new port; if this repeats, connect the VPN to a different server"),
@@ -471,7 +472,7 @@ fn refusal(status: u16, words: &str, call: Call, cause: Cause) -> Error {
     };
     let error = failed(call, cause);
     match known {
-        // A failed getSignature says nothing about the lease.
+        // A failed getSignature does not mean that the current lease was refused.
         Some((Retry::LeaseRefused, advice)) if call != Call::BindPort => {
             error.with_retry(Retry::Refused).advise(Some(advice))
         }
@@ -513,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn every_documented_refusal_is_known() {
+    fn every_documented_refusal_is_recognised() {
         for (status, words, call, retry, advice) in [
             (401, "Unauthorized client", Call::GetSignature, Retry::TokenRefused, "not the public one"),
             (403, "", Call::GetSignature, Retry::TokenRefused, "not the public one"),
@@ -538,12 +539,12 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_the_gateway_lead_to_advice() {
+    fn gateway_failures_come_with_advice() {
         let connect = |kind: io::ErrorKind| Cause::Connect { to: "10.0.0.1:19999".to_owned(), error: kind.into() };
         let timeout = |phase| Cause::Timeout { phase, after: Duration::from_secs(10) };
         let mismatch = || Cause::NameMismatch { expected: "mexico".to_owned(), carried: vec!["mexico409".to_owned()] };
         for (cause, advice) in [
-            (connect(io::ErrorKind::ConnectionRefused), "forwards no ports"),
+            (connect(io::ErrorKind::ConnectionRefused), "no port forwarding"),
             (connect(io::ErrorKind::HostUnreachable), "check that the VPN is up"),
             (timeout(Phase::Connect), "check that the VPN is up"),
             (timeout(Phase::Head), "check the network"),

@@ -1,5 +1,5 @@
-//! The lease that `getSignature` grants: reads its payload and stores it across restarts. When a lease is bound,
-//! renewed or replaced is the keeper's decision.
+//! Leases from `getSignature`: parses their payload, and stores a lease so that it survives restarts. The keeper
+//! decides when to bind, renew or replace a lease.
 
 use std::path::{Path, PathBuf};
 
@@ -16,15 +16,15 @@ use crate::keeper::lease::Lease;
 use crate::secret::Secret;
 use crate::text::one_line;
 
-/// Lifetime, from its creation, of a lease without `expires_at` (one documented sample has only `created_at`): 'about
-/// two months' in PIA's words.
+/// Assumed lifetime of a lease without `expires_at`, counted from its creation (one documented sample has only
+/// `created_at`): 'about two months', according to PIA.
 const ASSUMED_LIFETIME: SignedDuration = SignedDuration::from_hours(60 * 24);
 
-/// Longest payload and longest signature, in bytes; PIA's have a few hundred. Both must fit into
-/// a file of 64 KiB, the most that is read back.
+/// Maximum length in bytes, for payload and signature alike; PIA's have a few hundred. Both must fit into a file of 64
+/// KiB, the limit of `files::read`.
 const MAX_LENGTH: usize = 16 * 1024;
 
-/// Reads port and expiry from a payload that arrived at `now`.
+/// Reads port and expiry from a payload received at `now`.
 pub fn parse(payload: Secret, signature: Secret, now: Timestamp) -> Result<Lease, Cause> {
     for (field, value) in [("payload", &payload), ("signature", &signature)] {
         if value.expose().len() > MAX_LENGTH {
@@ -55,9 +55,9 @@ fn port(fields: &Object) -> Result<u16, Cause> {
     match fields.get("port") {
         Some(Value::Number(Number::U64(port))) => match u16::try_from(*port) {
             Ok(port) if port > 0 => Ok(port),
-            _ => Err(Cause::field("payload.port", format!("is {port}, not within 1 to 65535"))),
+            _ => Err(Cause::field("payload.port", format!("is {port}, not between 1 and 65535"))),
         },
-        Some(Value::Number(other)) => Err(Cause::field("payload.port", format!("is {other}, not within 1 to 65535"))),
+        Some(Value::Number(other)) => Err(Cause::field("payload.port", format!("is {other}, not between 1 and 65535"))),
         Some(_) => Err(Cause::field("payload.port", "is not a number")),
         None => Err(Cause::field("payload.port", "is missing")),
     }
@@ -78,7 +78,7 @@ fn time(fields: &Object, name: &'static str) -> Result<Option<Timestamp>, Cause>
     }
 }
 
-/// Shortens a text from a server and makes it safe for a log line.
+/// Shortens text from a server and makes it safe for a log line.
 fn printable(text: &str) -> String {
     one_line(text).chars().take(40).collect()
 }
@@ -101,8 +101,8 @@ impl LeaseStore {
         Self { path: state_dir.join("lease.json") }
     }
 
-    /// Loads the stored lease; `None` if there is no file. The error says why the file is unusable; a new lease will
-    /// replace it.
+    /// Loads the stored lease; `None` if there is no file. The error is the reason why the file is unusable; a new
+    /// lease will replace the file.
     pub fn load(&self) -> Result<Option<Lease>, String> {
         let text = match files::read(&self.path) {
             Ok(text) => text,
@@ -112,10 +112,10 @@ impl LeaseStore {
         let stored: Stored = from_str(&text).map_err(|_| "is damaged".to_owned())?;
         let expires_at: Timestamp = stored.expires_at.parse().map_err(|_| "has a damaged expires_at".to_owned())?;
         let (payload, signature) = (Secret::new(stored.payload), Secret::new(stored.signature));
-        // Port from the payload, expiry from the file: parsing again would extend a lease whose payload has none.
+        // The expiry comes from the file, because `parse` would extend a lease whose payload has no expiry.
         let lease = parse(payload, signature, expires_at).map_err(|error| error.to_string())?;
         if lease.port != stored.port {
-            return Err("has a different port than its payload".to_owned());
+            return Err("has a port that differs from its payload's".to_owned());
         }
         Ok(Some(Lease { expires_at, ..lease }))
     }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn fractions_of_any_length() {
+    fn fractional_seconds_may_have_any_length() {
         for digits in 0..=9 {
             let fraction = if digits == 0 { String::new() } else { format!(".{}", "1".repeat(digits)) };
             let text = format!(r#"{{"port":1,"expires_at":"2026-12-01T00:00:00{fraction}Z"}}"#);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn without_expiry_two_months_from_creation_or_now() {
+    fn without_expiry_a_lease_lasts_two_months_from_creation_or_now() {
         let from = |text: &str| parse(text).unwrap().expires_at.to_string();
         assert_eq!(from(r#"{"port":1,"created_at":"2026-01-01T00:00:00Z"}"#), "2026-03-02T00:00:00Z");
         assert_eq!(from(r#"{"port":1}"#), "2027-01-22T00:00:00Z");
@@ -189,7 +189,7 @@ mod tests {
             fails(parse_base64(BASE64_STANDARD.encode(inner)), "payload does not decode to a JSON object");
         }
         for port in ["0", "65536", "70000", "-1", "1.5"] {
-            fails(parse(&format!(r#"{{"port":{port}}}"#)), &format!("payload.port is {port}, not within 1 to 65535"));
+            fails(parse(&format!(r#"{{"port":{port}}}"#)), &format!("payload.port is {port}, not between 1 and 65535"));
         }
         fails(parse(r#"{"port":"47047"}"#), "payload.port is not a number");
         fails(parse("{}"), "payload.port is missing");
@@ -199,10 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_lease_comes_back_and_a_longer_one_is_refused() {
+    fn the_longest_lease_can_be_stored_and_a_longer_one_is_refused() {
         let dir = TempDir::new();
         let store = LeaseStore::new(dir.path());
-        // Trailing white space means nothing in JSON; base64 turns 3 bytes into 4.
+        // JSON ignores trailing white space; base64 turns 3 bytes into 4.
         let payload =
             |spaces: usize| Secret::new(BASE64_STANDARD.encode(format!("{{\"port\":1}}{}", " ".repeat(spaces))));
         let parse = |payload, length| super::parse(payload, Secret::new("s".repeat(length)), NOW.parse().unwrap());
@@ -224,13 +224,13 @@ mod tests {
         assert!(error.ends_with(&format!(": in? a ü{}", "x".repeat(33))), "{error}");
     }
 
-    /// A lease whose payload has no expiry; only the file records it.
+    /// A lease without an expiry in its payload, so that only the file records one.
     fn sample() -> Lease {
         parse(r#"{"token":"x","port":47047}"#).unwrap()
     }
 
     #[test]
-    fn a_lease_comes_back_verbatim() {
+    fn a_lease_is_loaded_as_it_was_stored() {
         let dir = TempDir::new();
         let store = LeaseStore::new(dir.path());
         assert_eq!(store.load(), Ok(None));
@@ -247,17 +247,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_at_any_byte_is_refused_and_kept() {
+    fn a_file_truncated_at_any_byte_is_refused_and_kept() {
         let dir = TempDir::new();
         let store = LeaseStore::new(dir.path());
         store.save(&sample()).unwrap();
         let whole = std::fs::read(store.path()).unwrap();
         for length in 0..whole.len() {
             std::fs::write(store.path(), &whole[..length]).unwrap();
-            assert!(store.load().is_err(), "cut at {length}");
+            assert!(store.load().is_err(), "truncated at {length}");
             assert_eq!(std::fs::read(store.path()).unwrap().len(), length);
         }
         std::fs::write(store.path(), String::from_utf8(whole).unwrap().replace("47047,", "47048,")).unwrap();
-        assert_eq!(store.load(), Err("has a different port than its payload".to_owned()));
+        assert_eq!(store.load(), Err("has a port that differs from its payload's".to_owned()));
     }
 }

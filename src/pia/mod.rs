@@ -1,6 +1,7 @@
-//! Private Internet Access: the account (token), the gateway (signature and bind), the stored lease, and what we trust.
+//! Private Internet Access: the account (token), the gateway (signature and bind), the stored lease, and the CA and
+//! names to trust.
 //!
-//! Facts come from PIA's own scripts and desktop client. When to call or retry what is the keeper's decision.
+//! The protocol was taken from PIA's own scripts and desktop client. The keeper decides when to make or retry a call.
 
 pub mod account;
 pub mod discover;
@@ -32,7 +33,7 @@ pub struct Pia {
 }
 
 impl Pia {
-    /// Reads PIA's settings; `state_dir` keeps lease and CA. Sends nothing.
+    /// Reads PIA's settings; lease and CA are stored in `state_dir`. Sends nothing.
     pub fn read(reader: &mut Reader, state_dir: &Path) -> Option<Self> {
         let token_file = account::token_file(reader);
         let credentials = credentials(reader, &token_file);
@@ -44,7 +45,7 @@ impl Pia {
         let remedy = "use an https URL";
         let login_urls = urls(reader, "PIA_LOGIN_URL", &account::LOGIN_URLS, remedy, |text| match Url::parse(text)? {
             url if url.https => Ok(url),
-            _ => Err("is not https, so the password would travel unencrypted".to_owned()),
+            _ => Err("is not https, so the password would be sent unencrypted".to_owned()),
         });
         let in_tunnel = reader.get("PIA_LOGIN_URL").is_none();
         let login_roots = read_roots(reader, "PIA_LOGIN_CA_CERT");
@@ -57,7 +58,7 @@ impl Pia {
         })
     }
 
-    /// Stops writing token, lease and CA.
+    /// Keeps token, lease and CA in memory only.
     pub fn disable_persistence(&mut self) {
         self.persists = false;
         self.account.disable_persistence();
@@ -78,7 +79,7 @@ impl Pia {
     }
 }
 
-/// `None` if a token file makes them unnecessary, or if they are invalid.
+/// `None` if the credentials are invalid, or unset because a token file makes them unnecessary.
 fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
     let before = reader.problems();
     let pair = reader.pair("PIA_USERNAME", "PIA_PASSWORD");
@@ -86,7 +87,7 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
         && reader.problems() == before
         && let Err(problem) = account::read_token(token_file)
     {
-        let problem = problem.unwrap_or_else(|| "is absent or empty".to_owned());
+        let problem = problem.unwrap_or_else(|| "is missing or empty".to_owned());
         let problem = format!("is not set, and PIA_TOKEN_FILE {} {problem}", files::display_path(token_file));
         let remedy = "set PIA_USERNAME and PIA_PASSWORD (or PIA_USERNAME_FILE and PIA_PASSWORD_FILE)";
         reader.problem("PIA_USERNAME", None, problem, remedy);

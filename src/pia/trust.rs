@@ -1,7 +1,7 @@
-//! Trust: PIA's CA, other CA files, and the name that a gateway's certificate must carry.
+//! Trust in PIA's servers: PIA's CA or the user's own CA file, and the name that a gateway's certificate must carry.
 //!
-//! PIA's CA certificate belongs to PIA and is not shipped. It is fetched once, over any channel, and accepted only if
-//! the SHA-256 of its DER is the one that is shipped.
+//! PIA's CA certificate belongs to PIA and is not part of this program. It is fetched once, over any channel, and
+//! accepted only if the SHA-256 of its DER encoding matches the pin.
 
 use std::fmt::Write as _;
 use std::io;
@@ -22,21 +22,21 @@ use crate::http::url::Url;
 use crate::http::{Connection, Request};
 use crate::keeper::step::{Exchange, Progress};
 
-/// SHA-256 of PIA's CA in DER: RSA-4096, valid 2014 to 2034, `ca.rsa.4096.crt` in PIA's repositories.
+/// SHA-256 of PIA's CA certificate in DER: RSA-4096, valid 2014 to 2034, `ca.rsa.4096.crt` in PIA's repositories.
 pub const PIA_CA_SHA256: &str = "1fd25658456eab3041fba77ccd398ab8124edcc1b8b2fc1d55fdf6b1bbfc9d70";
-/// Copies of one certificate in two of PIA's repositories.
+/// Copies of PIA's CA certificate in two of PIA's repositories.
 const CA_URLS: [&str; 2] = [
     "https://raw.githubusercontent.com/pia-foss/manual-connections/master/ca.rsa.4096.crt",
     "https://raw.githubusercontent.com/pia-foss/desktop/master/daemon/res/ca/rsa_4096.crt",
 ];
-/// Retry delay after a fetched CA did not match the pin: an interception usually lasts.
+/// Retry delay after a fetched CA did not match the pin: a proxy that intercepts TLS rarely goes away in seconds.
 const CA_RETRY: Duration = Duration::from_secs(5 * 60);
 /// Base64 characters per line of PEM (RFC 7468).
 const PEM_WIDTH: usize = 64;
 
 pub struct Authority {
     roots: Option<RootCertStore>,
-    /// `None` if the user gave the roots.
+    /// `None` if the user provided the roots.
     published: Option<Published>,
 }
 
@@ -59,14 +59,14 @@ impl Authority {
         }
     }
 
-    /// Stops storing a fetched CA.
+    /// Keeps a fetched CA in memory only.
     pub fn disable_persistence(&mut self) {
         if let Some(published) = &mut self.published {
             published.persists = false;
         }
     }
 
-    /// Roots to verify the gateway with, fetched first if necessary.
+    /// Roots that verify the gateway; fetches PIA's CA first if necessary.
     pub fn roots(&mut self) -> Exchange<RootCertStore> {
         if let (None, Some(published)) = (&self.roots, &mut self.published) {
             let Progress::Done(certificate) = published.obtain()? else { return Ok(Progress::More) };
@@ -80,20 +80,20 @@ impl Authority {
     }
 }
 
-/// PIA's CA: its file, its sources and its pin.
+/// PIA's CA: file, download URLs and pin.
 pub struct Published {
     file: PathBuf,
-    /// Tried in this order.
+    /// Tried in order.
     urls: Vec<Url>,
     /// SHA-256 of the DER, lower-case hexadecimal.
     pin: String,
-    /// Whether a fetched certificate is written to the file.
+    /// Write a fetched certificate to `file`.
     persists: bool,
     /// URLs that have failed in this round.
     tried: Vec<Attempt>,
 }
 
-/// Reads the settings of PIA's CA, whose file is in `state_dir`.
+/// Reads the settings for PIA's CA, which is stored in `state_dir`.
 pub fn published(reader: &mut Reader, state_dir: &Path) -> Option<Published> {
     let urls = urls(reader, "PIA_CA_URL", &CA_URLS, "use an http or https URL", Url::parse);
     let remedy = "use the SHA-256 of the certificate in DER, 64 hexadecimal digits";
@@ -101,7 +101,7 @@ pub fn published(reader: &mut Reader, state_dir: &Path) -> Option<Published> {
     Some(Published::new(state_dir, urls, pin?))
 }
 
-/// The URL in the variable `name`, or else the default ones.
+/// Reads the URL in the variable `name`; returns `defaults` if it is not set.
 pub fn urls(
     reader: &mut Reader,
     name: &str,
@@ -118,7 +118,7 @@ impl Published {
         Self { file: state_dir.join("ca.rsa.4096.crt"), urls, pin, persists: true, tried: Vec::new() }
     }
 
-    /// Stores the CA in `file` instead.
+    /// Stores the CA in `file` instead of the state directory.
     #[must_use]
     pub fn kept_in(self, file: PathBuf) -> Self {
         Self { file, ..self }
@@ -144,7 +144,7 @@ impl Published {
         match self.store(&certificate) {
             Ok(()) => log::info!("PIA's CA fetched and stored in {}", self.file.display()),
             Err(error) => log::warn!(
-                "cannot write {}: {}; PIA's CA stays in memory, and every start fetches it again",
+                "cannot write {}: {}; PIA's CA is kept in memory only, so every start fetches it again",
                 self.file.display(),
                 io_message(&error)
             ),
@@ -152,7 +152,7 @@ impl Published {
         Ok(Progress::Done(certificate))
     }
 
-    /// Reads the stored certificate; `None` if there is no file. The error says why the file is unusable.
+    /// Reads the stored certificate; `None` if there is no file. The error is the reason why the file is unusable.
     pub fn stored(&self) -> Result<Option<CertificateDer<'static>>, String> {
         match files::read(&self.file) {
             Ok(pem) => self.pinned(pem.as_bytes()).map(Some).map_err(|_| "is not PIA's CA".to_owned()),
@@ -161,7 +161,8 @@ impl Published {
         }
     }
 
-    /// Tries the next URL. The channel need not be trusted, because only the pinned certificate is accepted.
+    /// Fetches the certificate from the next URL. The channel need not be trusted, because only the pinned certificate
+    /// is accepted.
     pub fn fetch(&mut self) -> Exchange<CertificateDer<'static>> {
         let url = &self.urls[self.tried.len() % self.urls.len()];
         let error = match self.fetch_from(url) {
@@ -187,7 +188,7 @@ impl Published {
         }
         self.pinned(&response.body).map_err(|wrong| {
             let advice =
-                "it was discarded: get PIA's ca.rsa.4096.crt over another network and set PIA_CA_CERT to its path";
+                "the reply was discarded: get PIA's ca.rsa.4096.crt over another network and set PIA_CA_CERT to its path";
             failed(wrong).with_retry(Retry::After(CA_RETRY)).advise(Some(advice))
         })
     }
@@ -205,9 +206,9 @@ impl Published {
         files::write(&self.file, pem.as_bytes(), Durability::Durable)
     }
 
-    /// Finds the certificate with the pinned SHA-256; the error says what `pem` holds instead.
+    /// Finds the certificate with the pinned SHA-256; the error describes what `pem` contains instead.
     fn pinned(&self, pem: &[u8]) -> Result<CertificateDer<'static>, Cause> {
-        let mut wrong = Cause::Other("received something that is no certificate".to_owned());
+        let mut wrong = Cause::Other("received something other than a certificate".to_owned());
         for certificate in CertificateDer::pem_slice_iter(pem).flatten() {
             let fingerprint = sha256(&certificate);
             if fingerprint == self.pin {
@@ -220,7 +221,7 @@ impl Published {
 }
 
 fn failed(cause: Cause) -> Error {
-    let advice = "retrying; or get PIA's ca.rsa.4096.crt over another network and set PIA_CA_CERT to its path";
+    let advice = "retrying; if this repeats, get ca.rsa.4096.crt over another network and set PIA_CA_CERT to its path";
     Error::new(Call::FetchCa, cause).advise(Some(advice))
 }
 
@@ -231,7 +232,7 @@ fn sha256(bytes: &[u8]) -> String {
     })
 }
 
-/// Normalises a SHA-256; openssl's colons and upper-case digits are accepted.
+/// Normalises a SHA-256; accepts openssl's colons and upper-case digits.
 pub fn parse_sha256(text: &str) -> Result<String, String> {
     let digits: String = text.chars().filter(|&c| c != ':').map(|c| c.to_ascii_lowercase()).collect();
     if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -276,7 +277,7 @@ mod tests {
         let refused = published.pinned(other.as_bytes()).unwrap_err();
         let fingerprint = sha256(&certificate(&other));
         assert!(matches!(&refused, Cause::WrongCertificate { found, .. } if *found == fingerprint), "{refused}");
-        assert!(published.pinned(b"<html>").unwrap_err().to_string().contains("no certificate"));
+        assert!(published.pinned(b"<html>").unwrap_err().to_string().contains("other than a certificate"));
     }
 
     #[test]
@@ -288,10 +289,10 @@ mod tests {
         assert_eq!(published.stored(), Ok(Some(certificate(&pia))));
         let whole = std::fs::read_to_string(published.file()).unwrap();
         assert!(whole.lines().all(|line| line.len() <= PEM_WIDTH), "{whole}");
-        // The file is complete even without its last line break.
+        // Without its last line break, the file is still complete.
         for length in 0..whole.len() - 1 {
             std::fs::write(published.file(), &whole[..length]).unwrap();
-            assert!(published.stored().is_err(), "cut at {length}");
+            assert!(published.stored().is_err(), "truncated at {length}");
         }
         std::fs::write(published.file(), ca()).unwrap();
         assert!(published.stored().unwrap_err().contains("not PIA's CA"));

@@ -1,4 +1,4 @@
-//! Current health: what the status document records, checked against what the kernel shows now.
+//! Current health: compares the status document with the kernel's present routes and sockets.
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use crate::pia::discover;
 use crate::state::Presence;
 use crate::views::status::{Health, Status};
 
-/// Health of the process that wrote `status`; `presence` records whether that process still runs.
+/// Health of the process that wrote `status`; `presence` shows if that process is still running.
 pub fn check(status: &Status, presence: &Presence) -> Health {
     let network = Network::snapshot();
     let route = route(status, &network);
@@ -18,12 +18,12 @@ pub fn check(status: &Status, presence: &Presence) -> Health {
     status.health(presence, route, listen_state.as_ref(), Timestamp::now())
 }
 
-/// Health of this process, which certainly runs.
+/// Health of this process, which is known to be running.
 pub fn check_own(status: &Status) -> Health {
     check(status, &Presence::Running(String::new()))
 }
 
-/// The current route to the gateway of the last bind; `None` if that bind recorded no route.
+/// Current route to the gateway of the last bind; `None` if that bind recorded no route.
 fn route(status: &Status, network: &Network) -> Option<Result<GatewayRoute, String>> {
     if status.follows && network.is_isolated() {
         return Some(Err("only the loopback device is left".to_owned()));
@@ -36,10 +36,10 @@ fn route(status: &Status, network: &Network) -> Option<Result<GatewayRoute, Stri
     Some(route.map_err(|error| io_message(&error)))
 }
 
-/// Current sockets on the port; `None` if the kernel did not show the client's socket to the service.
+/// Current state of the port's sockets; `None` if the kernel did not show the client's socket to the service.
 fn listen_state(status: &Status, network: &Network, route: Option<&GatewayRoute>) -> Option<ListenState> {
     let port = status.port.filter(|_| status.listener_seen)?;
     let sockets = kernel::inspect(network, port, route, false).ok()?;
-    // With the kernel as the only witness TCP decides: a client may keep a UDP socket on a port that it has left.
+    // If the client does not report whether it listens, only TCP counts: a client may keep a UDP socket on its previous port.
     Some(if status.reports_no_listening() { sockets.tcp } else { sockets.listen_state().clone() })
 }

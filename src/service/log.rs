@@ -1,4 +1,4 @@
-//! The log's wording of each outcome. The outcomes themselves are in `keeper::outcome`, the log's format in `logging`.
+//! Turns outcomes into log messages. Outcomes are defined in `keeper::outcome`, the log's format in `logging`.
 
 use log::Level;
 
@@ -8,13 +8,14 @@ use crate::keeper::{Notice, Outcome, Remote, Visibility};
 use crate::time::{self, ClockChange, human_duration, rfc3339};
 use crate::views::status::remote_name;
 
-/// Shorter waits are not logged: the next attempt comes before anyone has read about them.
+/// The log omits shorter waits, because the next attempt begins before a user has read the line.
 const MIN_WAIT_SHOWN: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Writes outcomes to the log. The fields are names for its lines.
+/// Writes outcomes to the log.
 pub struct LogObserver {
+    /// Name of the torrent client.
     pub client: &'static str,
-    /// The program that leases the port, or PIA.
+    /// Name of the program that leases the port, or PIA.
     pub source: String,
 }
 
@@ -29,7 +30,7 @@ pub fn log_outcome(outcome: &Outcome, observer: &LogObserver) {
         }
         if let Notice::Leased { over: true, .. } = notice {
             log::warn!(
-                "by this system's clock ({}) the new lease has already expired; set the clock",
+                "according to this system's clock ({}), the new lease has already expired; set the clock",
                 rfc3339(time::now().wall)
             );
         }
@@ -45,15 +46,15 @@ pub fn log_outcome(outcome: &Outcome, observer: &LogObserver) {
     }
 }
 
-/// Longest message, in characters: with time and level in front of it, a line has 200.
+/// Longest message, in characters; with time and level, a line has at most 200.
 pub const LINE: usize = 180;
 
-/// An error and its advice. A long error is truncated, the advice is not.
+/// An error and its advice in one line. Truncates a long error, but never the advice.
 pub fn with_advice(error: &Error) -> String {
     truncated(&error.to_string(), &format!("; {}", error.advice))
 }
 
-/// `text` and `end` in one line; `text` is truncated if necessary.
+/// Joins `text` and `end`, and truncates `text` to stay within 180 characters.
 pub fn truncated(text: &str, end: &str) -> String {
     let room = LINE.saturating_sub(end.chars().count());
     if text.chars().count() <= room {
@@ -63,12 +64,12 @@ pub fn truncated(text: &str, end: &str) -> String {
     format!("{begin}…{end}")
 }
 
-/// An error with its advice, and its details below that.
+/// Lines for an error: the first has the error and its advice, the others have details.
 pub fn error_lines(error: &Error) -> Vec<String> {
     [with_advice(error)].into_iter().chain(details(error)).collect()
 }
 
-/// Further facts about an error, a line each.
+/// Further facts about an error, one per line.
 pub fn details(error: &Error) -> impl Iterator<Item = String> {
     error.details().into_iter().map(|line| truncated(&line, ""))
 }
@@ -76,8 +77,8 @@ pub fn details(error: &Error) -> impl Iterator<Item = String> {
 /// Explains the client's own report about its reachability.
 pub fn describe_inbound(connectivity: Connectivity) -> &'static str {
     match connectivity {
-        Connectivity::Connected => "incoming peers can reach it",
-        Connectivity::Firewalled => "no incoming peer yet, normal at first",
+        Connectivity::Connected => "peers can connect to it",
+        Connectivity::Firewalled => "no incoming peer yet (normal at first)",
         Connectivity::Disconnected => "it reports that it is not connected",
         Connectivity::Listening | Connectivity::Unknown => "it does not report whether peers can reach it",
     }
@@ -99,7 +100,7 @@ fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
         Notice::TokenRefused(error) => format!("{error}; getting a new token"),
         Notice::Leased { lease, .. } => format!("lease: port {} until {}", lease.port, rfc3339(lease.expires_at)),
         Notice::StoreFailed { lease, error } => format!(
-            "lease: port {} until {}; storing it failed, so a restart gets a different port: {}",
+            "lease: port {} until {}; cannot store the lease, so a restart gets a different port: {}",
             lease.port,
             rfc3339(lease.expires_at),
             error.cause
@@ -120,7 +121,7 @@ fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
             let limit = match visibility {
                 Visibility::Confirmed => "",
                 Visibility::TcpOnly => " over TCP, but not over UDP",
-                Visibility::Hidden => " by its own report (not visible from here)",
+                Visibility::Hidden => " according to its own report (not visible from here)",
                 Visibility::Unknown => {
                     return format!("{client} has port {port}; it does not report whether it listens");
                 }
@@ -136,7 +137,7 @@ fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
             "no incoming peer on port {port} for 24 h, although torrents are active; check the VPN's firewall (README, \
              'Firewall') and {client}'s network interface"
         ),
-        Notice::Reannounced(port) => format!("{client} announces port {port} to its trackers"),
+        Notice::Reannounced(port) => format!("{client} is announcing port {port} to its trackers"),
         Notice::ReannounceFailed(error) => {
             format!("{error}; the trackers get the port with the next regular announce")
         }

@@ -1,5 +1,5 @@
-//! The loop: observes tunnel and clock, runs the steps that the keeper asks for, publishes the outcome, and waits. What to do
-//! next is decided in `keeper`, not here.
+//! The loop: observes tunnel and clock, runs the steps that the keeper asks for, publishes the outcome, and waits. The decisions
+//! are made in `keeper`.
 
 pub mod health;
 mod log;
@@ -30,17 +30,17 @@ use log::LogObserver;
 pub use log::{describe_inbound, details, error_lines, truncated, with_advice};
 pub use remotes::Remotes;
 
-/// Interval between two observations of the tunnel if the kernel does not report changes.
+/// Interval between observations of the tunnel if the kernel does not report changes.
 const TUNNEL_POLL: Duration = Duration::from_secs(15);
-/// Delay from the first of a burst of changes to the observation: wg-quick's default route comes 40 ms after its device.
+/// Delay between the first change of a burst and the observation: wg-quick adds its default route 40 ms after its device.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Time for the second half of a bounce after a stop request: one exchange, and no second one after a late answer.
+/// Time after a stop request in which the second half of a bounce may begin another exchange. An exchange takes 10 s at most.
 const BOUNCE_BACK_LIMIT: Duration = Duration::from_secs(11);
 
 /// Observes the loop: the log, or `check`.
 pub trait Observer {
     fn step_started(&mut self, step: &Step);
-    /// Called before the keeper's outcome for `step`.
+    /// Called before [`Observer::outcome`] for the same step.
     fn step_finished(&mut self, step: &Step, result: &Exchange<Completed>, remotes: &Remotes);
     fn outcome(&mut self, outcome: &Outcome);
 }
@@ -58,16 +58,16 @@ impl Observer for LogObserver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Stopped,
-    /// No device but loopback was left for as long as `EXIT_WHEN_ISOLATED` allows.
+    /// Only the loopback device was left for as long as `EXIT_WHEN_ISOLATED` allows.
     Isolated,
 }
 
-/// A pending request for another port.
+/// A pending request for a different port.
 #[derive(Default)]
 struct Renewal {
     requesters: Vec<UnixStream>,
     from: Option<u16>,
-    /// The last failure since the request.
+    /// Last failure since the request.
     reason: Option<String>,
 }
 
@@ -78,25 +78,25 @@ pub struct Service {
     interval: Duration,
     /// Kernel events; `None` outside [`Service::run`].
     events: Option<Rc<Events>>,
-    /// Socket for `renew`; `None` outside [`Service::run`], and after an error.
+    /// Socket that accepts `renew` requests; `None` outside [`Service::run`], and after an error.
     requests: Option<UnixListener>,
     renewal: Option<Renewal>,
     /// Devices and addresses at `observed_at`.
     network: Network,
     observed_at: Option<Instant>,
-    /// The status document has to be written again.
+    /// The status document must be written again.
     status_dirty: bool,
-    /// A warning about a failed write was logged. Writing goes on, because full disks are cleaned up.
+    /// A warning about a failed write was logged. Writing continues, because a full disk may be cleared.
     unwritable: bool,
     notifier: Notifier,
     /// `None` for `check`.
     views: Option<Views>,
-    /// The pass was over at the last wait, so the service manager was sent `READY=1`.
+    /// The pass had ended by the last wait, so the service manager received `READY=1`.
     ready: bool,
 }
 
 impl Service {
-    /// For the daemon (`long_running`) or for `once`. Logs the settings and the stored lease, and sends nothing.
+    /// Creates the service for the daemon (`long_running`), `once` or `renew`. Logs settings and stored lease; sends nothing.
     pub fn new(mut settings: Settings, state: State, long_running: bool) -> (Self, Box<dyn Observer>) {
         for warning in &settings.warnings {
             ::log::warn!("{warning}");
@@ -104,8 +104,8 @@ impl Service {
         let unwritable = files::probe_folder(state.folder()).err();
         if let Some(error) = &unwritable {
             ::log::warn!(
-                "STATE_DIR {}: {}; the lease stays in memory: a restart gets a different port, and status and healthcheck \
-                 see nothing; make it writable",
+                "STATE_DIR {}: {}; make the folder writable, otherwise a restart gets a different port, and status and \
+                 healthcheck see nothing",
                 state.folder().display(),
                 io_message(error)
             );
@@ -132,7 +132,7 @@ impl Service {
         (service, Box::new(observer))
     }
 
-    /// For `check`, which prints rows instead of a log. With `hands_off` the client is not changed.
+    /// Creates a service that logs nothing, for `check`. With `hands_off`, the service never changes the client.
     pub fn quiet(settings: Settings, state: State, hands_off: bool) -> Self {
         let interval = settings.interval;
         let seed = RandomState::new().build_hasher().finish();
@@ -160,7 +160,7 @@ impl Service {
         &self.keeper
     }
 
-    /// The current route to the gateway, or into the tunnel; `None` while the gateway is a name that was not looked up yet.
+    /// Current route to the gateway, or into the tunnel while the gateway is unknown; `None` before a gateway name is looked up.
     pub fn route(&self) -> Option<Result<GatewayRoute, Error>> {
         self.remotes.route(&Network::snapshot()).map(|(_, route)| route)
     }
@@ -169,7 +169,7 @@ impl Service {
         matches!(&self.remotes.port, PortProvider::Pia(pia) if pia.gateway.is_auto())
     }
 
-    /// The gateway has to be found, and there is no tunnel to search.
+    /// True if the gateway must be searched for, but there is no tunnel to search.
     pub fn has_no_tunnel(&self) -> bool {
         match &self.remotes.port {
             PortProvider::Pia(pia) => !pia.gateway.has_candidates(&Network::snapshot()),
@@ -177,10 +177,10 @@ impl Service {
         }
     }
 
-    /// Runs until a stop signal, or until this network namespace counts as dead.
+    /// Runs until a stop signal arrives, or until the limit of `EXIT_WHEN_ISOLATED` is reached.
     pub fn run(&mut self, signals: &Signals, observer: &mut dyn Observer) -> Exit {
         self.notifier = Notifier::from_environment();
-        // The status of the last run does not apply to this one.
+        // Replace the status of the previous run.
         self.write_status(None);
         // Subscribe before the first observation, so that no change in between is missed.
         let events = self.events.insert(Rc::new(Events::subscribe()));
@@ -212,7 +212,7 @@ impl Service {
         exit
     }
 
-    /// Runs one full pass, until everything is done (true) or something fails (false).
+    /// Runs a full pass, until everything is done (true) or something fails (false).
     pub fn run_once(&mut self, observer: &mut dyn Observer) -> bool {
         self.remotes.restore_rejections(&mut self.keeper, &self.state, time::now());
         let complete = loop {
@@ -239,7 +239,7 @@ impl Service {
         }
     }
 
-    /// Current failures, a line each.
+    /// Current failures with their details, as lines of text.
     pub fn problems(&self) -> Vec<String> {
         let snapshot = self.keeper.snapshot();
         let mut lines: Vec<_> = snapshot.troubles.iter().flat_map(|(_, trouble)| error_lines(&trouble.error)).collect();
@@ -257,7 +257,7 @@ impl Service {
         let now = time::now();
         let status = self.status(now);
         self.notify_manager(now, &status);
-        // In the middle of a pass neither health nor renewal is final.
+        // Health and renewal are final only at the end of a pass.
         if self.ready {
             self.send_heartbeat(&status);
             self.end_renewal();
@@ -291,7 +291,7 @@ impl Service {
         }
     }
 
-    /// Accepts a request for another port; true if there was one.
+    /// Accepts a request for a different port; false if no request is pending.
     fn accept_request(&mut self) -> bool {
         match self.requests.as_ref().map(UnixListener::accept) {
             Some(Ok((requester, _))) => {
@@ -299,9 +299,9 @@ impl Service {
                 self.renewal.get_or_insert_default().requesters.push(requester);
                 return true;
             }
-            // The pending connection would end every wait at once.
+            // Close the socket, because a connection that stays pending would end every wait at once.
             Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
-                ::log::warn!("no longer accepting renew requests: {}; restart to accept them", io_message(&error));
+                ::log::warn!("can no longer accept renew requests: {}; restart the service", io_message(&error));
                 self.requests = None;
             }
             _ => {}
@@ -309,15 +309,15 @@ impl Service {
         false
     }
 
-    /// Handles the user's request for another port.
+    /// Handles the user's request for a different port.
     pub fn renew(&mut self) {
-        ::log::info!("another port was requested; the current one is kept until the new one is bound");
+        ::log::info!("a different port was requested; keeping the current port until the new one is bound");
         let from = self.keeper.snapshot().port;
         self.renewal.get_or_insert_default().from = from;
         self.keeper.force_renewal(time::now());
     }
 
-    /// Answers a pending request for another port and returns the result; an error if there is no other port.
+    /// Answers pending requests for a different port and returns the result: an error if the port is unchanged.
     pub fn end_renewal(&mut self) -> Option<Result<String, String>> {
         let Renewal { requesters, from, reason } = self.renewal.take()?;
         let result = match (from, self.keeper.port_to_listen_on()) {
@@ -335,13 +335,12 @@ impl Service {
         Some(result)
     }
 
-    /// The kernel does not report changes.
+    /// True if the kernel does not report changes.
     fn must_poll(&self) -> bool {
         self.events.as_ref().is_none_or(|events| events.refused().is_some())
     }
 
-    /// Observes the tunnel if it may have changed, and the clock in any case, which costs nothing; true if there is something new
-    /// to decide.
+    /// Observes the clock, which costs nothing, and a tunnel that may have changed; true if the keeper has something to decide.
     fn observe_if_changed(&mut self, observer: &mut dyn Observer) -> bool {
         let take = |events: &Option<Rc<Events>>| events.as_ref().is_some_and(|events| events.take());
         let mut changed = take(&self.events);
@@ -360,14 +359,14 @@ impl Service {
         outcome.is_some()
     }
 
-    /// Observes clock and tunnel; true if there is something new to decide.
+    /// Observes clock and tunnel; true if the keeper has something to decide.
     fn observe(&mut self, observer: &mut dyn Observer) -> bool {
         let now = time::now();
         self.observed_at = Some(now.mono);
         self.network = Network::watched(self.events.as_ref());
         let isolated = self.keeper.observe_devices(now, self.network.is_isolated());
         if isolated {
-            ::log::warn!("only the loopback device is left; if the VPN container was restarted, restart this one, too");
+            ::log::warn!("only the loopback device is left; if the VPN container was restarted, restart this one too");
         }
         let mut outcomes: Vec<_> = self.keeper.observe_clock(now).into_iter().collect();
         if let Some((gateway, route)) = self.remotes.route(&self.network) {
@@ -386,9 +385,9 @@ impl Service {
         isolated || !outcomes.is_empty()
     }
 
-    /// Sends the state to the service manager, and at the end of a pass, successful or not, that the service is ready.
+    /// Sends the state to the service manager, with `READY=1` at the end of the first pass, and of the first after a reload.
     fn notify_manager(&mut self, now: Now, status: &Status) {
-        // A pass also waits in its middle, for a client that is slow to listen.
+        // Some waits are in the middle of a pass, for a client that is slow to listen.
         let over = self.keeper.is_settled(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
         let ready = if over && !std::mem::replace(&mut self.ready, over) { "READY=1\n" } else { "" };
         self.notifier.send(&format!("{ready}STATUS={}", status.one_line()));
@@ -399,7 +398,7 @@ impl Service {
         let result = self.remotes.execute(step, &self.network);
         self.notifier.feed_watchdog();
         let now = time::now();
-        // A step that was abandoned for a stop or for another tunnel is no failure.
+        // A step that was abandoned because of a stop or a new tunnel has not failed.
         if let Err(error) = &result
             && (stopping() || matches!(error.cause, Cause::RouteChanged))
         {
@@ -423,7 +422,7 @@ impl Service {
             let snapshot = self.keeper.snapshot();
             let device = snapshot.route.and_then(|route| route.device.as_ref()).map_or("", |device| &device.name);
             match self.keeper.port_to_listen_on() {
-                // Between a lease and its first bind there is no better port than the one published before.
+                // Between a new lease and its first bind, keep the published port.
                 None if snapshot.port.is_some() => {}
                 port => views.publish_port(port, device, Instant::now()),
             }
@@ -449,7 +448,7 @@ impl Service {
         }
     }
 
-    /// Completes a bounce: a stop in its middle would leave the client on an unknown port.
+    /// Completes a bounce, because a stop halfway would leave the client on the temporary port.
     fn finish_bounce(&mut self, observer: &mut dyn Observer) {
         let end = Instant::now() + BOUNCE_BACK_LIMIT;
         while let Some(step) = self.keeper.unfinished_bounce() {

@@ -1,4 +1,4 @@
-//! Runs each step at its remote, one exchange at a time. Nothing is decided here.
+//! Runs each step against its remote, one exchange at a time. Makes no decisions.
 
 use std::net::SocketAddr;
 
@@ -15,14 +15,14 @@ use crate::time::Now;
 use crate::torrent::TorrentClient;
 use crate::views::status::remote_name;
 
-/// The remotes that settings describe.
+/// The remotes that the user has configured.
 pub struct Remotes {
     pub port: PortProvider,
     pub client: Box<dyn TorrentClient>,
 }
 
 impl Remotes {
-    /// Builds the remotes, and a keeper that starts from what earlier runs left in `state`. Sends nothing.
+    /// Builds the remotes, and a keeper that starts with the lease stored by an earlier run. Sends nothing.
     pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
         let Settings { mut port, client, interval, isolation, .. } = settings;
         let origin = match &mut port {
@@ -41,7 +41,7 @@ impl Remotes {
         (Self { port, client }, Keeper::new(setup, now))
     }
 
-    /// The credentials for a remote, and the error to report if they were rejected recently.
+    /// Credentials for a remote, and the error to report if the remote rejected them recently.
     fn credentials(&self, remote: Remote) -> Option<(Secret, Error)> {
         match (remote, &self.port) {
             (Remote::Account, PortProvider::Pia(pia)) => Some((pia.account.credentials()?, account::rejected_before())),
@@ -50,7 +50,7 @@ impl Remotes {
         }
     }
 
-    /// Restores the rejections of earlier runs: a few rejected logins in a row ban the user's address.
+    /// Restores rejections from earlier runs, because a few failed logins in a row get the user's address banned.
     pub fn restore_rejections(&self, keeper: &mut Keeper, state: &State, now: Now) {
         for remote in [Remote::Account, Remote::Client] {
             if let Some((credentials, error)) = self.credentials(remote)
@@ -61,12 +61,12 @@ impl Remotes {
         }
     }
 
-    /// Stores for the next run whether a step's credentials were rejected.
+    /// Records for the next run that the remote rejected, or accepted, a step's credentials.
     pub fn store_rejection(&self, step: &Step, result: &Exchange<Completed>, state: &State, now: Now) {
         let remote = step.remote();
         let rejected = match result {
             Err(error) if error.retry == Retry::CredentialsRejected => true,
-            // A completed call proves that the credentials are accepted.
+            // A completed call proves that the remote accepts the credentials.
             Ok(Progress::Done(_)) if matches!(step, Step::GetToken { .. } | Step::ReadPort) => false,
             _ => return,
         };
@@ -85,7 +85,7 @@ impl Remotes {
             Step::BounceAway { other, .. } => set(client.set_port(*other, false)),
             Step::BounceBack(port) => set(client.set_port(*port, true)),
             Step::Inspect { port, route, peers } => {
-                // This kernel knows nothing about a client on another machine.
+                // A client on another machine has no sockets in this kernel.
                 let here = client.dialled().is_some_and(|client| network.has_address(client.ip()));
                 let seen = here.then(|| kernel::inspect(network, *port, route.as_ref(), *peers).ok());
                 Ok(Progress::Done(Completed::Inspected(seen.flatten())))
@@ -114,12 +114,12 @@ impl Remotes {
         }
     }
 
-    /// The gateway's address, if it is known, and the route to it or into the tunnel; `None` while the gateway is a name that was
-    /// not looked up yet.
+    /// The gateway's address, if known, and the current route to the gateway, or else into the tunnel; `None` before a gateway's
+    /// name is looked up.
     pub fn route(&self, network: &Network) -> Option<(Option<SocketAddr>, Result<GatewayRoute, Error>)> {
         let (gateway, route) = match &self.port {
             PortProvider::Pia(pia) => (pia.gateway.dialled(), pia.gateway.route(network)?),
-            // The program that binds the port uses the same tunnel.
+            // The program that leases the port uses the same tunnel.
             PortProvider::Source(_) => (None, discover::route(network)),
         };
         let to = || gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
@@ -134,7 +134,7 @@ impl Remotes {
         }
     }
 
-    /// Closes the connections before a wait, during which the remotes would close them.
+    /// Closes all connections before a wait, because the remotes would close idle ones.
     pub fn disconnect(&mut self) {
         match &mut self.port {
             PortProvider::Pia(pia) => pia.gateway.disconnect(),
@@ -158,8 +158,8 @@ impl Remotes {
     }
 }
 
-/// A bug: the keeper has to ask the provider that it was built for.
+/// Reports a bug: the keeper asked for a step that the configured provider does not have.
 fn wrong_provider() -> Error {
-    let cause = "requested from the wrong provider; this is a bug of this program".to_owned();
+    let cause = "requested from the wrong provider; this is a bug in this program".to_owned();
     Error::new(Call::WrongProvider, Cause::Other(cause))
 }

@@ -1,8 +1,9 @@
-//! Deluge's web interface (JSON-RPC), 2.0 to 2.2, as measured on 2.0.3, 2.2.0 and a snapshot of 2.2.1.
+//! Deluge 2.0 to 2.2, controlled through its web interface (JSON-RPC). Behaviour was observed on 2.0.3, 2.2.0 and a
+//! snapshot of 2.2.1.
 //!
-//! Deluge reports the TCP port of its open socket, but no incoming peers. The web interface stands between us and the
-//! daemon: while the two are not connected, calls to the daemon hang, and the web interface does not reconnect
-//! automatically. `core.test_listen_port` is never called, because it asks a third party.
+//! Deluge reports the TCP port of its open socket, but no incoming peers. The web interface relays calls to the daemon.
+//! Without a connection to the daemon, these calls hang, and the web interface does not reconnect automatically.
+//! `core.test_listen_port` is never called, because it contacts a third party.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,19 +26,20 @@ const CONNECT: Call = Call::Client("Deluge web.connect");
 const GET_PORT: Call = Call::Client("Deluge core.get_listen_port");
 const SET_CONFIG: Call = Call::Client("Deluge core.set_config");
 const REANNOUNCE: Call = Call::Client("Deluge core.force_reannounce");
-/// Error codes of the web interface. `NO_DAEMON` also stands for an unknown method.
+/// The web interface's error code for a missing or expired session.
 const NOT_AUTHENTICATED: i64 = 1;
+/// The web interface's error code if it has no connection to the daemon; also for an unknown method.
 const NO_DAEMON: i64 = 2;
 
-/// Connection of the web interface to a daemon.
+/// The web interface's connection to its daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Daemon {
-    /// Must be checked before the next call, which might hang.
+    /// Must be checked before the next call, which hangs if there is no connection.
     Unchecked,
     Connected,
-    /// Not connected; the list of known daemons comes next.
+    /// Not connected; `core` next requests the list of known daemons.
     Missing,
-    /// Connecting to the daemon with this id comes next.
+    /// Id of the daemon to which `core` connects next.
     Found(String),
 }
 
@@ -46,12 +48,12 @@ pub struct Deluge {
     connection: Connection,
     path: String,
     password: Secret,
-    /// Cookie, `name=value`.
+    /// Session cookie, `name=value`.
     session: Option<Secret>,
-    /// The session is new: another `NOT_AUTHENTICATED` is a failure.
+    /// Just logged in, so another `NOT_AUTHENTICATED` is a failure.
     new_session: bool,
     daemon: Daemon,
-    /// Torrents to reannounce, between the two calls that this takes.
+    /// JSON list of the torrents to reannounce, kept between the two calls that a reannounce takes.
     torrents: Option<String>,
 }
 
@@ -82,7 +84,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     }))
 }
 
-/// A reply; its HTTP status is always 200.
+/// A reply. The HTTP status is 200 even for errors.
 #[derive(Deserialize)]
 struct Reply {
     result: Option<Value>,
@@ -96,7 +98,7 @@ struct Failure {
 
 impl Deluge {
     fn send(&mut self, method: &str, params: &str, force: bool) -> Result<Response, Cause> {
-        // Order and spelling of the fields are those of Deluge's own pages; 2.0 accepts only the content type JSON.
+        // Order and spelling of the fields follow Deluge's own pages. 2.0 accepts only `application/json`.
         let json = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
         let headers: Vec<_> = self.session.iter().map(|session| ("Cookie", session.expose())).collect();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
@@ -139,7 +141,7 @@ impl Deluge {
             Some(Value::Bool(false)) => return Err(failed(LOGIN, rejected(false))),
             _ => return Err(failed(LOGIN, Cause::field("result", "is neither true nor false"))),
         }
-        // The last cookie is the new one.
+        // If there are several cookies, the last one is the new session.
         let session = response.header("set-cookie").filter_map(cookie_pair).last().map(Secret::new);
         self.session = Some(session.ok_or_else(|| failed(LOGIN, Cause::field("Set-Cookie", "is missing")))?);
         self.new_session = true;
@@ -147,7 +149,7 @@ impl Deluge {
         Ok(Progress::More)
     }
 
-    /// Calls the daemon, or takes the next step to a connection with it.
+    /// Calls the daemon, or takes the next step towards connecting to it.
     fn core(&mut self, call: Call, method: &str, params: &str, force: bool) -> Exchange<Value> {
         let daemon = std::mem::replace(&mut self.daemon, Daemon::Unchecked);
         match &daemon {
@@ -185,7 +187,7 @@ impl Deluge {
     }
 }
 
-/// Id of the daemon to connect to: one on this machine if there is one, otherwise the first.
+/// Id of the daemon to connect to: the first one on this machine or, failing that, the first one in the list.
 fn host_of(hosts: &Value) -> Option<String> {
     let Value::Array(hosts) = hosts else { return None };
     let entries = hosts.iter().filter_map(|host| match host {
@@ -204,17 +206,17 @@ fn rejected(before: bool) -> Cause {
     Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
-/// Adds the advice for a failed call to Deluge.
+/// Builds the error for a failed call to Deluge, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => "check deluge-web and DELUGE_HOST; in Docker it must share the VPN's network",
         Cause::Lookup { .. } => "correct DELUGE_HOST; in the VPN container's network it is http://localhost:8112",
         Cause::CredentialsRejected { .. } => "set DELUGE_PASSWORD to the web interface's password, then restart",
-        Cause::NotConnected => "check that deluged runs, and the Connection Manager in Deluge's web interface",
+        Cause::NotConnected => "check that deluged is running, then check the Connection Manager in the web interface",
         Cause::NoDaemon => "add the daemon in the Connection Manager of Deluge's web interface",
-        Cause::NotTls => "it probably speaks plain HTTP: use http:// in DELUGE_HOST",
+        Cause::NotTls => "Deluge probably speaks plain HTTP: use http:// in DELUGE_HOST",
         Cause::NotHttp | Cause::Closed(Phase::Head) => {
-            "use the web interface's port in DELUGE_HOST, not the daemon's 58846; with HTTPS there, use https://"
+            "use the web interface's port in DELUGE_HOST, not the daemon's (58846); if it uses HTTPS, use https://"
         }
         Cause::UnknownIssuer => "set DELUGE_CA_CERT to the CA of Deluge's certificate, or to the certificate itself",
         Cause::NameMismatch { .. } => "use one of those names in DELUGE_HOST",
@@ -235,7 +237,7 @@ impl TorrentClient for Deluge {
         self.url.to_string()
     }
 
-    /// Measured: the socket opens 7 to 9 ms after a change, and the reported port is right at once.
+    /// Measured: the socket opens 7 to 9 ms after a change, and the reported port is correct immediately.
     fn profile(&self) -> ClientProfile {
         ClientProfile {
             listen_timeout: Duration::from_secs(1),
@@ -264,13 +266,13 @@ impl TorrentClient for Deluge {
         Ok(Progress::Done(ListenPort { port, random: false }))
     }
 
-    /// Without `random_port`, Deluge only stores `listen_ports`. Given a range, 2.0 opens no port at all.
+    /// Deluge listens on `listen_ports` only while `random_port` is off. Given a range, 2.0 opens no port at all.
     fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let params = format!(r#"[{{"listen_ports":[{port},{port}],"random_port":false}}]"#);
         Ok(self.core(SET_CONFIG, "core.set_config", &params, force)?.map(|_| ()))
     }
 
-    /// Deluge reports the port of its open socket, so a reported port is one that it listens on.
+    /// Always `Listening`, because the port that Deluge reports is the port of its open socket.
     fn connectivity(&mut self) -> Exchange<Connectivity> {
         Ok(Progress::Done(Connectivity::Listening))
     }
@@ -295,7 +297,7 @@ impl TorrentClient for Deluge {
         self.connection.dialled()
     }
 
-    /// Also forgets the daemon, which may be gone before the next connection.
+    /// Also forgets the state of the daemon, which may be gone by the next connection.
     fn disconnect(&mut self) {
         self.daemon = Daemon::Unchecked;
         self.connection.disconnect();
@@ -305,7 +307,7 @@ impl TorrentClient for Deluge {
         if self.session.is_some()
             && let Err(cause) = self.send("auth.delete_session", "[]", false)
         {
-            log::debug!("{}: logout: {cause}", self.name());
+            log::debug!("{}: logout failed: {cause}", self.name());
         }
         self.session = None;
     }
@@ -327,13 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn failures_lead_to_advice() {
+    fn failures_come_with_advice() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         for (cause, advice) in [
             (connect, "check deluge-web and DELUGE_HOST"),
             (rejected(false), "the web interface's password"),
-            (Cause::NotConnected, "check that deluged runs"),
+            (Cause::NotConnected, "check that deluged is running"),
             (Cause::NoDaemon, "Connection Manager"),
             (Cause::NotTls, "use http://"),
             (Cause::NotHttp, "use https://"),

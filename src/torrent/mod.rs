@@ -1,7 +1,7 @@
-//! Torrent clients: what the keeper needs from each, and the list of supported ones.
+//! Torrent clients: the interface that the keeper uses, and the list of supported clients.
 //!
-//! A new client takes a file next to `qbittorrent.rs` that implements [`TorrentClient`], a line in [`CLIENTS`], and its
-//! variables in the table of `settings`. When to read, set or check the port is the keeper's decision.
+//! To add a client, implement [`TorrentClient`] in a file next to `qbittorrent.rs`, and add a line to [`CLIENTS`] and
+//! the client's variables to the table in `settings`. The keeper decides when to read, set or check the port.
 
 mod deluge;
 mod qbittorrent;
@@ -17,40 +17,41 @@ use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort};
 use crate::secret::Secret;
 
-/// A torrent client whose listen port can be changed while it runs. Each call is one exchange; if that was a login, the
-/// result is `Progress::More`, and the keeper calls again.
+/// A torrent client whose listen port can be changed while it runs. Each call is one exchange; if the exchange was a
+/// login, the result is `Progress::More`, and the keeper calls again.
 pub trait TorrentClient {
     fn name(&self) -> &'static str;
     fn address(&self) -> String;
     fn profile(&self) -> ClientProfile;
-    /// All credentials as one secret, to recognise rejected ones; `None` without any.
+    /// All credentials joined into one secret, for recognising rejected ones; `None` if there are none.
     fn credentials(&self) -> Option<Secret>;
-    /// Error for credentials that the client rejected earlier and that are not tried again yet.
+    /// Error for credentials that the client has already rejected; returned instead of logging in again.
     fn rejected_before(&self) -> Error;
     fn port(&mut self) -> Exchange<ListenPort>;
-    /// Sets the listen port and turns random ports off; with `force` even after a stop request, to complete a bounce.
+    /// Sets the listen port and turns off random ports. `force` sends the call even after a stop request, to complete a
+    /// bounce.
     fn set_port(&mut self, port: u16, force: bool) -> Exchange<()>;
-    /// Asks whether the client listens.
+    /// Asks the client whether it is listening.
     fn connectivity(&mut self) -> Exchange<Connectivity>;
-    /// Asks whether any peer has connected to the client from outside.
+    /// Asks the client whether it has seen incoming peers.
     fn inbound(&mut self) -> Exchange<Inbound>;
     /// Makes the client announce its port to its trackers.
     fn reannounce(&mut self) -> Exchange<()>;
-    /// Address of the last connection.
+    /// Remote address of the last connection.
     fn dialled(&self) -> Option<SocketAddr>;
     /// Closes the connection but keeps the session.
     fn disconnect(&mut self);
-    /// Ends the session, so that a short-lived process leaves none behind.
+    /// Ends the session, so that short-lived processes do not leave sessions behind.
     fn log_out(&mut self);
 }
 
 type Read = fn(&mut Reader) -> Option<Box<dyn TorrentClient>>;
 
-/// Supported clients, by their names in `TORRENT_CLIENT`.
+/// Supported clients, by their names for `TORRENT_CLIENT`.
 const CLIENTS: [(&str, Read); 3] =
     [("qbittorrent", qbittorrent::read), ("transmission", transmission::read), ("deluge", deluge::read)];
 
-/// Reads the settings of the client that `TORRENT_CLIENT` names.
+/// Reads the settings of the client selected by `TORRENT_CLIENT`.
 pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     let known = CLIENTS.map(|(name, _)| name).join(", ");
     let remedy = format!("use one of: {known}");
@@ -60,15 +61,15 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
         let prefix = format!("{}_", other.to_ascii_uppercase());
         if let Some(set) = reader.names().find(|set| set.starts_with(&prefix) && reader.get(set).is_some()) {
             let words =
-                format!("{set} is ignored: TORRENT_CLIENT is {name}; to use {other}, set TORRENT_CLIENT={other}");
+                format!("{set} is ignored because TORRENT_CLIENT is {name}; for {other}, set TORRENT_CLIENT={other}");
             reader.warnings.push(words);
         }
     }
     read(reader)
 }
 
-/// Reads a client's URL from the variable `host`, and its CA from the file that the variable `ca` names. With
-/// `shows_password`, plain HTTP to another machine causes a warning.
+/// Reads a client's URL from the variable `host`, and its CA from the file named in the variable `ca`. If
+/// `shows_password` is set, warns about plain HTTP to another machine.
 fn read_endpoint(
     reader: &mut Reader,
     host: &'static str,
@@ -81,7 +82,7 @@ fn read_endpoint(
     let url = url?;
     if !url.https && !url.is_local() && shows_password {
         reader.warnings.push(format!(
-            "the password is sent to {} unencrypted; use https in {host} unless you trust the network between",
+            "the password is sent to {} unencrypted; use https in {host} unless you trust the network in between",
             url.host
         ));
     }
@@ -90,7 +91,7 @@ fn read_endpoint(
     Some((url, tls))
 }
 
-/// `name=value` of a Set-Cookie header; `None` if the header deletes the cookie.
+/// `name=value` from a Set-Cookie header; `None` if it is malformed or deletes the cookie.
 fn cookie_pair(header: &str) -> Option<&str> {
     let pair = header.split(';').next()?.trim();
     let (name, value) = pair.split_once('=')?;

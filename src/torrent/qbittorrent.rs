@@ -1,7 +1,7 @@
-//! qBittorrent's Web API v2, 4.1 to 5.3, as measured on real releases.
+//! qBittorrent 4.1 to 5.3, controlled through its Web API v2. Behaviour was observed on real releases.
 //!
-//! Differences between versions are tolerated without asking for the version: any 2xx login, any cookie name, any
-//! reason phrase.
+//! Tolerates differences between versions instead of querying the version: any 2xx status for a login, any cookie name,
+//! any reason phrase.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,21 +27,22 @@ const TRANSFER_INFO: Call = Call::Client("qBittorrent transfer/info");
 const REANNOUNCE: Call = Call::Client("qBittorrent reannounce");
 const TORRENTS: Call = Call::Client("qBittorrent torrents/info");
 const TORRENT_PEERS: Call = Call::Client("qBittorrent sync/torrentPeers");
-/// Torrents whose peers are searched for an incoming one: the peers of hundreds of torrents would be megabytes.
+/// Number of torrents whose peer lists are searched for incoming peers; the lists of hundreds of torrents would amount
+/// to megabytes.
 const MAX_TORRENTS: &str = "5";
-/// Cookies that are kept; a session and a proxy or two set fewer.
+/// Maximum number of cookies to keep; qBittorrent and a proxy or two set fewer.
 const MAX_COOKIES: usize = 8;
-/// Longest `name=value` pair that is kept, in bytes; every browser keeps as much (RFC 6265 6.1).
+/// Maximum length of a `name=value` pair in bytes; browsers accept at least as much (RFC 6265 6.1).
 const MAX_COOKIE: usize = 4096;
 
 pub enum Auth {
-    /// No credentials: qBittorrent bypasses authentication for our address, or refuses us.
+    /// No credentials: qBittorrent either bypasses authentication for our address or refuses our calls.
     Bypass,
     Password {
         username: String,
         password: Secret,
     },
-    /// `Authorization: Bearer qbt_…`, 5.2 and later.
+    /// `Authorization: Bearer qbt_…`, since 5.2.
     ApiKey(Secret),
 }
 
@@ -70,16 +71,15 @@ impl Auth {
     }
 }
 
-/// State of our session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Session {
-    /// No call has been refused, with or without a session.
+    /// The last call was not refused, with or without a session.
     Usual,
-    /// A call was refused with 403: there is no session, or it is over.
+    /// The next call must log in first, e.g. because the last one was refused with 403.
     Missing,
-    /// The session is new, or authentication is bypassed: another 403 is a failure.
+    /// Just logged in, or authentication is bypassed: another 403 is a failure.
     New,
-    /// A call was refused with 401: a rejected Host header or rejected credentials.
+    /// A call was refused with 401, because of either the Host header or the credentials.
     Unauthorized,
 }
 
@@ -90,12 +90,12 @@ pub struct QBittorrent {
     prefix: String,
     auth: Auth,
     session: Session,
-    /// Whether a new port is announced to the trackers at once.
+    /// Announce a new port to the trackers immediately (`QBITTORRENT_REANNOUNCE`).
     reannounce: bool,
-    /// Active torrents whose peers are still to be searched for an incoming one.
+    /// Active torrents whose peer lists have not been searched for incoming peers yet.
     active: Option<Vec<String>>,
     /// `name=value` pairs exactly as received: the session cookie's name depends on version and settings, and a reverse
-    /// proxy may add cookies of its own.
+    /// proxy may add its own cookies.
     cookies: Vec<Secret>,
 }
 
@@ -146,7 +146,7 @@ impl QBittorrent {
         let path = format!("{}/api/v2/{method}", self.prefix);
         let request = Request { headers: &headers, secrets: &hidden, force, ..Request::new(&path, content) };
         let response = self.connection.send(&request)?;
-        // Not only after a login: with authentication bypassed, every request without a cookie makes a new session.
+        // Not only after a login: if authentication is bypassed, every request without a cookie opens a new session.
         for pair in response.header("set-cookie").filter_map(cookie_pair) {
             self.keep_cookie(pair);
         }
@@ -164,8 +164,8 @@ impl QBittorrent {
         self.cookies.push(Secret::new(pair));
     }
 
-    /// Sends a call, or what must come first: a login if the session is missing or over, a query if the reason for a
-    /// refusal is unclear.
+    /// Sends a call, or the request that must precede it: a login if there is no session, or a query if the reason for
+    /// a refusal is unclear.
     fn call(&mut self, call: Call, method: &str, content: Content, force: bool) -> Exchange<Response> {
         let session = std::mem::replace(&mut self.session, Session::Usual);
         match session {
@@ -181,8 +181,8 @@ impl QBittorrent {
                         Ok(Progress::More)
                     }
                     403 if session == Session::Usual => {
-                        // Any earlier session is over. If authentication is bypassed for us, a call without a cookie
-                        // makes a new one.
+                        // Any earlier session has ended. If authentication is bypassed for us, a call without a cookie
+                        // opens a new one.
                         let bypassed = !self.cookies.is_empty() && matches!(self.auth, Auth::Bypass);
                         self.cookies.clear();
                         self.session = if bypassed { Session::New } else { Session::Missing };
@@ -198,7 +198,7 @@ impl QBittorrent {
         let fail = |cause| Err(failed(LOGIN, cause));
         let (username, password) = match &self.auth {
             Auth::Bypass => return fail(Cause::NoCredentials),
-            // A login cannot make a rejected key valid, and `auth/login` answers 403 to it.
+            // Logging in cannot make a rejected key valid, and `auth/login` answers 403 to a request with a key.
             Auth::ApiKey(_) => return fail(self.auth.rejected(false)),
             Auth::Password { username, password } => (username.clone(), password.clone()),
         };
@@ -207,7 +207,7 @@ impl QBittorrent {
         let response = sent.map_err(|cause| failed(LOGIN, cause))?;
         match response.status {
             200..300 if response.text().trim() == "Fails." => fail(self.auth.rejected(false)),
-            // Even without Set-Cookie: then the old session is valid, or authentication is bypassed for us.
+            // Accepted even without Set-Cookie: the old session is still valid, or authentication is bypassed for us.
             200..300 => {
                 log::debug!("{}: logged in", self.name());
                 self.session = Session::New;
@@ -222,8 +222,9 @@ impl QBittorrent {
         }
     }
 
-    /// Finds the reason for a 401. Since 5.2 it is a wrong password or a rejected Host. A call without credentials
-    /// distinguishes the two: it gets 403 if the Host is accepted, and does not count towards the ban.
+    /// Finds the reason for a 401, which since 5.2 means a wrong password or a rejected Host header. A call without
+    /// credentials distinguishes the two: the reply is 403 if the Host is accepted, and the call does not count towards
+    /// a ban.
     fn unauthorized(&mut self) -> Result<Cause, Error> {
         let path = format!("{}/api/v2/app/version", self.prefix);
         let response = self.connection.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
@@ -239,7 +240,7 @@ impl QBittorrent {
     }
 }
 
-/// Fields read from `app/preferences`; the other 200 or so cost nothing.
+/// The fields of `app/preferences` that are needed; the other 200 or so are skipped.
 #[derive(Deserialize)]
 struct Preferences {
     listen_port: Option<Value>,
@@ -267,7 +268,7 @@ struct TorrentPeer {
 }
 
 impl TorrentPeers {
-    /// Whether any peer has connected from outside: flag `I`, by TCP or uTP.
+    /// True if any peer connected to us (flag `I`), over TCP or uTP.
     fn has_incoming(&self) -> bool {
         let flags = self.peers.iter().flat_map(BTreeMap::values).filter_map(|peer| peer.flags.as_deref());
         flags.into_iter().any(|flags| flags.contains('I'))
@@ -280,7 +281,7 @@ fn banned() -> Error {
     Error::new(LOGIN, cause).with_retry(Retry::CredentialsRejected).advise(Some(advice))
 }
 
-/// Adds the advice for a failed call to qBittorrent.
+/// Builds the error for a failed call to qBittorrent, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => "check qBittorrent and QBITTORRENT_HOST; in Docker it must share the VPN's network",
@@ -289,16 +290,16 @@ fn failed(call: Call, cause: Cause) -> Error {
             "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, then restart"
         }
         Cause::CredentialsRejected { what: AuthMethod::ApiKey, .. } => {
-            "copy QBITTORRENT_API_KEY from qBittorrent's Web UI, then restart"
+            "set QBITTORRENT_API_KEY to the key in qBittorrent's Web UI, then restart"
         }
         Cause::NoCredentials => {
-            "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), or bypass login in its Web UI"
+            "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD (or QBITTORRENT_API_KEY), or bypass login in the Web UI"
         }
         Cause::HostRejected(_) => {
-            "use localhost in QBITTORRENT_HOST, or add that host name to 'Server domains' in the Web UI's settings"
+            "use localhost in QBITTORRENT_HOST, or add its host name to 'Server domains' in the Web UI's settings"
         }
         Cause::NotTls => {
-            "the Web UI probably speaks plain HTTP (also if its certificate is broken): use http:// in QBITTORRENT_HOST"
+            "the Web UI probably speaks plain HTTP (as it does with a broken certificate): use http:// in QBITTORRENT_HOST"
         }
         Cause::NotHttp | Cause::Closed(Phase::Head) => "if the Web UI uses HTTPS, use https:// in QBITTORRENT_HOST",
         Cause::UnknownIssuer => "set QBITTORRENT_CA_CERT to the CA of the Web UI's certificate",
@@ -325,14 +326,14 @@ impl TorrentClient for QBittorrent {
         self.url.to_string()
     }
 
-    /// Measured: the socket opens 3 to 31 ms after a change, and since 4.6 the reported status is up to 1.3 s late.
+    /// Measured: the socket opens 3 to 31 ms after a change, and since 4.6 the reported status lags by up to 1.3 s.
     fn profile(&self) -> ClientProfile {
         ClientProfile {
             listen_timeout: Duration::from_secs(3),
             poll_interval: Duration::from_millis(250),
             status_lag: Duration::from_millis(1500),
             reports_listening: true,
-            // qBittorrent can be set to TCP only.
+            // qBittorrent can be configured to use TCP only.
             always_has_udp: false,
             reannounces: self.reannounce,
         }
@@ -431,7 +432,7 @@ impl TorrentClient for QBittorrent {
         if !self.cookies.is_empty()
             && let Err(cause) = self.send("auth/logout", Content::Form(&[]), &[], false)
         {
-            log::debug!("{}: logout: {cause}", self.name());
+            log::debug!("{}: logout failed: {cause}", self.name());
         }
         self.cookies.clear();
     }
@@ -452,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_may_add_cookies_of_its_own() {
+    fn a_proxy_may_add_its_own_cookies() {
         let all = Variables::default();
         let mut client = QBittorrent::read(&mut Reader::new(&all)).unwrap();
         for pair in ["SID=1", "proxy=a", "SID=2", "proxy=b"] {
@@ -481,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_the_web_ui_lead_to_advice() {
+    fn web_ui_failures_come_with_advice() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         let mismatch = Cause::NameMismatch { expected: "a".to_owned(), carried: vec!["nas".to_owned()] };
@@ -491,7 +492,7 @@ mod tests {
                 Cause::CredentialsRejected { what: AuthMethod::Password, before: false },
                 "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD",
             ),
-            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false }, "copy QBITTORRENT_API_KEY"),
+            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false }, "set QBITTORRENT_API_KEY"),
             (Cause::NoCredentials, "set QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD"),
             (Cause::HostRejected(401), "'Server domains'"),
             (Cause::NotTls, "use http://"),

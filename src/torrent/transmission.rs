@@ -1,8 +1,8 @@
-//! Transmission's RPC, 3.00 to 4.1, as measured on 3.00, 4.1.0-beta.2 and 4.1.4.
+//! Transmission 3.00 to 4.1, controlled through its RPC. Behaviour was observed on 3.00, 4.1.0-beta.2 and 4.1.4.
 //!
-//! Transmission shows settings but no sockets, reports success for any value, and does not report whether it listens.
-//! So settings are read back after a change, and only the kernel shows the socket. `port-test` is never called, because
-//! it asks a third party.
+//! Transmission reports success for any value, and reports settings but not whether it is listening. So settings are
+//! read back after a change, and only the kernel can show the socket. `port-test` is never called, because it contacts
+//! a third party.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,22 +26,22 @@ const LOGIN: Call = Call::Client("Transmission login");
 const SESSION_GET: Call = Call::Client("Transmission session-get");
 const SESSION_SET: Call = Call::Client("Transmission session-set");
 const REANNOUNCE: Call = Call::Client("Transmission torrent-reannounce");
-/// `rpc-version` of 3.00, the last release whose UDP socket stays on the port that was set at its start.
+/// `rpc-version` of 3.00, the last release whose UDP socket stays on the port that was set at startup.
 const LAST_WITHOUT_UDP: u64 = 16;
-/// Default path of the RPC.
+/// Default RPC path.
 const RPC: &str = "/transmission/rpc";
 
-/// Spelling of requests, as the header of a 409 reply announces it.
+/// Request format, chosen by a header in the 409 reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
-    /// Hyphens, `arguments` and `result`: all versions so far, but deprecated.
+    /// Hyphens, `arguments` and `result`: accepted by all versions so far, but deprecated.
     Old,
     /// JSON-RPC 2.0 with underscores: 4.1 and later.
     JsonRpc,
 }
 
 impl Dialect {
-    /// Writes a request. Names are passed with hyphens, and nothing but names may contain any.
+    /// Formats a request. Hyphens may occur in names only, because JSON-RPC spells them as underscores.
     fn request(self, method: &str, arguments: &str) -> String {
         match self {
             Self::Old => format!(r#"{{"method":"{method}","arguments":{arguments},"tag":1}}"#),
@@ -61,11 +61,11 @@ pub struct Transmission {
     auth: Option<(String, Secret)>,
     dialect: Dialect,
     session: Option<Secret>,
-    /// The session is new: another 409 is a failure.
+    /// Just opened the session, so another 409 is a failure.
     new_session: bool,
-    /// Whether DHT is on, in a version whose UDP socket only moves when DHT is toggled.
+    /// DHT setting of 3.00 and earlier, whose UDP socket moves only when DHT is toggled; otherwise `None`.
     dht: Option<bool>,
-    /// DHT must be set to this again, because the reply to that request was lost.
+    /// DHT setting to restore, because toggling DHT has not been completed.
     restore: Option<bool>,
 }
 
@@ -88,7 +88,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     }))
 }
 
-/// Path of the RPC, for any path that users copy from elsewhere: none, the Web UI's, or the RPC's own.
+/// RPC path for any path that users copy from elsewhere: none, the Web UI's, or the RPC's own.
 fn rpc_path(path: &str) -> String {
     let path = path.trim_end_matches('/');
     match path.strip_suffix("/web").unwrap_or(path) {
@@ -99,7 +99,7 @@ fn rpc_path(path: &str) -> String {
     }
 }
 
-/// A reply; `result` is a word in the old dialect and an object in the new one.
+/// A reply; `result` is a string in the old dialect and an object in JSON-RPC.
 #[derive(Deserialize)]
 struct Reply {
     arguments: Option<Value>,
@@ -110,11 +110,11 @@ struct Reply {
 impl Transmission {
     fn send(&mut self, json: &str, force: bool) -> Result<Response, Cause> {
         let basic = self.auth.as_ref().map(|(username, password)| {
-            // 4.0 and later do not accept `basic`.
+            // 4.0 and later do not accept lower-case `basic`.
             Secret::new(format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose()))))
         });
         let mut headers = Vec::new();
-        // From the first request on: each one without credentials counts as a failed login.
+        // Sent from the first request on, because each request without credentials counts as a failed login.
         headers.extend(basic.as_ref().map(|basic| ("Authorization", basic.expose())));
         headers.extend(self.session.as_ref().map(|session| ("X-Transmission-Session-Id", session.expose())));
         let password = self.auth.as_ref().map(|(_, password)| password);
@@ -128,14 +128,14 @@ impl Transmission {
         })
     }
 
-    /// Sends one call; `More` if the reply opened a session, so that the call must be sent again.
+    /// Sends a call; `More` if the reply opened a session, so that the call must be repeated.
     fn call(&mut self, call: Call, method: &str, arguments: &str, force: bool) -> Exchange<Value> {
         let json = self.dialect.request(method, arguments);
         let new_session = std::mem::replace(&mut self.new_session, false);
         let response = self.send(&json, force).map_err(|cause| failed(call, cause))?;
         match response.status {
             200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(call, cause))?)),
-            // For the first request, once an hour, and after a restart, perhaps of another version.
+            // Sent on the first request, once an hour, and after a restart, which may have changed the version.
             409 => {
                 self.session = response.header("x-transmission-session-id").next().map(Secret::new);
                 let speaks_json_rpc = response.header("x-transmission-rpc-version").next().is_some();
@@ -146,7 +146,7 @@ impl Transmission {
                 self.new_session = true;
                 Ok(Progress::More)
             }
-            // Each 401 counts as a failed login.
+            // Not retried, because each 401 counts as a failed login.
             401 if self.auth.is_none() => {
                 Err(failed(LOGIN, Cause::NoCredentials).with_retry(Retry::CredentialsRejected))
             }
@@ -166,15 +166,15 @@ impl Transmission {
         self.set(&format!(r#"{{"dht-enabled":{enabled}}}"#), force)
     }
 
-    /// Toggles DHT and toggles it back, which reopens the UDP socket on the current port. Both requests belong to one
-    /// step, so that the user's setting is not left changed.
+    /// Toggles DHT twice, which reopens the UDP socket on the current port. Both requests are part of one step, so that
+    /// the user's setting is not left changed.
     fn move_udp(&mut self, dht: bool, force: bool) -> Exchange<()> {
         self.restore = Some(dht);
         if self.set_dht(!dht, force)? == Progress::More {
             self.restore = None;
             return Ok(Progress::More);
         }
-        // The second attempt uses a new connection; the user's setting must not be left changed.
+        // Retry once, over a new connection, so that the user's setting is not left changed.
         self.restore_dht(dht, true).or_else(|_| self.restore_dht(dht, true))
     }
 
@@ -187,7 +187,7 @@ impl Transmission {
     }
 }
 
-/// Result of a call that was answered with HTTP 200.
+/// Extracts the result from a reply with HTTP status 200.
 fn result_of(response: &Response) -> Result<Value, Cause> {
     let text = response.text();
     let Some(reply) = json::parse::<Reply>(&text) else {
@@ -221,7 +221,7 @@ fn locked() -> Error {
         .with_retry(Retry::CredentialsRejected)
 }
 
-/// Adds the advice for a failed call to Transmission.
+/// Builds the error for a failed call to Transmission, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => "check Transmission and TRANSMISSION_HOST; in Docker it must share the VPN's network",
@@ -230,12 +230,12 @@ fn failed(call: Call, cause: Cause) -> Error {
         Cause::NoCredentials => "set TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD",
         Cause::NotTls => "Transmission speaks plain HTTP unless a proxy adds TLS: use http:// in TRANSMISSION_HOST",
         Cause::NotHttp | Cause::Closed(Phase::Head) => {
-            "check that TRANSMISSION_HOST has the port of the Web UI, not the one for torrents"
+            "check that TRANSMISSION_HOST has the Web UI's port, not the peer port"
         }
-        Cause::UnknownIssuer => "set TRANSMISSION_CA_CERT to the CA of the certificate",
+        Cause::UnknownIssuer => "set TRANSMISSION_CA_CERT to the CA that signed the certificate",
         Cause::NameMismatch { .. } => "use one of those names in TRANSMISSION_HOST",
         Cause::Http { status: 404 | 405 | 300..=399, .. } => {
-            "check that TRANSMISSION_HOST is Transmission's URL, with the path of the RPC if that was changed"
+            "check that TRANSMISSION_HOST is Transmission's URL, with the RPC path if that was changed"
         }
         _ => return Error::new(call, cause),
     };
@@ -297,13 +297,14 @@ impl TorrentClient for Transmission {
             Some(_) => return bad("is not a whole number"),
             None => return bad("is missing"),
         };
-        // With Transmission's own port forwarding, this is the router's port, and the socket may be on a different one.
+        // If Transmission's own port forwarding is on, `peer-port` is the router's port, and the socket may use a
+        // different one.
         let random = is("peer-port-random-on-start") || is("port-forwarding-enabled");
         Ok(Progress::Done(ListenPort { port, random }))
     }
 
-    /// Also turns off Transmission's own port forwarding, which would report the router's port, and the random port,
-    /// which would replace this one at the next start.
+    /// Also turns off Transmission's own port forwarding, which would report the router's port, and random ports, which
+    /// would replace `port` at the next start.
     fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let arguments =
             format!(r#"{{"peer-port":{port},"peer-port-random-on-start":false,"port-forwarding-enabled":false}}"#);
@@ -331,7 +332,7 @@ impl TorrentClient for Transmission {
         self.connection.disconnect();
     }
 
-    /// Nothing to end: all clients share one session.
+    /// Does nothing, because all clients share one session.
     fn log_out(&mut self) {}
 }
 
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_lead_to_advice() {
+    fn failures_come_with_advice() {
         let connect = Cause::Connect { to: "h:1".to_owned(), error: std::io::ErrorKind::ConnectionRefused.into() };
         let http = |status| Cause::Http { status, excerpt: String::new(), retry_after: None };
         for (cause, advice) in [
@@ -397,8 +398,8 @@ mod tests {
             (rejected(false), "correct TRANSMISSION_USERNAME"),
             (Cause::NoCredentials, "set TRANSMISSION_USERNAME"),
             (Cause::NotTls, "use http://"),
-            (Cause::Closed(Phase::Head), "not the one for torrents"),
-            (http(301), "with the path of the RPC"),
+            (Cause::Closed(Phase::Head), "not the peer port"),
+            (http(301), "with the RPC path"),
             (http(500), "if this keeps happening"),
         ] {
             let error = failed(SESSION_GET, cause);

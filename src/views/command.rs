@@ -1,5 +1,5 @@
-//! `PORT_CHANGE_COMMAND`: a program of the user's that runs for each new port. No shell is involved unless the command names one,
-//! and the program gets none of our settings, which would leak a password.
+//! `PORT_CHANGE_COMMAND`: runs the user's program for each new port. Uses no shell unless the command names one, and passes none
+//! of our settings to the program, because they include passwords.
 
 use std::io::{PipeReader, Read, pipe};
 use std::os::unix::process::CommandExt;
@@ -18,19 +18,19 @@ use crate::signals::stopping;
 use crate::text::one_line;
 
 pub const NAME: &str = "PORT_CHANGE_COMMAND";
-/// Longest run of the command.
+/// A command that runs for longer is killed.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Interval between two checks for the end of a silent command.
+/// Interval between checks for the command's exit.
 const CHILD_POLL: Duration = Duration::from_millis(50);
-/// Lines of output that are logged, and characters of each.
+/// Lines of output that are logged.
 const LINES: usize = 5;
+/// Characters of each line that are logged.
 const LINE: usize = 160;
-/// Bytes of output that are kept. The rest is read and dropped, so that the command never blocks.
+/// Bytes of output that are kept. The rest is read and discarded, so that a full pipe never blocks the command.
 const OUTPUT: usize = 4096;
-/// Variables that the command gets from our environment.
 const INHERITED_VARIABLES: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
-/// The words of the command in the settings. A problem shows only the program: an argument may be a password.
+/// Reads the command and splits it into words. A problem shows only the program, because an argument may be a password.
 pub fn read(reader: &mut Reader) -> Option<Vec<String>> {
     let words = config::split_words(reader.get(NAME)?);
     let problem = match words.as_ref().map(|words| words.first()) {
@@ -46,11 +46,11 @@ pub fn read(reader: &mut Reader) -> Option<Vec<String>> {
     None
 }
 
-/// Runs the command to its end and logs its output.
+/// Runs the command until it exits, and logs the first lines of output.
 pub fn run(words: &[String], change: &PortChange) -> Delivery {
     let words: Vec<_> = words.iter().map(|word| change.fill(word, str::to_owned)).collect();
     let (output, child) = start(&words, change).map_err(|error| {
-        format!("{NAME}: cannot start {}: {}; correct it, then restart", one_line(&words[0]), io_message(&error))
+        format!("{NAME}: cannot start {}: {}; fix it and restart", one_line(&words[0]), io_message(&error))
     })?;
     let (text, ended) = follow(child, output);
     for line in text.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
@@ -62,7 +62,7 @@ pub fn run(words: &[String], change: &PortChange) -> Delivery {
             log::info!("{NAME}: done for port {}", change.port);
             Ok(())
         }
-        // `exit status: 1`, `signal: 9 (SIGKILL)`
+        // The status reads `exit status: 1` or `signal: 9 (SIGKILL)`.
         Ok(status) => Err(format!("{NAME}: failed ({status}); {again}")),
         Err(reason) => Err(format!("{NAME}: {reason}; {again}")),
     }
@@ -74,12 +74,12 @@ fn start(words: &[String], change: &PortChange) -> std::io::Result<(PipeReader, 
     command.args(&words[1..]).env_clear().current_dir("/");
     command.envs(INHERITED_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.envs(change.values());
-    // A process group of its own, so that a kill includes its children.
+    // A separate process group, so that a kill includes the command's children.
     command.process_group(0).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
     Ok((output, command.spawn()?))
 }
 
-/// The output until the command ends, and its exit status. Later output of processes that it leaves behind is not read.
+/// Returns the output up to the command's exit, and the exit status. Does not wait for processes that the command leaves behind.
 fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatus, String>) {
     let end = Instant::now() + LIMIT;
     let mut text = Vec::new();
@@ -100,7 +100,7 @@ fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatu
                 break Err(format!("took longer than {} s and was killed", LIMIT.as_secs()));
             }
             Ok(Some(status)) => break Ok(status),
-            Err(error) => break Err(format!("cannot be waited for: {}", io_message(&error))),
+            Err(error) => break Err(format!("cannot wait for its exit: {}", io_message(&error))),
         }
     };
     while text.len() < OUTPUT && read_output(&mut output, &mut text, Duration::ZERO) == OutputRead::Data {}
@@ -132,8 +132,8 @@ fn read_output(output: &mut PipeReader, text: &mut Vec<u8>, limit: Duration) -> 
     }
 }
 
-/// Reaps orphaned processes that have ended; true if others still run. Only the first process of a container inherits orphans.
-/// The calling thread must have no child of its own at that moment.
+/// Reaps orphaned processes that have exited; true if others are still running. Only a container's PID 1 inherits orphans. Must
+/// not be called while a command runs, because its exit status would be lost.
 pub fn reap() -> bool {
     if std::process::id() != 1 {
         return false;

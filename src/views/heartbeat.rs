@@ -9,7 +9,7 @@ use crate::secret::Secret;
 
 pub const NAME: &str = "HEARTBEAT_URL";
 
-/// One report to the monitor.
+/// A report to the monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ping {
     pub healthy: bool,
@@ -18,7 +18,7 @@ pub struct Ping {
     pub port: u16,
 }
 
-/// Pings the monitor once an interval, and at once when the health changes.
+/// Pings the monitor once per interval, and immediately when the health changes.
 pub struct Heartbeat {
     outbox: Outbox<Ping>,
     every: Duration,
@@ -32,7 +32,7 @@ impl Heartbeat {
     }
 
     pub fn update(&mut self, now: Instant, ping: Ping) {
-        // A round of the loop may be slightly shorter than the interval.
+        // 90 % of the interval, because two passes may be slightly less than an interval apart.
         let due = |at: Instant| now.saturating_duration_since(at) >= self.every / 10 * 9;
         if self.last.is_none_or(|(healthy, at)| healthy != ping.healthy || due(at)) {
             self.last = Some((ping.healthy, now));
@@ -46,8 +46,8 @@ impl Heartbeat {
     }
 }
 
-/// The path in the monitor's own format: placeholders are filled in; Uptime Kuma gets its own parameters; all others
-/// (healthchecks.io and compatible ones) get `/fail` after the path for a problem.
+/// Builds the path that the monitor expects: fills in placeholders, or sets Uptime Kuma's parameters, or (healthchecks.io and
+/// compatible monitors) appends `/fail` for a problem.
 fn path(template: &str, ping: &Ping) -> Secret {
     let status = if ping.healthy { "up" } else { "down" };
     let message = percent_encoded(&ping.message);

@@ -11,7 +11,7 @@ use crate::error::{Call, io_message};
 use crate::files;
 use crate::keeper::{Notice, Outcome, Remote};
 
-/// Counters since the start.
+/// Counters since the program started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     binds: u64,
@@ -21,7 +21,7 @@ pub struct Counts {
     tunnel_changes: u64,
     moves: u64,
     reopens: u64,
-    /// The last lease, which is counted once even if storing it takes several attempts.
+    /// Last lease, which counts once even if storing it takes several attempts.
     lease: Option<(u16, Timestamp)>,
 }
 
@@ -49,7 +49,7 @@ impl Counts {
     }
 }
 
-/// The metrics at `now`. A metric without a value still has its `HELP` and `TYPE`.
+/// Renders all metrics at `now`. A metric without a value still has its `HELP` and `TYPE` lines.
 pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> String {
     let mut text = Text(String::new());
     let time = |time: Option<&str>| time?.parse().ok().map(Timestamp::as_second);
@@ -57,23 +57,23 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     text.labelled("info", &[("version", &status.version), ("client", &status.client)], 1);
     text.gauge(
         "healthy",
-        "1 if the port is bound and the client listens on it, as in healthcheck.",
+        "1 if the port is bound and the client listens on it, as for healthcheck.",
         Some(u8::from(well)),
     );
-    text.gauge("port", "The port, 0 if there is none.", Some(status.port.unwrap_or(0)));
-    text.gauge("client_port", "The client's listen port when last seen.", status.client_port);
-    text.gauge("interval_seconds", "Time between two binds.", Some(status.interval_s));
+    text.gauge("port", "Forwarded port; 0 if there is none.", Some(status.port.unwrap_or(0)));
+    text.gauge("client_port", "The client's listen port when last read.", status.client_port);
+    text.gauge("interval_seconds", "Time between binds.", Some(status.interval_s));
     for (name, help, at) in [
         ("lease_expiry", "End of the lease, which is replaced before then.", &status.expires_at),
         ("last_bind", "Last successful bind, which lasts 900 s.", &status.bound_at),
         ("client_verified", "Last time the client was seen listening on the port.", &status.client_verified_at),
-        ("client_port_set", "Time at which the client got this port.", &status.port_since),
+        ("client_port_set", "First time that the client was seen with this port.", &status.port_since),
         ("peer_seen", "Last time an incoming peer was seen on the port.", &status.peer_seen_at),
     ] {
         text.gauge(&format!("{name}_timestamp_seconds"), help, time(at.as_deref()));
     }
     text.gauge("written_timestamp_seconds", "Time at which these metrics were written.", Some(now.as_second()));
-    text.name("failing", "gauge", "1 if calls to account, gateway or client fail.");
+    text.name("failing", "gauge", "1 while calls to the account, gateway or client fail.");
     for remote in [Remote::Account, Remote::Gateway, Remote::Client].map(remote_name) {
         let failing = status.problems.iter().any(|problem| problem.remote == remote);
         text.labelled("failing", &[("peer", remote)], u8::from(failing));
@@ -83,9 +83,9 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
         ("bind_failures", "Failed binds since the start.", counts.bind_failures),
         ("leases", "New leases since the start.", counts.leases),
         ("logins", "PIA logins since the start.", counts.logins),
-        ("tunnel_changes", "Changes of the tunnel since the start.", counts.tunnel_changes),
-        ("client_moves", "Changes of the client's port since the start.", counts.moves),
-        ("client_reopens", "Reopened sockets of the client since the start.", counts.reopens),
+        ("tunnel_changes", "Tunnel changes since the start.", counts.tunnel_changes),
+        ("client_moves", "Changes to the client's port since the start.", counts.moves),
+        ("client_reopens", "Times the client's socket was reopened since the start.", counts.reopens),
     ] {
         let name = format!("{name}_total");
         text.name(&name, "counter", help);
@@ -108,7 +108,7 @@ impl Text {
         }
     }
 
-    /// Label values contain nothing to escape.
+    /// Escapes nothing, because no label value contains a quote, a backslash or a line break.
     fn labelled(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
@@ -116,7 +116,7 @@ impl Text {
     }
 }
 
-/// The file for the textfile collector.
+/// `METRICS_FILE`, for `node_exporter`'s textfile collector.
 pub struct MetricsFile {
     path: PathBuf,
     failed: bool,
@@ -127,7 +127,7 @@ impl MetricsFile {
         Self { path, failed: false }
     }
 
-    /// Replaces the file in one step, as the collector needs it. The first of several failures is a warning; each call tries again.
+    /// Replaces the file atomically, as the collector requires. Each call tries again, but only the first failure is logged.
     pub fn write(&mut self, text: &str) {
         match files::publish(&self.path, text.as_bytes()) {
             Ok(()) => self.failed = false,

@@ -1,5 +1,5 @@
-//! The keeper as seen from outside: the status document, the service manager's notifications, and what other programs request or
-//! receive. Views only show: each is a function of a snapshot, may fail, and delays nothing.
+//! Publishes the keeper's state: the status document, notifications to the service manager, and data for other programs. Views
+//! only display: each is a function of a snapshot, may fail, and delays nothing.
 
 mod command;
 mod heartbeat;
@@ -29,7 +29,7 @@ use status::{Health, Status};
 use status_server::{HealthCheck, PageData, StatusServer};
 use webhook::Webhook;
 
-/// A URL that is requested for each new port.
+/// Variable with the URL that is requested for each new port.
 const PORT_CHANGE_URL: &str = "PORT_CHANGE_URL";
 
 /// The views that the user has configured.
@@ -43,7 +43,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Problems are left in `reader`.
+    /// Records problems in `reader`.
     pub fn read(reader: &mut Reader) -> Self {
         let roots = read_roots(reader, "NOTIFY_CA_CERT");
         let remedy = "use an address and a port, e.g. 127.0.0.1:9849";
@@ -60,11 +60,11 @@ impl Settings {
     }
 }
 
-/// A change of port, as a subscriber receives it.
+/// A port change, as a subscriber receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortChange {
     port: u16,
-    /// The last port that was delivered; zero if there was none.
+    /// Last port delivered to the subscriber; zero if there was none.
     old_port: u16,
     /// The tunnel's device; empty if unknown.
     interface: String,
@@ -77,7 +77,7 @@ impl PortChange {
         [("PORT", port), ("OLD_PORT", old_port), ("INTERFACE", self.interface.clone())]
     }
 
-    /// Fills in the placeholders of `template`, ours and gluetun's.
+    /// Fills in the placeholders in `template`: ours, and those that gluetun uses.
     fn fill(&self, template: &str, encode: fn(&str) -> String) -> String {
         let (port, old_port, interface) = (self.port.to_string(), self.old_port.to_string(), encode(&self.interface));
         let pairs = [
@@ -96,7 +96,7 @@ impl PortChange {
 struct Subscriber {
     outbox: Outbox<PortChange>,
     last: Option<(u16, Instant)>,
-    /// The last port that was delivered; zero before that.
+    /// Last port delivered; zero if there was none.
     delivered: u16,
 }
 
@@ -105,13 +105,13 @@ impl Subscriber {
         Self { outbox, last: None, delivered: 0 }
     }
 
-    /// Sends a new port, or at the next bind a port that was not delivered.
+    /// Sends a new port. Sends a port again at the next bind if the delivery failed.
     fn notify(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
         if let Some((last, at)) = self.last {
             if self.outbox.is_delivered() {
                 self.delivered = last;
             }
-            // A round may be slightly shorter than the interval.
+            // 90 % of the interval, because two binds may be slightly less than an interval apart.
             let due = now.saturating_duration_since(at) >= interval / 10 * 9;
             if last == port && !(due && self.outbox.has_failed()) {
                 return;
@@ -122,7 +122,7 @@ impl Subscriber {
     }
 }
 
-/// The configured views. Status document and service manager are not among them.
+/// The configured views. The status document and notifications to the service manager need no configuration.
 pub struct Views {
     interval: Duration,
     check_health: HealthCheck,
@@ -167,7 +167,7 @@ impl Views {
         self.counts.count(outcome);
     }
 
-    /// Publishes the current port, which comes in on `interface`; `None` if there is no port any more.
+    /// Publishes the current port, or `None` if there is no port any more. `interface` is the device on which the port comes in.
     pub fn publish_port(&mut self, port: Option<u16>, interface: &str, now: Instant) {
         if let Some(file) = &mut self.port_file {
             file.write(port);
@@ -179,7 +179,7 @@ impl Views {
         }
     }
 
-    /// Called after an event, and at the end of a pass.
+    /// Updates metrics file and status server. Called after an event, and at the end of a pass.
     pub fn update(&mut self, status: &Status, port: Option<u16>) {
         if let Some(file) = &mut self.metrics_file {
             let well = status.stopped_at.is_none() && matches!((self.check_health)(status), Health::Healthy(_));
@@ -190,7 +190,7 @@ impl Views {
         }
     }
 
-    /// Called at the end of a pass, so that the health is final for a while.
+    /// Called at the end of a pass, when the health is final.
     pub fn send_heartbeat(&mut self, status: &Status, port: Option<u16>) {
         if let Some(heartbeat) = &mut self.heartbeat {
             let health = (self.check_health)(status);
@@ -199,7 +199,7 @@ impl Views {
         }
     }
 
-    /// Waits for a running command, which is killed during a stop.
+    /// Waits for the end of a running command, which is killed because the service is stopping.
     pub fn stop(&mut self) {
         if let Some(command) = self.command.take() {
             command.outbox.finish();

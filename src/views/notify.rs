@@ -30,7 +30,7 @@ impl Notifier {
         Self { socket, watchdog }
     }
 
-    /// Longest time between two calls of [`Notifier::feed_watchdog`]: half of the watchdog's limit, but at least 100 ms.
+    /// Longest time between calls to [`Notifier::feed_watchdog`]: half of the watchdog's limit, but at least 100 ms.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.map(|limit| (limit / 2).max(Duration::from_millis(100)))
     }

@@ -1,5 +1,5 @@
-//! Delivers notifications on a thread of its own, so that a slow receiver never delays a bind. Of several waiting notifications
-//! only the newest is delivered.
+//! Delivers notifications on a thread of its own, so that a slow receiver never delays a bind. If several notifications are
+//! waiting, delivers only the newest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,31 +7,32 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Bytes of a thread's stack. TLS takes most of it.
+/// Stack size of the thread, in bytes; TLS needs most of the stack.
 const STACK: usize = 256 * 1024;
-/// Interval between two calls of `reap` while there is nothing to deliver.
+/// Interval between calls to `reap` while there is nothing to deliver.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Result of one delivery; the error is a line for the log.
+/// Result of a delivery; the error is a line for the log.
 pub type Delivery = Result<(), String>;
 
-/// The thread and its queue.
+/// A delivery thread and its queue.
 pub struct Outbox<T> {
     jobs: Sender<(u64, T)>,
     sent: u64,
-    /// Numbers of the last job that was delivered, and of the last one that was attempted.
+    /// Number of the last job that was delivered.
     delivered: Arc<AtomicU64>,
+    /// Number of the last job that was attempted, successfully or not.
     tried: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Outbox<T> {
-    /// `deliver` must be bounded in time. `name` is the variable's, for the log, which gets the first failure and its end.
+    /// `deliver` must end within a bounded time. The first failure and the recovery are logged under `name`, a variable's name.
     pub fn new(name: &'static str, deliver: impl FnMut(T) -> Delivery + Send + 'static) -> Self {
         Self::with_reaper(name, deliver, || false)
     }
 
-    /// Like `new`, but also calls `reap` between two deliveries, as long as `reap` reports that children are left.
+    /// Like `new`, but also calls `reap` between deliveries, for as long as `reap` reports that children are still running.
     pub fn with_reaper(
         name: &'static str,
         deliver: impl FnMut(T) -> Delivery + Send + 'static,
@@ -90,7 +91,7 @@ fn work<T>(
                 }
                 failing = None;
             }
-            // A delivery that was abandoned for a stop is no failure.
+            // A delivery that was abandoned because of a stop has not failed.
             (Err(_), _) if crate::signals::stopping() => {}
             (Err(reason), None) => {
                 log::warn!("{reason}");
@@ -102,7 +103,7 @@ fn work<T>(
     }
 }
 
-/// The next job; `None` after the last one.
+/// Waits for the next job; `None` after the last one.
 fn next<T>(waiting: &Receiver<T>, reap: fn() -> bool) -> Option<T> {
     loop {
         if !reap() {

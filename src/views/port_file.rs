@@ -1,4 +1,4 @@
-//! The port file (`PORT_FILE`): only the number, in gluetun's format, for other programs.
+//! `PORT_FILE`: the port number and nothing else, in gluetun's format, for other programs.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,9 @@ use crate::files;
 
 pub struct PortFile {
     path: PathBuf,
-    /// The last text that this run has written.
+    /// Contents last written by this run.
     written: Option<String>,
-    /// A warning about the failure was logged.
+    /// The last write failed, and a warning was logged.
     failed: bool,
 }
 
@@ -18,8 +18,8 @@ impl PortFile {
         Self { path, written: None, failed: false }
     }
 
-    /// Overwrites the file in place, so that programs which watch it notice; `None` empties the file. The first of several failures
-    /// is a warning; each call tries again.
+    /// Overwrites the file in place, so that programs that watch the file notice; `None` empties the file. Each call tries again
+    /// after a failure, but only the first of several failures is logged.
     pub fn write(&mut self, port: Option<u16>) {
         let text = port.map_or(String::new(), |port| format!("{port}\n"));
         if self.written.as_ref() == Some(&text) {
@@ -55,7 +55,7 @@ mod tests {
         file.write(Some(471));
         assert_eq!(text(), "471\n", "a shorter number leaves nothing of the longer one");
         file.write(None);
-        assert_eq!(text(), "", "none");
+        assert_eq!(text(), "", "the file is empty without a port");
         file.write(Some(4711));
         assert_eq!((text().as_str(), std::fs::metadata(&path).unwrap().ino()), ("4711\n", first.ino()));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no other file next to it");

@@ -16,14 +16,14 @@ use crate::state::Presence;
 use crate::text::one_line;
 use crate::time::{human_duration, rfc3339};
 
-/// Without an answer of a followed source for this long, the port counts as lost.
+/// If the source of a followed port does not answer for this long, the port counts as lost.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A binding lapses if it is not repeated within this time (PIA).
+/// PIA drops a binding that is not repeated within this time.
 const BINDING_LIFETIME: Duration = Duration::from_secs(15 * 60);
-/// Failed binds in a row after which the service is unhealthy, although the port is still bound.
+/// The service is unhealthy after this many failed binds in a row, although the port is still bound.
 const MAX_BINDS_FAILED: u32 = 3;
 
-/// The output of `status --json`. Times are RFC 3339, UTC.
+/// Output of `status --json`. Times are RFC 3339, UTC.
 #[derive(Debug, Clone, Default, miniserde::Serialize, miniserde::Deserialize)]
 // `connection_status` is qBittorrent's own name.
 #[allow(clippy::struct_field_names)]
@@ -40,26 +40,26 @@ pub struct Status {
     pub expires_at: Option<String>,
     /// Time of the last successful bind.
     pub bound_at: Option<String>,
-    /// Failed binds in a row since then.
+    /// Failed binds in a row since `bound_at`.
     pub binds_failed: u32,
-    /// `address:port` of the gateway at that bind.
+    /// `address:port` of the gateway at the last bind.
     pub gateway: Option<String>,
-    /// Our address towards the gateway at that bind; for a followed port, in the tunnel.
+    /// Our address on the route to the gateway at the last bind; for a followed port, our address in the tunnel.
     pub local_address: Option<String>,
-    /// The tunnel's device at that bind.
+    /// The tunnel's device at the last bind.
     pub device: Option<String>,
-    /// A recreated device has a different index.
+    /// Index of `device`; a recreated device has a different one.
     pub device_index: Option<u32>,
     pub client: String,
-    /// The client's port when last seen.
+    /// The client's listen port when last read.
     pub client_port: Option<u16>,
-    /// When the client was last seen listening on the port, or having it if nothing more can be seen.
+    /// When the client was last seen listening on the port, or with the port set if its socket cannot be seen.
     pub client_verified_at: Option<String>,
-    /// The client's own report about its reachability: qBittorrent's words, `listening`, or `unknown`.
+    /// The client's own report about its reachability: a word of qBittorrent's API, `listening`, or `unknown`.
     pub connection_status: Option<String>,
-    /// The kernel shows the client's socket, so that a health check can inspect it.
+    /// True if the kernel shows the client's socket, so that a health check can inspect the socket.
     pub listener_seen: bool,
-    /// When the client got this port.
+    /// When this run of the service first saw the client with this port.
     pub port_since: Option<String>,
     /// When an incoming peer was last seen on the port.
     pub peer_seen_at: Option<String>,
@@ -82,7 +82,7 @@ pub struct Problem {
     pub remedy: String,
 }
 
-/// The remote's name in the log and in the document.
+/// A remote's name in the log and in the status document.
 pub fn remote_name(remote: Remote) -> &'static str {
     match remote {
         Remote::Account => "account",
@@ -156,7 +156,7 @@ impl Status {
             .map_err(|error| format!("{}: {}", path.display(), io_message(&error)))
     }
 
-    /// Reads the document in `state_dir`; `None` if there is none. The error is a message for the user.
+    /// Reads the document in `state_dir`; `None` if the file does not exist. The error is a message for the user.
     pub fn read(state_dir: &Path) -> Result<Option<Self>, String> {
         let path = Self::path(state_dir);
         let text = match files::read(&path) {
@@ -174,7 +174,7 @@ impl Status {
         json::from_str(&text).map(Some).map_err(|_| damaged())
     }
 
-    /// Short state for the service manager.
+    /// One-line state for the service manager.
     pub fn one_line(&self) -> String {
         match (self.problems.last(), self.port) {
             (Some(problem), _) => problem.error.clone(),
@@ -186,8 +186,8 @@ impl Status {
         }
     }
 
-    /// Checks that the port is bound and the client listens on it. `route` is the current one to the gateway of the last bind,
-    /// `listen_state` describes the sockets on the port.
+    /// Checks that the port is bound and the client listens on it. `route` is the current route to the gateway of the last bind;
+    /// `listen_state` is the current state of the port's sockets.
     pub fn health(
         &self,
         presence: &Presence,
@@ -222,7 +222,7 @@ impl Status {
         let port = self.port.ok_or_else(|| unhealthy("there is no port".to_owned()))?;
         let verified =
             age(self.client_verified_at.as_deref(), now).filter(|_| self.client_port == Some(port)).ok_or_else(|| {
-                unhealthy(format!("{} was not seen listening on port {port} in this tunnel yet", self.client))
+                unhealthy(format!("{} has not been seen listening on port {port} in this tunnel", self.client))
             });
         let fresh = |age: Duration| age <= Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60));
         if self.follows {
@@ -262,12 +262,12 @@ impl Status {
         Ok(format!("port {port}{bound}, {} {listens}", self.client))
     }
 
-    /// The client does not report whether it listens, and the kernel does not show its socket.
+    /// True if the client does not report whether it listens, and the kernel does not show the client's socket.
     fn is_unverifiable(&self) -> bool {
         self.reports_no_listening() && !self.listener_seen
     }
 
-    /// The client does not report whether it listens.
+    /// True if the client does not report whether it listens.
     pub fn reports_no_listening(&self) -> bool {
         self.connection_status == Some(Connectivity::Unknown.to_string())
     }
@@ -298,7 +298,7 @@ impl Status {
         Ok(())
     }
 
-    /// Checks that peers can reach the client now, as far as the kernel shows.
+    /// Checks that peers can reach the client's socket now, as far as the kernel shows.
     fn check_listen_state(&self, listen_state: Option<&ListenState>) -> Result<(), String> {
         let client = &self.client;
         let Some(port) = self.port else { return Ok(()) };
@@ -362,11 +362,11 @@ impl Status {
             let inbound = match &self.peer_seen_at {
                 Some(_) => format!("incoming peer seen {}", ago(&self.peer_seen_at)),
                 None if self.connection_status.as_deref() == Some("connected") => {
-                    "incoming peers can reach it".to_owned()
+                    "peers can connect to the client".to_owned()
                 }
                 None => {
                     let since = ago(&Some(since.clone()));
-                    format!("no incoming peer yet, normal at first; the port was set {since}")
+                    format!("no incoming peer yet (normal at first); the port was set {since}")
                 }
             };
             line("inbound", inbound);
@@ -376,7 +376,7 @@ impl Status {
     }
 }
 
-/// Time since `time`. A time in the future (the clock was set back) counts by its distance, not as fresh.
+/// Age of `time`. A time in the future (the clock was set back) is treated as equally far in the past.
 fn age(time: Option<&str>, now: Timestamp) -> Option<Duration> {
     let time: Timestamp = time?.parse().ok()?;
     Some(now.duration_since(time).unsigned_abs())
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn healthy_is_bound_and_listening() {
+    fn healthy_means_bound_and_listening() {
         assert_eq!(health(|_| ()), Health::Healthy("port 4711 bound 2 min ago, qBittorrent listening".to_owned()));
         let at = |time: &str| Some(time.to_owned());
         assert!(matches!(health(|s| s.bound_at = at("2026-11-23T11:45:01Z")), Health::Healthy(_)));
@@ -432,7 +432,7 @@ mod tests {
         unhealthy("15 min", |s| s.bound_at = at("2026-11-24T12:00:00Z"));
         assert!(matches!(health(|s| s.client_verified_at = at("2026-11-23T11:49:00Z")), Health::Healthy(_)));
         unhealthy("last seen listening", |s| s.client_verified_at = at("2026-11-23T11:48:59Z"));
-        unhealthy("not seen listening on port 4711", |s| s.client_port = Some(1));
+        unhealthy("not been seen listening on port 4711", |s| s.client_port = Some(1));
         unhealthy("no port", |s| s.port = None);
         unhealthy("not been bound", |s| s.bound_at = None);
         assert!(matches!(health(|s| s.interval_s = u64::MAX), Health::Healthy(_)));
@@ -463,14 +463,14 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_changed_is_noticed() {
+    fn a_changed_route_is_unhealthy() {
         let health = |route: Option<Result<GatewayRoute, String>>| {
             let (gateway, local_address) = (Some("10.0.0.1:19999".to_owned()), Some("10.9.9.9".to_owned()));
             let (device, device_index) = (Some("tun0".to_owned()), Some(7));
             let status = Status { gateway, local_address, device, device_index, ..healthy() };
             status.health(&running(), route, None, NOW.parse().unwrap())
         };
-        assert!(matches!(health(None), Health::Healthy(_)), "not bound yet: nothing to compare with");
+        assert!(matches!(health(None), Health::Healthy(_)), "without a bind there is no route to compare with");
         assert!(matches!(health(Some(Ok(route("10.9.9.9", 7)))), Health::Healthy(_)));
         for (route, message) in [
             (Ok(route("10.8.8.8", 7)), "our address is now 10.8.8.8, was 10.9.9.9 at the last bind"),
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn text_from_a_file_cannot_move_a_cursor() {
+    fn control_characters_are_replaced() {
         let health = health(|s| s.client = "a\n\u{1b}[2J".to_owned());
         assert_eq!(health, Health::Healthy("port 4711 bound 2 min ago, a??[2J listening".to_owned()));
     }
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_begins_with_who_runs_then_health_then_problems() {
+    fn the_description_shows_the_process_then_health_then_problems() {
         let mut status = healthy();
         status.problems.push(problem("client", NOW));
         let now = NOW.parse().unwrap();

@@ -1,5 +1,5 @@
-//! `STATUS_ADDRESS`: serves the other views over HTTP. Read-only, without a password, and bounded in clients, seconds and bytes. A
-//! slow client delays no other one.
+//! `STATUS_ADDRESS`: serves the other views over HTTP, read-only and without a password. Limits the number of clients, the time
+//! per request and its size. A slow client does not delay the others.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,15 +15,15 @@ use super::status::{Health, Status};
 use crate::error::io_message;
 
 pub const NAME: &str = "STATUS_ADDRESS";
-/// Concurrent clients.
+/// Most clients served at the same time.
 const CLIENTS: usize = 8;
 /// Time for a request and its reply.
 const LIMIT: Duration = Duration::from_secs(2);
 /// Longest request, in bytes.
 const REQUEST: usize = 4096;
-/// Bytes of a thread's stack.
+/// Stack size of each thread, in bytes.
 const STACK: usize = 64 * 1024;
-/// Interval between two attempts to listen.
+/// Interval between attempts to listen.
 const LISTEN_RETRY: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Default)]
@@ -34,14 +34,13 @@ pub struct PageData {
     pub port: Option<u16>,
 }
 
-/// Computes the current health.
 pub type HealthCheck = fn(&Status) -> Health;
 
-/// Data for the server's threads.
+/// Shared data that the server's threads publish.
 pub struct StatusServer(Arc<Mutex<PageData>>);
 
 impl StatusServer {
-    /// Starts a thread that listens at `address` as soon as possible.
+    /// Starts a thread that listens on `address`, and retries every 30 s while `address` is unavailable.
     pub fn new(address: SocketAddr, check_health: HealthCheck) -> Self {
         let data = Arc::new(Mutex::new(PageData::default()));
         let server = Arc::clone(&data);
@@ -72,11 +71,11 @@ fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: Health
     let clients = Arc::new(AtomicUsize::new(0));
     for client in listener.incoming() {
         let Ok(client) = client else {
-            // For example, no file descriptor is left.
+            // For example, this process has no file descriptor left.
             sleep(LIMIT);
             continue;
         };
-        // One client too many: close the connection without a reply.
+        // Over the limit: close the connection without a reply.
         if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
             clients.fetch_sub(1, Ordering::Relaxed);
             continue;
@@ -116,7 +115,7 @@ fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthChec
     write_all(&mut client, format!("{head}{body}").as_bytes(), end)
 }
 
-/// Time until `end`, or an error if there is none left.
+/// Time left until `end`; a `TimedOut` error after `end`.
 fn remaining(end: Instant) -> io::Result<Option<Duration>> {
     match end.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
@@ -178,7 +177,7 @@ fn reply_to(path: &str, data: &PageData, check_health: HealthCheck) -> Reply {
             Reply::text(status, format!("{}\n", health.message()))
         }
         "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&data.status))),
-        // Paths of gluetun's control server, the current and the former one.
+        // The current and the former path on gluetun's control server.
         "/v1/portforward" | "/v1/openvpn/portforwarded" => Reply::json(match data.port {
             Some(port) => format!("{{\"port\":{port},\"ports\":[{port}]}}\n"),
             None => "{\"port\":0,\"ports\":[]}\n".to_owned(),
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_client_is_dropped_and_delays_no_one_else() {
+    fn a_silent_client_is_dropped_and_delays_no_other() {
         let (_server, address) = server();
         let silent: Vec<_> = (1..CLIENTS).map(|_| connect(address)).collect();
         let began = Instant::now();
@@ -250,9 +249,9 @@ mod tests {
         assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
         let mut more = vec![connect(address), connect(address)];
         let mut last = more.pop().unwrap();
-        assert_eq!(last.read(&mut [0; 1]).unwrap_or(0), 0, "one too many");
+        assert_eq!(last.read(&mut [0; 1]).unwrap_or(0), 0, "a client over the limit is disconnected");
         for mut client in silent.into_iter().chain(more) {
-            assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "left");
+            assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "a silent client is disconnected");
         }
         assert!(began.elapsed() < LIMIT * 3, "{:?}", began.elapsed());
     }

@@ -1,4 +1,5 @@
-//! A URL of the user's that receives notifications by GET. Everything after its host is secret, because it authenticates us.
+//! A URL in the settings that receives notifications as GET requests. Everything after the host is secret, because it may
+//! authenticate us.
 
 use rustls::RootCertStore;
 
@@ -14,7 +15,7 @@ pub struct Webhook {
     name: &'static str,
     url: Url,
     tls: Option<Tls>,
-    /// Path and query.
+    /// Path and query, with placeholders.
     template: Secret,
 }
 
@@ -33,14 +34,14 @@ impl Webhook {
         self.template.expose()
     }
 
-    /// Requests `path`, which includes the query.
+    /// Sends a GET request for `path`, which includes the query.
     pub fn get(&self, path: &Secret) -> Delivery {
         let mut connection =
             Connection::new(self.url.host.clone(), self.url.port, self.url.host_header(), self.tls.clone());
         let request = Request { secret_path: true, ..Request::get(path.expose()) };
         let error = match connection.send(&request) {
             Ok(response) if response.is_success() => return Ok(()),
-            // The body is not shown: it may repeat the secret path.
+            // The error omits the body, which may repeat the secret path.
             Ok(response) => self.failed(Cause::HttpStatus(response.status)),
             Err(cause) => self.failed(cause),
         };
@@ -49,7 +50,7 @@ impl Webhook {
 
     fn failed(&self, cause: Cause) -> Error {
         let advice = match &cause {
-            Cause::HttpStatus(300..=399) => "the URL redirects: use the target of the redirect",
+            Cause::HttpStatus(300..=399) => "use the URL that this one redirects to",
             Cause::HttpStatus(_) | Cause::NotHttp => "check that the URL is complete; retrying at the next interval",
             Cause::UnknownIssuer => "set NOTIFY_CA_CERT to the CA that signed the server's certificate",
             Cause::NotTls => "use http:// in the URL",
@@ -59,7 +60,7 @@ impl Webhook {
     }
 }
 
-/// Splits a URL into its address, and its path with the query.
+/// Splits a URL into its address, and its secret path with the query.
 fn parse(text: &str) -> Result<(Url, Secret), String> {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);

@@ -34,13 +34,9 @@ pub fn rows() -> Vec<Row> {
         isolated(
             "the client is bound to a different device",
             wrong_device,
-            "set its network interface to that of the VPN",
+            "set the client's network interface to the VPN's",
         ),
-        isolated(
-            "a server without port forwarding",
-            without_forwarding,
-            "this server's region probably forwards no ports",
-        ),
+        isolated("a server without port forwarding", without_forwarding, "this region probably has no port forwarding"),
         simple(
             "the gateway's address belongs to a different server",
             |world| world.env("PIA_GATEWAY", "127.0.0.9:9"),

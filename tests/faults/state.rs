@@ -62,9 +62,7 @@ fn disk() -> Vec<Row> {
             daemon.expect_line("bound port 50002");
             daemon.settled(50002);
             daemon.wait_for_binds(3);
-            for words in
-                ["storing it failed, so a restart gets a different port", "status and healthcheck cannot see the state"]
-            {
+            for words in ["cannot store the lease, so a restart gets", "status and healthcheck cannot see the state"] {
                 assert_eq!(daemon.lines_at("WARN", words).len(), 1, "{}", daemon.log());
             }
             empty(&state);

@@ -190,7 +190,7 @@ fn discovery() -> Vec<Row> {
             // The server is up but does not forward ports.
             let fault = Fault::from_start(wires.world(), |world| world.pia.pause());
             fault
-                .logs(&["getSignature", "10.10.224.1", "10.0.0.1", "forwards no ports"])
+                .logs(&["getSignature", "10.10.224.1", "10.0.0.1", "no port forwarding"])
                 .relieve(|world| world.pia.resume())
                 .recovers();
         }),
