@@ -354,9 +354,15 @@ fn bad_payloads_are_named_and_nothing_is_applied() {
 
 #[test]
 fn odd_payloads_are_accepted_and_sent_back_byte_for_byte() {
-    let world = World::new();
-    world.pia.set(|state| state.padded = false);
-    world.bind();
+    // With fewer than five digits the length asks for padding.
+    for_all([true, false], |padded| {
+        let world = World::new();
+        world.pia.set(|state| (state.next_port, state.padded) = (8047, padded));
+        let mut daemon = world.run();
+        daemon.see("bound port 8047");
+        let (payload, _) = daemon.pia().last_secrets().expect("a lease was handed out");
+        assert_eq!(payload.ends_with('='), padded, "{payload}");
+    });
     let world = World::new();
     world.pia.set(|state| state.created_at_only = true);
     let mut daemon = world.bind();
@@ -428,7 +434,7 @@ fn a_lease_is_renewed_before_it_expires_and_not_given_up_before() {
     daemon.binds_again(1);
 
     // In this order: the daemon goes on asking meanwhile.
-    daemon.pia().set(|state| (state.lifetime, state.next_port) = (SignedDuration::from_hours(1440), 50002));
+    daemon.pia().set(|state| (state.lifetime, state.next_port) = (pia::LEASE, 50002));
     daemon.pia().scripts.clear();
     daemon.hang_up();
     daemon.see("lease: port 50002");
@@ -445,7 +451,7 @@ fn an_expired_lease_is_replaced_at_start() {
     world.pia.set(|state| state.lifetime = SignedDuration::from_secs(2));
     let mut daemon = world.bind();
     daemon.kill9();
-    daemon.pia().set(|state| (state.lifetime, state.next_port) = (SignedDuration::from_hours(1440), 50002));
+    daemon.pia().set(|state| (state.lifetime, state.next_port) = (pia::LEASE, 50002));
     let stored = fs::read_to_string(daemon.world.setup.lease_file()).expect("a lease file");
     let expires = stored.split(r#""expires_at":""#).nth(1).and_then(|rest| rest.split('"').next()).expect("an expiry");
     let expires: jiff::Timestamp = expires.parse().expect("a time");

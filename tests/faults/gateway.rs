@@ -77,21 +77,29 @@ fn refusals() -> Vec<Row> {
         assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
     }));
     rows.push(Row::new("getSignature: no token is accepted", || {
-        let fault = Fault::from_start(World::new(), |world| {
-            world.pia.scripts.always(GET_SIGNATURE, pia::unauthorized());
-        });
-        let mut fault = fault.reads(&["getSignature", "wrong gateway?"]);
-        for _ in 0..3 {
-            let before = fault.daemon.pia().counts().signatures;
-            fault.daemon.hang_up();
-            let Running { daemon, world } = &mut fault.daemon;
-            daemon.wait_until("another attempt", || world.pia.counts().signatures > before);
-        }
-        assert_eq!(fault.daemon.lines_at("ERROR", "").len(), 1, "repeats are told once\n{}", fault.daemon.log());
-        let daemon = fault.relieve(|world| world.pia.scripts.clear()).recovers();
-        assert_eq!(daemon.pia().counts().logins, 1, "no storm of logins");
+        let refuse = |world: &World| world.pia.scripts.always(GET_SIGNATURE, pia::login_failed());
+        costs_one_login(refuse, &["getSignature", "Login failed!"], |world| world.pia.scripts.clear());
+    }));
+    rows.push(Row::new("getSignature: the request does not come through the tunnel", || {
+        let outside = |world: &World, outside| world.pia.set(|state| state.outside_tunnel = outside);
+        let words = ["getSignature", "Unauthorized client", "wrong gateway?"];
+        costs_one_login(|world| outside(world, true), &words, |world| outside(world, false));
     }));
     rows
+}
+
+/// A refusal that lasts, with repeated attempts.
+fn costs_one_login(refuse: impl Fn(&World), words: &[&str], relief: impl Fn(&World)) {
+    let mut fault = Fault::from_start(World::new(), refuse).reads(words);
+    for _ in 0..3 {
+        let before = fault.daemon.pia().counts().signatures;
+        fault.daemon.hang_up();
+        let Running { daemon, world } = &mut fault.daemon;
+        daemon.wait_until("another attempt", || world.pia.counts().signatures > before);
+    }
+    assert_eq!(fault.daemon.lines_at("ERROR", "").len(), 1, "repeats are told once\n{}", fault.daemon.log());
+    let daemon = fault.relieve(relief).recovers();
+    assert_eq!(daemon.pia().counts().logins, 1, "no storm of logins");
 }
 
 /// Of the gateway.
