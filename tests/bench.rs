@@ -64,7 +64,7 @@ const MS_PER_TICK: u64 = 10;
 const CURL_LOOP: &str = r#"
 set -eu
 pia() {
-  curl --silent --show-error --fail --get --cacert "$PIA_CA_CERT" \
+  curl --silent --show-error --fail --http1.1 --get --cacert "$PIA_CA_CERT" \
     --connect-to "$PIA_HOSTNAME:19999:$PIA_GATEWAY" "$@"
 }
 qbt() { curl --silent --show-error --fail --cookie cookies --cookie-jar cookies "$@"; }

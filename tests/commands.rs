@@ -698,7 +698,7 @@ fn check_advises_on_each_failure() {
             &["different server"],
         ),
         (
-            |world| world.pia.scripts.always(pia::GET_SIGNATURE, pia::unauthorized()),
+            |world| world.pia.set(|state| state.outside_tunnel = true),
             &[("certificate", true), ("lease", false), ("bind", false)],
             &["PIA_GATEWAY=auto"],
         ),

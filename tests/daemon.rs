@@ -356,9 +356,15 @@ fn a_bad_payload_is_reported_and_not_applied() {
 
 #[test]
 fn an_unusual_payload_is_accepted_and_returned_byte_for_byte() {
-    let world = World::new();
-    world.pia.set(|state| state.padded = false);
-    world.bind();
+    // A port of fewer than five digits makes the payload's length ask for padding.
+    for_all([true, false], |padded| {
+        let world = World::new();
+        world.pia.set(|state| (state.next_port, state.padded) = (8047, padded));
+        let mut daemon = world.run();
+        daemon.expect_line("bound port 8047");
+        let (payload, _) = daemon.pia().last_secrets().expect("a lease was handed out");
+        assert_eq!(payload.ends_with('='), padded, "{payload}");
+    });
     let world = World::new();
     world.pia.set(|state| state.created_at_only = true);
     let mut daemon = world.bind();
@@ -430,7 +436,7 @@ fn an_expiring_lease_is_bound_until_it_can_be_renewed() {
     daemon.bind_again(1);
 
     // In this order, because the daemon keeps retrying meanwhile.
-    daemon.pia().set(|state| (state.lifetime, state.next_port) = (SignedDuration::from_hours(1440), 50002));
+    daemon.pia().set(|state| (state.lifetime, state.next_port) = (pia::LEASE, 50002));
     daemon.pia().scripts.clear();
     daemon.reload();
     daemon.expect_line("lease: port 50002");
@@ -447,7 +453,7 @@ fn an_expired_lease_is_replaced_at_the_start() {
     world.pia.set(|state| state.lifetime = SignedDuration::from_secs(2));
     let mut daemon = world.bind();
     daemon.kill9();
-    daemon.pia().set(|state| (state.lifetime, state.next_port) = (SignedDuration::from_hours(1440), 50002));
+    daemon.pia().set(|state| (state.lifetime, state.next_port) = (pia::LEASE, 50002));
     let stored = fs::read_to_string(daemon.world.setup.lease_file()).expect("a lease file");
     let expires = stored.split(r#""expires_at":""#).nth(1).and_then(|rest| rest.split('"').next()).expect("an expiry");
     let expires: jiff::Timestamp = expires.parse().expect("a time");

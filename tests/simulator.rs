@@ -28,6 +28,7 @@ Serves until SIGTERM. Writes into DIRECTORY:
 and carries out what is appended to DIRECTORY/commands, a line each:
   port N                      the next signature is for this port, and gluetun has it now (0: none)
   gateway|login|qbittorrent|gluetun down|up
+  gateway restart             loses its bindings
   tokens revoke               no token made so far is accepted
 
   --address ADDRESS           of everything that listens (127.0.0.1)
@@ -214,6 +215,7 @@ impl Simulator {
             ("tokens", "revoke") => self.pia.revoke_tokens(),
             ("gateway", "down") => self.pia.pause(),
             ("gateway", "up") => self.pia.resume(),
+            ("gateway", "restart") => self.pia.restart(),
             ("login", "down") => self.pia.pause_login(),
             ("login", "up") => self.pia.resume_login(),
             ("qbittorrent", "down") => self.qbt.as_ref()?.pause(),

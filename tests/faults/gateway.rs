@@ -77,21 +77,30 @@ fn refusals() -> Vec<Row> {
         assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
     }));
     rows.push(Row::new("getSignature: every token is rejected", || {
-        let fault = Fault::from_start(World::new(), |world| {
-            world.pia.scripts.always(GET_SIGNATURE, pia::unauthorized());
-        });
-        let mut fault = fault.logs(&["getSignature", "set PIA_GATEWAY=auto"]);
-        for _ in 0..3 {
-            let before = fault.daemon.pia().counts().signatures;
-            fault.daemon.reload();
-            let Running { daemon, world } = &mut fault.daemon;
-            daemon.wait_until("the next attempt", || world.pia.counts().signatures > before);
-        }
-        assert_eq!(fault.daemon.lines_at("ERROR", "").len(), 1, "repetitions are not errors\n{}", fault.daemon.log());
-        let daemon = fault.relieve(|world| world.pia.scripts.clear()).recovers();
-        assert_eq!(daemon.pia().counts().logins, 1, "no login storm");
+        let refuse = |world: &World| world.pia.scripts.always(GET_SIGNATURE, pia::login_failed());
+        costs_one_login(refuse, &["getSignature", "Login failed!"], |world| world.pia.scripts.clear());
+    }));
+    rows.push(Row::new("getSignature: the request does not come through the tunnel", || {
+        let outside = |world: &World, outside| world.pia.set(|state| state.outside_tunnel = outside);
+        let words = ["getSignature", "Unauthorized client", "set PIA_GATEWAY=auto"];
+        costs_one_login(|world| outside(world, true), &words, |world| outside(world, false));
     }));
     rows
+}
+
+/// Asserts that a lasting refusal of tokens is reported with `words` and costs one login, however often getSignature
+/// is retried.
+fn costs_one_login(refuse: impl Fn(&World), words: &[&str], relief: impl Fn(&World)) {
+    let mut fault = Fault::from_start(World::new(), refuse).logs(words);
+    for _ in 0..3 {
+        let before = fault.daemon.pia().counts().signatures;
+        fault.daemon.reload();
+        let Running { daemon, world } = &mut fault.daemon;
+        daemon.wait_until("the next attempt", || world.pia.counts().signatures > before);
+    }
+    assert_eq!(fault.daemon.lines_at("ERROR", "").len(), 1, "repetitions are not errors\n{}", fault.daemon.log());
+    let daemon = fault.relieve(relief).recovers();
+    assert_eq!(daemon.pia().counts().logins, 1, "no login storm");
 }
 
 /// The gateway's host name.

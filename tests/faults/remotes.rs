@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::support::daemon::Daemon;
-use super::support::pia::{BIND_PORT, GET_SIGNATURE, LOGIN};
+use super::support::pia::{self, BIND_PORT, GET_SIGNATURE, LOGIN};
 use super::support::qbt::PREFERENCES;
 use super::support::world::World;
 use super::support::{Mood, Reply};
@@ -239,12 +239,12 @@ fn is_odd(remote: Remote, make: Oddity) {
     let world = World::new();
     let scripts = if remote == Remote::Client { &world.qbt.scripts } else { &world.pia.scripts };
     let (endpoint, body) = match remote {
-        Remote::Login => (LOGIN, format!(r#"{{"token":"{}"}}"#, world.pia.make_token())),
+        Remote::Login => (LOGIN, pia::token_body(&world.pia.make_token())),
         Remote::Signature => {
             let token = world.pia.make_token();
             (GET_SIGNATURE, world.pia.set(|state| state.grant(&token)))
         }
-        Remote::Bind => (BIND_PORT, r#"{"status":"OK","message":"port scheduled for add"}"#.to_owned()),
+        Remote::Bind => (BIND_PORT, pia::bind_body(pia::SCHEDULED)),
         Remote::Client => (PREFERENCES, r#"{"listen_port":6881,"random_port":false}"#.to_owned()),
     };
     scripts.next(endpoint, [Reply::raw(make(&body))]);

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 
 /// A certificate authority made on the spot.
+#[derive(Debug)]
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -35,7 +36,11 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = rcgen::date_time_ymd(VALID.0, 1, 1);
         params.not_after = rcgen::date_time_ymd(VALID.1, 1, 1);
-        let key = KeyPair::generate().expect("a key");
+        Self::with(params, KeyPair::generate().expect("a key"))
+    }
+
+    /// An authority with a self-signed certificate of these parameters.
+    pub fn with(params: CertificateParams, key: KeyPair) -> Self {
         let pem = params.self_signed(&key).expect("a CA certificate").pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
@@ -66,8 +71,12 @@ impl Ca {
         params.not_before = rcgen::date_time_ymd(leaf.years.0, 1, 1);
         params.not_after = rcgen::date_time_ymd(leaf.years.1, 1, 1);
         let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        (certificate, key)
+        (self.sign(&params, &key), key)
+    }
+
+    /// Issues a certificate with these parameters for the holder of `key`.
+    pub fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Certificate {
+        params.signed_by(key, &self.issuer).expect("a certificate")
     }
 
     /// A server's TLS configuration with a certificate of this authority.
@@ -75,11 +84,15 @@ impl Ca {
         let (certificate, key) = self.issue(leaf);
         let chain = vec![certificate.der().clone()];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let versions: &[&rustls::SupportedProtocolVersion] =
-            if tls12_only { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(versions)
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-            .expect("a server configuration")
+        tls_versions(tls12_only).with_no_client_auth().with_single_cert(chain, key).expect("a server configuration")
     }
+}
+
+/// Starts a server's TLS configuration: all TLS versions, or 1.2 alone.
+pub fn tls_versions(tls12_only: bool) -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    let versions: &[&rustls::SupportedProtocolVersion] =
+        if tls12_only { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
+    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(versions)
+        .expect("ring supports TLS 1.2 and 1.3")
 }

@@ -38,6 +38,10 @@ pub use temp_dir::{TempDir, unique};
 const IDLE: Duration = Duration::from_secs(60);
 /// Bytes. Larger than anything that the daemon may send, so that tests can see a request that is too long.
 const MAX_HEAD: usize = 512 * 1024;
+/// HTTP/2 in ALPN.
+pub const HTTP2: &[u8] = b"h2";
+/// The first bytes of an HTTP/2 connection have the form of a request with this method (RFC 9113, 3.4).
+const HTTP2_METHOD: &str = "PRI";
 
 /// Sends a signal to a child that was not waited for yet, so that its PID cannot have been reused.
 pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
@@ -145,6 +149,10 @@ pub struct Request {
 }
 
 impl Request {
+    fn http2(sni: Option<String>) -> Self {
+        Self { method: HTTP2_METHOD.into(), target: "*".into(), headers: Vec::new(), body: Vec::new(), sni }
+    }
+
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
     }
@@ -163,6 +171,11 @@ impl Request {
     pub fn form(&self, name: &str) -> Option<String> {
         let body = String::from_utf8_lossy(&self.body);
         pairs(&body).into_iter().find(|(n, _)| n == name).map(|(_, value)| value)
+    }
+
+    /// Whether HTTP/2 was negotiated, which no server here speaks: the request was not read, and no reply is sent.
+    pub fn is_http2(&self) -> bool {
+        self.method == HTTP2_METHOD
     }
 
     pub fn is_form(&self) -> bool {
@@ -535,6 +548,10 @@ impl Shared {
                     connection.complete_io(&mut stream)?;
                 }
                 let sni = connection.server_name().map(str::to_owned);
+                if connection.alpn_protocol() == Some(HTTP2) {
+                    (self.handler)(&Request::http2(sni));
+                    return raw.shutdown(Shutdown::Both);
+                }
                 let mut tls = StreamOwned::new(connection, stream);
                 let done = self.converse(&mut tls, &raw, sni.as_ref());
                 if done.is_ok() {

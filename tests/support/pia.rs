@@ -1,8 +1,12 @@
-//! A simulator of Private Internet Access: the login, and a gateway with getSignature and bindPort behind a
-//! certificate of its own authority. It checks what it is sent as PIA does; replies can be scripted, state can be
-//! changed while it runs.
+//! A simulator of Private Internet Access: the login, and a gateway with getSignature and bindPort. It checks requests
+//! as PIA does; its replies, certificates, leases and bindings follow public traces. ASSUMPTION marks everything that
+//! no trace supports. Replies can be scripted, and the state can be changed while it runs.
+
+mod certificates;
+mod replies;
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,7 +16,8 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 
 use miniserde::json::{self, Value};
-use rustls::ServerConfig;
+
+pub use replies::*;
 
 use super::{Ca, Leaf, Mood, Reply, Request, Scripts, Server, VALID, lock, loopback, unique};
 
@@ -21,6 +26,20 @@ pub const LOGIN: &str = "token";
 pub const TUNNEL_LOGIN: &str = "apiv2/token";
 pub const GET_SIGNATURE: &str = "getSignature";
 pub const BIND_PORT: &str = "bindPort";
+
+/// Lifetime of a lease, from getSignature to `expires_at`.
+pub const LEASE: SignedDuration = SignedDuration::from_hours(1500);
+/// Lifetime of a binding. PIA's staff said about 20 minutes, and advised to repeat the bind within 15
+/// (pia-foss/manual-connections#37).
+///
+/// ASSUMPTION: exactly 15 minutes.
+const BINDING: Duration = Duration::from_secs(15 * 60);
+/// Characters of a token.
+const TOKEN: usize = 124;
+/// Bytes of a signature.
+const SIGNATURE: usize = 64;
+
+const HTTP2_COMPLAINT: &str = "HTTP/2, which PIA's servers speak if a client offers it, and this simulator does not";
 
 /// Where PIA's login endpoints are.
 pub const WEBSITES: [&str; 2] = ["www.privateinternetaccess.com", "apiv2.privateinternetaccess.com"];
@@ -34,7 +53,7 @@ pub enum Fault {
     CommonNameOnly,
     Expired,
     NotYetValid,
-    /// Signed by another authority than the one whose certificate [`Pia::ca_pem`] gives.
+    /// Signed by a different authority than the one whose certificate [`Pia::ca_pem`] gives.
     OtherCa,
 }
 
@@ -49,7 +68,7 @@ pub struct Options {
     pub gateway_port: u16,
     /// 0 takes any free port.
     pub login_port: u16,
-    /// Name of the server: in the certificate, expected in SNI and Host.
+    /// Name of the server: in the certificate, expected in Host, and in SNI if there is one.
     pub host_name: String,
     pub certificate: Fault,
     pub tls12_only: bool,
@@ -94,16 +113,20 @@ pub struct Counts {
 
 /// What the simulator knows and hands out; see [`Pia::set`].
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "the flags are independent")]
 pub struct State {
     pub username: String,
     pub password: String,
+    /// Requests reach the gateway from outside its tunnel, for example at its public address.
+    pub outside_tunnel: bool,
     /// Tokens that getSignature accepts.
     pub tokens: Vec<String>,
-    /// Appended to every token that a login makes: characters that need escaping.
+    /// Part of every new token: characters that need escaping, in addition to those that every token has.
     pub token_suffix: String,
-    /// Port of the next payload; any number, so that bad ones can be tried.
+    /// Port of the next payload; any number, so that bad ones can be tried. PIA assigns a different port each time, the
+    /// simulator always this one.
     pub next_port: i64,
-    /// Port of the payload after that, if it is to be another one.
+    /// Port of the payload after that, if it is to be a different one.
     pub later_port: Option<i64>,
     /// From now to the expiry of the next payload.
     pub lifetime: SignedDuration,
@@ -113,13 +136,17 @@ pub struct State {
     pub expires_at: Option<String>,
     /// The payload carries `created_at` and no `expires_at`.
     pub created_at_only: bool,
-    /// Whether payloads end in `=`.
+    /// Pads payloads with `=` if their length requires it; with a port of five digits it does not.
     pub padded: bool,
     /// Handed out verbatim in place of the next payloads.
     pub payload: Option<String>,
     /// Close the connection after every answer.
     pub close_always: bool,
+    /// Lifetime of a binding after its last bind.
+    pub binding_life: Duration,
     issued: HashMap<String, Issued>,
+    /// Time of the last bind of each port.
+    bindings: HashMap<i64, Instant>,
     last_secrets: Option<(String, String)>,
     bound: Vec<i64>,
     bound_at: Vec<Instant>,
@@ -144,9 +171,9 @@ pub struct Pia {
     /// Kept for as long as it has to serve.
     _tunnel_login: Option<Server>,
     options: Options,
-    ca: Ca,
-    other_ca: Ca,
-    login_ca: Ca,
+    ca: &'static Ca,
+    /// Authority of the website and of the regions' host names.
+    public_ca: Arc<Ca>,
 }
 
 impl Pia {
@@ -157,22 +184,21 @@ impl Pia {
     pub fn with(options: Options) -> Self {
         let state = Arc::new(Mutex::new(State::new()));
         let scripts = Arc::new(Scripts::default());
-        let ca = Ca::new("Simulated Private Internet Access");
-        let login_ca = Ca::new("Simulated public authority");
-
-        let other_ca = Ca::new("Some other authority");
-        let tls = gateway_tls(&ca, &other_ca, &options.host_name, options.certificate, options.tls12_only);
+        let public_ca = Arc::new(Ca::new("Simulated public authority"));
         let expected_name = (!options.anonymous).then(|| options.host_name.clone());
         let tunnel_login = options.tunnel_login.then(|| {
             let (state, scripts) = (Arc::clone(&state), Arc::clone(&scripts));
             let address = (options.address, 443).into();
-            Server::start_in(options.namespace_of, address, Some(tls.clone()), move |request| {
+            let tls = certificates::meta(&options.host_name, options.certificate, options.tls12_only);
+            Server::start_in(options.namespace_of, address, Some(tls), move |request| {
                 lock(&state).tunnel_login(&scripts, request)
             })
         });
         let gateway = {
             let (state, scripts) = (Arc::clone(&state), Arc::clone(&scripts));
             let address = (options.address, options.gateway_port).into();
+            let public = Arc::clone(&public_ca);
+            let tls = certificates::forwarding(&options.host_name, options.certificate, public, options.tls12_only);
             Server::start_in(options.namespace_of, address, Some(tls), move |request| {
                 lock(&state).gateway(&scripts, expected_name.as_deref(), request)
             })
@@ -180,7 +206,7 @@ impl Pia {
 
         let address = options.address.to_string();
         let names = [&[address.as_str(), "localhost"], &WEBSITES[..]].concat();
-        let tls = login_ca.server(&Leaf { names: &names, common_name: "login", years: VALID }, options.tls12_only);
+        let tls = public_ca.server(&Leaf { names: &names, common_name: "login", years: VALID }, options.tls12_only);
         let login = {
             let (state, scripts) = (Arc::clone(&state), Arc::clone(&scripts));
             let address = (options.address, options.login_port).into();
@@ -188,7 +214,8 @@ impl Pia {
                 lock(&state).login(&scripts, request)
             })
         };
-        Self { scripts, state, gateway, login, _tunnel_login: tunnel_login, options, ca, other_ca, login_ca }
+        let ca = certificates::root();
+        Self { scripts, state, gateway, login, _tunnel_login: tunnel_login, options, ca, public_ca }
     }
 
     /// Changes or reads the state.
@@ -220,7 +247,8 @@ impl Pia {
 
     /// From now on the gateway shows a certificate for `name` with this fault.
     pub fn present(&self, name: &str, certificate: Fault, tls12_only: bool) {
-        self.gateway.set_tls(gateway_tls(&self.ca, &self.other_ca, name, certificate, tls12_only));
+        let public = Arc::clone(&self.public_ca);
+        self.gateway.set_tls(certificates::forwarding(name, certificate, public, tls12_only));
     }
 
     /// What the gateway does before it can be asked anything.
@@ -228,7 +256,7 @@ impl Pia {
         self.gateway.set_mood(mood);
     }
 
-    /// What the login server does before it can be asked anything.
+    /// Behaviour of the login server before it reads a request.
     pub fn set_login_mood(&self, mood: Mood) {
         self.login.set_mood(mood);
     }
@@ -243,7 +271,7 @@ impl Pia {
 
     /// Certificate of the login's authority, PEM.
     pub fn login_ca_pem(&self) -> &str {
-        self.login_ca.pem()
+        self.public_ca.pem()
     }
 
     pub fn counts(&self) -> Counts {
@@ -253,6 +281,11 @@ impl Pia {
     /// Ports that were bound, one entry for each granted bindPort.
     pub fn bound(&self) -> Vec<i64> {
         lock(&self.state).bound.clone()
+    }
+
+    /// Whether peers outside reach this port: it is bound, and the binding has not expired.
+    pub fn is_open(&self, port: u16) -> bool {
+        lock(&self.state).has_binding(port.into())
     }
 
     /// How many leases were handed out.
@@ -289,6 +322,14 @@ impl Pia {
         self.gateway.resume();
     }
 
+    /// Restarts the gateway, as PIA does about every three months: connections and bindings are lost, leases stay
+    /// valid.
+    pub fn restart(&self) {
+        self.pause();
+        self.set(|state| state.bindings.clear());
+        self.resume();
+    }
+
     pub fn pause_login(&self) {
         self.login.pause();
     }
@@ -303,37 +344,26 @@ impl Pia {
     }
 }
 
-fn gateway_tls(ca: &Ca, other_ca: &Ca, name: &str, certificate: Fault, tls12_only: bool) -> ServerConfig {
-    let leaf = Leaf {
-        names: if certificate == Fault::CommonNameOnly { &[] } else { &[name] },
-        common_name: name,
-        years: match certificate {
-            Fault::Expired => (2018, 2021),
-            Fault::NotYetValid => (2120, 2121),
-            _ => VALID,
-        },
-    };
-    let signer = if certificate == Fault::OtherCa { other_ca } else { ca };
-    signer.server(&leaf, tls12_only)
-}
-
 impl State {
     fn new() -> Self {
         Self {
             username: format!("p{}", unique() % 10_000_000),
             password: format!("Pw-{:016x}", unique()),
+            outside_tunnel: false,
             tokens: Vec::new(),
             token_suffix: String::new(),
             next_port: 47047,
             later_port: None,
-            lifetime: SignedDuration::from_hours(60 * 24),
+            lifetime: LEASE,
             clock_ahead: SignedDuration::ZERO,
             expires_at: None,
             created_at_only: false,
             padded: true,
             payload: None,
             close_always: false,
+            binding_life: BINDING,
             issued: HashMap::new(),
+            bindings: HashMap::new(),
             last_secrets: None,
             bound: Vec::new(),
             bound_at: Vec::new(),
@@ -343,12 +373,21 @@ impl State {
     }
 
     fn make_token(&mut self) -> String {
-        let token = format!("{:016x}{:016x}{}", unique(), unique(), self.token_suffix);
+        let end = format!("+/_{}=", self.token_suffix);
+        let mut token = String::new();
+        while token.len() < TOKEN {
+            let _ = write!(token, "{:016x}", unique());
+        }
+        token.truncate(TOKEN - end.len());
+        token += &end;
         self.tokens.push(token.clone());
         token
     }
 
     fn gateway(&mut self, scripts: &Scripts, name: Option<&str>, request: &Request) -> Reply {
+        if request.is_http2() {
+            return self.complain(505, HTTP2_COMPLAINT.into());
+        }
         let endpoint = request.path().trim_start_matches('/').to_owned();
         match endpoint.as_str() {
             GET_SIGNATURE => self.counts.signatures += 1,
@@ -362,10 +401,11 @@ impl State {
         if let Some(name) = name {
             let host = request.header("host").unwrap_or_default();
             let host = host.split(':').next().unwrap_or_default();
+            // Stricter than PIA, which also accepts an address: our client sends the name, with or without the port.
             if !host.eq_ignore_ascii_case(name) {
                 return self.complain(421, format!("Host {host:?} instead of {name:?}"));
             }
-            if !request.sni.as_deref().is_some_and(|sni| sni.eq_ignore_ascii_case(name)) {
+            if request.sni.as_deref().is_some_and(|sni| !sni.eq_ignore_ascii_case(name)) {
                 return self.complain(421, format!("SNI {:?} instead of {name:?}", request.sni));
             }
         }
@@ -394,24 +434,32 @@ impl State {
     }
 
     fn get_signature(&mut self, request: &Request) -> Result<Reply, Reply> {
-        let token = request.query("token").ok_or_else(no_auth_data)?;
+        self.expect_tunnel()?;
+        let token = request.query("token").unwrap_or_default();
         if !self.tokens.contains(&token) {
-            return Err(unauthorized());
+            return Err(login_failed());
         }
         Ok(Reply::json(200, self.grant(&token)))
+    }
+
+    /// Refuses a request from outside the tunnel.
+    ///
+    /// ASSUMPTION: both calls refuse it before any other check. The traces show this for getSignature only.
+    fn expect_tunnel(&self) -> Result<(), Reply> {
+        if self.outside_tunnel { Err(unauthorized()) } else { Ok(()) }
     }
 
     /// Hands out a lease: the body of the reply.
     pub fn grant(&mut self, token: &str) -> String {
         let (payload, issued) = self.issue(token);
         self.next_port = self.later_port.take().unwrap_or(self.next_port);
-        let body =
-            format!(r#"{{"status":"OK","payload":"{payload}","signature":"{}","message":""}}"#, issued.signature);
+        let body = lease_body(&payload, &issued.signature);
         self.last_secrets = Some((payload.clone(), issued.signature.clone()));
         self.issued.insert(payload, issued);
         body
     }
 
+    /// The signature is random and stored, because no client can verify a real one.
     fn issue(&self, token: &str) -> (String, Issued) {
         let now = self.now();
         let expires = now + self.lifetime;
@@ -420,11 +468,7 @@ impl State {
             None if self.created_at_only => format!(r#""created_at":"{now:.9}""#),
             None => format!(r#""expires_at":"{expires:.9}""#),
         };
-        let mut json = format!(r#"{{"token":"{token}","port":{},{time},"extra":"x"}}"#, self.next_port);
-        // White space at the end of JSON means nothing: it picks a length that does need padding.
-        if json.len().is_multiple_of(3) {
-            json.push(' ');
-        }
+        let json = format!(r#"{{"token":"{token}","port":{},{time}}}"#, self.next_port);
         let payload = match &self.payload {
             Some(verbatim) => verbatim.clone(),
             None if self.padded => STANDARD.encode(&json),
@@ -432,26 +476,37 @@ impl State {
         };
         // Starts with bytes whose base64 is `+/+/`: they break when they are not escaped.
         let mut bytes = vec![0xfb, 0xff, 0xbf];
-        for _ in 0..8 {
+        while bytes.len() < SIGNATURE {
             bytes.extend(unique().to_be_bytes());
         }
+        bytes.truncate(SIGNATURE);
         (payload, Issued { signature: STANDARD.encode(bytes), port: self.next_port, expires })
     }
 
+    /// ASSUMPTION: a port stays bound until its binding expires, even if the client binds a different one. A lease
+    /// outlives its token, and is refused from `expires_at` on (in one trace a bind 49 minutes later succeeded, but the
+    /// port was dead).
     fn bind_port(&mut self, request: &Request) -> Result<Reply, Reply> {
-        let (Some(payload), Some(signature)) = (request.query("payload"), request.query("signature")) else {
-            return Err(no_auth_data());
-        };
-        let Some(issued) = self.issued.get(&payload) else { return Err(bad_signature()) };
-        if issued.signature != signature {
+        self.expect_tunnel()?;
+        let payload = request.query("payload").unwrap_or_default();
+        let issued = self.issued.get(&payload).ok_or_else(bad_signature)?;
+        if request.query("signature").as_ref() != Some(&issued.signature) {
             return Err(bad_signature());
         }
         if issued.expires <= self.now() {
             return Err(port_expired());
         }
-        self.bound.push(issued.port);
-        self.bound_at.push(Instant::now());
-        Ok(Reply::json(200, r#"{"status":"OK","message":"port scheduled for add"}"#))
+        let port = issued.port;
+        let message = if self.has_binding(port) { REFRESHED } else { SCHEDULED };
+        let now = Instant::now();
+        self.bindings.insert(port, now);
+        self.bound.push(port);
+        self.bound_at.push(now);
+        Ok(Reply::json(200, bind_body(message)))
+    }
+
+    fn has_binding(&self, port: i64) -> bool {
+        self.bindings.get(&port).is_some_and(|last| last.elapsed() < self.binding_life)
     }
 
     fn login(&mut self, scripts: &Scripts, request: &Request) -> Reply {
@@ -471,12 +526,16 @@ impl State {
             self.counts.rejected += 1;
             return access_denied();
         }
-        let token = self.make_token();
-        Reply::json(200, format!(r#"{{"token":"{token}"}}"#))
+        Reply::json(200, token_body(&self.make_token()))
     }
 
     /// As PIA's desktop client asks: JSON.
+    ///
+    /// ASSUMPTION: this path, and the replies of the website. No trace shows a login at the tunnel's own gateway.
     fn tunnel_login(&mut self, scripts: &Scripts, request: &Request) -> Reply {
+        if request.is_http2() {
+            return self.complain(505, HTTP2_COMPLAINT.into());
+        }
         if (request.method.as_str(), request.path()) != ("POST", "/apiv2/token") {
             return self.complain(404, format!("no such page: {} {}", request.method, request.path()));
         }
@@ -498,8 +557,7 @@ impl State {
                     self.counts.rejected += 1;
                     return access_denied();
                 }
-                let token = self.make_token();
-                Reply::json(200, format!(r#"{{"token":"{token}"}}"#))
+                Reply::json(200, token_body(&self.make_token()))
             }
             _ => self.complain(400, "a login at the gateway that is not JSON".into()),
         }
@@ -510,40 +568,5 @@ impl State {
         let reply = Reply::text(status, format!("simulator: {what}"));
         self.complaints.push(what);
         reply
-    }
-}
-
-/// Refusals of PIA, as seen by its users.
-pub fn unauthorized() -> Reply {
-    Reply::json(401, r#"{"status":"ERROR","message":"Unauthorized client"}"#)
-}
-
-pub fn bad_signature() -> Reply {
-    Reply::json(401, r#"{"status":"","message":"bad signature"}"#)
-}
-
-pub fn busy(port: u16) -> Reply {
-    let message = format!("Port {port} is busy. Please use another server");
-    Reply::json(409, format!(r#"{{"status":"ERROR","message":"{message}"}}"#))
-}
-
-pub fn port_expired() -> Reply {
-    Reply::json(400, r#"{"status":"ERROR","message":"port expired"}"#)
-}
-
-pub fn no_auth_data() -> Reply {
-    Reply::json(400, r#"{"status":"ERROR","message":"no auth data"}"#)
-}
-
-pub fn access_denied() -> Reply {
-    Reply::text(401, "HTTP Token: Access denied.\n")
-}
-
-/// Locked out; `wait` becomes Retry-After.
-pub fn too_many_attempts(status: u16, wait: Option<Duration>) -> Reply {
-    let reply = Reply::json(status, r#"{"status":"error","code":"too_many_attempts"}"#);
-    match wait {
-        Some(wait) => reply.header("Retry-After", wait.as_secs().to_string()),
-        None => reply,
     }
 }
