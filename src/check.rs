@@ -249,7 +249,7 @@ impl CheckObserver<'_> {
             }
             Completed::Source(Some(port)) => self.ok("source", &format!("{} has port {port}", remotes.source_name())),
             Completed::Source(None) => {
-                let fix = "turn on port forwarding there, in a region that supports it";
+                let fix = "turn on port forwarding in the VPN, and connect to a region that supports it";
                 let text = format!("{} has no port now; {fix}", remotes.source_name());
                 self.fail_with("source", &text, fix.to_owned());
             }
