@@ -328,7 +328,7 @@ fn a_bad_payload_is_reported_and_not_applied() {
     let expiry = |text: &'static str| -> Change { Box::new(move |state| state.expires_at = Some(text.into())) };
     for_all(
         [
-            (port(0), ["port", "1 to 65535"]),
+            (port(0), ["port", "between 1 and 65535"]),
             (port(70_000), ["port", "70000"]),
             (port(-1), ["port", "-1"]),
             (payload("***".into()), ["payload", "base64"]),
