@@ -32,7 +32,7 @@ const ROWS: [&str; 12] = [
 /// Rows if another program leases the port.
 const ROWS_FOLLOWING: [&str; 7] = ["settings", "tunnel", "source", "client", "port", "listener", "inbound"];
 const START_VPN: &str = "start the VPN, then check again";
-/// A step that takes longer is reported while it runs. Less than 1 s, because the search for a gateway ends after that.
+/// Time after which a running step is reported; under 1 s, because a search for the gateway fails after 1 s.
 const SLOW_STEP: Duration = Duration::from_millis(750);
 
 /// Runs the check and prints its rows to `out`; true if nothing needs fixing.

@@ -50,7 +50,7 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// A command, as `--help` lists it and 'did you mean' suggests it.
+/// A command, listed by `--help` and suggested by 'did you mean'.
 struct Command {
     name: &'static str,
     /// Options and arguments; all are optional.

@@ -1,8 +1,8 @@
 //! Errors that can occur once the settings have been accepted, with general advice for each cause.
 //!
-//! An error contains the failed call, the cause, when to retry, and advice. The advice in this file fits any remote; a module that
-//! knows its remote can replace it. No error contains a secret: causes hold numbers, names from public certificates, and excerpts
-//! of replies that are safe to show.
+//! An error contains the failed call, the cause, when to retry, and advice. The advice in this file fits any remote; the module
+//! for a particular remote can replace it. No error contains a secret: causes hold numbers, names from public certificates, and
+//! excerpts of replies that are safe to show.
 
 use std::fmt;
 use std::io;
@@ -107,7 +107,7 @@ pub enum Cause {
         /// Deadline for the whole exchange, not the time spent in `phase`.
         after: Duration,
     },
-    /// The remote closed the connection too early.
+    /// The remote closed the connection before the exchange was complete.
     Closed(Phase),
     /// The kernel has no route to the address.
     NoRoute {
@@ -134,7 +134,7 @@ pub enum Cause {
     CertificateExpired(Timestamp),
     /// Time on this system's clock when the certificate was rejected.
     CertificateNotYetValid(Timestamp),
-    /// Every one of several equivalent servers failed; never empty.
+    /// All of several equivalent servers failed; the list is never empty.
     AllFailed(Vec<Attempt>),
     /// A certificate's SHA-256 differs from the pinned one.
     WrongCertificate {
@@ -167,7 +167,7 @@ pub enum Cause {
     },
     CredentialsRejected {
         what: AuthMethod,
-        /// Rejected in an earlier run, and not sent again in this one.
+        /// The credentials were rejected in an earlier run, and this run has not sent them again.
         before: bool,
     },
     /// Credentials are required, but none are set.
@@ -263,7 +263,7 @@ impl Cause {
     fn rank(&self) -> u8 {
         match self {
             Self::NoRoute { .. } | Self::Timeout { .. } => 0,
-            // On a par with a refused connection: servers tried by address come last, so the DNS failure wins the tie.
+            // Ranks like a refused connection. Servers tried by address come last, so the DNS failure wins the tie.
             Self::Lookup { .. } => 1,
             Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
             _ => 2,

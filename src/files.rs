@@ -1,4 +1,5 @@
-//! Small files: reads them up to a limit, and writes them atomically with mode 0600. The contents are up to other modules.
+//! Reads small files up to a limit, and writes files safely: as a rule atomically and with mode 0600. Other modules define the
+//! contents.
 //!
 //! Nothing here blocks, even if a path is a FIFO or a device: binding must go on.
 
@@ -192,7 +193,7 @@ fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durabil
 fn chown_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
     let owner = fs::metadata(folder)?;
     if file.metadata()?.uid() == 0 && owner.uid() != 0 {
-        // On the open file, because its path may by now lead to a different file, which must not change owner.
+        // Change the open file rather than the path: by now, the path may lead to a different file.
         fchown(file, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())

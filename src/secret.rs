@@ -41,8 +41,8 @@ impl Secret {
     }
 }
 
-/// Returns the first `limit` characters of `text`, or `None` if they might reveal one of `secrets` or anything that looks like a
-/// secret, because a server may send one that we do not know yet.
+/// Returns the first `limit` characters of `text`, or `None` if they might reveal one of `secrets`. Anything that looks like a
+/// secret is hidden too, because a server may send a new one.
 ///
 /// Does not redact or decode parts of the text, because that would require knowing every way to encode a character. Instead, any
 /// piece of a secret (plain or in base64) and any character that begins an escape hide the whole text. The search covers twice the

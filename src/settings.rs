@@ -17,7 +17,7 @@ use crate::views;
 /// Seconds. A binding lapses 15 minutes (900 s) after the last bind, which leaves one minute for a retry.
 const MAX_INTERVAL: u64 = 840;
 
-/// A variable, as `--help` lists it and 'did you mean' suggests it.
+/// A variable, listed by `--help` and suggested by 'did you mean'.
 pub struct Variable {
     pub name: &'static str,
     /// Default value, for display only; empty if the variable has none.
@@ -104,7 +104,7 @@ pub struct Settings {
     /// How long to keep running without any network device but loopback; `None` means forever.
     pub isolation: Option<Duration>,
     pub state_dir: PathBuf,
-    /// `Service::new` takes these; `check` ignores them.
+    /// Moved out by `Service::new`; ignored by `check`.
     pub views: Option<views::Settings>,
     pub log_level: LevelFilter,
     pub log_file: Option<PathBuf>,
@@ -258,8 +258,8 @@ fn warn_about_unknown(reader: &mut Reader) {
     }
 }
 
-/// Guesses which known name was meant: the closest within two typos, or else the shortest of those that begin with `name` or that
-/// `name` begins with.
+/// Guesses which known name was meant: the closest within two typos, or else the shortest that extends `name` or that `name`
+/// extends.
 fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let upper = name.to_ascii_uppercase();
     let begun = |known: &&String| upper.len() > 7 && (known.starts_with(&upper) || upper.starts_with(known.as_str()));
@@ -273,7 +273,7 @@ fn is_mistyped(name: &str, known: &str) -> bool {
     known.len().abs_diff(name.len()) <= 2 && osa_distance(name, known) <= (known.len() / 8).clamp(1, 2)
 }
 
-/// Warns about variables in a manual command's environment, which the service does not see.
+/// Warns about variables in a manual command's environment, because the service reads only its configuration file.
 fn warn_about_strays(reader: &mut Reader, all: &Variables) {
     let (Some(file), true) = (&all.file, all.service_user.is_some()) else { return };
     let is_stray = |name: &&str| reader.get(name).is_some() && all.in_environment.iter().any(|known| known == name);

@@ -15,8 +15,8 @@ use signal_hook::{flag, low_level};
 static STOPPING: AtomicBool = AtomicBool::new(false);
 static RELOADING: AtomicBool = AtomicBool::new(false);
 
-/// True once SIGTERM or SIGINT has arrived. No new request is sent from then on, so that stopping takes the rest of the current
-/// exchange at most.
+/// True once SIGTERM or SIGINT has arrived. From then on, we send no new request: stopping takes no longer than the rest of the
+/// current exchange.
 pub fn stopping() -> bool {
     STOPPING.load(Ordering::Relaxed)
 }

@@ -19,8 +19,8 @@ const GLUETUN_POLL: Duration = Duration::from_secs(15);
 /// A change to the file must take effect within 2 s; polling costs one open and one read.
 const FILE_POLL: Duration = Duration::from_millis(1500);
 
-/// The control server's current and old routes. Older versions answer 404 to the current route, newer ones 301 to the
-/// old route.
+/// The control server's current and old routes. Older versions answer 404 to the current route; newer versions
+/// answer 301 to the old route.
 const ROUTES: [&str; 2] = ["/v1/portforward", "/v1/openvpn/portforwarded"];
 
 pub enum Source {
@@ -90,7 +90,7 @@ impl Source {
                         return Ok(Progress::More);
                     }
                     status => {
-                        // By the next poll, a different version of gluetun may be running.
+                        // The next poll tries the current route first, because gluetun may have been updated.
                         *route = 0;
                         Err(match status {
                             401 | 403 => Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: false },
@@ -115,8 +115,8 @@ impl Source {
     }
 }
 
-/// Builds the error for a failed poll, with advice. Every failure is retried after the usual backoff, because polling
-/// never causes a lockout.
+/// Every failed poll, even with rejected credentials, is retried after the usual backoff, because polling never causes a
+/// lockout.
 fn failed(cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => {

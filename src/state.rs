@@ -81,8 +81,8 @@ impl State {
         &self.folder
     }
 
-    /// Opens the Unix socket on which each connection requests a different port. With mode 0600, only the folder's owner can
-    /// connect.
+    /// Opens the Unix socket for renewal requests: each connection requests a different port. With mode 0600, only the folder's
+    /// owner can connect.
     pub fn listen_for_requests(&self) -> io::Result<UnixListener> {
         let path = requests_path(&self.folder);
         match std::fs::remove_file(&path) {
@@ -113,12 +113,11 @@ impl State {
         let rejection = self.rejections().into_iter().find(|rejection| rejection.by == remote)?;
         let at: Timestamp = rejection.at.parse().ok()?;
         let same = rejection.hash == hash(&rejection.salt, credentials);
-        // A time in the future was recorded while the clock was wrong.
+        // Ignore a time in the future: it was recorded while the clock was wrong.
         Duration::try_from(now.duration_since(at)).ok().filter(|_| same)
     }
 
-    /// Records that `remote` has just rejected these credentials. `None` deletes the record, because `remote` accepts the current
-    /// ones.
+    /// Records that `remote` has just rejected these credentials. `None` deletes the record of an earlier rejection.
     pub fn remember_rejection(&self, remote: &str, rejected: Option<&Secret>, now: Timestamp) {
         let mut all = self.rejections();
         let before = all.len();
@@ -168,7 +167,7 @@ pub fn reply(mut requester: &UnixStream, result: &Result<String, String>) -> io:
     requester.write_all(format!("{mark}{line}").as_bytes())
 }
 
-/// First byte of a reply.
+/// First byte of a successful reply.
 const SUCCEEDED: &str = "+";
 const FAILED: &str = "-";
 /// Bytes.

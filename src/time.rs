@@ -1,11 +1,12 @@
-//! The decisions take the time from [`Now`] only. Its wall clock is the system's, corrected if a server's clock shows that the
-//! system's is clearly wrong: routers boot in 1970.
+//! [`Now`], the only source of time for decisions, and [`Clock`], which corrects a wall clock that is clearly wrong: routers boot
+//! in 1970.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// NTP keeps clocks far closer than this, and the leases that we judge by the clock last two months.
+/// Largest difference from a server's clock that needs no correction. NTP keeps clocks far closer than this, and leases last two
+/// months.
 const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// 2026-01-01, in seconds since 1970. This program is newer, so a server with an earlier date is wrong.
 const TOO_EARLY: i64 = 1_767_225_600;

@@ -101,7 +101,7 @@ pub struct Variables {
     /// User of the service that reads the same file; `None` unless this is a manual command run by root.
     pub service_user: Option<ServiceUser>,
     pub warnings: Vec<String>,
-    /// A problem that may explain the others, so it is shown last.
+    /// A problem that may explain the other problems, shown after them.
     pub hint: Option<SettingProblem>,
 }
 

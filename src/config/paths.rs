@@ -53,7 +53,7 @@ pub fn known_as(path: &Path) -> &Path {
 pub struct ServiceUser {
     /// User and group ID; `None` for a dynamic user, which systemd allocates at each start.
     ids: Option<(u32, u32)>,
-    /// Folders that the service cannot see.
+    /// Folders that the systemd unit hides from the service; empty under `OpenRC`.
     hidden: &'static [&'static str],
 }
 

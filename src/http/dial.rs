@@ -132,7 +132,7 @@ pub fn join(host: &str, port: u16) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: SocketAddr,
-    /// Local address to bind to, if the route depends on it.
+    /// Local address to bind to; `None` lets the kernel choose.
     pub source: Option<IpAddr>,
 }
 
@@ -159,8 +159,8 @@ pub fn dial(
     }
 }
 
-/// Dials all `endpoints`; returns index and connection of the first to answer, or else the error of each. Starts an
-/// attempt every `stagger`, or as soon as an earlier one fails.
+/// Dials all `endpoints`; returns index and connection of the first to answer, or else the error of each. Dials
+/// the next endpoint after `stagger`, or as soon as an attempt fails, and repeats each attempt every 500 ms.
 pub fn race(
     endpoints: &[Endpoint],
     stagger: Duration,
@@ -275,8 +275,7 @@ fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, 
     if host.eq_ignore_ascii_case("localhost") {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    // The resolver cannot be given a deadline, so it runs in a thread, which is abandoned at the deadline and ends on
-    // its own.
+    // The resolver accepts no deadline, so it runs in a thread of its own, which is abandoned at the deadline.
     let (sender, receiver) = mpsc::channel();
     let name = host.to_owned();
     let look_up = move || {

@@ -20,7 +20,7 @@ use crate::secret::{self, Secret};
 use crate::signals;
 use crate::text;
 
-/// Time for one exchange, from the lookup to the last byte of the reply. Stopping the program can take as long.
+/// Time for one exchange, from the lookup to the last byte of the reply. A stop request waits for the current exchange.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Maximum number of characters shown of a failed reply's body.
 const EXCERPT_CHARS: usize = 200;
@@ -49,7 +49,7 @@ impl Deadline {
     }
 }
 
-/// Content of a request, which decides its method.
+/// Content of a request, which decides between GET and POST.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
     /// GET with these pairs as its query, not yet encoded.
@@ -271,7 +271,7 @@ impl Connection {
         }
     }
 
-    /// Connection to another port on this host, verified in the same way.
+    /// Unopened connection to a different port on this host, with this connection's TLS settings and Host header.
     #[must_use]
     pub fn at_port(&self, port: u16) -> Self {
         let connection = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
@@ -310,7 +310,7 @@ impl Connection {
         self.interrupt = interrupt;
     }
 
-    /// Uses an open TCP connection; with TLS, the server must first prove its identity.
+    /// Takes over an open TCP connection; with TLS, completes the handshake first.
     pub fn take(&mut self, tcp: dial::Tcp) -> Result<(), Cause> {
         self.address = tcp.remote_address();
         self.stream = Some(match &self.tls {

@@ -110,7 +110,7 @@ pub fn read_roots(reader: &mut Reader, name: &str) -> Option<RootCertStore> {
     reader.optional(name, "use a PEM file with a CA certificate", |_| roots_in(&pem))
 }
 
-/// Rejects client certificates: without ring's key loader, its signing code (some 40 KB) is not linked.
+/// Rejects every private key: without client certificates, ring's signing code (some 40 KB) need not be linked.
 #[derive(Debug)]
 struct NoKeys;
 

@@ -1,6 +1,6 @@
 //! HTTP/1.1 over any stream: writes requests, reads responses, and limits how much a server can send.
 //!
-//! A response is read to the end of the stream only if it declares no length; the sizes of head and body are limited.
+//! A response that declares no length ends with the stream.
 
 use std::io::{self, Read, Write};
 
@@ -88,7 +88,7 @@ impl Head {
             if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(bad("is not a number"));
             }
-            // A number that does not fit exceeds every limit anyway.
+            // A number too large for `usize` exceeds every limit anyway.
             let value = value.parse().unwrap_or(usize::MAX);
             if length.replace(value).is_some_and(|other| other != value) {
                 return Err(bad("appears twice with different values"));
@@ -119,7 +119,7 @@ impl<R: Read> Reader<'_, R> {
         self.buffer.truncate(start + result.as_ref().map_or(0, |&read| read));
         match result {
             Ok(read) => Ok(read > 0),
-            // TLS servers often close without close_notify; the caller can tell whether anything is missing.
+            // TLS servers often close without close_notify; the caller checks whether the response is complete.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(super::dial::classify(error, phase, self.deadline)),
         }

@@ -1,8 +1,8 @@
-//! Decisions about the torrent client, from its last known state and our own changes. The calls themselves live in `torrent`.
+//! Decisions about the torrent client, based on its last known state and on our own changes. The API calls live in `torrent`.
 //!
-//! A round reads the port, corrects it, and then inspects the socket, because a client with the right port in its settings may
-//! still not listen on it. We ask the kernel first, then the client. To reopen a socket, we bounce the client to a neighbouring
-//! port and back, because setting the same port again has no effect.
+//! A round reads the client's port, corrects it if needed, and then inspects the socket: the right port in the settings does not
+//! mean that the client listens. We ask the kernel first, then the client. To reopen a socket, we bounce the client to a
+//! neighbouring port and back, because setting the same port again has no effect.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,10 +18,10 @@ use super::tunnel::GatewayRoute;
 use crate::error::{Call, Cause, Error};
 use crate::time::Now;
 
-/// Longest `Retry-After` accepted from a client, which may have the wrong port in the meantime.
+/// Longest `Retry-After` accepted from a client: while we wait, the client may have the wrong port.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 
-/// Ways in which torrent clients differ.
+/// Properties that differ between torrent clients.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientProfile {
     /// Time allowed for the client to open its socket.
@@ -31,15 +31,15 @@ pub struct ClientProfile {
     pub status_lag: Duration,
     /// The client reports whether it listens; for other clients, only the kernel can show that.
     pub reports_listening: bool,
-    /// The client always has a UDP socket next to its TCP socket.
+    /// The client always opens a UDP socket as well as a TCP socket.
     pub always_has_udp: bool,
-    /// We must ask the client to announce a new port; otherwise the client waits for the next regular announce.
+    /// After a port change, we ask the client to announce the new port at once rather than at the next regular announce.
     pub reannounces: bool,
 }
 
 /// Interval between queries to the kernel while a socket is opening: qBittorrent takes 3 to 31 ms.
 const SOCKET_POLL: Duration = Duration::from_millis(20);
-/// Time without incoming peers after which we ask the client about them, and warn the user if the client has seen none either.
+/// Time without a sign of incoming peers after which we ask the client. If the client reports none either, we warn the user.
 const INBOUND_WARNING_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Interval at which we ask the client about incoming peers while no torrent is active.
 const INBOUND_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
@@ -49,7 +49,7 @@ const INBOUND_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Socket {
     Fresh,
-    /// The tunnel has changed, or may have changed before we started. The next bind shows whether the current tunnel works.
+    /// The tunnel has changed, or may have changed before we started. The next successful bind makes a suspect socket stale.
     Suspect,
     /// The socket must be reopened.
     Stale,
@@ -60,7 +60,7 @@ enum Socket {
 enum ResetReason {
     /// The client has a different port, or picks a random one.
     WrongPort,
-    /// The socket is dead, or may be.
+    /// The socket belongs, or may belong, to a previous tunnel.
     StaleSocket,
     NotListening,
 }
@@ -71,14 +71,14 @@ enum Away {
     No,
     /// The first half of the bounce failed, but the client may have carried it out.
     Maybe,
-    /// The client is on the neighbouring port and must return to this one.
+    /// The client is on the neighbouring port; contains the port to return to.
     Yes(u16),
 }
 
 /// A change to the client's port in this round.
 #[derive(Debug, Clone, Copy)]
 struct Change {
-    /// `None` in the second half of a bounce that began in an earlier round.
+    /// Port before the change; `None` unless this round read a port that needed correcting.
     from: Option<i64>,
     reason: ResetReason,
 }
@@ -110,24 +110,24 @@ pub(super) struct Client {
     /// Time of the last decision to bounce. Each bounce writes the client's settings to disk, so we do not repeat an unsuccessful
     /// one within an interval.
     bounced: Option<Instant>,
-    /// Start of [`ClientProfile::status_lag`].
+    /// Time at which we last set the port; the profile's `status_lag` and `listen_timeout` count from then.
     set_at: Option<Instant>,
     /// Latest port in the client's settings.
     pub port: Option<u16>,
     /// Time and port of the latest evidence that the client listens.
     pub last_listening: Option<(Timestamp, u16)>,
-    /// The client's latest report.
+    /// The client's latest report about its reachability.
     pub reported: Option<Connectivity>,
     pub socket_seen: bool,
     /// In this round, the kernel shows no socket on the port, although the client runs on this machine.
     socket_missing: bool,
-    /// Port that has no UDP socket even after a bounce.
+    /// Port on which the client's UDP socket is missing: we bounce the client for this reason only once per port.
     tcp_only: Option<u16>,
     /// Setting the port had no effect, perhaps because another program was using the port: only a bounce helps.
     stuck: bool,
-    /// Time at which the client got its port, and that port.
+    /// Time at which the client's current port was first confirmed, and that port.
     pub port_since: Option<(Timestamp, u16)>,
-    /// Last sign of an incoming peer on this port.
+    /// Last sign of an incoming peer on the client's current port.
     pub peer_seen_at: Option<Timestamp>,
     /// Next time to ask the kernel about incoming peers: once per interval.
     check_peers_at: Instant,
@@ -153,8 +153,8 @@ impl Client {
             inspect_at: None,
             confirm_at: None,
             listen_by: None,
-            // The tunnel may have been recreated since the client opened its socket. Transmission, the client that does not report
-            // whether it listens, is safe: it binds to no device, so its socket never goes stale.
+            // The tunnel may have been recreated since the client opened its socket. Transmission, the only client that does not
+            // report whether it listens, binds to no device: a Transmission socket never goes stale.
             socket: if hands_off || !setup.profile.reports_listening { Socket::Fresh } else { Socket::Suspect },
             bounced: None,
             set_at: None,
@@ -188,7 +188,7 @@ impl Client {
         } else if self.read.is_some() {
             (now.mono, Step::SetPort(port))
         } else {
-            // Only between rounds, never in place of one.
+            // Ask about incoming peers between rounds only, never instead of a round.
             match self.check_inbound_at.filter(|&at| at < self.round_at) {
                 Some(at) => (at, Step::CheckInbound),
                 None => (self.round_at, Step::ReadPort),
@@ -269,7 +269,7 @@ impl Client {
             self.away = Away::No;
         }
         self.stuck &= !right;
-        // Do not keep bouncing a client that keeps reporting a random port.
+        // Do not keep bouncing a client that stays set to a random port.
         if right && (!seen.random || self.change.is_some() || self.bounced_recently(now)) {
             return Ok(self.port_right(now, wanted));
         }
@@ -326,7 +326,7 @@ impl Client {
             };
         }
         if now.mono >= self.check_peers_at {
-            // The next round may begin slightly less than an interval after this one.
+            // 90 % of an interval, because the next round may begin slightly early.
             self.check_peers_at = now.mono + self.interval / 10 * 9;
         }
         if sockets.as_ref().is_some_and(|sockets| sockets.incoming_peer) {
@@ -337,7 +337,8 @@ impl Client {
                 .as_ref()
                 .and_then(|sockets| sockets.udp.as_ref())
                 .is_some_and(|udp| *udp != ListenState::Reachable);
-        // For a client that does not report whether it listens, only TCP counts: a UDP socket may be left over on a previous port.
+        // For a client that does not report whether it listens, only TCP counts: a UDP socket may be left over from before a port
+        // change.
         let listen_state = sockets
             .map(|sockets| if self.profile.reports_listening { sockets.listen_state().clone() } else { sockets.tcp });
         self.socket_missing = listen_state == Some(ListenState::Missing);
@@ -416,11 +417,12 @@ impl Client {
         self.change = Some(Change { from, reason });
         self.away = Away::No;
         self.set_at = Some(now.mono);
-        // A suspect socket stays suspect: until the next bind shows that the tunnel works, a new socket is no better.
+        // A suspect socket stays suspect: until the next bind shows that the tunnel works, a new socket is no better than the old
+        // one.
         if self.socket == Socket::Stale {
             self.socket = Socket::Fresh;
         }
-        // The evidence was about the previous socket.
+        // All evidence so far is about the previous socket.
         self.last_listening = None;
     }
 
@@ -444,7 +446,7 @@ impl Client {
         self.reannounce = false;
     }
 
-    /// Records that the first half of a bounce is complete.
+    /// Records that the first half of a bounce is complete; the second half must return the client to `port`.
     pub fn bounced_away(&mut self, port: u16) {
         self.away = Away::Yes(port);
     }
@@ -465,7 +467,7 @@ impl Client {
         self.bounced.is_some_and(|at| now.mono.saturating_duration_since(at) < self.interval)
     }
 
-    /// Handles the client's own report. If the client listens, the next round begins at `next_round`.
+    /// Handles the client's own report about its socket. If the client listens, the next round begins at `next_round`.
     pub fn confirmed(
         &mut self,
         now: Now,
@@ -486,7 +488,7 @@ impl Client {
             self.peer_seen_at = None;
             self.check_inbound_at = (!self.hands_off).then(|| now.mono + INBOUND_WARNING_AFTER);
         }
-        // Only for a new port: after a bounce, the trackers already have the port.
+        // Only a new port needs an announce: after a bounce, the trackers already have the port.
         if let Some(Change { from: Some(from), reason: ResetReason::WrongPort }) = self.change {
             self.reannounce = self.profile.reannounces && from != i64::from(port);
         }

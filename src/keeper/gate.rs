@@ -1,5 +1,6 @@
-//! Each remote has a gate, which closes for a while after a failure, so that a dead client or a rejected password never delays a
-//! bind. The gate also records the remote's current trouble. The keeper decides what a failure means for the lease or the token.
+//! Each remote has a gate of its own, which closes for a while after a failure: a dead client or a rejected password must never
+//! delay a bind. The gate also records the remote's current trouble. The keeper decides what a failure means for the lease or the
+//! token.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// Wait after rejected credentials: retrying sooner cannot help, and may lock users out of their own accounts.
 pub(super) const CREDENTIALS_WAIT: Duration = Duration::from_secs(30 * 60);
 /// Wait after the first lockout without `Retry-After` (PIA's desktop client assumes 59 s). Doubles with each consecutive lockout,
-/// up to [`CREDENTIALS_WAIT`], even if the remote asks for less.
+/// up to [`CREDENTIALS_WAIT`].
 const LOCKOUT_FIRST: Duration = Duration::from_secs(60);
 
 /// A remote's current failure.
@@ -45,7 +46,7 @@ pub(super) struct Gate {
     /// Consecutive lockouts.
     lockouts: u32,
     closed_until: Option<Instant>,
-    /// Set while the wait protects an account: the wait must run its course.
+    /// Set while the wait protects an account: not even SIGHUP ends such a wait.
     held: bool,
     /// Longest `Retry-After` accepted from the remote.
     retry_after_cap: Duration,
@@ -125,7 +126,7 @@ impl Gate {
         (if new { Level::Error } else { Level::Debug }, before + 1)
     }
 
-    /// Forgets all failures, because the remote is not needed for now. Changes nothing if the wait protects an account.
+    /// Forgets all failures of a remote that is not needed for now. Changes nothing if the wait protects an account.
     pub fn forget(&mut self) {
         if !self.held {
             *self = Self::new(self.retry_after_cap);

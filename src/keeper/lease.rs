@@ -23,19 +23,19 @@ pub struct Lease {
     pub expires_at: Timestamp,
 }
 
-/// The lease that we keep bound.
+/// A lease and the state of its binding.
 #[derive(Debug)]
 pub(super) struct Held {
     pub lease: Rc<Lease>,
     /// True if our clock can be trusted to show when the lease expires. If a lease seems to have expired right after a bind, at
     /// startup or after a clock jump, the clock may be wrong: renewing by that clock would lose the port, or request new ports
-    /// endlessly. Until the clock is trusted, the lease counts as valid until the gateway refuses it.
+    /// endlessly. While the clock is not trusted, the lease counts as valid until the gateway refuses it.
     pub expiry_trusted: bool,
     pub bound: bool,
     pub bind_at: Instant,
     /// `None` once the lease is stored.
     pub store_at: Option<Instant>,
-    /// The gateway has refused this lease. Until we get a new one, we still try to bind this one once per interval.
+    /// The gateway has refused this lease. Until we get a new lease, we still try to bind the refused one once per interval.
     pub refused: bool,
     /// Consecutive unexplained refusals.
     pub refusals: u32,
@@ -76,7 +76,7 @@ impl Held {
         self.expiry_trusted.then(|| now.mono.checked_add(remaining.saturating_sub(RENEW_BEFORE))).flatten()
     }
 
-    /// Time until the lease expires by our clock; negative afterwards.
+    /// Time from `now` until the lease expires; negative after the expiry.
     pub fn remaining(&self, now: Now) -> SignedDuration {
         self.lease.expires_at.duration_since(now.wall)
     }

@@ -43,7 +43,7 @@ const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
 /// Wait between attempts in a tunnel that has just come up.
 const SETTLING_RETRY: Duration = Duration::from_millis(500);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// This many consecutive binds refused without explanation count as a refusal of the lease.
+/// Consecutive unexplained refusals to bind a lease that count as a refusal of the lease itself.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
 
 /// A keeper's initial values.
@@ -104,11 +104,11 @@ pub struct Keeper {
     wants_new_port: bool,
     /// Previous lease, kept until its replacement is bound.
     fallback: Option<Held>,
-    /// Time of the last signature.
+    /// Time at which the gateway last granted a lease.
     signed: Option<Instant>,
     /// A login or a request for a signature has failed since the current lease was granted.
     renewal_failed: bool,
-    /// The user has been warned that leases cannot be stored, or expects it.
+    /// The user already knows that leases cannot be stored, so further failures are logged at DEBUG.
     store_failed: bool,
     last_bind: Option<LastBind>,
     /// Consecutive failed binds.
@@ -143,13 +143,13 @@ pub struct Snapshot<'a> {
     pub client_port: Option<u16>,
     /// Time and port of the latest evidence that the client listens.
     pub last_listening: Option<(Timestamp, u16)>,
-    /// The client's latest report.
+    /// The client's latest report about its reachability.
     pub connectivity: Option<Connectivity>,
     /// The kernel shows the client's socket.
     pub socket_seen: bool,
-    /// Time at which the client got its port.
+    /// Time at which the client's current port was first confirmed.
     pub port_since: Option<Timestamp>,
-    /// Last sign of an incoming peer on this port.
+    /// Last sign of an incoming peer on the client's current port.
     pub peer_seen_at: Option<Timestamp>,
     pub troubles: Vec<(Remote, &'a Trouble)>,
 }
@@ -191,8 +191,8 @@ impl Keeper {
         }
     }
 
-    /// Returns the next step. A wait is never zero, and never longer than an interval, so that a jump of the wall clock costs an
-    /// interval at most.
+    /// Returns the next step. A wait is never zero, and at most an interval long: a jump of the wall clock then delays a step by
+    /// one interval at most.
     pub fn next(&self, now: Now) -> Step {
         let mut soonest = now.mono + self.interval;
         for (at, step) in self.agenda(self.clock.correct(now)).into_iter().flatten() {
@@ -201,14 +201,14 @@ impl Keeper {
             }
             soonest = soonest.min(at);
         }
-        // 1 ms more, so that the deadline has certainly passed.
+        // One extra millisecond, so that the deadline has certainly passed when the wait ends.
         Step::Wait(soonest - now.mono + Duration::from_millis(1))
     }
 
     /// Pending steps and their times, most urgent first.
     fn agenda(&self, now: Now) -> [Option<(Instant, Step)>; 6] {
         let end = self.tunnel.isolated.zip(self.isolation).map(|(since, limit)| (since + limit, Step::Exit));
-        // Without a bound port, an unfinished bounce returns to the old port.
+        // Without a bound port, the second half of a bounce restores the client's old port.
         let client = self
             .port_to_listen_on()
             .or(self.client.away_from())
@@ -222,8 +222,8 @@ impl Keeper {
         [end, store, ask, self.bind(now), self.renew(now), client]
     }
 
-    /// Schedules the bind of a good lease, and also of a refused or expired lease while we cannot get a new one, because the
-    /// gateway or our clock may have been wrong.
+    /// Schedules the bind of a good lease. While we cannot get a new lease, a refused or expired one is bound too: the gateway or
+    /// our clock may have been wrong.
     fn bind(&self, now: Now) -> Option<(Instant, Step)> {
         let no_other = self.renewal_failed || self.next_signature(now.mono) > now.mono;
         let held = self.lease.as_ref().filter(|held| held.is_good(now) || no_other)?;
@@ -260,7 +260,7 @@ impl Keeper {
 
     /// True if a full pass is complete: nothing is failing, and nothing is left to do until the next interval.
     pub fn is_settled(&self, now: Now) -> bool {
-        // The next check of the client is due with the next bind.
+        // `is_busy` also covers a due bind, because the client's next round is due with the next bind.
         self.port_to_listen_on().is_some() && !self.client.is_busy(now) && !self.has_troubles()
     }
 
@@ -321,7 +321,7 @@ impl Keeper {
         }
     }
 
-    /// Once a day, replaces an unimportant line with the daily summary.
+    /// Once a day, replaces the DEBUG line of a successful round with the daily summary.
     fn summarise_day(&mut self, now: Now, outcome: Outcome) -> Outcome {
         let due = now.mono >= self.day_ends && outcome.recovered.is_none();
         match (&outcome.notice, self.port_to_listen_on()) {
@@ -358,7 +358,8 @@ impl Keeper {
                 if std::mem::take(&mut self.wants_new_port) {
                     self.fallback = before.filter(|held| !held.refused);
                 }
-                // Keep the old lease on disk until the new one is bound: after a kill, a bound lease is worth more.
+                // Keep the old lease on disk until the new one is bound: after a kill, a bound lease is worth more than an
+                // untested one.
                 held.store_at = held.store_at.filter(|_| self.fallback.is_none());
                 self.lease = Some(held);
                 Ok(Outcome::quiet(remote))
@@ -401,7 +402,7 @@ impl Keeper {
             }
             Completed::Reachability(connectivity) => match self.port_to_listen_on() {
                 Some(port) => {
-                    // Together with the next bind, so that each interval needs a single wake-up.
+                    // Check the client together with the next bind, so that each interval needs a single wake-up.
                     let next_bind = self.lease.as_ref().map(|held| held.bind_at).filter(|&at| at > now.mono);
                     let next_round = next_bind.unwrap_or(now.mono + self.interval);
                     self.client.confirmed(now, port, connectivity, next_round)
@@ -414,7 +415,8 @@ impl Keeper {
     fn bound(&mut self, now: Now, gateway: Option<SocketAddr>, route: Option<GatewayRoute>) -> Outcome {
         let before = self.port_to_listen_on();
         let corrected = self.clock.correct(now);
-        // Record the route with the bind: by the next observation, the client may have opened a new socket.
+        // Record the route now: by the next observation, the client may have opened a new socket, which would be suspected
+        // without reason.
         if let Some(route) = &route
             && self.tunnel.has_other_target(gateway)
         {
@@ -432,7 +434,8 @@ impl Keeper {
         held.expiry_trusted |=
             held.remaining(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.remaining(corrected).is_positive();
         let port = held.lease.port;
-        // With a good lease, the account is not needed until renewal, and nothing else would clear its trouble.
+        // With a good lease, we do not use the account until renewal, so nothing else would end the account's trouble before
+        // then.
         if held.renew_at(corrected).is_none_or(|at| at > now.mono) {
             self.account.forget();
         }
@@ -487,14 +490,14 @@ impl Keeper {
                     Some((level, Notice::StoreFailed { lease: Rc::clone(lease), error: Rc::new(error) })),
                 );
             }
-            // Rejected credentials close the gate, although other failures of these steps do not matter.
+            // After these steps, only rejected credentials and lockouts close the gate.
             Step::Reannounce | Step::CheckInbound
                 if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut(_)) =>
             {
                 self.client.reannounced();
                 return self.client.failed(now, error, |wait| jittered(random, wait));
             }
-            // The port is still right, and the client will announce it to its trackers at their regular interval.
+            // The port is still right: the trackers will receive the new port with the client's next regular announce.
             Step::Reannounce => {
                 self.client.reannounced();
                 return Outcome::of(Remote::Client, Some((Level::Warn, Notice::ReannounceFailed(Rc::new(error)))));
@@ -593,8 +596,8 @@ impl Keeper {
         self.wants_new_port && good && passes
     }
 
-    /// True if we may log in for a new token: at any time if the old one came from the file, only after [`LOGIN_SPACING`] if it
-    /// came from a login.
+    /// True if we may log in for a new token: at any time if we have not logged in yet, otherwise only [`LOGIN_SPACING`] after
+    /// the last login.
     fn token_is_replaceable(&self, now: Now) -> bool {
         self.logged_in.is_none_or(|at| now.mono.saturating_duration_since(at) >= LOGIN_SPACING)
     }
@@ -632,7 +635,8 @@ impl Keeper {
                 let outcome = if self.followed.is_none() {
                     record_trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO)
                 } else {
-                    // The port's source can still be polled, but an answer does not mean that the tunnel is back.
+                    // Record no trouble: the next answer from the port's source would end the trouble, although the tunnel may
+                    // still be down.
                     let notice = Notice::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
                     Outcome::of(Remote::Gateway, Some((Level::Error, notice)))
                 };
@@ -662,8 +666,8 @@ impl Keeper {
         before.is_none() && self.tunnel.isolated.is_some()
     }
 
-    /// Handles a jump of the wall clock: the clock has been set, or the machine has slept. The binding may have lapsed, so we bind
-    /// at once; until then, we do not trust the clock to show when the lease expires.
+    /// Handles a jump of the wall clock: the clock has been set, or the machine has slept. The binding may have lapsed, so we
+    /// bind at once. Until the bind succeeds, we do not trust the clock to show when the lease expires.
     pub fn observe_clock(&mut self, now: Now) -> Option<Outcome> {
         let jump = self.tunnel.clock_jump(now)?;
         self.clock.forget();
@@ -681,8 +685,8 @@ impl Keeper {
         Some(Outcome::of(Remote::Gateway, Some((level, Notice::Clock(notice)))))
     }
 
-    /// Requests a different port at once, and gives up the current lease once the new one is bound. Drops the request, rather than
-    /// deferring it, without a tunnel or while the account must be left alone.
+    /// Requests a different port at once, and gives up the current lease once the new one is bound. Drops the request, rather
+    /// than deferring it, if the tunnel is lost or if a login is needed but not allowed yet.
     pub fn force_renewal(&mut self, now: Now) {
         self.account.retry_now();
         self.gateway.retry_now();

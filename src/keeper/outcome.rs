@@ -44,7 +44,7 @@ pub enum Notice {
     /// A new lease has been stored, so it will survive a restart.
     Leased {
         lease: Rc<Lease>,
-        /// The lease has already expired by our clock.
+        /// The lease has already expired according to our clock.
         over: bool,
     },
     StoreFailed {
@@ -124,7 +124,7 @@ pub struct Day {
     pub binds: u32,
     /// Number of times that the gateway, the port's source or the route began to fail.
     pub outages: u32,
-    /// Last sign of an incoming peer.
+    /// Last sign of an incoming peer on `port`.
     pub peer_seen_at: Option<Timestamp>,
 }
 

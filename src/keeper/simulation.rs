@@ -52,7 +52,7 @@ struct Weather {
     /// Percentage of binds in which the gateway refuses the lease.
     refusals: u64,
     tunnel: Tunnel,
-    /// How far the system's clock is ahead.
+    /// How far the system's clock is ahead of the gateway's.
     clock_ahead: Duration,
 }
 
@@ -132,7 +132,7 @@ fn run(seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Ta
     run_with(PROFILE, seed, length, weather)
 }
 
-/// Like [`run`], for a client with the given profile.
+/// Runs a keeper and a simulated client with `profile` for `length` under `weather`, and counts the keeper's actions.
 fn run_with(profile: ClientProfile, seed: u64, length: Duration, weather: impl Fn(Duration) -> Weather) -> Tally {
     let start = Instant::now();
     let epoch: Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
@@ -163,7 +163,7 @@ fn run_with(profile: ClientProfile, seed: u64, length: Duration, weather: impl F
             without_wait = 0;
             elapsed += match sky.tunnel {
                 Tunnel::Unwatched => wait,
-                // The kernel reports changes, and the weather may change every second.
+                // A real kernel ends the wait when the tunnel changes. Waits of at most a second imitate that.
                 _ => wait.min(SECOND),
             };
             continue;
@@ -211,7 +211,7 @@ fn execute(
     if down || (!matches!(step, Step::StoreLease(_)) && random.percent(sky.loss)) {
         // The call fails at once, or after its full deadline of 10 s.
         let took = if random.percent(50) { Duration::from_millis(1) } else { 10 * SECOND };
-        // In half the cases, only the reply is lost, so the keeper does not know that the client has carried out the call.
+        // In half of the failures, the client carries out the call, and only the reply is lost.
         if let (Step::SetPort(port) | Step::BounceBack(port) | Step::BounceAway { other: port, .. }, true) =
             (step, !down && random.percent(50))
         {

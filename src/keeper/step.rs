@@ -1,4 +1,4 @@
-//! The steps that the keeper requests, and their results. `service` has the remotes run them.
+//! The steps that the keeper requests, and their results. `service` calls the remotes that run the steps.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -42,7 +42,7 @@ pub enum Step {
     /// Ask the kernel for the sockets that listen on `port`.
     Inspect {
         port: u16,
-        /// Route on which the port comes in, if known.
+        /// Route to the gateway, if known: incoming peers arrive on its device.
         route: Option<GatewayRoute>,
         /// Also look for incoming peers.
         peers: bool,
@@ -141,7 +141,7 @@ pub enum ListenState {
     Reachable,
     /// All sockets are bound to devices or addresses that no longer exist: they look healthy but receive nothing.
     Stale,
-    /// The socket is bound to a different device from the one on which the port comes in.
+    /// The socket is bound to the device `on`, but incoming peers arrive on the device `tunnel`.
     WrongDevice { on: String, tunnel: String },
     /// No socket listens on the port.
     Missing,

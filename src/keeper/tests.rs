@@ -1,4 +1,4 @@
-//! Tests of the keeper. Each test's name states a promise that the keeper makes.
+//! Tests of the keeper. Each test's name states a guarantee.
 
 use jiff::SignedDuration;
 
@@ -138,7 +138,7 @@ impl Bench {
         outcome
     }
 
-    /// Lets the kernel give no answer if the next step asks it.
+    /// If the next step inspects the socket, completes that step without an answer from the kernel.
     #[track_caller]
     fn kernel_reports_nothing(&mut self) {
         if self.next() == "inspect" {
@@ -166,7 +166,7 @@ impl Bench {
         self.pass_ms(1500);
     }
 
-    /// The first round, in which the client still has a different port.
+    /// The first round, in which the client still has its old port.
     #[track_caller]
     fn moves(&mut self) {
         self.reads(6881);
@@ -235,7 +235,7 @@ fn an_unbound_port_is_not_given_to_the_client() {
     bench.binds();
     bench.moves();
 
-    // A new port is not given to the client either: until the bind, the client keeps the old one.
+    // Until a new port is bound, the client keeps the old one.
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
@@ -491,7 +491,7 @@ fn a_refused_lease_is_replaced_at_once_but_with_one_signature_per_interval() {
     bench.pass(300);
     bench.fails("bind", Retry::LeaseRefused);
     bench.signs(LONG);
-    // Meanwhile, the keeper retries the refused lease, because the gateway may have been wrong.
+    // Until the next signature is due, the keeper retries the refused lease, because the gateway may have been wrong.
     for _ in 0..9 {
         bench.fails("bind", Retry::LeaseRefused);
         if bench.next() == "read" {
@@ -656,7 +656,7 @@ fn a_clock_that_jumps_costs_no_port() {
     bench.listens();
     bench.waits_between(299, 300);
 
-    // The gateway sends its time, so from now on the keeper knows again when the lease expires.
+    // The gateway's time corrects the clock, so the lease's expiry counts again.
     let date = bench.now.wall - SignedDuration::from_hours(2000);
     let outcome = bench.keeper.compare_clock(bench.now, date.into()).expect("a difference");
     assert!(matches!(outcome.notice, Some((Level::Warn, Notice::Clock(ClockChange::Wrong { .. })))));
@@ -785,7 +785,7 @@ fn a_socket_of_another_program_on_a_new_port_is_no_proof_for_the_client() {
 }
 
 impl Bench {
-    /// The client has its port, and the kernel shows its socket in this state.
+    /// Reads the right port from the client; the kernel then shows the socket in the state `listen_state`.
     #[track_caller]
     fn shows(&mut self, listen_state: ListenState) -> Outcome {
         self.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: false }));
@@ -1300,7 +1300,7 @@ fn a_client_that_does_not_listen_is_bounced_once_per_interval_and_reported_once(
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
     assert_eq!(error.to_string(), "client socket: port 47047 is set, but nothing listens on it");
 
-    // Within the interval, the client is checked but not bounced.
+    // Within an interval of the bounce, the client is checked but not bounced again.
     bench.pass(6);
     bench.reads(PORT.into());
     assert_eq!(level(&poll_until_notice(&mut bench).1), Level::Debug);
@@ -1424,7 +1424,7 @@ fn a_stop_during_the_first_half_of_a_bounce_brings_the_client_back() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
-    // The first half was sent, but its reply has not arrived.
+    // The first half of the bounce has been sent, but its reply has not arrived.
     assert_eq!(bench.next(), "bounce away");
     assert_eq!(bench.keeper.unfinished_bounce(), Some(Step::BounceBack(PORT)));
 }
@@ -1449,7 +1449,7 @@ fn a_client_that_does_not_listen_is_bounced_once_per_interval_despite_lost_repli
     bench.binds();
     bench.reads(PORT.into());
     poll_until_notice(&mut bench);
-    // The first half arrives, but its reply is lost: the next round finds the client on the neighbouring port.
+    // The first half of the bounce arrives, but its reply is lost: the next round finds the client on the neighbouring port.
     bench.fails("bounce away", Retry::Backoff);
     bench.pass(6);
     bench.reads(i64::from(PORT) + 1);
@@ -1591,7 +1591,7 @@ fn an_unwanted_port_is_given_up_when_a_new_one_is_bound() {
 
 #[test]
 fn a_port_is_kept_if_there_is_no_new_one() {
-    // No signature.
+    // The request for a new signature fails.
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.moves();
@@ -1604,7 +1604,7 @@ fn a_port_is_kept_if_there_is_no_new_one() {
     bench.pass(301);
     bench.binds();
     bench.listens();
-    // No bind.
+    // The gateway refuses to bind the new lease.
     bench.keeper.force_renewal(bench.now);
     let lease = Lease { port: 50002, ..bench.lease(LONG) };
     bench.completes("sign", Completed::Leased(lease));
@@ -1613,7 +1613,7 @@ fn a_port_is_kept_if_there_is_no_new_one() {
     assert!(matches!(bench.binds().notice, Some((_, Notice::Bound(PORT)))));
     assert_eq!(bench.keeper.port_to_listen_on(), Some(PORT));
     assert!(!bench.keeper.has_troubles());
-    // A followed port.
+    // Another program leases the port, so there is nothing to renew.
     let mut bench = Bench::following();
     bench.keeper.force_renewal(bench.now);
     assert_eq!(bench.next(), "poll");

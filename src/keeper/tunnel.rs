@@ -27,7 +27,7 @@ const TUNNEL_SETTLING: Duration = Duration::from_secs(15);
 pub struct GatewayRoute {
     /// Our source address.
     pub local: IpAddr,
-    /// Next hop; `None` if the gateway is directly connected, or the hop unknown.
+    /// Next hop; `None` if the gateway is directly connected, or if the hop is unknown.
     pub hop: Option<IpAddr>,
     /// `None` if the kernel does not report the device.
     pub device: Option<Device>,
@@ -93,7 +93,8 @@ impl Tunnel {
         }
     }
 
-    /// Jump of the wall clock compared with the time that has passed: negative if backwards, `None` if 30 s or less.
+    /// Jump of the wall clock since the previous call, relative to the monotonic clock: negative if backwards, `None` if 30 s or
+    /// less.
     pub fn clock_jump(&mut self, now: Now) -> Option<SignedDuration> {
         let passed = SignedDuration::try_from(now.mono.saturating_duration_since(self.last_seen.mono)).ok()?;
         let jump = now.wall.duration_since(self.last_seen.wall).saturating_sub(passed);

@@ -42,7 +42,7 @@ impl Events {
         Self { network: subscribe_to_network(), clock: subscribe_to_clock().ok(), pending: Cell::new(false) }
     }
 
-    /// Error with which the kernel refused to report network changes, if it did.
+    /// The kernel's error if the subscription to network changes was refused.
     pub fn refused(&self) -> Option<&io::Error> {
         self.network.as_ref().err()
     }

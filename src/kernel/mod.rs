@@ -21,7 +21,7 @@ pub use sockets::inspect;
 pub struct Network {
     links: Vec<Link>,
     addresses: Vec<Address>,
-    /// Error if netlink is refused, as in some sandboxes; the lists are then empty.
+    /// Error if netlink is refused, as in some sandboxes; `links` and `addresses` are then empty.
     pub refused: Option<io::Error>,
     /// Events that interrupt exchanges; `None` without a subscription.
     events: Option<Rc<Events>>,
@@ -31,7 +31,7 @@ pub struct Network {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelNetwork {
     pub device: String,
-    /// First address of the network.
+    /// Network address, e.g. 10.10.112.0; 0.0.0.0 for a default route.
     pub first: Ipv4Addr,
     /// Prefix length in bits.
     pub prefix: u8,
@@ -47,7 +47,7 @@ impl Network {
         }
     }
 
-    /// Takes a snapshot; `events` can interrupt exchanges that use it.
+    /// Takes a snapshot for exchanges that `events` can interrupt.
     pub fn watched(events: Option<&Rc<Events>>) -> Self {
         Self { events: events.cloned(), ..Self::snapshot() }
     }

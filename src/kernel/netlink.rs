@@ -190,7 +190,7 @@ impl Address {
 pub struct Route {
     /// Index of the device.
     pub device: u32,
-    /// First address of the destination; `None` for a default route.
+    /// Network address of the destination; `None` for a default route.
     pub to: Option<IpAddr>,
     /// Prefix length in bits.
     pub prefix: u8,

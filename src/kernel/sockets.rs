@@ -52,8 +52,8 @@ fn listen_state(network: &Network, listeners: &[Socket], route: Option<&GatewayR
         if !any && !address.is_ipv4() {
             continue;
         }
-        // A socket bound to a removed device never receives anything again; a socket bound to a removed address does
-        // once the address is back.
+        // A socket bound to a removed device never receives anything again; a socket bound to a removed address
+        // recovers once the address is back.
         if (socket.device != 0 && network.link(socket.device).is_none()) || (!any && !network.has_address(address)) {
             if best == ListenState::Missing {
                 best = ListenState::Stale;

@@ -50,7 +50,7 @@ pub fn token_file(reader: &Reader) -> PathBuf {
 
 pub struct Account {
     credentials: Option<Credentials>,
-    /// Tried in order.
+    /// Public login URLs, tried in order.
     endpoints: Vec<Url>,
     /// If all endpoints fail, log in through the gateway.
     in_tunnel: bool,
@@ -190,7 +190,6 @@ fn ask_for_token(
     connection.send(&request).and_then(|response| token_of(&response)).map_err(|cause| failed(Call::Login, cause))
 }
 
-/// Builds the error for a failed call to PIA's account API, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => "correct PIA_USERNAME and PIA_PASSWORD, then restart",

@@ -2,7 +2,7 @@
 //! candidates never receive a request.
 //!
 //! `OpenVPN`: the tunnel's route gateway or, with topology net30, the only address with a host route. `WireGuard`: an
-//! address at the start of the tunnel's network; the server's addKey reply contains it, but the kernel's tables do not.
+//! address at the start of the tunnel's network. The exact address is in the server's addKey reply only.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,7 +28,7 @@ pub fn candidates(network: &Network, port: u16) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for (address, how) in from_tables(&network.tunnel_networks(), &network.tunnel_ends()) {
         let Ok(route) = network.route_to((address, port).into()) else { continue };
-        // A LAN's router may also use 10.0.0.1, but no next hop leads to it.
+        // 10.0.0.1 may also be a router on the local network, but then the route to 10.0.0.1 has no next hop.
         let beyond = address == DEFAULT_GATEWAY && (route.hop.is_some() || route.device.is_none());
         if route.is_tunnel() || beyond {
             candidates.push(Candidate { address, how, route });

@@ -72,9 +72,10 @@ pub struct Gateway {
     authority: Authority,
     /// `None` before the first call or search, and after a gateway that was found by searching has failed.
     connection: Option<Connection>,
-    /// Gateway that failed after a search had found it, and how it was found; the next search tries this address first.
+    /// Address of the last found gateway, and how it was found, once that gateway has failed. The next search tries this
+    /// address first.
     failed: Option<(Ipv4Addr, String)>,
-    /// How the current gateway was found.
+    /// For the log, e.g. `the next hop of a route through tun0`; `None` unless a search found the gateway.
     how: Option<String>,
     search: Option<Search>,
     /// The gateway has accepted a call in this tunnel.
@@ -85,7 +86,7 @@ pub struct Gateway {
     date: Option<SystemTime>,
 }
 
-/// State of a search that takes more than one exchange.
+/// Unfinished search: if a candidate fails the TLS handshake, the next exchange tries the others.
 struct Search {
     untried: Vec<Candidate>,
     tried: Vec<Attempt>,
@@ -156,13 +157,13 @@ impl Gateway {
         self.connection.as_ref().and_then(Connection::certificate_names)
     }
 
-    /// Takes the time of the last reply according to the gateway's clock.
+    /// Time of the last reply by the gateway's clock; returned only once per reply.
     pub fn take_date(&mut self) -> Option<SystemTime> {
         self.date.take()
     }
 
-    /// Address of the gateway, once known. Even after a failure, the last address counts, so that its route stays
-    /// watched: otherwise, if the tunnel is recreated while a bind hangs in the old one, the change would go unnoticed.
+    /// Last known address of the gateway, even after a failure: its route must stay watched, because the tunnel may be
+    /// recreated while a bind hangs.
     pub fn dialled(&self) -> Option<SocketAddr> {
         match (&self.connection, &self.address) {
             (Some(connection), _) if connection.dialled().is_some() => connection.dialled(),
@@ -192,7 +193,7 @@ impl Gateway {
         self.hostname.is_some() || self.dialled().is_some_and(through_tunnel)
     }
 
-    /// Forgets the old tunnel's gateway, because the new tunnel has its own.
+    /// Disconnects, and drops a gateway that was found by searching: a new tunnel has its own gateway.
     pub fn forget(&mut self) {
         self.disconnect();
         (self.search, self.served) = (None, false);
@@ -286,7 +287,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Drops a gateway found by searching once it cannot be reached; the next search tries its address first.
+    /// Drops a gateway found by searching after a connection or TLS error; the next search tries that address first.
     fn note_result(&mut self, result: Result<&Response, &Cause>) {
         self.warn_if_unnamed();
         let unreachable = matches!(
@@ -320,7 +321,7 @@ impl Gateway {
         }
     }
 
-    /// Connection to the gateway's token API, with the same certificate checks as for its other API.
+    /// Connection to the gateway's token API on port 443, with the certificate checks of the port-forwarding API.
     pub fn login_connection(&mut self, call: Call, network: &Network) -> Exchange<Connection> {
         Ok(self.connection(call, network)?.map(|connection| connection.at_port(LOGIN_PORT)))
     }
@@ -404,7 +405,6 @@ fn attempt(call: Call, port: u16, candidate: &Candidate, cause: Cause) -> Attemp
 const WRONG_GATEWAY_ADVICE: &str =
     "set PIA_GATEWAY=auto; if that does not help, connect to a region with port forwarding";
 
-/// Builds the error for a failed call to the gateway, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {

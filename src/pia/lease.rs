@@ -78,7 +78,7 @@ fn time(fields: &Object, name: &'static str) -> Result<Option<Timestamp>, Cause>
     }
 }
 
-/// Shortens text from a server and makes it safe for a log line.
+/// Makes text from a server safe for a log line, and cuts the text to 40 characters.
 fn printable(text: &str) -> String {
     one_line(text).chars().take(40).collect()
 }

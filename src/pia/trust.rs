@@ -80,10 +80,10 @@ impl Authority {
     }
 }
 
-/// PIA's CA: file, download URLs and pin.
+/// PIA's own CA, as opposed to a CA from `PIA_CA_CERT`.
 pub struct Published {
     file: PathBuf,
-    /// Tried in order.
+    /// Download URLs, tried in order.
     urls: Vec<Url>,
     /// SHA-256 of the DER, lower-case hexadecimal.
     pin: String,
@@ -206,7 +206,7 @@ impl Published {
         files::write(&self.file, pem.as_bytes(), Durability::Durable)
     }
 
-    /// Finds the certificate with the pinned SHA-256; the error describes what `pem` contains instead.
+    /// Finds the certificate with the pinned SHA-256; otherwise the error describes what `pem` contains.
     fn pinned(&self, pem: &[u8]) -> Result<CertificateDer<'static>, Cause> {
         let mut wrong = Cause::Other("received something other than a certificate".to_owned());
         for certificate in CertificateDer::pem_slice_iter(pem).flatten() {

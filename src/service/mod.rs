@@ -309,7 +309,7 @@ impl Service {
         false
     }
 
-    /// Handles the user's request for a different port.
+    /// Requests a new lease; the current port stays in use until a different one is bound.
     pub fn renew(&mut self) {
         ::log::info!("a different port was requested; keeping the current port until the new one is bound");
         let from = self.keeper.snapshot().port;
@@ -340,7 +340,7 @@ impl Service {
         self.events.as_ref().is_none_or(|events| events.refused().is_some())
     }
 
-    /// Observes the clock, which costs nothing, and a tunnel that may have changed; true if the keeper has something to decide.
+    /// Observes the clock, and the tunnel only if it may have changed; true if the keeper has something to decide.
     fn observe_if_changed(&mut self, observer: &mut dyn Observer) -> bool {
         let take = |events: &Option<Rc<Events>>| events.as_ref().is_some_and(|events| events.take());
         let mut changed = take(&self.events);
@@ -385,9 +385,9 @@ impl Service {
         isolated || !outcomes.is_empty()
     }
 
-    /// Sends the state to the service manager, with `READY=1` at the end of the first pass, and of the first after a reload.
+    /// Sends the state to the service manager, with `READY=1` at the end of the first pass after a start or a reload.
     fn notify_manager(&mut self, now: Now, status: &Status) {
-        // Some waits are in the middle of a pass, for a client that is slow to listen.
+        // A wait for a client that is slow to listen does not end the pass.
         let over = self.keeper.is_settled(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
         let ready = if over && !std::mem::replace(&mut self.ready, over) { "READY=1\n" } else { "" };
         self.notifier.send(&format!("{ready}STATUS={}", status.one_line()));

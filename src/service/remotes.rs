@@ -15,7 +15,6 @@ use crate::time::Now;
 use crate::torrent::TorrentClient;
 use crate::views::status::remote_name;
 
-/// The remotes that the user has configured.
 pub struct Remotes {
     pub port: PortProvider,
     pub client: Box<dyn TorrentClient>,

@@ -98,7 +98,7 @@ struct Failure {
 
 impl Deluge {
     fn send(&mut self, method: &str, params: &str, force: bool) -> Result<Response, Cause> {
-        // Order and spelling of the fields follow Deluge's own pages. 2.0 accepts only `application/json`.
+        // Field order and spelling are those of Deluge's own web pages. 2.0 accepts only `application/json`.
         let json = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
         let headers: Vec<_> = self.session.iter().map(|session| ("Cookie", session.expose())).collect();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
@@ -206,7 +206,6 @@ fn rejected(before: bool) -> Cause {
     Cause::CredentialsRejected { what: AuthMethod::Password, before }
 }
 
-/// Builds the error for a failed call to Deluge, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => "check deluge-web and DELUGE_HOST; in Docker it must share the VPN's network",
@@ -266,7 +265,7 @@ impl TorrentClient for Deluge {
         Ok(Progress::Done(ListenPort { port, random: false }))
     }
 
-    /// Deluge listens on `listen_ports` only while `random_port` is off. Given a range, 2.0 opens no port at all.
+    /// Deluge listens on `listen_ports` only while `random_port` is off. Given a port range, 2.0 opens no port at all.
     fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let params = format!(r#"[{{"listen_ports":[{port},{port}],"random_port":false}}]"#);
         Ok(self.core(SET_CONFIG, "core.set_config", &params, force)?.map(|_| ()))
@@ -297,7 +296,7 @@ impl TorrentClient for Deluge {
         self.connection.dialled()
     }
 
-    /// Also forgets the state of the daemon, which may be gone by the next connection.
+    /// Also forgets whether the web interface is connected to a daemon, because the daemon may be gone by the next call.
     fn disconnect(&mut self) {
         self.daemon = Daemon::Unchecked;
         self.connection.disconnect();

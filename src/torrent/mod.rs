@@ -47,7 +47,7 @@ pub trait TorrentClient {
 
 type Read = fn(&mut Reader) -> Option<Box<dyn TorrentClient>>;
 
-/// Supported clients, by their names for `TORRENT_CLIENT`.
+/// Values of `TORRENT_CLIENT`, whose case is ignored.
 const CLIENTS: [(&str, Read); 3] =
     [("qbittorrent", qbittorrent::read), ("transmission", transmission::read), ("deluge", deluge::read)];
 

@@ -146,7 +146,7 @@ impl QBittorrent {
         let path = format!("{}/api/v2/{method}", self.prefix);
         let request = Request { headers: &headers, secrets: &hidden, force, ..Request::new(&path, content) };
         let response = self.connection.send(&request)?;
-        // Not only after a login: if authentication is bypassed, every request without a cookie opens a new session.
+        // Keep cookies from every reply: if authentication is bypassed, each request without a cookie opens a new session.
         for pair in response.header("set-cookie").filter_map(cookie_pair) {
             self.keep_cookie(pair);
         }
@@ -281,7 +281,6 @@ fn banned() -> Error {
     Error::new(LOGIN, cause).with_retry(Retry::CredentialsRejected).advise(Some(advice))
 }
 
-/// Builds the error for a failed call to qBittorrent, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => "check qBittorrent and QBITTORRENT_HOST; in Docker it must share the VPN's network",

@@ -1,8 +1,8 @@
 //! Transmission 3.00 to 4.1, controlled through its RPC. Behaviour was observed on 3.00, 4.1.0-beta.2 and 4.1.4.
 //!
-//! Transmission reports success for any value, and reports settings but not whether it is listening. So settings are
-//! read back after a change, and only the kernel can show the socket. `port-test` is never called, because it contacts
-//! a third party.
+//! Transmission reports success for any value, so settings are read back after a change. No call shows whether
+//! Transmission is listening; only the kernel can show the socket. `port-test` is never called, because it contacts a
+//! third party.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -41,7 +41,7 @@ enum Dialect {
 }
 
 impl Dialect {
-    /// Formats a request. Hyphens may occur in names only, because JSON-RPC spells them as underscores.
+    /// Formats a request. For JSON-RPC, every hyphen becomes an underscore, so only names may contain hyphens.
     fn request(self, method: &str, arguments: &str) -> String {
         match self {
             Self::Old => format!(r#"{{"method":"{method}","arguments":{arguments},"tag":1}}"#),
@@ -135,7 +135,7 @@ impl Transmission {
         let response = self.send(&json, force).map_err(|cause| failed(call, cause))?;
         match response.status {
             200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(call, cause))?)),
-            // Sent on the first request, once an hour, and after a restart, which may have changed the version.
+            // Reply to the first request, to one request an hour, and after a restart, which may have changed the version.
             409 => {
                 self.session = response.header("x-transmission-session-id").next().map(Secret::new);
                 let speaks_json_rpc = response.header("x-transmission-rpc-version").next().is_some();
@@ -167,14 +167,14 @@ impl Transmission {
     }
 
     /// Toggles DHT twice, which reopens the UDP socket on the current port. Both requests are part of one step, so that
-    /// the user's setting is not left changed.
+    /// no stop between the two can leave the user's DHT setting changed.
     fn move_udp(&mut self, dht: bool, force: bool) -> Exchange<()> {
         self.restore = Some(dht);
         if self.set_dht(!dht, force)? == Progress::More {
             self.restore = None;
             return Ok(Progress::More);
         }
-        // Retry once, over a new connection, so that the user's setting is not left changed.
+        // Retry once, and even after a stop request: a failure would leave the user's DHT setting changed.
         self.restore_dht(dht, true).or_else(|_| self.restore_dht(dht, true))
     }
 
@@ -221,7 +221,6 @@ fn locked() -> Error {
         .with_retry(Retry::CredentialsRejected)
 }
 
-/// Builds the error for a failed call to Transmission, with advice.
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::Connect { .. } => "check Transmission and TRANSMISSION_HOST; in Docker it must share the VPN's network",
@@ -332,7 +331,7 @@ impl TorrentClient for Transmission {
         self.connection.disconnect();
     }
 
-    /// Does nothing, because all clients share one session.
+    /// Does nothing, because Transmission has a single session ID for all its RPC users.
     fn log_out(&mut self) {}
 }
 

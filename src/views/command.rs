@@ -1,5 +1,5 @@
-//! `PORT_CHANGE_COMMAND`: runs the user's program for each new port. Uses no shell unless the command names one, and passes none
-//! of our settings to the program, because they include passwords.
+//! `PORT_CHANGE_COMMAND`: runs the user's program for each new port. Uses no shell unless the command names one. The program
+//! receives none of our settings, because settings include passwords.
 
 use std::io::{PipeReader, Read, pipe};
 use std::os::unix::process::CommandExt;
@@ -133,7 +133,7 @@ fn read_output(output: &mut PipeReader, text: &mut Vec<u8>, limit: Duration) -> 
 }
 
 /// Reaps orphaned processes that have exited; true if others are still running. Only a container's PID 1 inherits orphans. Must
-/// not be called while a command runs, because its exit status would be lost.
+/// not be called while a command runs, because the command's exit status would be lost.
 pub fn reap() -> bool {
     if std::process::id() != 1 {
         return false;

@@ -167,7 +167,7 @@ impl Views {
         self.counts.count(outcome);
     }
 
-    /// Publishes the current port, or `None` if there is no port any more. `interface` is the device on which the port comes in.
+    /// Publishes the current port, or `None` if there is no port any more. `interface` is the tunnel's device.
     pub fn publish_port(&mut self, port: Option<u16>, interface: &str, now: Instant) {
         if let Some(file) = &mut self.port_file {
             file.write(port);

@@ -1,5 +1,5 @@
-//! `STATUS_ADDRESS`: serves the other views over HTTP, read-only and without a password. Limits the number of clients, the time
-//! per request and its size. A slow client does not delay the others.
+//! `STATUS_ADDRESS`: serves the other views over HTTP, read-only and without a password. Limits the number of clients, and
+//! the time and size of each request. A slow client does not delay other clients.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use super::status::{Health, Status};
 use crate::error::io_message;
 
 pub const NAME: &str = "STATUS_ADDRESS";
-/// Most clients served at the same time.
+/// Maximum number of clients at a time; further connections are closed.
 const CLIENTS: usize = 8;
 /// Time for a request and its reply.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -71,7 +71,7 @@ fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: Health
     let clients = Arc::new(AtomicUsize::new(0));
     for client in listener.incoming() {
         let Ok(client) = client else {
-            // For example, this process has no file descriptor left.
+            // Probably out of file descriptors: wait until the current clients have closed theirs.
             sleep(LIMIT);
             continue;
         };

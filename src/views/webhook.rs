@@ -60,7 +60,7 @@ impl Webhook {
     }
 }
 
-/// Splits a URL into its address, and its secret path with the query.
+/// Splits a URL into the server's address and the secret rest: path and query.
 fn parse(text: &str) -> Result<(Url, Secret), String> {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
