@@ -459,7 +459,7 @@ fn refusal(status: u16, words: &str, call: Call, cause: Cause) -> Error {
         _ if words.contains("no auth data") => Some((Retry::Refused, "this is a bug in this program: report it")),
         401 | 403 if call == Call::GetSignature => Some((
             Retry::TokenRefused,
-            "if this repeats, set PIA_GATEWAY=auto: the gateway's address is inside the tunnel, not the public one",
+            "set PIA_GATEWAY=auto: the gateway's address is inside the tunnel, not the public one",
         )),
         _ if words.contains("expired") || words.contains("bad signature") => of_the_lease(again),
         409 => of_the_lease("requesting a new port; if this repeats, connect the VPN to a different server"),

@@ -268,7 +268,7 @@ fn ca() -> Vec<Row> {
             let web = Web::publish(&world);
             let setup = web.world(world).setup;
             let path = setup.dir().path().join("made/ca.pem");
-            for message in ["is now in", "is already in"] {
+            for message in ["is now in", "is already stored in"] {
                 let output = setup.run_once(&["fetch-ca", path.to_str().expect("UTF-8")]);
                 assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{output:?}");
                 assert!(output.stdout.contains(message), "{output:?}");
