@@ -26,7 +26,7 @@ make_toolchain() {
   info 'making the toolchain image'
   zig=$(zig_folder)
   mkdir -p "$folder/bin"
-  # In /var/tmp: the lists and caches of apt do not fit into a container's /dev/shm.
+  # In /var/tmp: the /dev/shm of a container has 64 MB.
   TMPDIR=/var/tmp mmdebstrap --quiet --variant=minbase --include=rustc-web,cargo-web,rust-web-src,gcc,libc6-dev \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' '' "$folder.tar" \

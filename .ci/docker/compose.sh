@@ -26,7 +26,8 @@ print(base64.b64encode(salt).decode() + ":" + base64.b64encode(key).decode())' "
 }
 
 # write_override STACK BUILDER LOCAL_LOGIN: the images of the stand-ins, and intervals short enough for a test. LOCAL_LOGIN
-# is false if qBittorrent needs no password on loopback. The sidecar keeps the image name of the file.
+# is false if qBittorrent needs no password on loopback. The sidecar keeps the image name of the file. It exits 5 s after the
+# VPN, so that its health in between can be seen on a busy machine, too.
 write_override() {
   cat >"$1/override.yml" <<COMPOSE
 services:
@@ -40,7 +41,7 @@ services:
     healthcheck: {test: [CMD, wget, -q, -O, /dev/null, "http://127.0.0.1:8080/"], interval: 1s}
   sync:
     build: {context: "$PWD", network: none, args: {RUST_IMAGE: "$2"}}
-    environment: {CHECK_INTERVAL: "1", EXIT_WHEN_ISOLATED: "3"}
+    environment: {CHECK_INTERVAL: "1", EXIT_WHEN_ISOLATED: "5"}
     healthcheck: {interval: 1s, retries: 1, start_period: 0s}
 COMPOSE
 }
@@ -55,7 +56,7 @@ compose() {
   docker compose --project-directory "$stack" --project-name "${stack##*/}" "${files[@]}" "$@" 2>>"$stack.log"
 }
 
-remove_stack() { compose "$1" down --timeout 2 --volumes; }
+remove_stack() { compose "$1" down --timeout 0 --volumes; }
 
 # build_context OPTION...: the folder that Compose would build the sidecar from.
 build_context() {
@@ -70,21 +71,21 @@ network_of() { readlink "/proc/$(process "$1" "$2")/ns/net"; }
 in_network_of_gluetun() { eq "$(network_of "$1" "$2")" "$(network_of "$1" gluetun)"; }
 share_network() { in_network_of_gluetun "$1" sync && in_network_of_gluetun "$1" qbittorrent; }
 
-# health_is STACK STATE: of the sidecar.
-health_is() { eq "$(inspect '{{.State.Health.Status}}' "$(container "$1" sync)")" "$2"; }
-# last_health_output STACK: what the sidecar's last health check printed.
-last_health_output() {
-  inspect '{{range .State.Health.Log}}{{println .Output}}{{end}}' "$(container "$1" sync)" | grep . | tail -n 1
-}
+# health_is CONTAINER STATE
+health_is() { eq "$(inspect '{{.State.Health.Status}}' "$1")" "$2"; }
+# last_health_output CONTAINER: what its last health check printed.
+last_health_output() { inspect '{{range .State.Health.Log}}{{println .Output}}{{end}}' "$1" | grep . | tail -n 1; }
 
 # becomes STACK STATE SECONDS OUTPUT: the sidecar's health, and a part of what its health check prints.
 becomes() {
-  wait_for "$3" health_is "$1" "$2" || {
-    docker logs --tail 15 "$(container "$1" sync)" 2>&1
-    inspect '{{json .State}}' "$(container "$1" sync)"
+  local id
+  id=$(container "$1" sync)
+  wait_for "$3" health_is "$id" "$2" || {
+    docker logs --tail 15 "$id" 2>&1
+    inspect '{{json .State}}' "$id"
     return 1
   }
-  has "$(last_health_output "$1")" "$4"
+  has "$(last_health_output "$id")" "$4"
 }
 
 # listens STACK PORT: qBittorrent has a TCP socket for the port, according to the kernel.

@@ -41,23 +41,23 @@ test_image() {
   check 'docker/image: the Dockerfile builds' build_image "$tag" "$2" "$1/build.log"
   info "image: $SECONDS s"
   size=$(config_of "$tag" .Size)
-  check "docker/image: its $size bytes are at most $most_bytes" test "$size" -le "$most_bytes"
-  check 'docker/image: it contains the binary, a folder for the state, and nothing else' eq "$(list_image "$tag")" \
+  check "docker/image: the image has $size bytes, at most $most_bytes" test "$size" -le "$most_bytes"
+  check 'docker/image: the image contains the binary, a folder for the state, and nothing else' eq "$(list_image "$tag")" \
     $'-rwxr-xr-x 0/0 pia-qbittorrent-sync\ndrwx------ 65532/65532 state/'
-  check 'docker/image: its user is 65532' eq "$(config_of "$tag" .Config.User)" 65532:65532
-  check 'docker/image: its stop signal is SIGTERM' eq "$(config_of "$tag" .Config.StopSignal)" SIGTERM
-  check 'docker/image: its health check runs without a shell' eq "$(config_of "$tag" 'json .Config.Healthcheck.Test')" \
+  check 'docker/image: the user of the image is 65532' eq "$(config_of "$tag" .Config.User)" 65532:65532
+  check 'docker/image: the stop signal of the image is SIGTERM' eq "$(config_of "$tag" .Config.StopSignal)" SIGTERM
+  check 'docker/image: the health check of the image runs without a shell' eq "$(config_of "$tag" 'json .Config.Healthcheck.Test')" \
     '["CMD","/pia-qbittorrent-sync","healthcheck"]'
-  check 'docker/image: its entry point runs without a shell' \
+  check 'docker/image: the entry point of the image runs without a shell' \
     eq "$(config_of "$tag" 'json .Config.Entrypoint') $(config_of "$tag" 'json .Config.Cmd')" '["/pia-qbittorrent-sync"] null'
-  check 'docker/image: its only volume is /state' eq "$(config_of "$tag" 'json .Config.Volumes')" '{"/state":{}}'
-  check 'docker/image: its variables put state and token into /state' has "$(config_of "$tag" 'json .Config.Env')" \
+  check 'docker/image: the only volume of the image is /state' eq "$(config_of "$tag" 'json .Config.Volumes')" '{"/state":{}}'
+  check 'docker/image: the variables of the image put state and token into /state' has "$(config_of "$tag" 'json .Config.Env')" \
     '"STATE_DIR=/state","PIA_TOKEN_FILE=/state/token"'
-  check 'docker/image: its label names the licence' has "$(config_of "$tag" 'json .Config.Labels')" '"org.opencontainers.image.licenses":"MIT"'
-  check 'docker/image: its label has the version of the program' \
+  check 'docker/image: the label of the image names the licence' has "$(config_of "$tag" 'json .Config.Labels')" '"org.opencontainers.image.licenses":"MIT"'
+  check 'docker/image: the label of the image has the version of the program' \
     eq "pia-qbittorrent-sync $(config_of "$tag" 'index .Config.Labels "org.opencontainers.image.version"')" \
     "$(docker run --rm --network none "$tag" --version)"
-  check 'docker/image: its label has the revision that was given to the build' \
+  check 'docker/image: the label of the image has the revision that was given to the build' \
     eq "$(config_of "$tag" 'index .Config.Labels "org.opencontainers.image.revision"')" 0123abc
 
   output=$(run_with_unreadable_secret "$tag" "$1/unreadable")

@@ -45,5 +45,6 @@ run_logged() {
     return 1
   }
 }
-# reports LOG TEXT
+# reports LOG TEXT, omits LOG TEXT
 reports() { has "$(cat "$1")" "$2"; }
+omits() { ! grep -F -e "$2" "$1"; }
