@@ -43,7 +43,7 @@ run_lane() {
 
 # report_step DIR NAME STATUS SECONDS: with the lines of its log that count something.
 report_step() {
-  local result=ok counted='^test result: |^[0-9]+ passed, [0-9]+ failed| driven: |^soak: |: measured: '
+  local result=ok counted='^test result: |^[0-9]+ passed, [0-9]+ failed| driven: |^soak: '
   [ "$3" -eq 0 ] || result="FAILED (exit code $3)"
   printf '%s: %s, %d s\n' "$2" "$result" "$4"
   grep -aE "$counted" "$(log_of "$1" "$2")" | sed 's/^/    /' || true
