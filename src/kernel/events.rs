@@ -31,7 +31,7 @@ const NEVER: i64 = 1 << 40;
 pub struct Events {
     /// Socket that reports devices, addresses, routes and rules; the error if the kernel refuses the subscription.
     network: io::Result<OwnedFd>,
-    /// Timer that becomes readable after the clock was set or the machine has slept.
+    /// Timer that becomes readable when the clock is set or the machine wakes from sleep.
     clock: Option<OwnedFd>,
     /// A change that [`Events::take`] has not returned yet.
     pending: Cell<bool>,

@@ -220,7 +220,7 @@ fn failed(call: Call, cause: Cause) -> Error {
         Cause::UnknownIssuer => "set DELUGE_CA_CERT to the CA of Deluge's certificate, or to the certificate itself",
         Cause::NameMismatch { .. } => "use one of those names in DELUGE_HOST",
         Cause::Http { status: 404 | 405 | 300..=399, .. } => {
-            "check that DELUGE_HOST is the URL of Deluge's web interface, with any path prefix"
+            "check that DELUGE_HOST is the URL of Deluge's web interface, including its path prefix"
         }
         _ => return Error::new(call, cause),
     };

@@ -304,7 +304,7 @@ fn failed(call: Call, cause: Cause) -> Error {
         Cause::UnknownIssuer => "set QBITTORRENT_CA_CERT to the CA of the Web UI's certificate",
         Cause::NameMismatch { .. } => "use one of those names in QBITTORRENT_HOST",
         Cause::Http { status: 404 | 405, .. } => {
-            "check that QBITTORRENT_HOST is the URL of qBittorrent's Web UI, with any path prefix"
+            "check that QBITTORRENT_HOST is the URL of qBittorrent's Web UI, including its path prefix"
         }
         Cause::Http { status: 300..=399, .. } => "set QBITTORRENT_HOST to the address that the server redirects to",
         _ => return Error::new(call, cause),

@@ -88,7 +88,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     }))
 }
 
-/// RPC path for any path that users copy from elsewhere: none, the Web UI's, or the RPC's own.
+/// RPC path for the path that the user configured, which may be empty, the Web UI's, the RPC path itself, or a prefix.
 fn rpc_path(path: &str) -> String {
     let path = path.trim_end_matches('/');
     match path.strip_suffix("/web").unwrap_or(path) {

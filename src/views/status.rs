@@ -28,7 +28,7 @@ const MAX_BINDS_FAILED: u32 = 3;
 // `connection_status` is qBittorrent's own name.
 #[allow(clippy::struct_field_names)]
 pub struct Status {
-    /// Version of the program that wrote the document.
+    /// Version of the program that wrote this status.
     pub version: String,
     /// `CHECK_INTERVAL` in effect, seconds.
     pub interval_s: u64,
