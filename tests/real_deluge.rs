@@ -112,7 +112,7 @@ impl Deluge {
         let ask = |method: &str, params: &str| {
             let body = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
             let output = Command::new("curl")
-                .args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*"])
+                .args(["--silent", "--show-error", "--max-time", "60", "--noproxy", "*"])
                 .args(["--header", "Content-Type: application/json", "--data", &body, "--cookie-jar"])
                 .arg(&jar)
                 .arg("--cookie")

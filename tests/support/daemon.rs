@@ -167,6 +167,16 @@ impl Setup {
         Daemon { setup: self.clone(), child, lines, readers, started, cursor: 0 }
     }
 
+    /// Runs the command again and again until it succeeds: on a busy machine a real client may take longer to reply than the
+    /// daemon waits.
+    #[track_caller]
+    pub fn run_until_success(&self, arguments: &[&str]) -> Output {
+        let mut last = None;
+        let succeeded = wait_until(LATER, || last.insert(self.run_once(arguments)).code == Some(0));
+        assert!(succeeded, "{last:?}");
+        last.expect("it has run")
+    }
+
     /// Runs the binary until it ends, and kills it after 30 s.
     pub fn run_once(&self, arguments: &[&str]) -> Output {
         let mut child = self.command().args(arguments).spawn().expect("the binary can be started");

@@ -248,7 +248,7 @@ impl RealQbt {
         if let Some(https) = &self.options.https {
             command.arg("--cacert").arg(&https.ca);
         }
-        command.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--noproxy", "*"]);
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "60", "--noproxy", "*"]);
         let output = command.args(options).arg(format!("{}/api/v2/{path}", self.url())).output().expect("curl");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
