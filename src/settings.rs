@@ -478,7 +478,7 @@ mod tests {
 
     #[test]
     fn problems_and_warnings_are_one_line_without_a_secret() {
-        Vars::good().with("PIA_HOSTNAME", "hunter2:x@mexico409").fails(&["PIA_HOSTNAME: is more than a name"]);
+        Vars::good().with("PIA_HOSTNAME", "hunter2:x@mexico409").fails(&["PIA_HOSTNAME: contains more than the name"]);
         let problems = Vars::good().with("PIA_GATEWAY", "user:hunter2@10.0.0.1").config().err();
         assert!(problems.is_some_and(|problems| !problems.concat().contains("hunter2")));
         let mut vars = Vars::good().with("PIA_TOKEN_FILE", "/nonexistent/a\nb\u{1b}[31m");

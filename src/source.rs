@@ -16,7 +16,7 @@ use crate::keeper::step::{Exchange, Progress};
 use crate::secret::Secret;
 
 const GLUETUN_POLL: Duration = Duration::from_secs(15);
-/// A change to the file must take effect within 2 s; polling costs one open and one read.
+/// A change to the file must take effect within 2 s; each poll costs one open and one read.
 const FILE_POLL: Duration = Duration::from_millis(1500);
 
 /// The control server's current and old routes. Older versions answer 404 to the current route; newer versions
@@ -33,7 +33,7 @@ pub enum Source {
         /// Index into `ROUTES`.
         route: usize,
     },
-    /// A text file, as gluetun and other programs write it; its first entry is the port.
+    /// A text file written by gluetun or another program; its first entry is the port.
     File(PathBuf),
 }
 
@@ -115,15 +115,15 @@ impl Source {
     }
 }
 
-/// Every failed poll, even with rejected credentials, is retried after the usual backoff, because polling never causes a
-/// lockout.
+/// Every failed poll is retried after the usual backoff, even if the credentials were rejected, because polling never
+/// causes a lockout.
 fn failed(cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => {
             "give gluetun a role for 'GET /v1/portforward' with an apikey (README, 'gluetun answers 401'), and set \
              GLUETUN_API_KEY to that key"
         }
-        Cause::Connect { .. } => "check that gluetun is running and that GLUETUN_URL is its control server",
+        Cause::Connect { .. } => "check that gluetun is running and that GLUETUN_URL is the URL of its control server",
         Cause::Http { status: 300..500, .. } => "check GLUETUN_URL; if it is right, this version of gluetun is too old",
         Cause::Field { .. } | Cause::File { .. } => "check what PORT_SOURCE points to",
         _ => return Error::new(Call::PollSource, cause).with_retry(Retry::Backoff),
@@ -131,7 +131,7 @@ fn failed(cause: Cause) -> Error {
     Error::new(Call::PollSource, cause).with_retry(Retry::Backoff).advise(Some(advice))
 }
 
-/// Reads `{"port":N}`, `{"ports":[N]}` or both.
+/// Reads the port from gluetun's reply: `{"port":N}`, `{"ports":[N]}` or both.
 pub(crate) fn forwarded(body: &str) -> Result<Option<u16>, Cause> {
     let Some(fields) = json::object(body) else {
         return Err(Cause::field("body", "is not a JSON object"));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn both_reply_formats_of_gluetun() {
+    fn both_reply_formats_of_gluetun_are_read() {
         for (body, port) in [
             (r#"{"port":4711}"#, Some(4711)),
             (r#"{"ports":[4711,4712]}"#, Some(4711)),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn files_as_they_are_written() {
+    fn every_common_format_of_a_port_file_is_read() {
         let port = |text| first_port(text).map_err(|error| error.to_string());
         for text in ["4711", "4711\n", "\n 4711\r\n4712\n", "4711,4712", "4711, 4712"] {
             assert_eq!(port(text), Ok(Some(4711)), "{text:?}");

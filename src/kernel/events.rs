@@ -1,5 +1,6 @@
-//! Notifications that devices, addresses, routes, rules or the clock have changed. Each one only triggers new queries,
-//! because the kernel does not report everything: IPv4 routes vanish silently with their device.
+//! Notifications that devices, addresses, routes, routing rules or the clock have changed. A notification only triggers
+//! new queries; its content is ignored, because the kernel does not report everything: IPv4 routes vanish silently with
+//! their device.
 
 use std::cell::Cell;
 use std::io;
@@ -20,20 +21,21 @@ use crate::keeper::tunnel::GatewayRoute;
 
 /// `RTMGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, and IPv6 rules.
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
-/// Bytes read per event; only its arrival matters.
+/// Read buffer in bytes. Longer events may be truncated, because their content is ignored.
 const BUFFER: usize = 64;
-/// Maximum number of datagrams read in one go; the kernel queues 256.
+/// Maximum number of datagrams read per call; the kernel queues up to 256.
 const MAX_DATAGRAMS: usize = 1024;
 
-/// A time that no clock reaches, in seconds since 1970.
+/// Expiry of the clock timer in seconds since 1970, too late to ever be reached.
 const NEVER: i64 = 1 << 40;
 
 pub struct Events {
-    /// Socket that reports devices, addresses, routes and rules; the error if the kernel refuses the subscription.
+    /// Socket that reports changes to devices, addresses, routes and rules, or the error with which the kernel refused
+    /// the subscription.
     network: io::Result<OwnedFd>,
     /// Timer that becomes readable when the clock is set or the machine wakes from sleep.
     clock: Option<OwnedFd>,
-    /// A change that [`Events::take`] has not returned yet.
+    /// True if a change was read from the socket but not yet returned by [`Events::take`].
     pending: Cell<bool>,
 }
 
@@ -42,7 +44,7 @@ impl Events {
         Self { network: subscribe_to_network(), clock: subscribe_to_clock().ok(), pending: Cell::new(false) }
     }
 
-    /// The kernel's error if the subscription to network changes was refused.
+    /// Error with which the kernel refused the subscription to network changes, if it did.
     pub fn refused(&self) -> Option<&io::Error> {
         self.network.as_ref().err()
     }
@@ -55,13 +57,13 @@ impl Events {
     /// True if anything has changed since the last call.
     pub fn take(&self) -> bool {
         let network = self.pending.take() | self.network.as_ref().is_ok_and(drain);
-        // The timer never expires; setting the clock cancels it.
+        // Setting the clock cancels the timer, which otherwise never becomes readable.
         let clock = self.clock.as_ref().is_some_and(|clock| read(clock, &mut [0; 8]) == Err(Errno::CANCELED));
         network || clock
     }
 }
 
-/// Ends an exchange when the route to its remote changes.
+/// Interrupts an exchange when the route to its remote changes.
 pub struct RouteWatch {
     events: Rc<Events>,
     to: SocketAddr,
@@ -69,7 +71,7 @@ pub struct RouteWatch {
 }
 
 impl RouteWatch {
-    /// `None` if the kernel does not report changes.
+    /// `None` if the kernel refused the subscription to network changes.
     pub fn new(events: &Rc<Events>, to: SocketAddr, route: GatewayRoute) -> Option<Self> {
         events.network.is_ok().then(|| Self { events: Rc::clone(events), to, route })
     }
@@ -77,7 +79,7 @@ impl RouteWatch {
 
 impl Interrupt for RouteWatch {
     fn source(&self) -> BorrowedFd<'_> {
-        // Only the network: setting the clock does not affect an exchange.
+        // Not the timer: setting the clock does not affect an exchange.
         self.events.sources()[0]
     }
 

@@ -1,5 +1,5 @@
-//! Queries to the kernel over netlink, without privileges and without sending packets: devices and addresses, the route
-//! to a remote, the sockets on a port, and notifications when the network changes. The keeper decides what follows from
+//! Queries to the kernel over netlink: devices and addresses, the route to a remote, the sockets on a port, and
+//! notifications of network changes. No query needs privileges or sends a packet. The keeper decides how to react to
 //! the answers.
 
 pub mod events;
@@ -21,9 +21,9 @@ pub use sockets::inspect;
 pub struct Network {
     links: Vec<Link>,
     addresses: Vec<Address>,
-    /// Error if netlink is refused, as in some sandboxes; `links` and `addresses` are then empty.
+    /// Error if the kernel refuses netlink, as in some sandboxes; `links` and `addresses` are then empty.
     pub refused: Option<io::Error>,
-    /// Events that interrupt exchanges; `None` without a subscription.
+    /// Events that interrupt exchanges; `None` if exchanges cannot be interrupted.
     events: Option<Rc<Events>>,
 }
 
@@ -52,22 +52,22 @@ impl Network {
         Self { events: events.cloned(), ..Self::snapshot() }
     }
 
-    /// Interrupt for an exchange with `to`, due once the route to `to` is no longer `route`.
+    /// Returns an interrupt that ends an exchange with `to` once the route to `to` differs from `route`.
     pub fn watch(&self, to: SocketAddr, route: GatewayRoute) -> Option<Rc<dyn Interrupt>> {
         Some(Rc::new(RouteWatch::new(self.events.as_ref()?, to, route)?))
     }
 
-    /// Route that a connection to `to` would take now; the system's error if there is none.
+    /// Route that a connection to `to` would take now, or the kernel's error if there is none.
     ///
-    /// If only a rule for source addresses leads into a tunnel, this is the route from our address on that tunnel, and
-    /// the connection must be bound to that address.
+    /// If only a routing rule for source addresses leads into a tunnel, returns the route from our address on that
+    /// tunnel; the connection must then be bound to that address.
     pub fn route_to(&self, to: SocketAddr) -> io::Result<GatewayRoute> {
         if self.refused.is_some() {
             let local = local_address_towards(to)?;
             return Ok(GatewayRoute { local, hop: None, device: None, by_source: false });
         }
         let direct = self.route_from(to, None);
-        // A remote on a directly connected network is not behind a tunnel.
+        // A remote without a next hop is on a directly connected network, not behind a tunnel.
         if direct.as_ref().is_ok_and(|route| route.is_tunnel() || route.hop.is_none()) {
             return direct;
         }
@@ -91,7 +91,7 @@ impl Network {
         Ok(GatewayRoute { local, hop: route.hop, device, by_source: source.is_some() })
     }
 
-    /// Networks reached through tunnels, according to all routing tables.
+    /// IPv4 networks reached through tunnels, from all routing tables.
     pub fn tunnel_networks(&self) -> Vec<TunnelNetwork> {
         let routes = Query::routes().ask(Route::parse).unwrap_or_default();
         let v4 = |ip: Option<IpAddr>| match ip {
@@ -108,7 +108,7 @@ impl Network {
         routes.into_iter().filter_map(beyond).collect()
     }
 
-    /// Our addresses on tunnels, each with the address of the tunnel's other end, if known.
+    /// Our IPv4 addresses on tunnels, each with the address at the other end of the tunnel, if known.
     pub fn tunnel_ends(&self) -> Vec<(Ipv4Addr, Option<Ipv4Addr>)> {
         let ends = self.addresses.iter().filter(|address| self.is_tunnel(address.device));
         let ends = ends.filter_map(|address| match (address.own, address.other) {
@@ -141,9 +141,9 @@ impl Network {
     }
 }
 
-/// Local address that this host would use towards `remote`; an error if there is no route.
+/// Local address from which this host would contact `remote`; an error if there is no route.
 ///
-/// Connecting a UDP socket consults all routing tables and sends nothing.
+/// Connecting a UDP socket makes the kernel choose a route but sends nothing.
 fn local_address_towards(remote: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;

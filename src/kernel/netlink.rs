@@ -1,5 +1,5 @@
 //! Netlink's wire format: writes queries and parses replies. Numbers are in native byte order, but ports and addresses
-//! are big-endian (source: Linux's headers netlink, rtnetlink, `if_link`, `if_addr` and `inet_diag`).
+//! are big-endian (source: the Linux headers `netlink.h`, `rtnetlink.h`, `if_link.h`, `if_addr.h` and `inet_diag.h`).
 //!
 //! Parsers skip unknown data and treat truncated data as absent: no reply is trusted to be complete.
 
@@ -19,7 +19,7 @@ const INET6: u8 = 10;
 /// `NLM_F_REQUEST` and `NLM_F_DUMP`.
 const REQUEST: u16 = 1;
 const DUMP: u16 = 0x300;
-/// `NLM_F_DUMP_INTR`: something changed while the kernel wrote the reply.
+/// `NLM_F_DUMP_INTR`: the data changed while the kernel was writing the reply, so the reply may be inconsistent.
 const INTERRUPTED: u16 = 0x10;
 /// Message types.
 const ERROR: u16 = 2;
@@ -28,21 +28,20 @@ const GET_LINK: u16 = 18;
 const GET_ADDRESS: u16 = 22;
 const GET_ROUTE: u16 = 26;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// `RTM_F_LOOKUP_TABLE`: reports the table that contains the route.
+/// `RTM_F_LOOKUP_TABLE`: requests the number of the routing table that contains the route.
 const LOOKUP_TABLE: u32 = 0x1000;
 /// `RTN_UNICAST`.
 const UNICAST: u8 = 1;
 /// `ARPHRD_NONE` (tun, `WireGuard`), `ARPHRD_PPP` and `ARPHRD_LOOPBACK`.
 const TUNNEL_TYPES: [u16; 2] = [65534, 512];
 const LOOPBACK_TYPE: u16 = 772;
-/// Maximum size of a datagram in bytes; the kernel sends no larger ones.
+/// Receive buffer in bytes; the kernel sends no larger datagrams.
 const BUFFER: usize = 32 * 1024;
-/// Maximum number of datagrams per reply; 22 hold 5,000 sockets.
+/// Maximum number of datagrams read per reply; a list of 5,000 sockets takes 22.
 const MAX_DATAGRAMS: usize = 4096;
-/// Time to wait for the next datagram of a reply. Linux takes microseconds, but an emulated kernel may not answer at
-/// all.
+/// Timeout for each datagram of a reply. Linux answers within microseconds, but an emulated kernel may never answer.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum number of attempts at a dump that changes keep interrupting.
+/// Maximum number of attempts at a dump if changes keep interrupting it.
 const MAX_DUMPS: usize = 3;
 
 /// `IPPROTO_TCP`.
@@ -79,7 +78,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Type and value of each attribute from `at` on.
+    /// Types and values of the attributes that start at offset `at`.
     fn attributes(self, at: usize) -> impl Iterator<Item = (u16, Bytes<'a>)> {
         let mut rest = self.0.get(at..).unwrap_or_default();
         std::iter::from_fn(move || {
@@ -119,8 +118,8 @@ pub struct Link {
     /// Changes when the device is recreated.
     pub index: u32,
     pub name: String,
-    /// True for devices without link-layer addresses, for PPP, and for kind `wireguard`, but not for a virtual
-    /// machine's tap device.
+    /// True for devices without link-layer addresses, for PPP devices, and for devices of kind `wireguard`; false for
+    /// tap devices, which virtual machines use.
     pub tunnel: bool,
     pub loopback: bool,
 }
@@ -172,8 +171,8 @@ impl Address {
         let (mut local, mut address) = (None, None);
         for (attribute, value) in body.attributes(8) {
             match attribute {
-                // IFA_ADDRESS: the other end of a point-to-point device; otherwise, and always for IPv6, the address
-                // itself.
+                // IFA_ADDRESS: the other end's address on an IPv4 point-to-point device, and this host's own address
+                // otherwise.
                 1 => address = value.address(family, 0),
                 // IFA_LOCAL.
                 2 => local = value.address(family, 0),
@@ -194,7 +193,7 @@ pub struct Route {
     pub to: Option<IpAddr>,
     /// Prefix length in bits.
     pub prefix: u8,
-    /// Next hop; `None` if the destination is directly on the device.
+    /// Next hop; `None` if the destination is reached directly.
     pub hop: Option<IpAddr>,
     /// Local address used on this route.
     pub source: Option<IpAddr>,
@@ -217,7 +216,7 @@ impl Route {
                 4 => route.device = value.u32(0)?,
                 5 => route.hop = value.address(family, 0),
                 7 => route.source = value.address(family, 0),
-                // RTA_VIA: a next hop of another family.
+                // RTA_VIA: a next hop from a different address family.
                 18 => route.hop = value.u16(0).and_then(|family| value.address(u8::try_from(family).ok()?, 2)),
                 _ => {}
             }
@@ -230,10 +229,10 @@ impl Route {
 pub struct Socket {
     /// `TCP_ESTABLISHED` etc.
     pub state: u8,
-    /// Bound address; an IPv4-mapped IPv6 address becomes the IPv4 address.
+    /// Local address; an IPv4-mapped IPv6 address is converted to IPv4.
     pub local: SocketAddr,
     pub remote: SocketAddr,
-    /// Index of the device that the socket is bound to; zero for any.
+    /// Index of the device that the socket is bound to; zero if the socket is bound to none.
     pub device: u32,
 }
 
@@ -276,8 +275,8 @@ impl Query {
         Self { protocol: None, kind: GET_ROUTE, flags: DUMP, body }
     }
 
-    /// Route of a connection to `to`, bound to `source` if given. Never names a device, because the kernel would then
-    /// accept any destination.
+    /// Route that a TCP connection to `to` would take, from `source` if given. The query never names a device, because
+    /// the kernel would then report a route to any destination.
     pub fn route(to: SocketAddr, source: Option<IpAddr>) -> Self {
         let bits = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
         let mut body = vec![0; 12];
@@ -285,7 +284,7 @@ impl Query {
         body[1] = bits(to.ip());
         body[2] = source.map_or(0, bits);
         body[8..].copy_from_slice(&LOOKUP_TABLE.to_ne_bytes());
-        // RTA_DST, RTA_SRC; RTA_IP_PROTO and RTA_DPORT, for rules that match the port.
+        // RTA_DST and RTA_SRC, then RTA_IP_PROTO and RTA_DPORT for routing rules that match the destination port.
         put_address(&mut body, 1, to.ip());
         if let Some(source) = source {
             put_address(&mut body, 2, source);
@@ -295,7 +294,7 @@ impl Query {
         Self { protocol: None, kind: GET_ROUTE, flags: 0, body }
     }
 
-    /// Sockets of one protocol and family on the local port `port`, in any of `states` (one bit each).
+    /// Sockets of one protocol and address family on the local port `port`, in any of `states` (a bit mask).
     pub fn sockets(protocol: u8, ipv6: bool, port: u16, states: u32) -> Self {
         let mut body = vec![0; 56];
         body[0] = if ipv6 { INET6 } else { INET };
@@ -307,8 +306,8 @@ impl Query {
         Self { protocol: Some(SOCK_DIAG), kind: SOCK_DIAG_BY_FAMILY, flags: DUMP, body }
     }
 
-    /// Sends the query and collects the values that `read` extracts from the reply's messages. The error comes from the
-    /// kernel, or means that netlink is refused.
+    /// Sends the query and collects the values that `read` extracts from the reply's messages. An error is either
+    /// the kernel's answer or a sign that netlink is unavailable.
     pub fn ask<T>(&self, read: impl Fn(&Message) -> Option<T>) -> io::Result<Vec<T>> {
         let raw = SocketType::RAW;
         let socket = socket_with(AddressFamily::NETLINK, raw, SocketFlags::CLOEXEC, self.protocol)?;
@@ -337,7 +336,7 @@ impl Query {
         datagram
     }
 
-    /// Collects one reply; false if something changed while the kernel wrote the reply.
+    /// Collects one reply; false if the data changed while the kernel was writing the reply.
     fn receive_reply<T>(
         &self,
         socket: &OwnedFd,

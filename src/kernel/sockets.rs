@@ -15,13 +15,14 @@ const UNCONNECTED: u8 = 7;
 /// `TCP_LISTEN`.
 const LISTENING: u8 = 10;
 
-/// Inspects the sockets on `port`, whose traffic comes in on `route`. With `peers`, also looks for incoming peers, for
-/// which the kernel scans all its connections (1 to 2 ms). An error means that the kernel refuses to list its sockets.
+/// Inspects the sockets on `port`, which should receive traffic through the device of `route`. If `peers` is set, also
+/// looks for incoming peers; the kernel then scans all its connections, which takes 1 to 2 ms. An error means that the
+/// kernel refuses to list its sockets.
 pub fn inspect(network: &Network, port: u16, route: Option<&GatewayRoute>, peers: bool) -> io::Result<PortSockets> {
     let sockets = |protocol, ipv6, states: &[u8]| {
         let states = states.iter().fold(0, |bits, state| bits | 1 << state);
         let mut sockets = Query::sockets(protocol, ipv6, port, states).ask(Socket::parse)?;
-        // For kernels that do not filter by port.
+        // Some kernels ignore the port in the query.
         sockets.retain(|socket| socket.local.port() == port);
         io::Result::Ok(sockets)
     };
@@ -35,14 +36,14 @@ pub fn inspect(network: &Network, port: u16, route: Option<&GatewayRoute>, peers
             incoming_peer |= sockets(TCP, ipv6, &CONNECTED)?.iter().any(|socket| is_incoming(network, socket, route));
         }
     }
-    // Some kernels report TCP sockets only.
+    // Some kernels report only TCP sockets; the state of UDP is then unknown.
     let udp = [false, true].into_iter().map(|ipv6| sockets(UDP, ipv6, &[UNCONNECTED])).collect::<io::Result<Vec<_>>>();
     let udp = udp.ok().map(|sockets| listen_state(network, &sockets.concat(), route));
     Ok(PortSockets { tcp: listen_state(network, &listeners, route), udp, incoming_peer })
 }
 
-/// State of the best listener. Wildcard and IPv4 addresses count, but no specific IPv6 address, because qBittorrent
-/// also listens on a link-local one.
+/// State of the best listener. Listeners on a specific IPv6 address do not count, because qBittorrent also listens on
+/// link-local addresses, which peers cannot reach.
 fn listen_state(network: &Network, listeners: &[Socket], route: Option<&GatewayRoute>) -> ListenState {
     let tunnel = route.and_then(|route| route.device.as_ref()).filter(|device| device.tunnel);
     let mut best = ListenState::Missing;
@@ -70,7 +71,7 @@ fn listen_state(network: &Network, listeners: &[Socket], route: Option<&GatewayR
     best
 }
 
-/// Device to which a socket is confined, if any.
+/// The only device on which the socket receives traffic; `None` if the socket is not limited to one device.
 fn device_of<'a>(network: &'a Network, socket: &Socket) -> Option<&'a Link> {
     let address = socket.local.ip();
     if socket.device != 0 {
@@ -83,7 +84,7 @@ fn device_of<'a>(network: &'a Network, socket: &Socket) -> Option<&'a Link> {
     network.link(own.device)
 }
 
-/// True if the socket is a connection from a public address that came in through the tunnel.
+/// True if the socket is a connection that a peer with a public address opened through the tunnel.
 fn is_incoming(network: &Network, socket: &Socket, route: Option<&GatewayRoute>) -> bool {
     let Some(tunnel) = route.and_then(|route| route.device.as_ref()).filter(|device| device.tunnel) else {
         return false;
@@ -94,7 +95,7 @@ fn is_incoming(network: &Network, socket: &Socket, route: Option<&GatewayRoute>)
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            // 100.64.0.0/10 is used inside providers' networks (RFC 6598).
+            // Internet providers use 100.64.0.0/10 inside their own networks (RFC 6598).
             let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
             !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || shared)
         }

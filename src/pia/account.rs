@@ -23,11 +23,11 @@ pub const LOGIN_URLS: [&str; 2] = [
     "https://www.privateinternetaccess.com/api/client/v2/token",
     "https://apiv2.privateinternetaccess.com/api/client/v2/token",
 ];
-/// Maximum length of a token in bytes; PIA's tokens have 128.
+/// Maximum length of a token in bytes; PIA's tokens are 128 bytes long.
 const MAX_TOKEN: usize = 4096;
 
 pub struct Credentials {
-    /// Looks like `p1234567`.
+    /// For example, `p1234567`.
     pub username: String,
     pub password: Secret,
 }
@@ -38,8 +38,8 @@ impl Credentials {
     }
 }
 
-/// Path of the token cache (`PIA_TOKEN_FILE`). Defaults to `token` in the service's runtime directory or, if there is
-/// none, to the Python daemon's file.
+/// Path of the token cache (`PIA_TOKEN_FILE`). Defaults to `token` in the service's runtime directory or, without such
+/// a directory, to the file of the earlier Python daemon.
 pub fn token_file(reader: &Reader) -> PathBuf {
     let folder = reader.get("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next()).unwrap_or("/run/pia");
     match Path::new(folder) {
@@ -52,16 +52,16 @@ pub struct Account {
     credentials: Option<Credentials>,
     /// Public login URLs, tried in order.
     endpoints: Vec<Url>,
-    /// If all endpoints fail, log in through the gateway.
+    /// True if a login through the gateway is tried after all endpoints have failed.
     in_tunnel: bool,
-    /// Replaces the public roots for logins (`PIA_LOGIN_CA_CERT`).
+    /// Root certificates for logins instead of the public ones (`PIA_LOGIN_CA_CERT`).
     roots: Option<RootCertStore>,
     token_file: PathBuf,
-    /// Write new tokens to `token_file`.
+    /// True if new tokens are written to `token_file`.
     persists: bool,
-    /// Endpoints that have failed in this round.
+    /// Endpoints that have failed in the current round of logins.
     tried: Vec<Attempt>,
-    /// A warning about an unusable token file has been logged.
+    /// True once a warning about an unusable token file has been logged.
     warned: bool,
 }
 
@@ -109,7 +109,7 @@ impl Account {
         self.persists = false;
     }
 
-    /// User name and password joined into one secret, for recognising a rejected pair.
+    /// User name and password joined into one secret, to recognise credentials that PIA has rejected.
     pub fn credentials(&self) -> Option<Secret> {
         let credentials = self.credentials.as_ref()?;
         Some(Secret::new(format!("{}\0{}", credentials.username, credentials.password.expose())))
@@ -194,9 +194,7 @@ fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
         Cause::CredentialsRejected { .. } => "correct PIA_USERNAME and PIA_PASSWORD, then restart",
         Cause::NoCredentials => "put a new token into PIA_TOKEN_FILE, or set PIA_USERNAME and PIA_PASSWORD and restart",
-        Cause::Lookup { .. } => {
-            "DNS does not work here: check /etc/resolv.conf; if traffic goes through a VPN, check that it is up"
-        }
+        Cause::Lookup { .. } => "check DNS in /etc/resolv.conf and, if traffic goes through a VPN, that the VPN is up",
         Cause::Connect { .. } | Cause::NoRoute { .. } => "check that the VPN is up and allows outgoing connections",
         Cause::UnknownIssuer | Cause::NameMismatch { .. } => {
             "check for a proxy that intercepts TLS; if PIA_LOGIN_CA_CERT is set, check that it is the CA of PIA_LOGIN_URL"
@@ -235,8 +233,8 @@ fn token_of(response: &Response) -> Result<Secret, Cause> {
     check_token(token).map(Secret::new).ok_or_else(|| Cause::field("token", "is malformed"))
 }
 
-/// Trims `text`; `None` if the result cannot be a token. Any printable ASCII is accepted, because URLs carry the token
-/// percent-encoded.
+/// Trims `text`; `None` if the result cannot be a token. Accepts any printable ASCII, because tokens are
+/// percent-encoded in URLs.
 fn check_token(text: &str) -> Option<&str> {
     let token = text.trim();
     let plausible = (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());

@@ -1,8 +1,9 @@
-//! Finds candidates for the gateway's address in the kernel's tables. TLS identifies the real gateway, so the other
-//! candidates never receive a request.
+//! Finds possible addresses of the gateway in the kernel's tables. The TLS handshake identifies the real gateway, so no
+//! other candidate ever receives a request.
 //!
-//! `OpenVPN`: the tunnel's route gateway or, with topology net30, the only address with a host route. `WireGuard`: an
-//! address at the start of the tunnel's network. The exact address is in the server's addKey reply only.
+//! With `OpenVPN`, the gateway is the next hop of the tunnel's routes or, with topology net30, the only address with a
+//! host route. With `WireGuard`, it is an address at the start of the tunnel's network; only the server's reply to
+//! addKey contains the exact address.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use crate::keeper::tunnel::GatewayRoute;
 use crate::kernel::{Network, TunnelNetwork};
 
-/// Gateway of most tunnels; also the Python daemon's default.
+/// Address of the gateway in most tunnels, and the default of the earlier Python daemon.
 pub const DEFAULT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// Maximum number of candidates per search; all are dialled at once.
 const MAX_CANDIDATES: usize = 16;
@@ -23,12 +24,12 @@ pub struct Candidate {
     pub route: GatewayRoute,
 }
 
-/// Candidates, likeliest first. Empty if no tunnel is visible and 10.0.0.1 is unreachable or on a local network.
+/// Candidates, most likely first. Empty if no tunnel is visible and 10.0.0.1 is unreachable or on a local network.
 pub fn candidates(network: &Network, port: u16) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for (address, how) in from_tables(&network.tunnel_networks(), &network.tunnel_ends()) {
         let Ok(route) = network.route_to((address, port).into()) else { continue };
-        // 10.0.0.1 may also be a router on the local network, but then the route to 10.0.0.1 has no next hop.
+        // 10.0.0.1 may instead be a router on the local network, but then the route to it has no next hop.
         let beyond = address == DEFAULT_GATEWAY && (route.hop.is_some() || route.device.is_none());
         if route.is_tunnel() || beyond {
             candidates.push(Candidate { address, how, route });
@@ -38,13 +39,14 @@ pub fn candidates(network: &Network, port: u16) -> Vec<Candidate> {
     candidates
 }
 
-/// Route to the likeliest candidate, used while the gateway is unknown.
+/// Route to the most likely candidate, used while the gateway is unknown.
 pub fn route(network: &Network) -> io::Result<GatewayRoute> {
     let default = SocketAddr::from((DEFAULT_GATEWAY, 0));
     candidates(network, 0).into_iter().next().map_or_else(|| network.route_to(default), |candidate| Ok(candidate.route))
 }
 
-/// Private addresses suggested by the tunnels' networks and ends, without duplicates and without our own addresses.
+/// Private addresses derived from the networks behind the tunnels and from the tunnels' ends, without duplicates and
+/// without our own addresses.
 fn from_tables(beyond: &[TunnelNetwork], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) -> Vec<(Ipv4Addr, String)> {
     let mut found: Vec<(Ipv4Addr, String)> = Vec::new();
     let mut add = |address: Ipv4Addr, how: String| {
@@ -61,7 +63,8 @@ fn from_tables(beyond: &[TunnelNetwork], ends: &[(Ipv4Addr, Option<Ipv4Addr>)]) 
     for TunnelNetwork { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix == 32) {
         add(*first, format!("the target of a host route through {device}"));
     }
-    // A /31 or /32 has no separate first host address, and a network behind a next hop is not the tunnel's own.
+    // Skip a /31 or /32, which has no separate first host address, and a network behind a next hop, which is not the
+    // tunnel's own.
     for TunnelNetwork { device, first, .. } in beyond.iter().filter(|beyond| beyond.prefix < 31 && beyond.hop.is_none())
     {
         add(Ipv4Addr::from_bits(first.to_bits().saturating_add(1)), format!("the first address of {device}'s network"));

@@ -1,5 +1,5 @@
-//! PIA's gateway: `getSignature` on port 19999 grants a lease, `bindPort` on the same port keeps it bound, and port 443
-//! issues tokens.
+//! PIA's gateway: `getSignature` on port 19999 grants a lease, `bindPort` on the same port keeps the leased port bound,
+//! and port 443 issues tokens.
 //!
 //! Every call is an HTTPS request to the gateway's address inside the tunnel, with the server's name as SNI and Host.
 //! All calls share one connection until the server closes it. With `PIA_GATEWAY=auto`, the gateway is the first
@@ -30,9 +30,10 @@ use crate::secret::Secret;
 
 /// Port of PIA's port-forwarding API on every gateway.
 const GATEWAY_PORT: u16 = 19999;
-/// Time for candidates to accept a connection; a round trip to anywhere on Earth takes less than a third of a second.
+/// Time limit for a candidate to accept a connection; a round trip to anywhere on Earth takes less than a third of a
+/// second.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
-/// Time for a candidate to complete the TLS handshake once connected.
+/// Time limit for a connected candidate to complete the TLS handshake.
 const PROOF_DEADLINE: Duration = Duration::from_secs(3);
 /// Port of the token API inside the tunnel (source: PIA's desktop client).
 const LOGIN_PORT: u16 = 443;
@@ -70,23 +71,24 @@ pub struct Gateway {
     hostname: Option<String>,
     policy: NamePolicy,
     authority: Authority,
-    /// `None` before the first call or search, and after a gateway that was found by searching has failed.
+    /// `None` before the first call or search, and after a gateway found by a search has failed.
     connection: Option<Connection>,
-    /// Address of the last found gateway, and how it was found, once that gateway has failed. The next search tries this
-    /// address first.
+    /// Address of a gateway that was found by a search and then failed, and how it was found. The next search tries
+    /// this address first.
     failed: Option<(Ipv4Addr, String)>,
-    /// For the log, e.g. `the next hop of a route through tun0`; `None` unless a search found the gateway.
+    /// How a search found the gateway, for the log, e.g. `the next hop of a route through tun0`; `None` without a
+    /// search.
     how: Option<String>,
     search: Option<Search>,
-    /// The gateway has accepted a call in this tunnel.
+    /// True once the gateway has accepted a call through the current tunnel.
     served: bool,
-    /// `PIA_HOSTNAME` is not set, and no warning about this has been logged yet.
+    /// True if `PIA_HOSTNAME` is not set and the warning about that has not been logged yet.
     unnamed: bool,
     /// `Date` header of the last reply.
     date: Option<SystemTime>,
 }
 
-/// Unfinished search: if a candidate fails the TLS handshake, the next exchange tries the others.
+/// A search in progress: if one candidate fails the TLS handshake, the next exchange tries the others.
 struct Search {
     untried: Vec<Candidate>,
     tried: Vec<Attempt>,
@@ -94,7 +96,7 @@ struct Search {
 
 impl Gateway {
     /// The gateway's certificate must be signed by `authority` and carry a name that `policy` accepts. `hostname` is
-    /// sent as Host.
+    /// sent in the Host header.
     pub fn new(address: GatewayAddress, hostname: Option<String>, policy: NamePolicy, authority: Authority) -> Self {
         let unnamed = hostname.is_none();
         Self {
@@ -157,13 +159,13 @@ impl Gateway {
         self.connection.as_ref().and_then(Connection::certificate_names)
     }
 
-    /// Time of the last reply by the gateway's clock; returned only once per reply.
+    /// Time of the last reply according to the gateway's clock; returned only once per reply.
     pub fn take_date(&mut self) -> Option<SystemTime> {
         self.date.take()
     }
 
-    /// Last known address of the gateway, even after a failure: its route must stay watched, because the tunnel may be
-    /// recreated while a bind hangs.
+    /// Last known address of the gateway, even after a failure, so that the route to it stays watched: the tunnel may
+    /// be recreated while a bind hangs.
     pub fn dialled(&self) -> Option<SocketAddr> {
         match (&self.connection, &self.address) {
             (Some(connection), _) if connection.dialled().is_some() => connection.dialled(),
@@ -172,7 +174,7 @@ impl Gateway {
         }
     }
 
-    /// Route to the gateway; `None` while its name has not been resolved. Sends nothing.
+    /// Route to the gateway; `None` until its name has been resolved. Sends nothing.
     pub fn route(&self, network: &Network) -> Option<io::Result<GatewayRoute>> {
         match (self.dialled(), &self.address) {
             // A new tunnel's gateway may have a different address, so there may be no route to the old one.
@@ -185,15 +187,15 @@ impl Gateway {
         }
     }
 
-    /// True if it is safe to send a password to the gateway: either through a tunnel, or because `PIA_HOSTNAME` names
-    /// the server. Many home routers use the default address too, and without a name any server with a certificate from
-    /// PIA's CA is accepted.
+    /// True if it is safe to send a password to the gateway, because it is reached through a tunnel or `PIA_HOSTNAME`
+    /// names the server. Otherwise the address may belong to a home router, and any server with a certificate from
+    /// PIA's CA would be accepted.
     pub fn is_confidential(&self, network: &Network) -> bool {
         let through_tunnel = |address| network.route_to(address).is_ok_and(|route| route.is_tunnel());
         self.hostname.is_some() || self.dialled().is_some_and(through_tunnel)
     }
 
-    /// Disconnects, and drops a gateway that was found by searching: a new tunnel has its own gateway.
+    /// Disconnects, and drops a gateway found by a search, because a new tunnel has its own gateway.
     pub fn forget(&mut self) {
         self.disconnect();
         (self.search, self.served) = (None, false);
@@ -287,7 +289,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Drops a gateway found by searching after a connection or TLS error; the next search tries that address first.
+    /// After a connection or TLS error, drops a gateway found by a search; the next search tries its address first.
     fn note_result(&mut self, result: Result<&Response, &Cause>) {
         self.warn_if_unnamed();
         let unreachable = matches!(
@@ -321,7 +323,7 @@ impl Gateway {
         }
     }
 
-    /// Connection to the gateway's token API on port 443, with the certificate checks of the port-forwarding API.
+    /// Connection to the gateway's token API on port 443, with the same certificate checks as the port-forwarding API.
     pub fn login_connection(&mut self, call: Call, network: &Network) -> Exchange<Connection> {
         Ok(self.connection(call, network)?.map(|connection| connection.at_port(LOGIN_PORT)))
     }
@@ -390,8 +392,8 @@ impl Gateway {
     }
 }
 
-/// Local address to which a connection must be bound in order to take `route`; `None` if the kernel picks the right one
-/// anyway.
+/// Local address to which a connection must be bound in order to take `route`; `None` if the kernel picks the right
+/// address anyway.
 fn source_of(route: &GatewayRoute) -> Option<IpAddr> {
     route.by_source.then_some(route.local)
 }
@@ -401,7 +403,7 @@ fn attempt(call: Call, port: u16, candidate: &Candidate, cause: Cause) -> Attemp
     Attempt { at, error: failed(call, cause) }
 }
 
-/// Advice for a configured address that refuses the connection.
+/// Advice if the address in `PIA_GATEWAY` refuses the connection.
 const WRONG_GATEWAY_ADVICE: &str =
     "set PIA_GATEWAY=auto; if that does not help, connect to a region with port forwarding";
 
@@ -413,7 +415,7 @@ fn failed(call: Call, cause: Cause) -> Error {
         Cause::Connect { .. } | Cause::NoRoute { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
             "check that the VPN is up; if it is, set PIA_GATEWAY=auto"
         }
-        Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name that the certificate is for",
+        Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name in the certificate",
         Cause::UnknownIssuer => "unset PIA_CA_CERT; if it is not set, this is not PIA's gateway: set PIA_GATEWAY=auto",
         Cause::NotTls | Cause::Tls(_) => "this is probably not PIA's gateway: set PIA_GATEWAY=auto",
         _ => return Error::new(call, cause),
@@ -449,7 +451,7 @@ fn accepted(response: &Response, call: Call) -> Result<Object, Error> {
     Err(refusal(response.status, &words, call, cause))
 }
 
-/// Classifies a refusal by its status and words (source: PIA's own clients and their issue threads).
+/// Classifies a refusal by its HTTP status and wording (source: PIA's own clients and their issue threads).
 fn refusal(status: u16, words: &str, call: Call, cause: Cause) -> Error {
     let words = words.to_ascii_lowercase();
     let of_the_lease = |advice| Some((Retry::LeaseRefused, advice));
@@ -492,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_as_people_write_them() {
+    fn every_usual_spelling_of_an_address_is_accepted() {
         for (text, host, port) in [
             ("10.1.2.3", "10.1.2.3", 19999),
             ("10.1.2.3:443", "10.1.2.3", 443),

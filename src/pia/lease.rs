@@ -1,4 +1,4 @@
-//! Leases from `getSignature`: parses their payload, and stores a lease so that it survives restarts. The keeper
+//! Leases from `getSignature`: parses their payloads and stores a lease so that it survives restarts. The keeper
 //! decides when to bind, renew or replace a lease.
 
 use std::path::{Path, PathBuf};
@@ -16,12 +16,12 @@ use crate::keeper::lease::Lease;
 use crate::secret::Secret;
 use crate::text::one_line;
 
-/// Assumed lifetime of a lease without `expires_at`, counted from its creation (one documented sample has only
-/// `created_at`): 'about two months', according to PIA.
+/// Lifetime assumed for a lease without `expires_at`, counted from its creation: 'about two months', according to PIA.
+/// One documented sample has only `created_at`.
 const ASSUMED_LIFETIME: SignedDuration = SignedDuration::from_hours(60 * 24);
 
-/// Maximum length in bytes, for payload and signature alike; PIA's have a few hundred. Both must fit into a file of 64
-/// KiB, the limit of `files::read`.
+/// Maximum length of a payload and of a signature, in bytes each; PIA's are a few hundred bytes long. Both must fit
+/// into one file of 64 KiB, the limit of `files::read`.
 const MAX_LENGTH: usize = 16 * 1024;
 
 /// Reads port and expiry from a payload received at `now`.
@@ -32,7 +32,7 @@ pub fn parse(payload: Secret, signature: Secret, now: Timestamp) -> Result<Lease
         }
     }
     let fields = decode(&payload)?;
-    // Names only: the values include an access token.
+    // Log only the names, because the values include an access token.
     let names: Vec<_> = fields.keys().map(|name| printable(name)).collect();
     log::debug!("payload fields: {}", names.join(", "));
     let port = port(&fields)?;
@@ -78,7 +78,7 @@ fn time(fields: &Object, name: &'static str) -> Result<Option<Timestamp>, Cause>
     }
 }
 
-/// Makes text from a server safe for a log line, and cuts the text to 40 characters.
+/// Makes text from a server safe for a log line, and truncates it to 40 characters.
 fn printable(text: &str) -> String {
     one_line(text).chars().take(40).collect()
 }
@@ -101,8 +101,8 @@ impl LeaseStore {
         Self { path: state_dir.join("lease.json") }
     }
 
-    /// Loads the stored lease; `None` if there is no file. The error is the reason why the file is unusable; a new
-    /// lease will replace the file.
+    /// Loads the stored lease; `None` if there is no file. An error explains why the file is unusable; the next lease
+    /// will replace the file.
     pub fn load(&self) -> Result<Option<Lease>, String> {
         let text = match files::read(&self.path) {
             Ok(text) => text,
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_payload() {
+    fn the_documented_payload_is_read() {
         let lease =
             parse(r#"{"token":"x","port":47047,"expires_at":"2020-11-24T22:12:07.627551124Z","more":{}}"#).unwrap();
         assert_eq!((lease.port, lease.expires_at.to_string().as_str()), (47047, "2020-11-24T22:12:07.627551124Z"));
@@ -224,7 +224,7 @@ mod tests {
         assert!(error.ends_with(&format!(": in? a ü{}", "x".repeat(33))), "{error}");
     }
 
-    /// A lease without an expiry in its payload, so that only the file records one.
+    /// A lease without an expiry in its payload, so that only the file records when it expires.
     fn sample() -> Lease {
         parse(r#"{"token":"x","port":47047}"#).unwrap()
     }

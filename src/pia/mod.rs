@@ -1,7 +1,7 @@
 //! Private Internet Access: the account (token), the gateway (signature and bind), the stored lease, and the CA and
 //! names to trust.
 //!
-//! The protocol was taken from PIA's own scripts and desktop client. The keeper decides when to make or retry a call.
+//! The protocol follows PIA's own scripts and desktop client. The keeper decides when to make or retry a call.
 
 pub mod account;
 pub mod discover;
@@ -33,7 +33,7 @@ pub struct Pia {
 }
 
 impl Pia {
-    /// Reads PIA's settings; lease and CA are stored in `state_dir`. Sends nothing.
+    /// Reads PIA's settings without sending anything. The lease and the CA are stored in `state_dir`.
     pub fn read(reader: &mut Reader, state_dir: &Path) -> Option<Self> {
         let token_file = account::token_file(reader);
         let credentials = credentials(reader, &token_file);
@@ -79,7 +79,7 @@ impl Pia {
     }
 }
 
-/// `None` if the credentials are invalid, or unset because a token file makes them unnecessary.
+/// `None` if the credentials are invalid or not set. Reports a problem unless a token file makes them unnecessary.
 fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
     let before = reader.problems();
     let pair = reader.pair("PIA_USERNAME", "PIA_PASSWORD");
@@ -105,7 +105,7 @@ fn name_policy(reader: &mut Reader) -> NamePolicy {
         let bare = url::bare(name);
         gateway_name(name).map_err(|problem| match bare.split(':').next() {
             Some(host) if host != name && gateway_name(host).is_ok() => {
-                InvalidValue::meant("is more than a name", host)
+                InvalidValue::meant("contains more than the name", host)
             }
             _ => problem.into(),
         })

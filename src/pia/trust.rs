@@ -29,7 +29,8 @@ const CA_URLS: [&str; 2] = [
     "https://raw.githubusercontent.com/pia-foss/manual-connections/master/ca.rsa.4096.crt",
     "https://raw.githubusercontent.com/pia-foss/desktop/master/daemon/res/ca/rsa_4096.crt",
 ];
-/// Retry delay after a fetched CA did not match the pin: a proxy that intercepts TLS rarely goes away in seconds.
+/// Retry delay after a fetched CA did not match the pin. The usual cause is a proxy that intercepts TLS, which rarely
+/// goes away within seconds.
 const CA_RETRY: Duration = Duration::from_secs(5 * 60);
 /// Base64 characters per line of PEM (RFC 7468).
 const PEM_WIDTH: usize = 64;
@@ -45,7 +46,7 @@ impl Authority {
         Self { roots: Some(roots), published: None }
     }
 
-    /// PIA's CA, read or fetched on first use.
+    /// PIA's CA, read from its file or fetched on first use.
     pub fn published(published: Published) -> Self {
         Self { roots: None, published: Some(published) }
     }
@@ -53,7 +54,7 @@ impl Authority {
     /// Origin of the CA, for `check`.
     pub fn origin(&self) -> String {
         match &self.published {
-            None => "the one in PIA_CA_CERT".to_owned(),
+            None => "from PIA_CA_CERT".to_owned(),
             Some(published) if published.file.exists() => format!("PIA's, kept in {}", published.file.display()),
             Some(_) => "PIA's, fetched just now".to_owned(),
         }
@@ -66,7 +67,7 @@ impl Authority {
         }
     }
 
-    /// Roots that verify the gateway; fetches PIA's CA first if necessary.
+    /// Root certificates for verifying the gateway; fetches PIA's CA first if necessary.
     pub fn roots(&mut self) -> Exchange<RootCertStore> {
         if let (None, Some(published)) = (&self.roots, &mut self.published) {
             let Progress::Done(certificate) = published.obtain()? else { return Ok(Progress::More) };
@@ -87,9 +88,9 @@ pub struct Published {
     urls: Vec<Url>,
     /// SHA-256 of the DER, lower-case hexadecimal.
     pin: String,
-    /// Write a fetched certificate to `file`.
+    /// True if a fetched certificate is written to `file`.
     persists: bool,
-    /// URLs that have failed in this round.
+    /// URLs that have failed in the current round of downloads.
     tried: Vec<Attempt>,
 }
 
@@ -152,7 +153,7 @@ impl Published {
         Ok(Progress::Done(certificate))
     }
 
-    /// Reads the stored certificate; `None` if there is no file. The error is the reason why the file is unusable.
+    /// Reads the stored certificate; `None` if there is no file. An error explains why the file is unusable.
     pub fn stored(&self) -> Result<Option<CertificateDer<'static>>, String> {
         match files::read(&self.file) {
             Ok(pem) => self.pinned(pem.as_bytes()).map(Some).map_err(|_| "is not PIA's CA".to_owned()),
@@ -206,7 +207,7 @@ impl Published {
         files::write(&self.file, pem.as_bytes(), Durability::Durable)
     }
 
-    /// Finds the certificate with the pinned SHA-256; otherwise the error describes what `pem` contains.
+    /// Finds the certificate with the pinned SHA-256 in `pem`; an error describes what `pem` contains instead.
     fn pinned(&self, pem: &[u8]) -> Result<CertificateDer<'static>, Cause> {
         let mut wrong = Cause::Other("received something other than a certificate".to_owned());
         for certificate in CertificateDer::pem_slice_iter(pem).flatten() {
@@ -232,7 +233,7 @@ fn sha256(bytes: &[u8]) -> String {
     })
 }
 
-/// Normalises a SHA-256; accepts openssl's colons and upper-case digits.
+/// Converts a SHA-256 to lower-case digits without colons; accepts openssl's format.
 pub fn parse_sha256(text: &str) -> Result<String, String> {
     let digits: String = text.chars().filter(|&c| c != ':').map(|c| c.to_ascii_lowercase()).collect();
     if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -289,7 +290,7 @@ mod tests {
         assert_eq!(published.stored(), Ok(Some(certificate(&pia))));
         let whole = std::fs::read_to_string(published.file()).unwrap();
         assert!(whole.lines().all(|line| line.len() <= PEM_WIDTH), "{whole}");
-        // Without its last line break, the file is still complete.
+        // The file is still complete without its last line break.
         for length in 0..whole.len() - 1 {
             std::fs::write(published.file(), &whole[..length]).unwrap();
             assert!(published.stored().is_err(), "truncated at {length}");
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_as_people_write_them() {
+    fn every_usual_spelling_of_a_fingerprint_is_accepted() {
         assert_eq!(parse_sha256(PIA_CA_SHA256), Ok(PIA_CA_SHA256.to_owned()));
         let openssl: Vec<_> =
             PIA_CA_SHA256.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap()).collect();

@@ -28,18 +28,18 @@ const SET_CONFIG: Call = Call::Client("Deluge core.set_config");
 const REANNOUNCE: Call = Call::Client("Deluge core.force_reannounce");
 /// The web interface's error code for a missing or expired session.
 const NOT_AUTHENTICATED: i64 = 1;
-/// The web interface's error code if it has no connection to the daemon; also for an unknown method.
+/// The web interface's error code for a missing connection to the daemon, and for an unknown method.
 const NO_DAEMON: i64 = 2;
 
-/// The web interface's connection to its daemon.
+/// State of the web interface's connection to the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Daemon {
-    /// Must be checked before the next call, which hangs if there is no connection.
+    /// Unknown; must be checked before the next call, which would hang without a connection.
     Unchecked,
     Connected,
     /// Not connected; `core` next requests the list of known daemons.
     Missing,
-    /// Id of the daemon to which `core` connects next.
+    /// Not connected; `core` next connects to the daemon with this id.
     Found(String),
 }
 
@@ -50,7 +50,7 @@ pub struct Deluge {
     password: Secret,
     /// Session cookie, `name=value`.
     session: Option<Secret>,
-    /// Just logged in, so another `NOT_AUTHENTICATED` is a failure.
+    /// True until the first call after a login; `NOT_AUTHENTICATED` in reply to that call is a failure.
     new_session: bool,
     daemon: Daemon,
     /// JSON list of the torrents to reannounce, kept between the two calls that a reannounce takes.
@@ -98,7 +98,7 @@ struct Failure {
 
 impl Deluge {
     fn send(&mut self, method: &str, params: &str, force: bool) -> Result<Response, Cause> {
-        // Field order and spelling are those of Deluge's own web pages. 2.0 accepts only `application/json`.
+        // Use the field order and spelling of Deluge's own web pages. Deluge 2.0 accepts only `application/json`.
         let json = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
         let headers: Vec<_> = self.session.iter().map(|session| ("Cookie", session.expose())).collect();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&self.session).collect();
@@ -149,7 +149,7 @@ impl Deluge {
         Ok(Progress::More)
     }
 
-    /// Calls the daemon, or takes the next step towards connecting to it.
+    /// Calls the daemon, or takes the next step to connect the web interface to the daemon.
     fn core(&mut self, call: Call, method: &str, params: &str, force: bool) -> Exchange<Value> {
         let daemon = std::mem::replace(&mut self.daemon, Daemon::Unchecked);
         match &daemon {
@@ -208,7 +208,7 @@ fn rejected(before: bool) -> Cause {
 
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
-        Cause::Connect { .. } => "check deluge-web and DELUGE_HOST; in Docker it must share the VPN's network",
+        Cause::Connect { .. } => "check deluge-web and DELUGE_HOST; a container must share the VPN's network",
         Cause::Lookup { .. } => "correct DELUGE_HOST; in the VPN container's network it is http://localhost:8112",
         Cause::CredentialsRejected { .. } => "set DELUGE_PASSWORD to the web interface's password, then restart",
         Cause::NotConnected => "check that deluged is running, then check the Connection Manager in the web interface",
@@ -236,7 +236,7 @@ impl TorrentClient for Deluge {
         self.url.to_string()
     }
 
-    /// Measured: the socket opens 7 to 9 ms after a change, and the reported port is correct immediately.
+    /// Measured: the socket opens 7 to 9 ms after a port change, and the reported port is correct immediately.
     fn profile(&self) -> ClientProfile {
         ClientProfile {
             listen_timeout: Duration::from_secs(1),
@@ -265,7 +265,8 @@ impl TorrentClient for Deluge {
         Ok(Progress::Done(ListenPort { port, random: false }))
     }
 
-    /// Deluge listens on `listen_ports` only while `random_port` is off. Given a port range, 2.0 opens no port at all.
+    /// Deluge uses `listen_ports` only while `random_port` is off. Both ends of the range are `port`, because 2.0 opens
+    /// no port at all for a wider range.
     fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let params = format!(r#"[{{"listen_ports":[{port},{port}],"random_port":false}}]"#);
         Ok(self.core(SET_CONFIG, "core.set_config", &params, force)?.map(|_| ()))
@@ -296,7 +297,7 @@ impl TorrentClient for Deluge {
         self.connection.dialled()
     }
 
-    /// Also forgets whether the web interface is connected to a daemon, because the daemon may be gone by the next call.
+    /// Also marks the web interface's connection as unchecked, because the daemon may have stopped by the next call.
     fn disconnect(&mut self) {
         self.daemon = Daemon::Unchecked;
         self.connection.disconnect();

@@ -1,6 +1,6 @@
 //! Torrent clients: the interface that the keeper uses, and the list of supported clients.
 //!
-//! To add a client, implement [`TorrentClient`] in a file next to `qbittorrent.rs`, and add a line to [`CLIENTS`] and
+//! To add a client, implement [`TorrentClient`] in a file next to `qbittorrent.rs`, add a line to [`CLIENTS`], and add
 //! the client's variables to the table in `settings`. The keeper decides when to read, set or check the port.
 
 mod deluge;
@@ -17,19 +17,19 @@ use crate::keeper::client::ClientProfile;
 use crate::keeper::step::{Connectivity, Exchange, Inbound, ListenPort};
 use crate::secret::Secret;
 
-/// A torrent client whose listen port can be changed while it runs. Each call is one exchange; if the exchange was a
-/// login, the result is `Progress::More`, and the keeper calls again.
+/// A torrent client whose listen port can be changed while it runs. Each call makes one exchange; if that exchange only
+/// prepares the call, as a login does, the result is `Progress::More`, and the keeper repeats the call.
 pub trait TorrentClient {
     fn name(&self) -> &'static str;
     fn address(&self) -> String;
     fn profile(&self) -> ClientProfile;
-    /// All credentials joined into one secret, for recognising rejected ones; `None` if there are none.
+    /// All credentials joined into one secret, to recognise credentials that were rejected; `None` if none are set.
     fn credentials(&self) -> Option<Secret>;
     /// Error for credentials that the client has already rejected; returned instead of logging in again.
     fn rejected_before(&self) -> Error;
     fn port(&mut self) -> Exchange<ListenPort>;
-    /// Sets the listen port and turns off random ports. `force` sends the call even after a stop request, to complete a
-    /// bounce.
+    /// Sets the listen port and turns off random ports. If `force` is set, sends the call even after a stop request, to
+    /// complete a bounce.
     fn set_port(&mut self, port: u16, force: bool) -> Exchange<()>;
     /// Asks the client whether it is listening.
     fn connectivity(&mut self) -> Exchange<Connectivity>;
@@ -47,7 +47,7 @@ pub trait TorrentClient {
 
 type Read = fn(&mut Reader) -> Option<Box<dyn TorrentClient>>;
 
-/// Values of `TORRENT_CLIENT`, whose case is ignored.
+/// Values of `TORRENT_CLIENT`, regardless of case.
 const CLIENTS: [(&str, Read); 3] =
     [("qbittorrent", qbittorrent::read), ("transmission", transmission::read), ("deluge", deluge::read)];
 
@@ -86,12 +86,12 @@ fn read_endpoint(
             url.host
         ));
     }
-    // `Url::parse` only accepts hosts that are valid server names.
+    // This cannot fail because of the host: `Url::parse` accepts only valid server names.
     let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };
     Some((url, tls))
 }
 
-/// `name=value` from a Set-Cookie header; `None` if it is malformed or deletes the cookie.
+/// `name=value` from a Set-Cookie header; `None` if the header is malformed or deletes the cookie.
 fn cookie_pair(header: &str) -> Option<&str> {
     let pair = header.split(';').next()?.trim();
     let (name, value) = pair.split_once('=')?;

@@ -1,7 +1,7 @@
 //! qBittorrent 4.1 to 5.3, controlled through its Web API v2. Behaviour was observed on real releases.
 //!
-//! Tolerates differences between versions instead of querying the version: any 2xx status for a login, any cookie name,
-//! any reason phrase.
+//! Versions differ in the status of a successful login, the name of the session cookie and the reason phrases. Instead
+//! of querying the version, this module accepts any 2xx status, any cookie name and any reason phrase.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,12 +27,12 @@ const TRANSFER_INFO: Call = Call::Client("qBittorrent transfer/info");
 const REANNOUNCE: Call = Call::Client("qBittorrent reannounce");
 const TORRENTS: Call = Call::Client("qBittorrent torrents/info");
 const TORRENT_PEERS: Call = Call::Client("qBittorrent sync/torrentPeers");
-/// Number of torrents whose peer lists are searched for incoming peers; the lists of hundreds of torrents would amount
-/// to megabytes.
+/// Maximum number of torrents whose peer lists are searched for incoming peers; with hundreds of torrents, the lists
+/// would add up to megabytes.
 const MAX_TORRENTS: &str = "5";
 /// Maximum number of cookies to keep; qBittorrent and a proxy or two set fewer.
 const MAX_COOKIES: usize = 8;
-/// Maximum length of a `name=value` pair in bytes; browsers accept at least as much (RFC 6265 6.1).
+/// Maximum length of a `name=value` pair in bytes; browsers accept at least this length (RFC 6265, section 6.1).
 const MAX_COOKIE: usize = 4096;
 
 pub enum Auth {
@@ -42,7 +42,7 @@ pub enum Auth {
         username: String,
         password: Secret,
     },
-    /// `Authorization: Bearer qbt_…`, since 5.2.
+    /// Sent as `Authorization: Bearer qbt_…`; requires qBittorrent 5.2.
     ApiKey(Secret),
 }
 
@@ -73,13 +73,14 @@ impl Auth {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Session {
-    /// The last call was not refused, with or without a session.
+    /// The next call can be sent directly, because the last one was not refused.
     Usual,
     /// The next call must log in first, e.g. because the last one was refused with 403.
     Missing,
-    /// Just logged in, or authentication is bypassed: another 403 is a failure.
+    /// Just logged in, or retrying without cookies because authentication is bypassed: another 403 is a failure.
     New,
-    /// A call was refused with 401, because of either the Host header or the credentials.
+    /// A call was refused with 401; the next call finds out whether the Host header or the credentials caused the
+    /// refusal.
     Unauthorized,
 }
 
@@ -90,7 +91,7 @@ pub struct QBittorrent {
     prefix: String,
     auth: Auth,
     session: Session,
-    /// Announce a new port to the trackers immediately (`QBITTORRENT_REANNOUNCE`).
+    /// True if a new port is announced to the trackers immediately (`QBITTORRENT_REANNOUNCE`).
     reannounce: bool,
     /// Active torrents whose peer lists have not been searched for incoming peers yet.
     active: Option<Vec<String>>,
@@ -116,9 +117,9 @@ impl QBittorrent {
             _ => Err("is neither true nor false".to_owned()),
         });
         let ((url, tls), reannounce) = (endpoint?, reannounce?);
-        // qBittorrent compares the port in the Host header with its own, and a Docker port mapping makes the two
-        // differ; a Host without a port always passes. Origin and Referer would be compared as well, so neither is
-        // sent.
+        // qBittorrent refuses a Host header with a port other than its own, and a Docker port mapping makes the ports
+        // differ; a Host header without a port is always accepted. Origin and Referer would be checked as well, so
+        // neither is sent.
         let connection = Connection::new(url.host.clone(), url.port, url.bare_host(), tls);
         let prefix = url.path.trim_end_matches('/').to_owned();
         // With a password, log in first: a call without a session would only be refused.
@@ -182,7 +183,7 @@ impl QBittorrent {
                     }
                     403 if session == Session::Usual => {
                         // Any earlier session has ended. If authentication is bypassed for us, a call without a cookie
-                        // opens a new one.
+                        // opens a new session.
                         let bypassed = !self.cookies.is_empty() && matches!(self.auth, Auth::Bypass);
                         self.cookies.clear();
                         self.session = if bypassed { Session::New } else { Session::Missing };
@@ -222,9 +223,9 @@ impl QBittorrent {
         }
     }
 
-    /// Finds the reason for a 401, which since 5.2 means a wrong password or a rejected Host header. A call without
-    /// credentials distinguishes the two: the reply is 403 if the Host is accepted, and the call does not count towards
-    /// a ban.
+    /// Finds the reason for a 401, which since 5.2 means either rejected credentials or a rejected Host header. A call
+    /// without credentials distinguishes the two: its reply is 403 if the Host header is accepted. Such a call does not
+    /// count towards a ban.
     fn unauthorized(&mut self) -> Result<Cause, Error> {
         let path = format!("{}/api/v2/app/version", self.prefix);
         let response = self.connection.send(&Request::get(&path)).map_err(|cause| failed(LOGIN, cause))?;
@@ -240,7 +241,7 @@ impl QBittorrent {
     }
 }
 
-/// The fields of `app/preferences` that are needed; the other 200 or so are skipped.
+/// The fields of `app/preferences` that are used here; the other 200 or so are skipped.
 #[derive(Deserialize)]
 struct Preferences {
     listen_port: Option<Value>,
@@ -283,7 +284,7 @@ fn banned() -> Error {
 
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
-        Cause::Connect { .. } => "check qBittorrent and QBITTORRENT_HOST; in Docker it must share the VPN's network",
+        Cause::Connect { .. } => "check qBittorrent and QBITTORRENT_HOST; a container must share the VPN's network",
         Cause::Lookup { .. } => "correct QBITTORRENT_HOST; in the VPN container's network it is http://localhost:8080",
         Cause::CredentialsRejected { what: AuthMethod::Password, .. } => {
             "correct QBITTORRENT_USERNAME and QBITTORRENT_PASSWORD, then restart"
@@ -325,7 +326,7 @@ impl TorrentClient for QBittorrent {
         self.url.to_string()
     }
 
-    /// Measured: the socket opens 3 to 31 ms after a change, and since 4.6 the reported status lags by up to 1.3 s.
+    /// Measured: the socket opens 3 to 31 ms after a port change; since 4.6, the reported status lags by up to 1.3 s.
     fn profile(&self) -> ClientProfile {
         ClientProfile {
             listen_timeout: Duration::from_secs(3),
@@ -470,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incoming_peer_has_a_flag() {
+    fn a_peer_with_flag_i_is_incoming() {
         let peers = |text: &str| json::parse::<TorrentPeers>(text).is_some_and(|peers| peers.has_incoming());
         let of = |flags: &str| {
             format!(r#"{{"full_update":true,"peers":{{"84.17.5.6:6881":{{"client":"I","flags":"{flags}"}}}},"rid":1}}"#)

@@ -1,8 +1,8 @@
 //! Transmission 3.00 to 4.1, controlled through its RPC. Behaviour was observed on 3.00, 4.1.0-beta.2 and 4.1.4.
 //!
-//! Transmission reports success for any value, so settings are read back after a change. No call shows whether
-//! Transmission is listening; only the kernel can show the socket. `port-test` is never called, because it contacts a
-//! third party.
+//! Transmission reports success for any value, so settings are read back after a change. No call reports whether
+//! Transmission is listening; only the kernel can show whether the socket is open. `port-test` is never called, because
+//! it contacts a third party.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -31,17 +31,17 @@ const LAST_WITHOUT_UDP: u64 = 16;
 /// Default RPC path.
 const RPC: &str = "/transmission/rpc";
 
-/// Request format, chosen by a header in the 409 reply.
+/// Request format, chosen according to a header in the 409 reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
-    /// Hyphens, `arguments` and `result`: accepted by all versions so far, but deprecated.
+    /// Names with hyphens, and fields `arguments` and `result`: accepted by all versions so far, but deprecated.
     Old,
-    /// JSON-RPC 2.0 with underscores: 4.1 and later.
+    /// JSON-RPC 2.0, and names with underscores: accepted by 4.1 and later.
     JsonRpc,
 }
 
 impl Dialect {
-    /// Formats a request. For JSON-RPC, every hyphen becomes an underscore, so only names may contain hyphens.
+    /// Formats a request. For JSON-RPC, every hyphen becomes an underscore, so values must not contain hyphens.
     fn request(self, method: &str, arguments: &str) -> String {
         match self {
             Self::Old => format!(r#"{{"method":"{method}","arguments":{arguments},"tag":1}}"#),
@@ -61,11 +61,11 @@ pub struct Transmission {
     auth: Option<(String, Secret)>,
     dialect: Dialect,
     session: Option<Secret>,
-    /// Just opened the session, so another 409 is a failure.
+    /// True until the first call in a new session; another 409 in reply to that call is a failure.
     new_session: bool,
-    /// DHT setting of 3.00 and earlier, whose UDP socket moves only when DHT is toggled; otherwise `None`.
+    /// DHT setting of 3.00 and earlier, whose UDP socket moves only when DHT is toggled; `None` for later versions.
     dht: Option<bool>,
-    /// DHT setting to restore, because toggling DHT has not been completed.
+    /// The user's DHT setting, if it still has to be restored after an incomplete toggle.
     restore: Option<bool>,
 }
 
@@ -88,7 +88,7 @@ pub fn read(reader: &mut Reader) -> Option<Box<dyn TorrentClient>> {
     }))
 }
 
-/// RPC path for the path that the user configured, which may be empty, the Web UI's, the RPC path itself, or a prefix.
+/// RPC path for a configured path, which may be empty, the Web UI's path, the RPC path itself, or a prefix.
 fn rpc_path(path: &str) -> String {
     let path = path.trim_end_matches('/');
     match path.strip_suffix("/web").unwrap_or(path) {
@@ -135,7 +135,8 @@ impl Transmission {
         let response = self.send(&json, force).map_err(|cause| failed(call, cause))?;
         match response.status {
             200 => Ok(Progress::Done(result_of(&response).map_err(|cause| failed(call, cause))?)),
-            // Reply to the first request, to one request an hour, and after a restart, which may have changed the version.
+            // Sent in reply to the first request, about once an hour, and after a restart, which may have changed the
+            // version.
             409 => {
                 self.session = response.header("x-transmission-session-id").next().map(Secret::new);
                 let speaks_json_rpc = response.header("x-transmission-rpc-version").next().is_some();
@@ -152,7 +153,7 @@ impl Transmission {
             }
             401 => Err(failed(LOGIN, rejected(false))),
             403 if response.text().contains("login attempts") => Err(locked()),
-            403 => Err(refused(Cause::Other("HTTP 403: our address may not be whitelisted".to_owned()), ADD_ADDRESS)),
+            403 => Err(refused(Cause::Other("HTTP 403: our address might not be whitelisted".to_owned()), ADD_ADDRESS)),
             421 => Err(refused(Cause::HostRejected(421), ADD_HOST)),
             _ => Err(failed(call, response.unexpected())),
         }
@@ -167,14 +168,14 @@ impl Transmission {
     }
 
     /// Toggles DHT twice, which reopens the UDP socket on the current port. Both requests are part of one step, so that
-    /// no stop between the two can leave the user's DHT setting changed.
+    /// a stop request between the two cannot leave the user's DHT setting changed.
     fn move_udp(&mut self, dht: bool, force: bool) -> Exchange<()> {
         self.restore = Some(dht);
         if self.set_dht(!dht, force)? == Progress::More {
             self.restore = None;
             return Ok(Progress::More);
         }
-        // Retry once, and even after a stop request: a failure would leave the user's DHT setting changed.
+        // Send this even after a stop request, and retry it once: a failure would leave the user's DHT setting changed.
         self.restore_dht(dht, true).or_else(|_| self.restore_dht(dht, true))
     }
 
@@ -223,7 +224,7 @@ fn locked() -> Error {
 
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
-        Cause::Connect { .. } => "check Transmission and TRANSMISSION_HOST; in Docker it must share the VPN's network",
+        Cause::Connect { .. } => "check Transmission and TRANSMISSION_HOST; a container must share the VPN's network",
         Cause::Lookup { .. } => "correct TRANSMISSION_HOST; in the VPN container's network it is http://localhost:9091",
         Cause::CredentialsRejected { .. } => "correct TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD, then restart",
         Cause::NoCredentials => "set TRANSMISSION_USERNAME and TRANSMISSION_PASSWORD",
@@ -250,7 +251,7 @@ impl TorrentClient for Transmission {
         self.url.to_string()
     }
 
-    /// Measured: the socket opens 7 to 17 ms after a change.
+    /// Measured: the socket opens 7 to 17 ms after a port change.
     fn profile(&self) -> ClientProfile {
         ClientProfile {
             listen_timeout: Duration::from_secs(1),
@@ -297,13 +298,13 @@ impl TorrentClient for Transmission {
             None => return bad("is missing"),
         };
         // If Transmission's own port forwarding is on, `peer-port` is the router's port, and the socket may use a
-        // different one.
+        // different port.
         let random = is("peer-port-random-on-start") || is("port-forwarding-enabled");
         Ok(Progress::Done(ListenPort { port, random }))
     }
 
-    /// Also turns off Transmission's own port forwarding, which would report the router's port, and random ports, which
-    /// would replace `port` at the next start.
+    /// Also turns off Transmission's own port forwarding, which would make it report the router's port, and random
+    /// ports, which would replace `port` at the next start.
     fn set_port(&mut self, port: u16, force: bool) -> Exchange<()> {
         let arguments =
             format!(r#"{{"peer-port":{port},"peer-port-random-on-start":false,"port-forwarding-enabled":false}}"#);

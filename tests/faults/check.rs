@@ -29,7 +29,7 @@ pub fn rows() -> Vec<Row> {
             // No host on the LAN has the gateway's address, and the kernel's ARP requests take three seconds to fail.
             assert!(output.contains("...  gateway        waiting for PIA's gateway, up to 10 s\n"), "{output}");
         }),
-        isolated("DNS does not work", without_dns, "DNS does not work here: check /etc/resolv.conf"),
+        isolated("DNS does not work", without_dns, "check DNS in /etc/resolv.conf"),
         isolated(
             "the client is bound to a different device",
             wrong_device,
