@@ -340,7 +340,7 @@ fn outages(name: &'static str, kind: Kind) -> Vec<Row> {
             let (own, gateway) = ends(kind);
             let mut home = Home::with(kind, own, gateway, true, "eth0", |setup| setup);
             home.run();
-            let line = home.daemon().wait_for_line("the client listens on eth0, but the port comes in on tun0", SOON);
+            let line = home.daemon().wait_for_line("the client listens on eth0, but peers arrive on tun0", SOON);
             println!("{MEASURED}{line}");
             let health = home.setup.run_once(&["healthcheck"]);
             assert_eq!(health.code, Some(1), "{health:?}");

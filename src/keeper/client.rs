@@ -1,8 +1,9 @@
-//! Decisions about the torrent client, based on its last known state and on our own changes. The API calls live in `torrent`.
+//! Decisions about the torrent client, based on its last known state and on the changes that we have made. `torrent` makes the API
+//! calls.
 //!
-//! A round reads the client's port, corrects it if needed, and then inspects the socket: the right port in the settings does not
-//! mean that the client listens. We ask the kernel first, then the client. To reopen a socket, we bounce the client to a
-//! neighbouring port and back, because setting the same port again has no effect.
+//! A round reads the client's port, corrects it if needed, and then inspects the socket, because a client with the right port in
+//! its settings may still not be listening. We ask the kernel first, then the client. To make the client reopen its socket, we
+//! bounce it to a neighbouring port and back, because setting the same port again has no effect.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,38 +19,38 @@ use super::tunnel::GatewayRoute;
 use crate::error::{Call, Cause, Error};
 use crate::time::Now;
 
-/// Longest `Retry-After` accepted from a client: while we wait, the client may have the wrong port.
+/// Longest `Retry-After` accepted from a client. Kept short, because the client may have the wrong port while we wait.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 
 /// Properties that differ between torrent clients.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientProfile {
-    /// Time allowed for the client to open its socket.
+    /// How long the client may take to open its socket.
     pub listen_timeout: Duration,
     pub poll_interval: Duration,
-    /// Time after a change during which the client may still report the status of the old port.
+    /// How long after a port change the client may still report the status of its old port.
     pub status_lag: Duration,
-    /// The client reports whether it listens; for other clients, only the kernel can show that.
+    /// The client's API reports whether the client is listening. If it does not, only the kernel can show that.
     pub reports_listening: bool,
     /// The client always opens a UDP socket as well as a TCP socket.
     pub always_has_udp: bool,
-    /// After a port change, we ask the client to announce the new port at once rather than at the next regular announce.
+    /// After a port change, ask the client to announce the new port immediately rather than with its next regular announce.
     pub reannounces: bool,
 }
 
-/// Interval between queries to the kernel while a socket is opening: qBittorrent takes 3 to 31 ms.
+/// Interval between queries to the kernel while the client opens its socket, which takes qBittorrent 3 to 31 ms.
 const SOCKET_POLL: Duration = Duration::from_millis(20);
-/// Time without a sign of incoming peers after which we ask the client. If the client reports none either, we warn the user.
+/// If there is no sign of an incoming peer for this long, we ask the client. If the client has seen none either, we warn the user.
 const INBOUND_WARNING_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Interval at which we ask the client about incoming peers while no torrent is active.
 const INBOUND_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Trust in the client's socket, which may belong to a previous tunnel: some clients keep a dead socket that looks healthy. If the
-/// kernel shows the socket, the kernel's report takes precedence.
+/// How far we trust the client's socket. After a change of tunnel, some clients keep a dead socket but report that they are
+/// listening. If the kernel shows the socket, the kernel's report takes precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Socket {
     Fresh,
-    /// The tunnel has changed, or may have changed before we started. The next successful bind makes a suspect socket stale.
+    /// The tunnel has changed, or may have changed before we started. The next successful bind turns `Suspect` into `Stale`.
     Suspect,
     /// The socket must be reopened.
     Stale,
@@ -58,27 +59,27 @@ enum Socket {
 /// Reason for setting the client's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ResetReason {
-    /// The client has a different port, or picks a random one.
+    /// The client has a different port, or is set to pick a random port.
     WrongPort,
     /// The socket belongs, or may belong, to a previous tunnel.
     StaleSocket,
     NotListening,
 }
 
-/// Progress of a bounce to the neighbouring port.
+/// Whether a bounce has moved the client to the neighbouring port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Away {
     No,
     /// The first half of the bounce failed, but the client may have carried it out.
     Maybe,
-    /// The client is on the neighbouring port; contains the port to return to.
+    /// The client is on the neighbouring port. The value is the port to return to.
     Yes(u16),
 }
 
 /// A change to the client's port in this round.
 #[derive(Debug, Clone, Copy)]
 struct Change {
-    /// Port before the change; `None` unless this round read a port that needed correcting.
+    /// Port that this round read and had to correct; `None` if only the socket had to be reopened.
     from: Option<i64>,
     reason: ResetReason,
 }
@@ -94,46 +95,46 @@ pub(super) struct Client {
     pub gate: Gate,
     /// Start of the next round.
     round_at: Instant,
-    /// Port read in this round that needs correcting.
+    /// Port that was read in this round and needs correcting.
     read: Option<ListenPort>,
     change: Option<Change>,
     /// Reason for a bounce that is due.
     bounce: Option<ResetReason>,
     away: Away,
-    /// Time to ask the kernel about the socket.
+    /// Time at which to ask the kernel about the socket.
     inspect_at: Option<Instant>,
-    /// Time to ask the client whether it listens.
+    /// Time at which to ask the client whether it listens.
     confirm_at: Option<Instant>,
     /// Deadline for the client to start listening; set when the client first reports that it is not listening.
     listen_by: Option<Instant>,
     socket: Socket,
-    /// Time of the last decision to bounce. Each bounce writes the client's settings to disk, so we do not repeat an unsuccessful
-    /// one within an interval.
+    /// Time of the last decision to bounce. Each bounce makes the client write its settings to disk, so we do not repeat an
+    /// unsuccessful bounce within an interval.
     bounced: Option<Instant>,
-    /// Time at which we last set the port; the profile's `status_lag` and `listen_timeout` count from then.
+    /// Time at which we last set the port; the profile's `status_lag` and `listen_timeout` run from this time.
     set_at: Option<Instant>,
-    /// Latest port in the client's settings.
+    /// Port last read from the client's settings.
     pub port: Option<u16>,
-    /// Time and port of the latest evidence that the client listens.
+    /// Time and port of the latest evidence that the client was listening.
     pub last_listening: Option<(Timestamp, u16)>,
     /// The client's latest report about its reachability.
     pub reported: Option<Connectivity>,
     pub socket_seen: bool,
-    /// In this round, the kernel shows no socket on the port, although the client runs on this machine.
+    /// In this round, the kernel showed no socket on the port, although the client runs on this machine.
     socket_missing: bool,
-    /// Port on which the client's UDP socket is missing: we bounce the client for this reason only once per port.
+    /// Port on which the client has a TCP socket but no UDP socket. We bounce the client for this reason only once per port.
     tcp_only: Option<u16>,
-    /// Setting the port had no effect, perhaps because another program was using the port: only a bounce helps.
+    /// Setting the port had no effect, perhaps because another program was using the port. Only a bounce can help now.
     stuck: bool,
-    /// Time at which the client's current port was first confirmed, and that port.
+    /// When the client was first confirmed to listen on its current port, and that port.
     pub port_since: Option<(Timestamp, u16)>,
     /// Last sign of an incoming peer on the client's current port.
     pub peer_seen_at: Option<Timestamp>,
-    /// Next time to ask the kernel about incoming peers: once per interval.
+    /// When to ask the kernel about incoming peers again; once per interval.
     check_peers_at: Instant,
-    /// Next time to ask the client about incoming peers.
+    /// When to ask the client about incoming peers again.
     check_inbound_at: Option<Instant>,
-    /// The client must still announce its new port to the trackers.
+    /// The client still has to announce its new port to the trackers.
     reannounce: bool,
 }
 
@@ -153,8 +154,8 @@ impl Client {
             inspect_at: None,
             confirm_at: None,
             listen_by: None,
-            // The tunnel may have been recreated since the client opened its socket. Transmission, the only client that does not
-            // report whether it listens, binds to no device: a Transmission socket never goes stale.
+            // The tunnel may have been recreated since the client opened its socket. The exception is Transmission, the only client
+            // that does not report whether it listens: its sockets are not bound to a device, so they never go stale.
             socket: if hands_off || !setup.profile.reports_listening { Socket::Fresh } else { Socket::Suspect },
             bounced: None,
             set_at: None,
@@ -188,7 +189,7 @@ impl Client {
         } else if self.read.is_some() {
             (now.mono, Step::SetPort(port))
         } else {
-            // Ask about incoming peers between rounds only, never instead of a round.
+            // Rounds take precedence: ask about incoming peers only if no round is due before then.
             match self.check_inbound_at.filter(|&at| at < self.round_at) {
                 Some(at) => (at, Step::CheckInbound),
                 None => (self.round_at, Step::ReadPort),
@@ -205,8 +206,8 @@ impl Client {
         }
     }
 
-    /// True if the client may be on the neighbouring port, including when the reply to the first half of a bounce is lost or still
-    /// to come.
+    /// True if the client may be on the neighbouring port, even if the reply to the first half of a bounce was lost or has not
+    /// arrived yet.
     pub fn may_be_away(&self) -> bool {
         self.away != Away::No || self.bounce.is_some()
     }
@@ -228,7 +229,7 @@ impl Client {
         (self.inspect_at, self.confirm_at, self.listen_by) = (None, None, None);
     }
 
-    /// Handles an actual or possible change of tunnel.
+    /// Handles a change of tunnel, whether certain or only possible.
     pub fn suspect_socket(&mut self) {
         self.last_listening = None;
         if !self.hands_off {
@@ -238,8 +239,8 @@ impl Client {
         }
     }
 
-    /// Handles a new gateway: the tunnel may have changed unnoticed. A stale socket stays stale and gets reopened, because the bind
-    /// that finds a gateway also shows that the tunnel works.
+    /// Handles a new gateway, which may mean that the tunnel changed unnoticed. A stale socket stays stale, so that it is reopened:
+    /// the bind that found the gateway has also shown that the tunnel works.
     pub fn suspect_fresh_socket(&mut self) {
         if self.socket == Socket::Fresh {
             self.suspect_socket();
@@ -254,14 +255,13 @@ impl Client {
         }
     }
 
-    /// Ends every wait (SIGHUP, or the tunnel changed): check the client now.
+    /// Ends every wait after SIGHUP or a change of tunnel, so that the client is checked immediately.
     pub fn retry_now(&mut self, now: Now) {
         self.gate.retry_now();
         self.bounced = None;
         self.begin_round(now.mono);
     }
 
-    /// Handles the port read from the client's settings.
     pub fn port_read(&mut self, now: Now, wanted: u16, seen: ListenPort) -> Result<Outcome, Error> {
         self.port = u16::try_from(seen.port).ok();
         let right = seen.port == i64::from(wanted);
@@ -269,17 +269,17 @@ impl Client {
             self.away = Away::No;
         }
         self.stuck &= !right;
-        // Do not keep bouncing a client that stays set to a random port.
+        // Do not keep bouncing a client that insists on a random port.
         if right && (!seen.random || self.change.is_some() || self.bounced_recently(now)) {
             return Ok(self.port_right(now, wanted));
         }
         if self.hands_off {
             let problem = if right {
-                format!("the client has port {wanted}, but is set to pick a random one")
+                format!("the client has port {wanted}, but is set to pick a random port")
             } else {
                 format!("the client has port {}, but the leased port is {wanted}", seen.port)
             };
-            return Err(finding(Call::ClientPort, problem, "the service sets the port: start it, or check its log"));
+            return Err(finding(Call::ClientPort, problem, "start the service, which sets the port, or check its log"));
         }
         if self.change.is_some() {
             self.stuck = true;
@@ -287,17 +287,17 @@ impl Client {
             return Err(finding(
                 Call::ClientPort,
                 problem,
-                "check whether another program uses this port or changes the client's",
+                "check whether another program uses this port or changes the client's port",
             ));
         }
         self.read = Some(seen);
-        // With random ports enabled, old versions of qBittorrent do not reopen the socket when set to the port that they already
-        // show.
+        // When random ports are enabled, setting an old version of qBittorrent to the port that it already reports does not reopen
+        // its socket.
         if right || (self.stuck && !self.bounced_recently(now)) {
             self.plan_bounce(now, ResetReason::WrongPort);
         } else if !self.profile.reports_listening && !seen.random {
-            // The kernel does not show a socket's owner, but a socket that exists before we set the port must belong to another
-            // program.
+            // The kernel does not show which program owns a socket, but a socket that is on the port before we set it must belong
+            // to a different program.
             self.inspect_at = Some(now.mono);
         }
         Ok(Outcome::quiet(Remote::Client))
@@ -313,7 +313,7 @@ impl Client {
         Outcome::of(Remote::Client, notice.map(|notice| (Level::Info, notice)))
     }
 
-    /// Handles the sockets on the port; `None` if the kernel cannot show them.
+    /// Handles the kernel's report about the sockets on the port; `None` if the kernel cannot show them.
     pub fn inspected(&mut self, now: Now, port: u16, sockets: Option<PortSockets>) -> Result<Outcome, Error> {
         self.inspect_at = None;
         if self.read.is_some() {
@@ -337,7 +337,7 @@ impl Client {
                 .as_ref()
                 .and_then(|sockets| sockets.udp.as_ref())
                 .is_some_and(|udp| *udp != ListenState::Reachable);
-        // For a client that does not report whether it listens, only TCP counts: a UDP socket may be left over from before a port
+        // If the client does not report whether it listens, rely on TCP alone: a UDP socket may be left over from before a port
         // change.
         let listen_state = sockets
             .map(|sockets| if self.profile.reports_listening { sockets.listen_state().clone() } else { sockets.tcp });
@@ -346,7 +346,8 @@ impl Client {
         // After a change, the client needs some time to open its socket.
         let deadline = self.set_at.filter(|_| self.change.is_some()).map(|at| at + self.profile.listen_timeout);
         let settling = deadline.is_some_and(|deadline| now.mono < deadline);
-        // If the kernel shows no socket, the client's own report counts once that report is up to date.
+        // If the kernel shows no socket, rely on the client's own report, but only once that report is no longer about the old
+        // port.
         let lagged = self.set_at.is_none_or(|at| now.mono >= at + self.profile.status_lag);
         match listen_state {
             Some(ListenState::Reachable) if lacks_udp && settling => {
@@ -367,7 +368,7 @@ impl Client {
             Some(ListenState::Reachable) => {
                 self.socket = Socket::Fresh;
                 self.tcp_only = lacks_udp.then_some(port);
-                // A new port also needs the client's own report, because the socket may belong to another program.
+                // On a new port, the socket may belong to another program, so wait for the client's own report.
                 if self.port_since.is_some_and(|(_, known)| known == port) {
                     self.last_listening = Some((now.wall, port));
                 }
@@ -379,7 +380,7 @@ impl Client {
             Some(ListenState::Missing) | None => {}
             Some(ListenState::WrongDevice { on, tunnel }) => {
                 self.last_listening = None;
-                let problem = format!("the client listens on {on}, but the port comes in on {tunnel}");
+                let problem = format!("the client listens on {on}, but peers arrive on {tunnel}");
                 let advice = "set the client's network interface to the VPN's (qBittorrent: Options, Advanced)";
                 return Err(finding(Call::ClientSocket, problem, advice));
             }
@@ -397,7 +398,7 @@ impl Client {
     /// Handles a socket left over from a previous tunnel.
     fn stale_socket(&mut self, now: Now) -> Result<Outcome, Error> {
         self.last_listening = None;
-        // Until the next bind shows that the tunnel works, the client may have no device for a new socket.
+        // Until the next bind shows that the tunnel works, the client may have no device on which to open a new socket.
         if self.socket == Socket::Suspect {
             self.begin_round(now.mono + self.interval);
             return Ok(Outcome::quiet(Remote::Client));
@@ -417,12 +418,12 @@ impl Client {
         self.change = Some(Change { from, reason });
         self.away = Away::No;
         self.set_at = Some(now.mono);
-        // A suspect socket stays suspect: until the next bind shows that the tunnel works, a new socket is no better than the old
-        // one.
+        // A suspect socket stays suspect: a new socket may be no better than the old one until the next bind shows that the tunnel
+        // works.
         if self.socket == Socket::Stale {
             self.socket = Socket::Fresh;
         }
-        // All evidence so far is about the previous socket.
+        // All earlier evidence concerns the previous socket.
         self.last_listening = None;
     }
 
@@ -488,7 +489,7 @@ impl Client {
             self.peer_seen_at = None;
             self.check_inbound_at = (!self.hands_off).then(|| now.mono + INBOUND_WARNING_AFTER);
         }
-        // Only a new port needs an announce: after a bounce, the trackers already have the port.
+        // Announce only a new port: after a bounce back to the same port, the trackers already have that port.
         if let Some(Change { from: Some(from), reason: ResetReason::WrongPort }) = self.change {
             self.reannounce = self.profile.reannounces && from != i64::from(port);
         }
@@ -528,7 +529,7 @@ impl Client {
         if bounced || self.bounced_recently(now) || self.hands_off {
             let problem = format!("port {port} is set, but nothing listens on it");
             let advice = if self.profile.reports_listening {
-                "check whether another program uses the port, then the network interface in the client's settings"
+                "check whether another program uses the port, then check the client's network interface"
             } else {
                 "check the client's listen address; a container must share the VPN's network (network_mode)"
             };
@@ -553,7 +554,7 @@ fn finding(call: Call, problem: String, advice: &'static str) -> Error {
     Error::new(call, Cause::Other(problem)).advise(Some(advice))
 }
 
-/// The next port up (or down, from 65535): never 0, and never privileged unless `port` is.
+/// The next higher port, or 65534 for port 65535. Never 0, and privileged only if `port` is.
 fn neighbour(port: u16) -> u16 {
     if port == u16::MAX { port - 1 } else { port + 1 }
 }

@@ -1,5 +1,5 @@
-//! Each remote has a gate of its own, which closes for a while after a failure: a dead client or a rejected password must never
-//! delay a bind. The gate also records the remote's current trouble. The keeper decides what a failure means for the lease or the
+//! Each remote has its own gate, which closes for a while after a failure, so that a dead client or a rejected password never
+//! delays a bind. The gate also records the remote's current trouble. The keeper decides what a failure means for the lease or the
 //! token.
 
 use std::rc::Rc;
@@ -12,8 +12,9 @@ use crate::time::Now;
 
 /// Wait after the first failure; doubles with each further failure.
 const BACKOFF_FIRST: Duration = Duration::from_secs(5);
-/// Longest wait after an ordinary failure. A binding lapses after 15 minutes, so a longer cap could lose the port through bad luck:
-/// with 30 % of calls failing in a simulation, binds were up to 40 minutes apart with a cap of 300 s, and 14 minutes with 30 s.
+/// Longest wait after an ordinary failure. A binding lapses after 15 minutes, so with a longer cap, bad luck could cost us the
+/// port: in a simulation in which 30 % of calls failed, binds were up to 40 minutes apart with a cap of 300 s, but at most 14
+/// minutes apart with 30 s.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// Wait after rejected credentials: retrying sooner cannot help, and may lock users out of their own accounts.
 pub(super) const CREDENTIALS_WAIT: Duration = Duration::from_secs(30 * 60);
@@ -30,7 +31,7 @@ pub struct Trouble {
     pub attempts: u32,
 }
 
-/// The end of a [`Trouble`].
+/// Summary of a [`Trouble`] that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovery {
     /// Duration of the trouble.
@@ -46,7 +47,7 @@ pub(super) struct Gate {
     /// Consecutive lockouts.
     lockouts: u32,
     closed_until: Option<Instant>,
-    /// Set while the wait protects an account: not even SIGHUP ends such a wait.
+    /// True while the wait protects an account; not even SIGHUP ends such a wait.
     held: bool,
     /// Longest `Retry-After` accepted from the remote.
     retry_after_cap: Duration,
@@ -81,8 +82,7 @@ impl Gate {
         })
     }
 
-    /// Closes the gate for the wait that `error` or the backoff requires, and returns the wait. `jitter` shortens a backoff
-    /// slightly.
+    /// Closes the gate for as long as `error` or the backoff requires, and returns that time. `jitter` shortens a backoff slightly.
     pub fn close(&mut self, now: Now, error: &Error, jitter: impl FnOnce(Duration) -> Duration) -> Duration {
         let doubled = |first: Duration, times: u32, cap: Duration| first.saturating_mul(1 << times.min(16)).min(cap);
         if !matches!(error.retry, Retry::LockedOut(_)) {
@@ -126,14 +126,14 @@ impl Gate {
         (if new { Level::Error } else { Level::Debug }, before + 1)
     }
 
-    /// Forgets all failures of a remote that is not needed for now. Changes nothing if the wait protects an account.
+    /// Forgets all failures of a remote that is not needed at present. Does nothing while a wait protects an account.
     pub fn forget(&mut self) {
         if !self.held {
             *self = Self::new(self.retry_after_cap);
         }
     }
 
-    /// Ends the wait, unless it protects an account.
+    /// Ends the wait, unless the wait protects an account.
     pub fn retry_now(&mut self) {
         if !self.held {
             self.closed_until = None;

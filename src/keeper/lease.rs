@@ -11,7 +11,7 @@ use crate::time::Now;
 /// Renewal begins this long before the lease expires.
 pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(15 * 60);
 
-/// The right to a port for about two months, on every server that supports port forwarding.
+/// The right to use a port, valid for about two months on every PIA server that supports port forwarding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// Base64, as received. Must be sent back byte for byte: the gateway refuses a payload that has been decoded and re-encoded.
@@ -27,15 +27,15 @@ pub struct Lease {
 #[derive(Debug)]
 pub(super) struct Held {
     pub lease: Rc<Lease>,
-    /// True if our clock can be trusted to show when the lease expires. If a lease seems to have expired right after a bind, at
-    /// startup or after a clock jump, the clock may be wrong: renewing by that clock would lose the port, or request new ports
-    /// endlessly. While the clock is not trusted, the lease counts as valid until the gateway refuses it.
+    /// True if we trust our clock to show whether the lease has expired. If the lease seems to have expired at startup or right
+    /// after a bind, the clock may be wrong, as it may be after a jump. Renewing by a wrong clock would lose the port, or request
+    /// new ports endlessly. While we do not trust the clock, the lease counts as valid until the gateway refuses it.
     pub expiry_trusted: bool,
     pub bound: bool,
     pub bind_at: Instant,
     /// `None` once the lease is stored.
     pub store_at: Option<Instant>,
-    /// The gateway has refused this lease. Until we get a new lease, we still try to bind the refused one once per interval.
+    /// The gateway has refused this lease. Until we get a new lease, we keep trying to bind this one once per interval.
     pub refused: bool,
     /// Consecutive unexplained refusals.
     pub refusals: u32,
@@ -72,7 +72,7 @@ impl Held {
             return Some(now.mono);
         }
         let remaining = Duration::try_from(self.remaining(now)).unwrap_or_default();
-        // A payload may claim any expiry; one too far away for an `Instant` counts as unknown.
+        // A payload may state any expiry time; a time too far in the future for an `Instant` counts as unknown.
         self.expiry_trusted.then(|| now.mono.checked_add(remaining.saturating_sub(RENEW_BEFORE))).flatten()
     }
 

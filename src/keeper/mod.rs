@@ -1,8 +1,9 @@
-//! All decisions, and the only state kept between steps: [`Keeper::next`] derives the next step from the facts and the time, and
-//! [`Keeper::record`] turns the step's result into new facts and an outcome to report.
+//! Makes all decisions and holds the only state kept between steps: [`Keeper::next`] derives the next step from the facts and the
+//! time, and [`Keeper::record`] turns the step's result into new facts and an outcome to report.
 //!
-//! Pure: no I/O, and no clock or randomness of its own. There are no named states, only facts and deadlines, checked from the most
-//! urgent to the least, so no transition can be forgotten. Three gates (account, gateway, client) back off independently.
+//! This module does no I/O; the time and the random seed are passed in. There are no named states, only facts and deadlines, which
+//! are checked in order of urgency, so no state transition can be forgotten. Account, gateway and client each have a gate, and the
+//! three gates back off independently.
 
 pub mod client;
 mod gate;
@@ -35,15 +36,15 @@ use tunnel::{GatewayRoute, RouteChange, Tunnel};
 
 /// Longest `Retry-After` accepted from the account API.
 const ACCOUNT_RETRY_AFTER_CAP: Duration = Duration::from_secs(24 * 3600);
-/// Longest `Retry-After` accepted from the gateway: a binding lapses after 15 minutes.
+/// Longest `Retry-After` accepted from the gateway. Kept short, because a binding lapses after 15 minutes.
 const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
-/// Shortest time between logins caused by refused tokens: if the gateway refuses a fresh token, the gateway is at fault, not the
-/// token.
+/// Minimum time between logins caused by refused tokens. If the gateway refuses even a fresh token, the gateway is at fault, and a
+/// further login cannot help.
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
 /// Wait between attempts in a tunnel that has just come up.
 const SETTLING_RETRY: Duration = Duration::from_millis(500);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Consecutive unexplained refusals to bind a lease that count as a refusal of the lease itself.
+/// After this many consecutive unexplained refusals to bind a lease, we treat the lease itself as refused.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
 
 /// A keeper's initial values.
@@ -54,9 +55,9 @@ pub struct Setup {
     pub profile: ClientProfile,
     /// Read the client's state, but never change it.
     pub hands_off: bool,
-    /// Time to keep running when only the loopback device is left; `None` means forever.
+    /// How long to keep running once only the loopback device is left; `None` means forever.
     pub isolation: Option<Duration>,
-    /// Seeds the jitter of waits.
+    /// Seed for the random jitter of waits.
     pub seed: u64,
 }
 
@@ -74,7 +75,7 @@ struct Followed {
     poll_interval: Duration,
     poll_at: Instant,
     port: Option<u16>,
-    /// The program has no port at present; `port` is its last one.
+    /// The program currently has no port; `port` is its previous port.
     gone: bool,
 }
 
@@ -94,13 +95,13 @@ pub struct Keeper {
     /// `None` if we lease and bind the port ourselves.
     followed: Option<Followed>,
     token: Option<Secret>,
-    /// The most recently refused token; we ignore the cache file while it contains this token.
+    /// The most recently refused token. We ignore the cache file as long as it contains this token.
     token_refused: Option<Secret>,
-    /// Refused tokens since the last accepted one.
+    /// Number of tokens refused since the gateway last accepted a token.
     tokens_refused: u32,
     logged_in: Option<Instant>,
     lease: Option<Held>,
-    /// The user asked for a port other than the current lease's.
+    /// The user asked for a different port, so the current lease must be replaced.
     wants_new_port: bool,
     /// Previous lease, kept until its replacement is bound.
     fallback: Option<Held>,
@@ -108,12 +109,12 @@ pub struct Keeper {
     signed: Option<Instant>,
     /// A login or a request for a signature has failed since the current lease was granted.
     renewal_failed: bool,
-    /// The user already knows that leases cannot be stored, so further failures are logged at DEBUG.
+    /// The user has already been warned that leases cannot be stored, so further failures are logged at DEBUG.
     store_failed: bool,
     last_bind: Option<LastBind>,
     /// Consecutive failed binds.
     binds_failed: u32,
-    /// Log the next bind at INFO, because it is the first one, or the first one after a change.
+    /// Log the next bind at INFO, because it is the first bind since the start or since a change.
     log_next_bind: bool,
     /// Counts since the last daily summary.
     day: Day,
@@ -126,28 +127,28 @@ pub struct Keeper {
     random: u64,
 }
 
-/// The facts that views show, at a single point in time.
+/// The keeper's state at one moment, for the views.
 pub struct Snapshot<'a> {
     /// Another program leases the port, and we follow that program.
     pub follows: bool,
     /// The leased or followed port.
     pub port: Option<u16>,
     pub expires_at: Option<Timestamp>,
-    /// The current lease's last bind.
+    /// Last bind of the current lease.
     pub last_bind: Option<&'a LastBind>,
     /// Current route to the gateway, or into the tunnel while the gateway is unknown.
     pub route: Option<&'a GatewayRoute>,
     /// Consecutive failed binds.
     pub binds_failed: u32,
-    /// Latest port in the client's settings.
+    /// Port last read from the client's settings.
     pub client_port: Option<u16>,
-    /// Time and port of the latest evidence that the client listens.
+    /// Time and port of the latest evidence that the client was listening.
     pub last_listening: Option<(Timestamp, u16)>,
     /// The client's latest report about its reachability.
     pub connectivity: Option<Connectivity>,
     /// The kernel shows the client's socket.
     pub socket_seen: bool,
-    /// Time at which the client's current port was first confirmed.
+    /// When the client was first confirmed to listen on its current port.
     pub port_since: Option<Timestamp>,
     /// Last sign of an incoming peer on the client's current port.
     pub peer_seen_at: Option<Timestamp>,
@@ -191,8 +192,8 @@ impl Keeper {
         }
     }
 
-    /// Returns the next step. A wait is never zero, and at most an interval long: a jump of the wall clock then delays a step by
-    /// one interval at most.
+    /// Returns the next step. A wait is never zero and never longer than an interval, so that a jump of the wall clock delays a
+    /// step by one interval at most.
     pub fn next(&self, now: Now) -> Step {
         let mut soonest = now.mono + self.interval;
         for (at, step) in self.agenda(self.clock.correct(now)).into_iter().flatten() {
@@ -201,7 +202,7 @@ impl Keeper {
             }
             soonest = soonest.min(at);
         }
-        // One extra millisecond, so that the deadline has certainly passed when the wait ends.
+        // Wait a millisecond longer, so that the deadline has certainly passed when the wait ends.
         Step::Wait(soonest - now.mono + Duration::from_millis(1))
     }
 
@@ -222,8 +223,8 @@ impl Keeper {
         [end, store, ask, self.bind(now), self.renew(now), client]
     }
 
-    /// Schedules the bind of a good lease. While we cannot get a new lease, a refused or expired one is bound too: the gateway or
-    /// our clock may have been wrong.
+    /// Schedules the bind of a good lease. As long as we cannot get a new lease, we also bind a refused or expired lease, because
+    /// the gateway or our clock may have been wrong.
     fn bind(&self, now: Now) -> Option<(Instant, Step)> {
         let no_other = self.renewal_failed || self.next_signature(now.mono) > now.mono;
         let held = self.lease.as_ref().filter(|held| held.is_good(now) || no_other)?;
@@ -244,13 +245,13 @@ impl Keeper {
         })
     }
 
-    /// Earliest time, not before `at`, for the next request for a signature. The spacing prevents a storm if a gateway grants
+    /// Earliest time, at or after `at`, for the next signature request. Spacing the requests prevents a storm if a gateway grants
     /// leases that expire at once, or refuses to bind leases that it has just granted.
     fn next_signature(&self, at: Instant) -> Instant {
         self.signed.map_or(at, |signed| at.max(signed + self.interval))
     }
 
-    /// The port that the client should have: our leased port once bound, or the followed port.
+    /// The port that the client should listen on: our leased port once it is bound, or the followed port.
     pub fn port_to_listen_on(&self) -> Option<u16> {
         match &self.followed {
             Some(followed) => followed.port,
@@ -260,7 +261,7 @@ impl Keeper {
 
     /// True if a full pass is complete: nothing is failing, and nothing is left to do until the next interval.
     pub fn is_settled(&self, now: Now) -> bool {
-        // `is_busy` also covers a due bind, because the client's next round is due with the next bind.
+        // `is_busy` also covers a due bind, because the client's next round falls due together with the next bind.
         self.port_to_listen_on().is_some() && !self.client.is_busy(now) && !self.has_troubles()
     }
 
@@ -268,7 +269,7 @@ impl Keeper {
         self.troubles().next().is_some()
     }
 
-    /// The second half of a bounce, if it must still be sent before we stop.
+    /// The second half of an unfinished bounce, which must still be sent before we stop.
     pub fn unfinished_bounce(&self) -> Option<Step> {
         let port = self.port_to_listen_on().or(self.client.away_from());
         port.filter(|_| self.client.may_be_away()).map(Step::BounceBack)
@@ -358,13 +359,13 @@ impl Keeper {
                 if std::mem::take(&mut self.wants_new_port) {
                     self.fallback = before.filter(|held| !held.refused);
                 }
-                // Keep the old lease on disk until the new one is bound: after a kill, a bound lease is worth more than an
-                // untested one.
+                // Keep the old lease on disk until the new one is bound: if we are killed in between, a lease that worked is worth
+                // more than an untested one.
                 held.store_at = held.store_at.filter(|_| self.fallback.is_none());
                 self.lease = Some(held);
                 Ok(Outcome::quiet(remote))
             }
-            // Report the lease only now that it will survive a kill.
+            // Report the lease only once it is stored and therefore survives a kill.
             Completed::Stored => {
                 self.store_failed = false;
                 let corrected = self.clock.correct(now);
@@ -415,7 +416,7 @@ impl Keeper {
     fn bound(&mut self, now: Now, gateway: Option<SocketAddr>, route: Option<GatewayRoute>) -> Outcome {
         let before = self.port_to_listen_on();
         let corrected = self.clock.correct(now);
-        // Record the route now: by the next observation, the client may have opened a new socket, which would be suspected
+        // Record the route now. If the next observation did so, a socket that the client opens in the meantime would become suspect
         // without reason.
         if let Some(route) = &route
             && self.tunnel.has_other_target(gateway)
@@ -434,7 +435,7 @@ impl Keeper {
         held.expiry_trusted |=
             held.remaining(corrected).unsigned_abs() > lease::RENEW_BEFORE && held.remaining(corrected).is_positive();
         let port = held.lease.port;
-        // With a good lease, we do not use the account until renewal, so nothing else would end the account's trouble before
+        // With a good lease, we do not use the account until renewal, so nothing else would clear the account's trouble before
         // then.
         if held.renew_at(corrected).is_none_or(|at| at > now.mono) {
             self.account.forget();
@@ -445,7 +446,7 @@ impl Keeper {
             self.client.begin_round(now.mono);
         }
         self.client.tunnel_confirmed(now);
-        // A signature alone does not open the gate: a gateway that signs leases but refuses to bind them is failing.
+        // Only a bind opens the gate, not a signature: a gateway that signs leases but refuses to bind them is failing.
         let recovered = self.gateway.open(now);
         let worth = std::mem::take(&mut self.log_next_bind) || before != Some(port) || recovered.is_some();
         let level = if worth { Level::Info } else { Level::Debug };
@@ -490,14 +491,14 @@ impl Keeper {
                     Some((level, Notice::StoreFailed { lease: Rc::clone(lease), error: Rc::new(error) })),
                 );
             }
-            // After these steps, only rejected credentials and lockouts close the gate.
+            // A failure of these optional steps closes the gate only if the client rejected the credentials or locked us out.
             Step::Reannounce | Step::CheckInbound
                 if matches!(error.retry, Retry::CredentialsRejected | Retry::LockedOut(_)) =>
             {
                 self.client.reannounced();
                 return self.client.failed(now, error, |wait| jittered(random, wait));
             }
-            // The port is still right: the trackers will receive the new port with the client's next regular announce.
+            // This failure does little harm: the trackers receive the new port with the client's next regular announce.
             Step::Reannounce => {
                 self.client.reannounced();
                 return Outcome::of(Remote::Client, Some((Level::Warn, Notice::ReannounceFailed(Rc::new(error)))));
@@ -551,7 +552,7 @@ impl Keeper {
             Step::PollSource | Step::Wait(_) | Step::Exit => {}
         }
         let random = &mut self.random;
-        // A tunnel that has just come up may start to carry packets at any moment.
+        // A tunnel that has just come up may start to carry packets at any moment, so retry soon.
         let next = if error.retry == Retry::Backoff && self.tunnel.is_settling(now) {
             self.gateway.pause(now.mono + SETTLING_RETRY);
             SETTLING_RETRY
@@ -561,7 +562,8 @@ impl Keeper {
         record_trouble(&mut self.gateway, Remote::Gateway, now, error, next)
     }
 
-    /// Handles a failed bind. Returns true on the first refusal of the lease itself: we then request a new signature at once.
+    /// Handles a failed bind. Returns true if the gateway refuses the lease itself for the first time: we then request a new
+    /// signature immediately.
     fn lease_failed(&mut self, now: Now, error: &Error) -> bool {
         let corrected = self.clock.correct(now);
         let no_other = self.next_signature(now.mono) > now.mono;
@@ -584,8 +586,8 @@ impl Keeper {
         first
     }
 
-    /// True if the user's request for a different port has failed while the current lease is good. Failures that require a wait to
-    /// protect an account are excluded: the caller records them as troubles.
+    /// True if the user's request for a different port has failed, but the current lease is still good. Excludes failures that
+    /// require a wait to protect an account: the caller records those as troubles.
     fn is_not_renewed(&self, now: Now, error: &Error) -> bool {
         let good = self.lease.as_ref().is_some_and(|held| held.is_good(self.clock.correct(now)));
         let passes = match error.retry {
@@ -596,18 +598,17 @@ impl Keeper {
         self.wants_new_port && good && passes
     }
 
-    /// True if we may log in for a new token: at any time if we have not logged in yet, otherwise only [`LOGIN_SPACING`] after
-    /// the last login.
+    /// True if we may log in for a new token, that is, if we have not logged in during the last [`LOGIN_SPACING`].
     fn token_is_replaceable(&self, now: Now) -> bool {
         self.logged_in.is_none_or(|at| now.mono.saturating_duration_since(at) >= LOGIN_SPACING)
     }
 
-    /// Suppresses the warning that leases cannot be stored, because the user already knows.
+    /// Suppresses the warning that leases cannot be stored, because the user has already been warned.
     pub fn expect_no_store(&mut self) {
         self.store_failed = true;
     }
 
-    /// Resumes the wait from an earlier run: `ago` is the time since `remote` rejected the credentials.
+    /// Resumes a wait that began in an earlier run. `ago` is the time since `remote` rejected the credentials.
     pub fn remember_rejection(&mut self, now: Now, remote: Remote, error: Error, ago: Duration) {
         let gate = match remote {
             Remote::Account => &mut self.account,
@@ -635,8 +636,8 @@ impl Keeper {
                 let outcome = if self.followed.is_none() {
                     record_trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO)
                 } else {
-                    // Record no trouble: the next answer from the port's source would end the trouble, although the tunnel may
-                    // still be down.
+                    // Do not record a trouble: the next answer from the port's source would clear it, although the tunnel may still
+                    // be down.
                     let notice = Notice::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
                     Outcome::of(Remote::Gateway, Some((Level::Error, notice)))
                 };
@@ -659,15 +660,15 @@ impl Keeper {
         }
     }
 
-    /// Records whether only loopback is left. Returns true if the last other device has just disappeared.
+    /// Records whether only the loopback device is left. Returns true if the last other device has just disappeared.
     pub fn observe_devices(&mut self, now: Now, isolated: bool) -> bool {
         let before = self.tunnel.isolated;
         self.tunnel.observe_devices(now, isolated);
         before.is_none() && self.tunnel.isolated.is_some()
     }
 
-    /// Handles a jump of the wall clock: the clock has been set, or the machine has slept. The binding may have lapsed, so we
-    /// bind at once. Until the bind succeeds, we do not trust the clock to show when the lease expires.
+    /// Handles a jump of the wall clock: the clock was set, or the machine was suspended. The binding may have lapsed, so we bind
+    /// immediately. Until that bind succeeds, we do not trust the clock to show whether the lease has expired.
     pub fn observe_clock(&mut self, now: Now) -> Option<Outcome> {
         let jump = self.tunnel.clock_jump(now)?;
         self.clock.forget();
@@ -678,15 +679,15 @@ impl Keeper {
         Some(Outcome::of(Remote::Gateway, Some((Level::Info, Notice::ClockJumped(jump)))))
     }
 
-    /// Compares our clock with the authenticated gateway's.
+    /// Compares our clock with `date`, the time that the authenticated gateway reported.
     pub fn compare_clock(&mut self, now: Now, date: SystemTime) -> Option<Outcome> {
         let notice = self.clock.compare(date, now)?;
         let level = if notice == ClockChange::Correct { Level::Info } else { Level::Warn };
         Some(Outcome::of(Remote::Gateway, Some((level, Notice::Clock(notice)))))
     }
 
-    /// Requests a different port at once, and gives up the current lease once the new one is bound. Drops the request, rather
-    /// than deferring it, if the tunnel is lost or if a login is needed but not allowed yet.
+    /// Requests a different port immediately; the current lease is given up once the new one is bound. If the tunnel is lost, or a
+    /// login is needed but not allowed yet, the request is dropped rather than deferred.
     pub fn force_renewal(&mut self, now: Now) {
         self.account.retry_now();
         self.gateway.retry_now();
@@ -695,7 +696,7 @@ impl Keeper {
         self.wants_new_port = at_once && self.followed.is_none() && self.lease.is_some();
     }
 
-    /// Ends every wait, except those that protect an account: bind and check the client now.
+    /// Ends every wait except those that protect an account, so that we bind and check the client immediately.
     pub fn retry_now(&mut self, now: Now) {
         self.account.retry_now();
         self.gateway.retry_now();
@@ -741,7 +742,7 @@ fn record_trouble(gate: &mut Gate, remote: Remote, now: Now, error: Error, next:
     Outcome::of(remote, Some((level, Notice::Failed { error, attempts, next })))
 }
 
-/// 80 to 100 % of `wait`, so that daemons that lost the same server do not all return at the same moment.
+/// 80 to 100 % of `wait`, so that daemons that lost the same server do not all reconnect at the same moment.
 fn jittered(random: &mut u64, wait: Duration) -> Duration {
     // xorshift64: good enough to spread waits, and reproducible from the seed.
     *random ^= *random << 13;

@@ -1,4 +1,4 @@
-//! The outcome of a step or an observation, for the log and other observers. The log's wording lives in `service`.
+//! The outcome of a step or an observation, for the log and other observers. `service` turns outcomes into log messages.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::tunnel::GatewayRoute;
 use crate::error::Error;
 use crate::time::ClockChange;
 
-/// A remote, with a gate and troubles of its own.
+/// A server or program that we call. Each remote has its own gate and troubles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remote {
     /// PIA's account API.
@@ -44,7 +44,7 @@ pub enum Notice {
     /// A new lease has been stored, so it will survive a restart.
     Leased {
         lease: Rc<Lease>,
-        /// The lease has already expired according to our clock.
+        /// According to our clock, the lease has already expired.
         over: bool,
     },
     StoreFailed {
@@ -62,7 +62,7 @@ pub enum Notice {
     Bound(u16),
     /// Another program has leased this port.
     Source(u16),
-    /// The program that leases the port has none at present; we keep its last one.
+    /// The program that leases the port currently has no port; we keep its previous port.
     SourceHasNoPort,
     /// We changed the client's listen port.
     Moved {
@@ -88,21 +88,21 @@ pub enum Notice {
         error: Rc<Error>,
         /// Consecutive failed attempts.
         attempts: u32,
-        /// Wait until the next attempt; zero if unknown, or if we try an alternative at once.
+        /// Time until the next attempt; zero if unknown, or if we immediately try something else.
         next: Duration,
     },
     Tunnel {
-        /// `None` without a previous route to compare with.
+        /// `None` if there is no previous route to compare with.
         from: Option<GatewayRoute>,
         to: GatewayRoute,
     },
-    /// The wall clock jumped by this much, compared with the time that has passed.
+    /// The wall clock jumped by this much, relative to the monotonic clock.
     ClockJumped(SignedDuration),
-    /// Our clock and the gateway's have begun to differ, or agree again.
+    /// Our clock has begun to differ from the gateway's, or agrees with it again.
     Clock(ClockChange),
 }
 
-/// Evidence that the client listens.
+/// How far the kernel confirms that the client listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visibility {
     /// The kernel shows the socket, or the client runs on another machine and reports that it listens.

@@ -12,8 +12,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86400);
 const INTERVAL: Duration = Duration::from_secs(300);
-/// Shortest time between bounces. Less than an interval, because a slow bind or a wait for the client may delay a bounce after the
-/// decision.
+/// Minimum time between bounces. Shorter than an interval, which counts from the decision to bounce: a slow bind or a wait for the
+/// client may delay the bounce itself.
 const NEARLY_AN_INTERVAL: Duration = Duration::from_secs(240);
 /// Lifetime of PIA's leases: 60 days.
 const LEASE_LIFE: Duration = Duration::from_secs(60 * 86400);
@@ -42,12 +42,12 @@ struct Weather {
     client_not_listening: bool,
     /// The kernel shows the client's socket.
     socket_shown: bool,
-    /// Duration of each exchange with the client; zero means 50 to 550 ms.
+    /// Duration of each exchange with the client; zero means a random 50 to 550 ms.
     client_takes: Duration,
     /// Percentage of calls that fail.
     loss: u64,
     wrong_password: bool,
-    /// The gateway refuses even fresh tokens, because it is the wrong gateway.
+    /// The gateway is the wrong one, so it refuses even fresh tokens.
     tokens_refused: bool,
     /// Percentage of binds in which the gateway refuses the lease.
     refusals: u64,
@@ -56,7 +56,7 @@ struct Weather {
     clock_ahead: Duration,
 }
 
-/// Unwatched by default, because watching the tunnel needs a simulated pass every second.
+/// Unwatched by default, because a watched tunnel requires a simulated pass every second.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Tunnel {
     #[default]
@@ -78,7 +78,7 @@ struct Torrent {
 #[derive(Default)]
 struct Tally {
     binds: Vec<Duration>,
-    /// Longest delay of a bind past its due time.
+    /// Longest time by which a bind was overdue.
     latest_bind: Duration,
     signatures: Vec<Duration>,
     logins: Vec<Duration>,
@@ -286,7 +286,7 @@ fn execute(
 }
 
 #[test]
-fn an_hour_of_outage_and_then_30_percent_loss_never_leave_more_than_15_minutes() {
+fn binds_are_at_most_15_minutes_apart_after_an_hour_of_outage_and_at_30_percent_loss() {
     let mut worst = Duration::ZERO;
     for seed in 1..=100 {
         let weather = |at: Duration| Weather {
@@ -316,7 +316,7 @@ fn a_quiet_year_costs_one_bind_per_interval_and_one_signature_per_lease() {
 }
 
 #[test]
-fn a_day_is_a_few_lines_of_log() {
+fn a_day_logs_only_a_few_lines() {
     let lines =
         |tally: &Tally, day: u32| tally.lines.iter().filter(|&&at| at >= DAY * day && at < DAY * (day + 1)).count();
     let quiet = run(1, 5 * DAY, |_| Weather { socket_shown: true, ..Weather::default() });
@@ -345,7 +345,7 @@ fn a_day_is_a_few_lines_of_log() {
 }
 
 #[test]
-fn outages_of_any_length_end_within_a_minute() {
+fn binds_resume_within_a_minute_after_outages_of_any_length() {
     for seed in 1..=30 {
         let (from, to) = (DAY, DAY + seed * 17 * MINUTE);
         let tally =
@@ -358,7 +358,7 @@ fn outages_of_any_length_end_within_a_minute() {
 }
 
 #[test]
-fn a_dead_client_costs_no_bind() {
+fn a_dead_client_delays_no_bind() {
     let tally = run(3, 10 * DAY, |at| Weather { client_down: at > DAY && at < 9 * DAY, ..Weather::default() });
     assert!(longest_gap(&tally.binds, MINUTE, 10 * DAY) <= INTERVAL + MINUTE);
     assert!(tally.confirmed.iter().any(|&time| time > 9 * DAY && time < 9 * DAY + MINUTE));
@@ -418,7 +418,7 @@ fn refused_leases_cause_no_signature_storm() {
 }
 
 #[test]
-fn a_tunnel_that_comes_and_goes_costs_seconds() {
+fn binds_resume_within_seconds_when_the_tunnel_returns() {
     for (seed, socket_shown) in (1..=10).flat_map(|seed| [(seed, false), (seed, true)]) {
         // Each hour has its own tunnel, and some hours begin without a tunnel.
         let gone = move |hour: u64| {
@@ -446,7 +446,7 @@ fn a_tunnel_that_comes_and_goes_costs_seconds() {
 }
 
 #[test]
-fn clocks_that_jump_by_months_cost_no_port() {
+fn a_clock_that_jumps_by_months_does_not_lose_the_port() {
     let weather = |at: Duration| Weather {
         clock_ahead: if at.as_secs() / 7200 % 2 == 1 { 90 * DAY } else { Duration::ZERO },
         loss: 10,
@@ -460,9 +460,9 @@ fn clocks_that_jump_by_months_cost_no_port() {
 }
 
 #[test]
-fn everything_at_once_for_a_year() {
+fn the_keeper_survives_a_year_of_combined_faults() {
     for seed in 1..=5 {
-        // Each hour draws its own faults; every fourth day is calm.
+        // The faults are drawn again for each hour; every fourth day is calm.
         let weather = move |at: Duration| {
             let hour = at.as_secs() / 3600;
             let mut dice = Random(seed * 1_000_003 + hour);

@@ -1,4 +1,4 @@
-//! The steps that the keeper requests, and their results. `service` calls the remotes that run the steps.
+//! The steps that the keeper requests, and their results. `service` runs each step against its remote.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::secret::Secret;
 /// The next action: a call to a remote with its arguments, a wait, or an exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Read a token from the cache file; log in if the file contains none, or only the refused one.
+    /// Read a token from the cache file, or log in if the file contains no token or only the refused one.
     GetToken {
         /// The token that the gateway refused most recently.
         refused: Option<Secret>,
@@ -22,14 +22,12 @@ pub enum Step {
     GetSignature {
         token: Secret,
     },
-    /// Store the lease before its first use, so that a later kill does not lose the port.
+    /// Store the lease before its first use, so that we do not lose the port if we are killed later.
     StoreLease(Rc<Lease>),
     Bind(Rc<Lease>),
-    /// Ask the program that leases the port for us which port it has.
+    /// Ask the program that leases the port for us about its current port.
     PollSource,
-    /// Read the client's listen port.
     ReadPort,
-    /// Set the client's listen port.
     SetPort(u16),
     /// First half of a bounce: set the client's listen port to `other`.
     BounceAway {
@@ -54,7 +52,7 @@ pub enum Step {
     /// Ask the client about incoming peers, because the kernel has shown none for a day.
     CheckInbound,
     Wait(Duration),
-    /// Exit, because only loopback is left: a restart joins the VPN container's new network namespace.
+    /// Exit because only the loopback device is left, so that a restart joins the VPN container's new network namespace.
     Exit,
 }
 
@@ -82,7 +80,7 @@ pub type Exchange<T> = Result<Progress<T>, Error>;
 pub enum Completed {
     Token {
         token: Secret,
-        /// True if the token comes from a login, false if from the cache file.
+        /// True if the token comes from a login, false if it comes from the cache file.
         logged_in: bool,
     },
     Leased(Lease),
@@ -91,7 +89,7 @@ pub enum Completed {
         gateway: Option<SocketAddr>,
         route: Option<GatewayRoute>,
     },
-    /// Port that another program has leased; `None` while that program has none.
+    /// Port that another program has leased; `None` while that program has no port.
     Source(Option<u16>),
     Port(ListenPort),
     /// The client accepted the port that we set.
@@ -110,15 +108,15 @@ pub enum Completed {
 pub struct ListenPort {
     /// Not a `u16`, because a client may report any number.
     pub port: i64,
-    /// The client is set to pick a random port, so it may be listening on a different one.
+    /// The client is set to pick a random port, so it may not be listening on `port`.
     pub random: bool,
 }
 
-/// Sockets on a port, as shown by the kernel.
+/// Sockets on a port, as reported by the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSockets {
     pub tcp: ListenState,
-    /// `None` if the kernel reports TCP sockets only.
+    /// `None` if the kernel reports only TCP sockets.
     pub udp: Option<ListenState>,
     /// A peer has connected through the tunnel within the last minute.
     pub incoming_peer: bool,
@@ -157,7 +155,7 @@ pub enum Inbound {
     Idle,
 }
 
-/// A client's report about its reachability; the first three are qBittorrent's terms.
+/// A client's report about its reachability; the first three variants are qBittorrent's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connectivity {
     /// An incoming peer has connected.

@@ -138,7 +138,7 @@ impl Bench {
         outcome
     }
 
-    /// If the next step inspects the socket, completes that step without an answer from the kernel.
+    /// If the next step inspects the socket, completes that step as if the kernel could not show any sockets.
     #[track_caller]
     fn kernel_reports_nothing(&mut self) {
         if self.next() == "inspect" {
@@ -151,7 +151,7 @@ impl Bench {
         self.completes("confirm", Completed::Reachability(connectivity))
     }
 
-    /// A round without problems.
+    /// Completes a round without problems.
     #[track_caller]
     fn listens(&mut self) -> Outcome {
         self.reads(PORT.into());
@@ -166,7 +166,7 @@ impl Bench {
         self.pass_ms(1500);
     }
 
-    /// The first round, in which the client still has its old port.
+    /// Completes the first round, in which the client still has its old port.
     #[track_caller]
     fn moves(&mut self) {
         self.reads(6881);
@@ -186,7 +186,7 @@ impl Bench {
         bench
     }
 
-    /// The next bind and the next round, without problems.
+    /// Completes the next bind and the next round without problems.
     #[track_caller]
     fn pass_well(&mut self) {
         self.pass(300);
@@ -218,7 +218,7 @@ fn level(outcome: &Outcome) -> Level {
 // ---- the order of a pass
 
 #[test]
-fn from_nothing_to_settled() {
+fn a_successful_first_pass_ends_settled() {
     let bench = Bench::steady();
     assert!(bench.is_settled());
     bench.waits_between(298, 299);
@@ -337,7 +337,7 @@ fn a_failing_gateway_is_retried_at_least_every_30_s() {
 }
 
 #[test]
-fn a_failure_is_an_error_once_and_debug_while_it_repeats() {
+fn a_failure_is_logged_once_as_an_error_and_at_debug_while_it_repeats() {
     let mut bench = Bench::steady();
     bench.pass(300);
     for (attempt, expected) in [(1, Level::Error), (2, Level::Debug), (3, Level::Debug)] {
@@ -365,7 +365,7 @@ fn a_dead_client_does_not_stop_the_binds() {
 }
 
 #[test]
-fn waits_are_spread_by_the_seed() {
+fn the_seed_spreads_waits() {
     let waits = |seed: u64| {
         let mut random = seed | 1;
         [(); 5].map(|()| jittered(&mut random, Duration::from_secs(100)).as_secs())
@@ -376,7 +376,7 @@ fn waits_are_spread_by_the_seed() {
 }
 
 #[test]
-fn a_rejected_client_password_waits_half_an_hour_while_binds_go_on() {
+fn a_rejected_client_password_is_retried_after_half_an_hour_while_binds_continue() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
@@ -418,7 +418,7 @@ fn a_refused_token_leads_to_one_login_and_one_retry() {
 }
 
 #[test]
-fn rejected_credentials_wait_half_an_hour_even_after_retry_now() {
+fn rejected_credentials_are_retried_after_half_an_hour_despite_retry_now() {
     let mut bench = Bench::new();
     bench.fails("token", Retry::CredentialsRejected);
     bench.keeper.retry_now(bench.now);
@@ -430,7 +430,7 @@ fn rejected_credentials_wait_half_an_hour_even_after_retry_now() {
 }
 
 #[test]
-fn credentials_rejected_in_an_earlier_run_wait_for_the_rest_of_its_wait() {
+fn the_wait_after_rejected_credentials_continues_in_the_next_run() {
     for (ago, left) in [(0, 300), (1700, 100), (1800, 0)] {
         let mut bench = Bench::new();
         let rejected = error(Retry::CredentialsRejected);
@@ -463,7 +463,7 @@ fn a_lockout_lasts_as_long_as_announced_and_doubles_when_repeated() {
 }
 
 #[test]
-fn gateway_and_client_may_ask_for_five_minutes_at_most() {
+fn retry_after_from_gateway_or_client_is_capped_at_five_minutes() {
     let mut bench = Bench::steady();
     bench.pass(300);
     bench.binds();
@@ -515,7 +515,7 @@ fn a_refused_lease_is_replaced_at_once_but_with_one_signature_per_interval() {
 }
 
 #[test]
-fn a_gateway_with_leases_of_15_minutes_gives_one_per_interval() {
+fn a_gateway_that_grants_15_minute_leases_is_asked_once_per_interval() {
     let mut bench = Bench::new();
     bench.logs_in();
     let mut signatures = 0;
@@ -646,7 +646,7 @@ fn leases_that_seem_expired_on_arrival_cause_no_storm() {
 }
 
 #[test]
-fn a_clock_that_jumps_costs_no_port() {
+fn a_clock_jump_does_not_lose_the_port() {
     let mut bench = Bench::steady();
     bench.now.wall += Duration::from_secs(2000 * HOUR);
     let outcome = bench.keeper.observe_clock(bench.now).expect("a jump");
@@ -666,7 +666,7 @@ fn a_clock_that_jumps_costs_no_port() {
 }
 
 #[test]
-fn a_clock_at_the_end_of_time_is_survived() {
+fn a_clock_at_the_end_of_time_does_not_panic() {
     let mut bench = Bench::stored(LONG);
     bench.now.wall = Timestamp::MAX;
     bench.keeper.observe_clock(bench.now);
@@ -694,7 +694,7 @@ impl Bench {
 }
 
 #[test]
-fn a_socket_from_before_our_start_is_reopened_unless_the_port_was_changed() {
+fn a_socket_opened_before_we_started_is_reopened_unless_the_port_was_changed() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(PORT.into());
@@ -772,7 +772,7 @@ fn a_socket_opened_after_the_bind_that_found_the_gateway_is_not_suspect() {
 // ---- sockets shown by the kernel
 
 #[test]
-fn a_socket_of_another_program_on_a_new_port_is_no_proof_for_the_client() {
+fn a_socket_on_a_new_port_does_not_prove_that_the_client_listens() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.reads(6881);
@@ -800,7 +800,7 @@ impl Bench {
         )
     }
 
-    /// A bench after its first bind, with a socket that the kernel shows.
+    /// A bench after its first bind; the kernel shows the client's socket.
     fn socket_seen() -> Self {
         let mut bench = Self::stored(LONG);
         bench.observes_route(7);
@@ -852,7 +852,7 @@ fn a_stale_socket_is_reopened_when_the_tunnel_works() {
 }
 
 #[test]
-fn a_socket_that_stays_stale_is_a_failure() {
+fn a_socket_that_stays_stale_is_reported_as_a_failure() {
     let mut bench = Bench::socket_seen();
     bench.pass(300);
     bench.binds();
@@ -907,7 +907,7 @@ impl Bench {
 }
 
 #[test]
-fn a_listener_before_the_port_is_set_is_another_program() {
+fn a_listener_on_the_port_before_it_is_set_belongs_to_another_program() {
     use ListenState::{Missing, Reachable};
     let mut bench = Bench::with_silent_client();
     bench.reads_port(6881);
@@ -928,7 +928,7 @@ fn a_listener_before_the_port_is_set_is_another_program() {
 }
 
 #[test]
-fn a_client_whose_socket_stays_missing_is_bounced_and_then_a_failure() {
+fn a_client_whose_socket_stays_missing_is_bounced_and_then_reported() {
     use ListenState::Missing;
     let mut bench = Bench::with_silent_client();
     let waits = |bench: &mut Bench| {
@@ -1016,13 +1016,13 @@ fn a_port_that_cannot_be_changed_by_setting_it_is_bounced() {
 }
 
 #[test]
-fn a_client_on_the_wrong_device_is_a_failure_that_names_both_devices() {
+fn a_failure_about_the_wrong_device_names_both_devices() {
     let mut bench = Bench::socket_seen();
     bench.pass(300);
     bench.binds();
     let outcome = bench.shows(ListenState::WrongDevice { on: "eth0".to_owned(), tunnel: "tun0".to_owned() });
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
-    assert_eq!(error.to_string(), "client socket: the client listens on eth0, but the port comes in on tun0");
+    assert_eq!(error.to_string(), "client socket: the client listens on eth0, but peers arrive on tun0");
     assert!(error.advice.contains("network interface"));
 }
 
@@ -1046,7 +1046,7 @@ fn an_incoming_peer_is_remembered_until_the_port_changes() {
 }
 
 #[test]
-fn a_day_without_incoming_peers_is_one_warning_a_day() {
+fn a_lack_of_incoming_peers_causes_one_warning_a_day() {
     let mut bench = Bench::following();
     let a_day = |bench: &mut Bench| {
         for _ in 0..24 * 12 {
@@ -1085,7 +1085,7 @@ fn a_day_without_incoming_peers_is_one_warning_a_day() {
 }
 
 #[test]
-fn a_new_port_is_reannounced_and_a_bounce_is_not() {
+fn a_new_port_is_reannounced_but_a_bounced_port_is_not() {
     let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, false, true);
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.reads(6881);
@@ -1108,7 +1108,7 @@ fn a_new_port_is_reannounced_and_a_bounce_is_not() {
 }
 
 #[test]
-fn a_password_rejected_during_an_announcement_is_not_retried_either() {
+fn a_password_rejected_during_a_reannounce_is_not_retried_either() {
     let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, false, true);
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.reads(6881);
@@ -1196,7 +1196,7 @@ fn without_a_route_only_the_client_is_contacted() {
 // ---- a followed port
 
 #[test]
-fn the_source_is_polled_often_and_its_last_port_kept() {
+fn the_source_is_polled_often_and_its_last_port_is_kept() {
     let mut bench = Bench::following();
     assert!(matches!(
         bench.completes("poll", Completed::Source(None)).notice,
@@ -1330,7 +1330,7 @@ fn a_client_may_begin_to_listen_late() {
 }
 
 #[test]
-fn half_a_bounce_is_finished_first() {
+fn an_unfinished_bounce_is_completed_first() {
     let mut bench = Bench::stored(LONG);
     assert_eq!(bench.keeper.unfinished_bounce(), None);
     bench.binds();
@@ -1366,7 +1366,7 @@ fn hands_off_does_not_change_the_client() {
     bench.completes("poll", Completed::Source(Some(PORT)));
     let outcome = bench.reads(6881);
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
-    assert!(error.to_string().contains("6881") && error.advice.contains("the service sets the port"));
+    assert!(error.to_string().contains("6881") && error.advice.contains("start the service"));
     bench.pass(6);
     bench.reads(PORT.into());
     let (_, outcome) = poll_until_notice(&mut bench);
@@ -1390,7 +1390,7 @@ fn retry_now_binds_and_checks_at_once() {
 // ---- bounces
 
 #[test]
-fn a_gateway_that_is_found_with_the_bind_does_not_delay_a_bounce() {
+fn a_gateway_found_by_the_bind_does_not_delay_a_bounce() {
     let mut bench = Bench::stored(LONG);
     bench.observes_route(7);
     bench.binds();
@@ -1527,7 +1527,7 @@ fn an_unbound_lease_does_not_show_the_bind_of_the_previous_one() {
 }
 
 #[test]
-fn an_account_that_is_no_longer_needed_is_not_a_trouble() {
+fn an_account_that_is_no_longer_needed_has_no_trouble() {
     let mut bench = Bench::stored(LONG);
     bench.fails("bind", Retry::LeaseRefused);
     bench.fails("token", Retry::Backoff);
@@ -1590,7 +1590,7 @@ fn an_unwanted_port_is_given_up_when_a_new_one_is_bound() {
 }
 
 #[test]
-fn a_port_is_kept_if_there_is_no_new_one() {
+fn the_current_port_is_kept_if_there_is_no_new_one() {
     // The request for a new signature fails.
     let mut bench = Bench::stored(LONG);
     bench.binds();

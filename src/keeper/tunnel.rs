@@ -1,4 +1,4 @@
-//! Last known state of the tunnel and the clock, and how to detect a change. Queries to the kernel live in `kernel`.
+//! Last known state of the tunnel and the clock, and detection of changes. `kernel` makes the queries.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 
 use crate::time::Now;
 
-/// Largest gain or loss of the wall clock that NTP slewing can explain; anything larger is a jump.
+/// Largest deviation of the wall clock from the monotonic clock that NTP slewing can explain; anything larger is a jump.
 const MAX_SLEW: SignedDuration = SignedDuration::from_secs(30);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +93,8 @@ impl Tunnel {
         }
     }
 
-    /// Jump of the wall clock since the previous call, relative to the monotonic clock: negative if backwards, `None` if 30 s or
-    /// less.
+    /// How far the wall clock has jumped since the previous call, relative to the monotonic clock: negative if backwards, `None` if
+    /// by 30 s or less.
     pub fn clock_jump(&mut self, now: Now) -> Option<SignedDuration> {
         let passed = SignedDuration::try_from(now.mono.saturating_duration_since(self.last_seen.mono)).ok()?;
         let jump = now.wall.duration_since(self.last_seen.wall).saturating_sub(passed);
@@ -107,14 +107,14 @@ impl Tunnel {
         self.changed.is_some_and(|at| now.mono.saturating_duration_since(at) < TUNNEL_SETTLING)
     }
 
-    /// Records whether only loopback is left.
+    /// Records whether only the loopback device is left.
     pub fn observe_devices(&mut self, now: Now, isolated: bool) {
         self.had_device |= !isolated;
         let since = self.isolated.unwrap_or(now.mono);
         self.isolated = (isolated && self.had_device).then_some(since);
     }
 
-    /// Records the loss of the route; true if it was not lost before.
+    /// Records the loss of the route. Returns true if the route was not already lost.
     pub fn mark_lost(&mut self) -> bool {
         !std::mem::replace(&mut self.lost, true)
     }

@@ -1,4 +1,4 @@
-//! Current health: compares the status document with the kernel's present routes and sockets.
+//! Current health, from the status document and the kernel's current routes and sockets.
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use crate::pia::discover;
 use crate::state::Presence;
 use crate::views::status::{Health, Status};
 
-/// Health of the process that wrote `status`; `presence` shows if that process is still running.
+/// Health of the process that wrote `status`; `presence` shows whether that process is still running.
 pub fn check(status: &Status, presence: &Presence) -> Health {
     let network = Network::snapshot();
     let route = route(status, &network);
@@ -36,10 +36,10 @@ fn route(status: &Status, network: &Network) -> Option<Result<GatewayRoute, Stri
     Some(route.map_err(|error| io_message(&error)))
 }
 
-/// Current state of the port's sockets; `None` if the kernel did not show the client's socket to the service.
+/// Current state of the sockets on the port; `None` if the kernel did not show the client's socket to the service either.
 fn listen_state(status: &Status, network: &Network, route: Option<&GatewayRoute>) -> Option<ListenState> {
     let port = status.port.filter(|_| status.listener_seen)?;
     let sockets = kernel::inspect(network, port, route, false).ok()?;
-    // If the client does not report whether it listens, only TCP counts: a client may keep a UDP socket on its previous port.
+    // If the client does not report whether it listens, rely on TCP alone: a client may keep a UDP socket on its previous port.
     Some(if status.reports_no_listening() { sockets.tcp } else { sockets.listen_state().clone() })
 }

@@ -8,14 +8,13 @@ use crate::keeper::{Notice, Outcome, Remote, Visibility};
 use crate::time::{self, ClockChange, human_duration, rfc3339};
 use crate::views::status::remote_name;
 
-/// The log omits shorter waits, because the next attempt begins before a user has read the line.
+/// Shorter waits are omitted from the log, because the next attempt begins before a user has read the line.
 const MIN_WAIT_SHOWN: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Writes outcomes to the log.
 pub struct LogObserver {
     /// Name of the torrent client.
     pub client: &'static str,
-    /// Name of the program that leases the port, or PIA.
+    /// Name of the program that leases the port, or "PIA".
     pub source: String,
 }
 
@@ -46,15 +45,15 @@ pub fn log_outcome(outcome: &Outcome, observer: &LogObserver) {
     }
 }
 
-/// Longest message, in characters; with time and level, a line has at most 200.
+/// Maximum length of a message, in characters; together with time and level, a line has at most 200.
 pub const LINE: usize = 180;
 
-/// An error and its advice in one line. Truncates a long error, but never the advice.
+/// An error and its advice on one line. Truncates the error if necessary, but never the advice.
 pub fn with_advice(error: &Error) -> String {
     truncated(&error.to_string(), &format!("; {}", error.advice))
 }
 
-/// Joins `text` and `end`, and truncates `text` to stay within 180 characters.
+/// Joins `text` and `end`, and truncates `text` if the result would exceed 180 characters.
 pub fn truncated(text: &str, end: &str) -> String {
     let room = LINE.saturating_sub(end.chars().count());
     if text.chars().count() <= room {
@@ -64,7 +63,7 @@ pub fn truncated(text: &str, end: &str) -> String {
     format!("{begin}…{end}")
 }
 
-/// Lines for an error: the first has the error and its advice, the others have details.
+/// An error as lines of text: first the error and its advice, then its details.
 pub fn error_lines(error: &Error) -> Vec<String> {
     [with_advice(error)].into_iter().chain(details(error)).collect()
 }
@@ -96,7 +95,7 @@ fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
     let LogObserver { client, source } = observer;
     match notice {
         Notice::LoggedIn => "logged in to PIA".to_owned(),
-        Notice::TokenCached => "token taken from the cache file".to_owned(),
+        Notice::TokenCached => "read the token from the cache file".to_owned(),
         Notice::TokenRefused(error) => format!("{error}; getting a new token"),
         Notice::Leased { lease, .. } => format!("lease: port {} until {}", lease.port, rfc3339(lease.expires_at)),
         Notice::StoreFailed { lease, error } => format!(
@@ -105,7 +104,7 @@ fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
             rfc3339(lease.expires_at),
             error.cause
         ),
-        Notice::RenewalFailed(error) => format!("could not get another port: {error}; keeping the current one"),
+        Notice::RenewalFailed(error) => format!("could not get a different port: {error}; keeping the current one"),
         Notice::PortKept { port, refused, error } => {
             format!("could not bind port {refused}: {}; keeping port {port}", error.cause)
         }

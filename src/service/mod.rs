@@ -1,5 +1,5 @@
-//! The loop: observes tunnel and clock, runs the steps that the keeper asks for, publishes the outcome, and waits. The decisions
-//! are made in `keeper`.
+//! The main loop: observes the tunnel and the clock, runs the steps that the keeper requests, publishes the outcomes, and waits.
+//! `keeper` makes the decisions.
 
 pub mod health;
 mod log;
@@ -32,12 +32,13 @@ pub use remotes::Remotes;
 
 /// Interval between observations of the tunnel if the kernel does not report changes.
 const TUNNEL_POLL: Duration = Duration::from_secs(15);
-/// Delay between the first change of a burst and the observation: wg-quick adds its default route 40 ms after its device.
+/// Delay between the first event of a burst and the observation, so that the burst is over by then: wg-quick adds its default route
+/// 40 ms after its device.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Time after a stop request in which the second half of a bounce may begin another exchange. An exchange takes 10 s at most.
+/// How long after a stop request the second half of a bounce may begin new exchanges. An exchange takes 10 s at most.
 const BOUNCE_BACK_LIMIT: Duration = Duration::from_secs(11);
 
-/// Observes the loop: the log, or `check`.
+/// Receives the steps and outcomes of the loop; implemented by the log and by `check`.
 pub trait Observer {
     fn step_started(&mut self, step: &Step);
     /// Called before [`Observer::outcome`] for the same step.
@@ -46,7 +47,7 @@ pub trait Observer {
 }
 
 impl Observer for LogObserver {
-    // The remotes log their own calls.
+    // Nothing to log, because the remotes log their own calls.
     fn step_started(&mut self, _: &Step) {}
     fn step_finished(&mut self, _: &Step, _: &Exchange<Completed>, _: &Remotes) {}
 
@@ -81,22 +82,23 @@ pub struct Service {
     /// Socket that accepts `renew` requests; `None` outside [`Service::run`], and after an error.
     requests: Option<UnixListener>,
     renewal: Option<Renewal>,
-    /// Devices and addresses at `observed_at`.
+    /// Devices and addresses as of `observed_at`.
     network: Network,
     observed_at: Option<Instant>,
     /// The status document must be written again.
     status_dirty: bool,
-    /// A warning about a failed write was logged. Writing continues, because a full disk may be cleared.
+    /// A warning about a failed write has been logged. We keep trying to write, because space may become free on a full disk.
     unwritable: bool,
     notifier: Notifier,
     /// `None` for `check`.
     views: Option<Views>,
-    /// The pass had ended by the last wait, so the service manager received `READY=1`.
+    /// The pass was complete at the last wait, so the service manager has received `READY=1`.
     ready: bool,
 }
 
 impl Service {
-    /// Creates the service for the daemon (`long_running`), `once` or `renew`. Logs settings and stored lease; sends nothing.
+    /// Creates the service for the daemon (`long_running`), `once` or `renew`. Logs the settings and the stored lease; sends
+    /// nothing.
     pub fn new(mut settings: Settings, state: State, long_running: bool) -> (Self, Box<dyn Observer>) {
         for warning in &settings.warnings {
             ::log::warn!("{warning}");
@@ -105,7 +107,7 @@ impl Service {
         if let Some(error) = &unwritable {
             ::log::warn!(
                 "STATE_DIR {}: {}; make the folder writable, otherwise a restart gets a different port, and status and \
-                 healthcheck see nothing",
+                 healthcheck have no data",
                 state.folder().display(),
                 io_message(error)
             );
@@ -160,7 +162,8 @@ impl Service {
         &self.keeper
     }
 
-    /// Current route to the gateway, or into the tunnel while the gateway is unknown; `None` before a gateway name is looked up.
+    /// Current route to the gateway, or into the tunnel while the gateway is unknown; `None` until a gateway given by name has been
+    /// looked up.
     pub fn route(&self) -> Option<Result<GatewayRoute, Error>> {
         self.remotes.route(&Network::snapshot()).map(|(_, route)| route)
     }
@@ -169,7 +172,7 @@ impl Service {
         matches!(&self.remotes.port, PortProvider::Pia(pia) if pia.gateway.is_auto())
     }
 
-    /// True if the gateway must be searched for, but there is no tunnel to search.
+    /// True if the gateway must be searched for, but there is no tunnel in which to search.
     pub fn has_no_tunnel(&self) -> bool {
         match &self.remotes.port {
             PortProvider::Pia(pia) => !pia.gateway.has_candidates(&Network::snapshot()),
@@ -180,7 +183,7 @@ impl Service {
     /// Runs until a stop signal arrives, or until the limit of `EXIT_WHEN_ISOLATED` is reached.
     pub fn run(&mut self, signals: &Signals, observer: &mut dyn Observer) -> Exit {
         self.notifier = Notifier::from_environment();
-        // Replace the status of the previous run.
+        // Overwrite the previous run's status document.
         self.write_status(None);
         // Subscribe before the first observation, so that no change in between is missed.
         let events = self.events.insert(Rc::new(Events::subscribe()));
@@ -212,7 +215,7 @@ impl Service {
         exit
     }
 
-    /// Runs a full pass, until everything is done (true) or something fails (false).
+    /// Runs a full pass. Returns true once everything is done, false if something fails.
     pub fn run_once(&mut self, observer: &mut dyn Observer) -> bool {
         self.remotes.restore_rejections(&mut self.keeper, &self.state, time::now());
         let complete = loop {
@@ -257,7 +260,7 @@ impl Service {
         let now = time::now();
         let status = self.status(now);
         self.notify_manager(now, &status);
-        // Health and renewal are final only at the end of a pass.
+        // Health and the result of a renewal are final only at the end of a pass.
         if self.ready {
             self.send_heartbeat(&status);
             self.end_renewal();
@@ -291,7 +294,7 @@ impl Service {
         }
     }
 
-    /// Accepts a request for a different port; false if no request is pending.
+    /// Accepts a request for a different port. Returns false if no request is pending.
     fn accept_request(&mut self) -> bool {
         match self.requests.as_ref().map(UnixListener::accept) {
             Some(Ok((requester, _))) => {
@@ -299,7 +302,7 @@ impl Service {
                 self.renewal.get_or_insert_default().requesters.push(requester);
                 return true;
             }
-            // Close the socket, because a connection that stays pending would end every wait at once.
+            // Close the socket: a pending connection that cannot be accepted would end every wait immediately.
             Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
                 ::log::warn!("can no longer accept renew requests: {}; restart the service", io_message(&error));
                 self.requests = None;
@@ -335,12 +338,12 @@ impl Service {
         Some(result)
     }
 
-    /// True if the kernel does not report changes.
+    /// True if the kernel does not report changes, so that the tunnel must be polled.
     fn must_poll(&self) -> bool {
         self.events.as_ref().is_none_or(|events| events.refused().is_some())
     }
 
-    /// Observes the clock, and the tunnel only if it may have changed; true if the keeper has something to decide.
+    /// Observes the clock, and also the tunnel if it may have changed. Returns true if the keeper has something to decide.
     fn observe_if_changed(&mut self, observer: &mut dyn Observer) -> bool {
         let take = |events: &Option<Rc<Events>>| events.as_ref().is_some_and(|events| events.take());
         let mut changed = take(&self.events);
@@ -359,7 +362,7 @@ impl Service {
         outcome.is_some()
     }
 
-    /// Observes clock and tunnel; true if the keeper has something to decide.
+    /// Observes the clock and the tunnel. Returns true if the keeper has something to decide.
     fn observe(&mut self, observer: &mut dyn Observer) -> bool {
         let now = time::now();
         self.observed_at = Some(now.mono);
@@ -387,7 +390,7 @@ impl Service {
 
     /// Sends the state to the service manager, with `READY=1` at the end of the first pass after a start or a reload.
     fn notify_manager(&mut self, now: Now, status: &Status) {
-        // A wait for a client that is slow to listen does not end the pass.
+        // The pass is not over while we wait for a client that is slow to listen.
         let over = self.keeper.is_settled(now) || self.keeper.has_troubles() || self.keeper.snapshot().port.is_none();
         let ready = if over && !std::mem::replace(&mut self.ready, over) { "READY=1\n" } else { "" };
         self.notifier.send(&format!("{ready}STATUS={}", status.one_line()));
@@ -398,7 +401,7 @@ impl Service {
         let result = self.remotes.execute(step, &self.network);
         self.notifier.feed_watchdog();
         let now = time::now();
-        // A step that was abandoned because of a stop or a new tunnel has not failed.
+        // A step that was abandoned because of a stop or a new tunnel does not count as failed.
         if let Err(error) = &result
             && (stopping() || matches!(error.cause, Cause::RouteChanged))
         {
@@ -422,7 +425,7 @@ impl Service {
             let snapshot = self.keeper.snapshot();
             let device = snapshot.route.and_then(|route| route.device.as_ref()).map_or("", |device| &device.name);
             match self.keeper.port_to_listen_on() {
-                // Between a new lease and its first bind, keep the published port.
+                // Until a new lease is bound for the first time, keep publishing the previous port.
                 None if snapshot.port.is_some() => {}
                 port => views.publish_port(port, device, Instant::now()),
             }
@@ -448,7 +451,7 @@ impl Service {
         }
     }
 
-    /// Completes a bounce, because a stop halfway would leave the client on the temporary port.
+    /// Completes an unfinished bounce: otherwise, a stop would leave the client on the temporary port.
     fn finish_bounce(&mut self, observer: &mut dyn Observer) {
         let end = Instant::now() + BOUNCE_BACK_LIMIT;
         while let Some(step) = self.keeper.unfinished_bounce() {

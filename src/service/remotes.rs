@@ -21,7 +21,7 @@ pub struct Remotes {
 }
 
 impl Remotes {
-    /// Builds the remotes, and a keeper that starts with the lease stored by an earlier run. Sends nothing.
+    /// Builds the remotes, and a keeper that starts with the lease that an earlier run stored. Sends nothing.
     pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
         let Settings { mut port, client, interval, isolation, .. } = settings;
         let origin = match &mut port {
@@ -49,7 +49,8 @@ impl Remotes {
         }
     }
 
-    /// Restores rejections from earlier runs, because a few failed logins in a row get the user's address banned.
+    /// Resumes the waits that began when credentials were rejected in earlier runs, because a few failed logins in a row get the
+    /// user's address banned.
     pub fn restore_rejections(&self, keeper: &mut Keeper, state: &State, now: Now) {
         for remote in [Remote::Account, Remote::Client] {
             if let Some((credentials, error)) = self.credentials(remote)
@@ -60,7 +61,7 @@ impl Remotes {
         }
     }
 
-    /// Records for the next run that the remote rejected, or accepted, a step's credentials.
+    /// Records for the next run whether the remote rejected or accepted the credentials.
     pub fn store_rejection(&self, step: &Step, result: &Exchange<Completed>, state: &State, now: Now) {
         let remote = step.remote();
         let rejected = match result {
@@ -113,8 +114,8 @@ impl Remotes {
         }
     }
 
-    /// The gateway's address, if known, and the current route to the gateway, or else into the tunnel; `None` before a gateway's
-    /// name is looked up.
+    /// The gateway's address and the current route to the gateway, or the route into the tunnel while the address is unknown.
+    /// `None` until a gateway given by name has been looked up.
     pub fn route(&self, network: &Network) -> Option<(Option<SocketAddr>, Result<GatewayRoute, Error>)> {
         let (gateway, route) = match &self.port {
             PortProvider::Pia(pia) => (pia.gateway.dialled(), pia.gateway.route(network)?),
@@ -133,7 +134,7 @@ impl Remotes {
         }
     }
 
-    /// Closes all connections before a wait, because the remotes would close idle ones.
+    /// Closes all connections before a wait, because the remotes would close idle connections anyway.
     pub fn disconnect(&mut self) {
         match &mut self.port {
             PortProvider::Pia(pia) => pia.gateway.disconnect(),
@@ -157,7 +158,7 @@ impl Remotes {
     }
 }
 
-/// Reports a bug: the keeper asked for a step that the configured provider does not have.
+/// Error for a bug in this program: the keeper requested a step that the configured port provider does not support.
 fn wrong_provider() -> Error {
     let cause = "requested from the wrong provider; this is a bug in this program".to_owned();
     Error::new(Call::WrongProvider, Cause::Other(cause))

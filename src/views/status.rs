@@ -309,9 +309,7 @@ impl Status {
                 format!("{client} is bound to a device or address that no longer exists; reopening port {port} now")
             }
             Some(ListenState::WrongDevice { on, tunnel }) => {
-                format!(
-                    "{client} listens on {on}, but the port comes in on {tunnel}; set its network interface to {tunnel}"
-                )
+                format!("{client} listens on {on}, but peers arrive on {tunnel}; set its network interface to {tunnel}")
             }
         })
     }
