@@ -13,6 +13,8 @@ use super::{Signal, TempDir, lock, pia, qbt, send, wait_until};
 
 /// Limit for anything that does not wait for a backoff, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(10);
+/// Limit for reading what a daemon that has ended has left in its pipes.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// Longer than a request's deadline plus the longest backoff that tests provoke.
 pub const LATER: Duration = Duration::from_secs(25);
 
@@ -331,13 +333,15 @@ impl Daemon {
         let (lines, cursor) = (Arc::clone(&self.lines), self.cursor);
         let mut found = None;
         wait_until(limit, || {
+            // Asked first, because the last lines of a daemon that has ended may hold the text.
+            let ended = self.ended().is_some();
             found = lock(&lines)
                 .iter()
                 .enumerate()
                 .skip(cursor)
                 .find(|(_, line)| matches(line))
                 .map(|(index, line)| (index, line.clone()));
-            found.is_some() || self.ended().is_some()
+            found.is_some() || ended
         });
         let Some((index, line)) = found else {
             self.fail(&format!("no line with {what} after line {cursor} within {limit:?}"))
@@ -405,8 +409,15 @@ impl Daemon {
         self.setup.status()
     }
 
+    /// The exit status of a daemon that has ended, and whose output has been read to its end.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("the child's status")
+        let status = self.child.try_wait().expect("the child's status");
+        // A command of the daemon's may outlive it and hold the pipes.
+        let read = || self.readers.iter().all(JoinHandle::is_finished);
+        if status.is_some() {
+            wait_until(DRAIN_LIMIT, read);
+        }
+        status
     }
 
     #[track_caller]
