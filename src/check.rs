@@ -1,5 +1,5 @@
-//! `check`: runs the service's own loop with an observer that prints rows, which show what works and what to fix. Never changes
-//! the torrent client.
+//! `check`: runs the service's loop once, with an observer that prints a row for each part: what works, and what to fix. Never
+//! changes the torrent client.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -14,7 +14,7 @@ use crate::state::State;
 use crate::text::one_line;
 use crate::time::{self, rfc3339};
 
-/// Rows if this program leases the port, in the order of the loop's steps.
+/// Rows printed if this program leases the port, in the order of the loop's steps.
 const ROWS: [&str; 12] = [
     "settings",
     "tunnel",
@@ -29,13 +29,13 @@ const ROWS: [&str; 12] = [
     "listener",
     "inbound",
 ];
-/// Rows if another program leases the port.
+/// Rows printed if another program leases the port.
 const ROWS_FOLLOWING: [&str; 7] = ["settings", "tunnel", "source", "client", "port", "listener", "inbound"];
 const START_VPN: &str = "start the VPN, then check again";
-/// Time after which a running step is reported; under 1 s, because a search for the gateway fails after 1 s.
+/// A step that takes longer than this is reported as slow. Under 1 s, because a search for the gateway fails after 1 s.
 const SLOW_STEP: Duration = Duration::from_millis(750);
 
-/// Runs the check and prints its rows to `out`; true if nothing needs fixing.
+/// Runs the check and prints its rows to `out`. Returns true if nothing needs fixing.
 pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     let follows = matches!(settings.port, PortProvider::Source(_));
     let rows = if follows { &ROWS_FOLLOWING[..] } else { &ROWS[..] };
@@ -60,7 +60,7 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     let state = State::open_read_only(&settings.state_dir);
     observer.service_running = state.is_read_only();
     if observer.service_running {
-        observer.note("settings", "the service is running and keeps its lease, so this check writes nothing");
+        observer.note("settings", "the service is running and owns the stored lease, so this check writes nothing");
     }
     let mut service = Service::quiet(settings, state, true);
     observer.tunnel(&service);
@@ -70,7 +70,7 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     observer.has_stored_lease = has_stored_lease.is_some();
     let complete = service.run_once(&mut observer);
     for (remote, trouble) in service.keeper().snapshot().troubles {
-        // A rejection in an earlier run belongs to no step of this run.
+        // Credentials that were rejected in an earlier run are not sent again, so no step has reported them.
         let row = row_of(remote, &trouble.error);
         if matches!(trouble.error.cause, Cause::CredentialsRejected { before: true, .. })
             && !observer.printed.contains(&row)
@@ -84,7 +84,7 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     observer.end(complete)
 }
 
-/// First word of a line.
+/// Status word at the start of a line.
 #[derive(Clone, Copy)]
 enum Mark {
     Ok,
@@ -95,7 +95,7 @@ enum Mark {
 }
 
 impl Mark {
-    /// The word, and its colour on a terminal (ECMA-48).
+    /// The word, and its terminal colour (an ECMA-48 code).
     fn label(self) -> (&'static str, &'static str) {
         match self {
             Self::Ok => ("ok", "32"),
@@ -107,29 +107,29 @@ impl Mark {
     }
 }
 
-/// Prints the loop's steps as rows.
+/// Turns the loop's steps and outcomes into rows.
 #[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 struct CheckObserver<'a> {
     out: &'a mut dyn Write,
     colours: bool,
     rows: &'static [&'static str],
-    /// Rows with at least one line so far.
+    /// Rows that have at least one line so far.
     printed: Vec<&'static str>,
-    /// Row of the problem to fix first, and its fix.
+    /// Row of the problem to fix first, and how to fix it.
     fix: Option<(&'static str, String)>,
-    /// The client still has a different port; the service will set the right one.
+    /// The client is set to a different port, and no service is running that would correct it.
     port_unset: bool,
     service_running: bool,
     has_stored_lease: bool,
-    /// The gateway must be searched for, but this machine has no VPN device.
+    /// The gateway has to be found by a search, but this machine has no VPN device.
     no_device: bool,
-    /// The kernel has shown an incoming peer within the last minute.
+    /// The kernel reported an incoming peer within the last minute.
     peer_seen: bool,
     slow: Sender<Option<(&'static str, &'static str)>>,
 }
 
 impl CheckObserver<'_> {
-    // Ignores a closed pipe, because the exit code still matters.
+    // Ignores errors, such as a closed pipe, because the exit code still matters.
     fn write(&mut self, mark: Mark, row: &str, text: &str) {
         let (word, colour) = mark.label();
         let text = one_line(text);
@@ -146,7 +146,7 @@ impl CheckObserver<'_> {
         self.write(mark, row, text);
     }
 
-    /// Prints all missing rows before `row` as skipped, with `reason`.
+    /// Prints each row before `row` that has no line yet as skipped, with `reason`.
     fn skip_to(&mut self, row: &'static str, reason: &str) {
         let row_index = self.row_index(row);
         if self.printed.iter().any(|printed| self.row_index(printed) > row_index) {
@@ -198,7 +198,7 @@ impl CheckObserver<'_> {
             self.fail_with("tunnel", &format!("{}; {START_VPN}", Cause::NoTunnel), START_VPN.to_owned());
             return;
         }
-        // The loop itself reports an error. A gateway given by name has no route until the name is looked up.
+        // If the route is an error, the loop reports it. A gateway given by name has no route until its name has been resolved.
         let Some(Ok(route)) = service.route() else { return };
         let device = route.device.as_ref().map_or("an unknown device", |device| &device.name);
         let through = route.hop.map_or(String::new(), |hop| format!(" via {hop}"));
@@ -269,18 +269,18 @@ impl CheckObserver<'_> {
         }
     }
 
-    /// Prints a failed step; `retries_at_once` is true if the loop continues without a wait.
+    /// Prints a failed step. `retries_at_once` is true if the loop does not wait before its next step.
     fn failed(&mut self, remote: Remote, error: &Error, retries_at_once: bool) {
         let row = row_of(remote, error);
         match row {
-            // Until the service runs, a different port in the client is no failure.
+            // Unless the service is running, a different port in the client is not a failure.
             "port" if !self.service_running => {
                 self.port_unset = true;
                 self.note("port", &format!("{}; the service will set it", error.cause));
             }
             "gateway" if matches!(error.cause, Cause::NoTunnel) => {
                 self.skip_to(row, "not reached");
-                self.line(Mark::Skipped, row, "no search without a tunnel");
+                self.line(Mark::Skipped, row, "cannot be searched for without a tunnel");
             }
             "gateway" if self.no_device => {
                 self.fail_with(row, &truncated(&error.to_string(), &format!("; {START_VPN}")), START_VPN.to_owned());
@@ -290,7 +290,7 @@ impl CheckObserver<'_> {
         }
     }
 
-    /// Prints all missing rows as skipped, and then the conclusion.
+    /// Prints each row that has no line yet as skipped, and then the conclusion. Returns true if nothing needs fixing.
     fn end(&mut self, complete: bool) -> bool {
         let reason = match &self.fix {
             Some((row, _)) => format!("skipped until '{row}' works"),
@@ -304,9 +304,9 @@ impl CheckObserver<'_> {
         }
         let (colour, label) = match &self.fix {
             Some((_, fix)) => ("1;31", format!("fix this first: {fix}")),
-            None if self.port_unset => ("32", "all is well: start the service, which sets the port".to_owned()),
+            None if self.port_unset => ("32", "all is well: start the service to set the port".to_owned()),
             None if complete => ("32", "all is well".to_owned()),
-            None => ("1;31", "some steps could not run: check again".to_owned()),
+            None => ("1;31", "some steps could not run; run check again".to_owned()),
         };
         let label = one_line(&label);
         let _ = if self.colours {
@@ -318,7 +318,7 @@ impl CheckObserver<'_> {
     }
 }
 
-/// Fix for an error: a setting, ready to be copied, or else the error's advice.
+/// How to fix an error: a setting that is ready to copy, or else the error's advice.
 fn fix(row: &str, error: &Error) -> String {
     match error.cause.most_informative() {
         Cause::NameMismatch { carried, .. } if row == "certificate" && !carried.is_empty() => {
@@ -371,7 +371,7 @@ fn is_of_certificate(cause: &Cause) -> bool {
     )
 }
 
-/// Row of a step, and name of the remote that the step waits for.
+/// A step's row, and the name of the remote that the step waits for.
 fn waits_for(step: &Step) -> Option<(&'static str, &'static str)> {
     match step {
         Step::GetToken { .. } => Some(("account", "PIA's website")),
@@ -383,7 +383,8 @@ fn waits_for(step: &Step) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Starts a thread that reports slow steps, because a step blocks the main thread. Dropping the sender ends the new thread.
+/// Starts a thread that reports slow steps: the main thread cannot, because a step blocks it. The thread ends when the sender is
+/// dropped.
 fn report_slow_steps() -> Sender<Option<(&'static str, &'static str)>> {
     let (sender, steps) = channel::<Option<(&'static str, &'static str)>>();
     std::thread::spawn(move || {
@@ -470,7 +471,7 @@ impl CheckObserver<'_> {
                             container must share the VPN's network (network_mode) instead of publishing ports";
                 self.note("listener", text);
             }
-            Visibility::Unknown => self.note("listener", "unknown: neither visible from here nor reported"),
+            Visibility::Unknown => self.note("listener", "unknown: neither visible here nor reported by the client"),
         }
         if self.peer_seen || connectivity == Connectivity::Connected {
             self.ok("inbound", "peers can connect to the client");

@@ -56,7 +56,7 @@ struct Command {
     /// Options and arguments; all are optional.
     takes: &'static [&'static str],
     help: &'static str,
-    /// Further text for `COMMAND --help`.
+    /// Additional text for `COMMAND --help`.
     more: &'static str,
 }
 
@@ -79,13 +79,13 @@ impl Command {
     }
 }
 
-/// Without a command, the program runs as the service.
+/// All commands. Without a command, the program runs as the service.
 const COMMANDS: [Command; 6] = [
     command(
         "check",
         &["--config-only"],
         "run every step once and report what works and what to fix",
-        "Runs the service's own steps, tunnel first. Never changes the torrent client; writes nothing while the service runs.\n\
+        "Runs the service's steps, starting with the tunnel. Never changes the torrent client; writes nothing while the service runs.\n\
          --config-only checks just the settings and sends nothing.\n\
          Exit codes: 0 all is well, 1 something needs fixing, 78 invalid settings.\n",
     ),
@@ -105,7 +105,7 @@ const COMMANDS: [Command; 6] = [
         "healthcheck",
         &[],
         "succeed only if the port is bound and the torrent client listens on it",
-        "Prints the result in one line, for containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+        "Prints the result on one line, for containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
     ),
     command(
         "renew",
@@ -174,7 +174,7 @@ fn usage_error(what: &str) -> Failure {
     Failure::new(EXIT_USAGE, format!("{what}; see --help"))
 }
 
-/// Error for an unknown name. Suggests the closest known name, if any is close enough.
+/// Error for an unknown command or option. Suggests the closest known name, if one is close enough.
 fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
     let near = known.map(|known| (strsim::osa_distance(name, known), known)).min();
     let meant = near.filter(|(distance, known)| *distance <= known.len() / 3 || known.starts_with(name));
@@ -182,7 +182,7 @@ fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     Failure::new(EXIT_USAGE, format!("unknown {kind} {name}; {meant}--help lists them all"))
 }
 
-/// Runs the command in `args` (without the program's name).
+/// Runs the command given by `args`, the arguments after the program's name.
 pub fn run(args: &[String]) -> Result<(), Failure> {
     let Arguments { file, command, option, path, help } = Arguments::parse(args)?;
     if help {
@@ -264,7 +264,7 @@ fn once(file: Option<&Path>) -> Result<(), Failure> {
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
     let settings = configuration(file)?;
-    // The rows already show every problem, so the log is printed only at LOG_LEVEL=DEBUG or TRACE.
+    // The rows already show every problem, so the log is enabled only for LOG_LEVEL=DEBUG or TRACE.
     if settings.log_level >= log::LevelFilter::Debug {
         logging::init(settings.log_level, None);
     }
@@ -279,7 +279,7 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-/// Longest wait for the service's answer to `renew`: time for a lease, a bind and a port change in the client.
+/// Longest wait for the service's answer to `renew`: enough for a new lease, a bind and a port change in the client.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
 
 const LEASED_ELSEWHERE: &str = "the port is leased by another program; use that program to get a different port";
@@ -326,7 +326,7 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     let Some(status) = status else {
         let folder = state_dir.display();
         return Err(match presence {
-            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("no state recorded yet by {who}")),
+            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("{who} has not recorded any state yet")),
             Presence::Unknown(reason) => Failure::new(EXIT_FAILED, format!("unknown: {reason}")),
             Presence::Stopped => {
                 let line = "not running: no state is stored in STATE_DIR";

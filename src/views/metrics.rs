@@ -21,7 +21,7 @@ pub struct Counts {
     tunnel_changes: u64,
     moves: u64,
     reopens: u64,
-    /// Last lease, which counts once even if storing it takes several attempts.
+    /// The last lease counted, so that a lease counts only once even if storing it takes several attempts.
     lease: Option<(u16, Timestamp)>,
 }
 
@@ -49,17 +49,13 @@ impl Counts {
     }
 }
 
-/// Renders all metrics at `now`. A metric without a value still has its `HELP` and `TYPE` lines.
+/// Renders all metrics as of `now`. A metric without a value still has its `HELP` and `TYPE` lines.
 pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> String {
     let mut text = Text(String::new());
     let time = |time: Option<&str>| time?.parse().ok().map(Timestamp::as_second);
     text.name("info", "gauge", "Version and torrent client.");
     text.labelled("info", &[("version", &status.version), ("client", &status.client)], 1);
-    text.gauge(
-        "healthy",
-        "1 if the port is bound and the client listens on it, as for healthcheck.",
-        Some(u8::from(well)),
-    );
+    text.gauge("healthy", "1 if healthcheck succeeds: port bound and client listening.", Some(u8::from(well)));
     text.gauge("port", "Forwarded port; 0 if there is none.", Some(status.port.unwrap_or(0)));
     text.gauge("client_port", "The client's listen port when last read.", status.client_port);
     text.gauge("interval_seconds", "Time between binds.", Some(status.interval_s));
@@ -127,7 +123,8 @@ impl MetricsFile {
         Self { path, failed: false }
     }
 
-    /// Replaces the file atomically, as the collector requires. Each call tries again, but only the first failure is logged.
+    /// Replaces the file atomically, as the collector requires. Each call tries again, but only the first of several failures in a
+    /// row is logged.
     pub fn write(&mut self, text: &str) {
         match files::publish(&self.path, text.as_bytes()) {
             Ok(()) => self.failed = false,

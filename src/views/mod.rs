@@ -60,7 +60,7 @@ impl Settings {
     }
 }
 
-/// A port change, as a subscriber receives it.
+/// A port change, as sent to a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortChange {
     port: u16,
@@ -77,7 +77,7 @@ impl PortChange {
         [("PORT", port), ("OLD_PORT", old_port), ("INTERFACE", self.interface.clone())]
     }
 
-    /// Fills in the placeholders in `template`: ours, and those that gluetun uses.
+    /// Fills in the placeholders in `template`, both ours and gluetun's.
     fn fill(&self, template: &str, encode: fn(&str) -> String) -> String {
         let (port, old_port, interface) = (self.port.to_string(), self.old_port.to_string(), encode(&self.interface));
         let pairs = [
@@ -92,7 +92,7 @@ impl PortChange {
     }
 }
 
-/// Receives each new port once.
+/// A program or a URL that receives each new port once.
 struct Subscriber {
     outbox: Outbox<PortChange>,
     last: Option<(u16, Instant)>,
@@ -105,7 +105,7 @@ impl Subscriber {
         Self { outbox, last: None, delivered: 0 }
     }
 
-    /// Sends a new port. Sends a port again at the next bind if the delivery failed.
+    /// Sends `port` if it is new, or again at the next bind if its delivery failed.
     fn notify(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
         if let Some((last, at)) = self.last {
             if self.outbox.is_delivered() {
@@ -179,7 +179,7 @@ impl Views {
         }
     }
 
-    /// Updates metrics file and status server. Called after an event, and at the end of a pass.
+    /// Updates the metrics file and the status server. Called after an event, and at the end of a pass.
     pub fn update(&mut self, status: &Status, port: Option<u16>) {
         if let Some(file) = &mut self.metrics_file {
             let well = status.stopped_at.is_none() && matches!((self.check_health)(status), Health::Healthy(_));
@@ -199,7 +199,7 @@ impl Views {
         }
     }
 
-    /// Waits for the end of a running command, which is killed because the service is stopping.
+    /// Waits until a running command has ended. The command is killed, because the service is stopping.
     pub fn stop(&mut self) {
         if let Some(command) = self.command.take() {
             command.outbox.finish();

@@ -16,11 +16,11 @@ use crate::state::Presence;
 use crate::text::one_line;
 use crate::time::{human_duration, rfc3339};
 
-/// If the source of a followed port does not answer for this long, the port counts as lost.
+/// A followed port counts as lost if its source has not answered for this long.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// PIA drops a binding that is not repeated within this time.
+/// PIA drops a binding unless the port is bound again within this time.
 const BINDING_LIFETIME: Duration = Duration::from_secs(15 * 60);
-/// The service is unhealthy after this many failed binds in a row, although the port is still bound.
+/// The service counts as unhealthy after this many failed binds in a row, even if the binding has not lapsed yet.
 const MAX_BINDS_FAILED: u32 = 3;
 
 /// Output of `status --json`. Times are RFC 3339, UTC.
@@ -55,11 +55,11 @@ pub struct Status {
     pub client_port: Option<u16>,
     /// When the client was last seen listening on the port, or with the port set if its socket cannot be seen.
     pub client_verified_at: Option<String>,
-    /// The client's own report about its reachability: a word of qBittorrent's API, `listening`, or `unknown`.
+    /// The client's own report about its reachability: a term from qBittorrent's API, `listening`, or `unknown`.
     pub connection_status: Option<String>,
     /// True if the kernel shows the client's socket, so that a health check can inspect the socket.
     pub listener_seen: bool,
-    /// When this run of the service first saw the client with this port.
+    /// When the client was first seen with this port since the service started.
     pub port_since: Option<String>,
     /// When an incoming peer was last seen on the port.
     pub peer_seen_at: Option<String>,
@@ -298,7 +298,7 @@ impl Status {
         Ok(())
     }
 
-    /// Checks that peers can reach the client's socket now, as far as the kernel shows.
+    /// Checks that, as far as the kernel shows, peers can reach the client's socket now.
     fn check_listen_state(&self, listen_state: Option<&ListenState>) -> Result<(), String> {
         let client = &self.client;
         let Some(port) = self.port else { return Ok(()) };

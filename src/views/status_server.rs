@@ -15,9 +15,9 @@ use super::status::{Health, Status};
 use crate::error::io_message;
 
 pub const NAME: &str = "STATUS_ADDRESS";
-/// Maximum number of clients at a time; further connections are closed.
+/// Maximum number of simultaneous clients; further connections are closed without a reply.
 const CLIENTS: usize = 8;
-/// Time for a request and its reply.
+/// Time allowed for a request and its reply.
 const LIMIT: Duration = Duration::from_secs(2);
 /// Longest request, in bytes.
 const REQUEST: usize = 4096;
@@ -36,7 +36,7 @@ pub struct PageData {
 
 pub type HealthCheck = fn(&Status) -> Health;
 
-/// Shared data that the server's threads publish.
+/// The data that the server publishes, shared with its threads.
 pub struct StatusServer(Arc<Mutex<PageData>>);
 
 impl StatusServer {
@@ -177,7 +177,7 @@ fn reply_to(path: &str, data: &PageData, check_health: HealthCheck) -> Reply {
             Reply::text(status, format!("{}\n", health.message()))
         }
         "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&data.status))),
-        // The current and the former path on gluetun's control server.
+        // The current path and the former path on gluetun's control server.
         "/v1/portforward" | "/v1/openvpn/portforwarded" => Reply::json(match data.port {
             Some(port) => format!("{{\"port\":{port},\"ports\":[{port}]}}\n"),
             None => "{\"port\":0,\"ports\":[]}\n".to_owned(),

@@ -1,5 +1,5 @@
-//! A URL in the settings that receives notifications as GET requests. Everything after the host is secret, because it may
-//! authenticate us.
+//! A URL in the settings that receives notifications as GET requests. Its path and query are secret, because they may contain a
+//! credential.
 
 use rustls::RootCertStore;
 
@@ -41,7 +41,7 @@ impl Webhook {
         let request = Request { secret_path: true, ..Request::get(path.expose()) };
         let error = match connection.send(&request) {
             Ok(response) if response.is_success() => return Ok(()),
-            // The error omits the body, which may repeat the secret path.
+            // The error omits the reply's body, which may repeat the secret path.
             Ok(response) => self.failed(Cause::HttpStatus(response.status)),
             Err(cause) => self.failed(cause),
         };
