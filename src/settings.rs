@@ -160,14 +160,15 @@ impl Settings {
         };
         let client = torrent::read(reader);
         let interval = interval(reader);
-        let isolation = isolation(reader);
+        let remedy = "use e.g. 60, or unset it to keep running";
+        let isolation = reader.parsed("EXIT_WHEN_ISOLATED", "0", remedy, |text| seconds(text, 0..=u32::MAX.into()));
         let log_level = log_level(reader);
         let views = views::Settings::read(reader);
         Some(Self {
             port: port?,
             client: client?,
             interval: interval?,
-            isolation: Some(isolation?).filter(|limit| !limit.is_zero()),
+            isolation: Some(isolation?).filter(|limit| *limit > 0).map(Duration::from_secs),
             state_dir,
             views: Some(views),
             log_level: log_level?,
@@ -209,13 +210,6 @@ fn interval(reader: &mut Reader) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(MAX_INTERVAL)))
 }
 
-/// Limit from `EXIT_WHEN_ISOLATED`; zero means no limit.
-fn isolation(reader: &mut Reader) -> Option<Duration> {
-    let remedy = "use e.g. 60, or unset it to keep running";
-    let limit = reader.parsed("EXIT_WHEN_ISOLATED", "0", remedy, |text| seconds(text, 0..=u32::MAX.into()));
-    limit.map(Duration::from_secs)
-}
-
 fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
     let remedy = "use TRACE, DEBUG, INFO, WARN, WARNING, ERROR or CRITICAL";
     reader.parsed("LOG_LEVEL", "INFO", remedy, |text| match text.to_ascii_uppercase().as_str() {
@@ -228,32 +222,23 @@ fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
     })
 }
 
-/// True for `OpenRC`'s own settings, such as `rc_after`, which the conf.d file may also contain.
-fn is_of_openrc(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase())
-}
-
 /// Warns about every unknown name in the configuration file, and about unknown names in the environment that look like ours.
 fn warn_about_unknown(reader: &mut Reader) {
+    let mut known: Vec<_> = VARIABLES.iter().map(|variable| variable.name.to_owned()).collect();
     let files = VARIABLES.iter().filter(|variable| variable.from_file);
-    let known: Vec<String> = VARIABLES
-        .iter()
-        .map(|variable| variable.name.to_owned())
-        .chain(files.map(|variable| format!("{}_FILE", variable.name)))
-        .collect();
+    known.extend(files.map(|variable| format!("{}_FILE", variable.name)));
     let looks_like_ours = |name: &str| {
         ["PIA_", "QBITTORRENT_", "DELUGE_", "GLUETUN_"].iter().any(|prefix| name.starts_with(prefix))
             || known.iter().any(|known| is_mistyped(name, known))
     };
     for name in reader.names().filter(|name| !known.contains(name)) {
         let meant = meant(name, &known);
-        let in_file = reader.is_in_file(name) && (!is_of_openrc(name) || meant.is_some());
+        // The conf.d file may also contain OpenRC's own settings, such as `rc_after`.
+        let is_of_openrc = name.starts_with(|c: char| c.is_ascii_lowercase());
+        let in_file = reader.is_in_file(name) && (!is_of_openrc || meant.is_some());
         if in_file || looks_like_ours(name) {
-            let what = format!("ignoring unknown variable {}", one_line(name));
-            reader.unknown.push(match meant {
-                Some(meant) => format!("{what}; did you mean {meant}?"),
-                None => format!("{what}; --help lists the known ones"),
-            });
+            let hint = meant.map_or("--help lists the known ones".to_owned(), |meant| format!("did you mean {meant}?"));
+            reader.unknown.push(format!("ignoring unknown variable {}; {hint}", one_line(name)));
         }
     }
 }

@@ -73,7 +73,8 @@ fn start(words: &[String], change: &PortChange) -> std::io::Result<(PipeReader, 
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).env_clear().current_dir("/");
     command.envs(INHERITED_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-    command.envs(change.values());
+    command.env("PORT", change.port.to_string()).env("OLD_PORT", change.old_port.to_string());
+    command.env("INTERFACE", &change.interface);
     // A separate process group, so that a kill includes the command's children.
     command.process_group(0).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
     Ok((output, command.spawn()?))
@@ -86,16 +87,14 @@ fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatu
     let mut open = true;
     let ended = loop {
         if open {
-            open = read_output(&mut output, &mut text, CHILD_POLL) != OutputRead::Closed;
+            open = read_output(&mut output, &mut text, CHILD_POLL) != Some(0);
         } else {
             std::thread::sleep(CHILD_POLL);
         }
         match child.try_wait() {
             Ok(None) if Instant::now() < end && !stopping() => {}
             Ok(None) => {
-                if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-                    let _ = kill_process_group(group, Signal::KILL);
-                }
+                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
                 let _ = child.wait();
                 break Err(format!("took longer than {} s and was killed", LIMIT.as_secs()));
             }
@@ -103,33 +102,21 @@ fn follow(mut child: Child, mut output: PipeReader) -> (String, Result<ExitStatu
             Err(error) => break Err(format!("cannot wait for its exit: {}", io_message(&error))),
         }
     };
-    while text.len() < OUTPUT && read_output(&mut output, &mut text, Duration::ZERO) == OutputRead::Data {}
+    while text.len() < OUTPUT && read_output(&mut output, &mut text, Duration::ZERO).is_some_and(|bytes| bytes > 0) {}
     (String::from_utf8_lossy(&text).into_owned(), ended)
 }
 
-#[derive(PartialEq, Eq)]
-enum OutputRead {
-    Data,
-    Pending,
-    Closed,
-}
-
-/// Waits up to `limit` for output, and appends it to `text`.
-fn read_output(output: &mut PipeReader, text: &mut Vec<u8>, limit: Duration) -> OutputRead {
+/// Waits up to `limit` for output, and appends it to `text`. Returns the number of bytes read: zero if the pipe is closed, `None`
+/// if there was no output in time.
+fn read_output(output: &mut PipeReader, text: &mut Vec<u8>, limit: Duration) -> Option<usize> {
     let limit = Timespec::try_from(limit).ok();
     let ready = poll(&mut [PollFd::new(output, PollFlags::IN)], limit.as_ref());
-    if !ready.is_ok_and(|ready| ready > 0) {
-        return OutputRead::Pending;
-    }
+    ready.ok().filter(|ready| *ready > 0)?;
     let mut buffer = [0; 1024];
-    match output.read(&mut buffer) {
-        Ok(0) | Err(_) => OutputRead::Closed,
-        Ok(bytes) => {
-            let room = OUTPUT.saturating_sub(text.len());
-            text.extend_from_slice(&buffer[..bytes.min(room)]);
-            OutputRead::Data
-        }
-    }
+    let bytes = output.read(&mut buffer).unwrap_or(0);
+    let room = OUTPUT.saturating_sub(text.len());
+    text.extend_from_slice(&buffer[..bytes.min(room)]);
+    Some(bytes)
 }
 
 /// Reaps orphaned processes that have exited, and returns true if others are still running. We inherit orphans only as a

@@ -54,7 +54,7 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     let mut text = Text(String::new());
     let time = |time: Option<&str>| time?.parse().ok().map(Timestamp::as_second);
     text.name("info", "gauge", "Version and torrent client.");
-    text.labelled("info", &[("version", &status.version), ("client", &status.client)], 1);
+    text.value(&format!("info{{version=\"{}\",client=\"{}\"}}", status.version, status.client), 1);
     text.gauge("healthy", "1 if healthcheck succeeds: port bound and client listening.", Some(u8::from(well)));
     text.gauge("port", "Forwarded port; 0 if there is none.", Some(status.port.unwrap_or(0)));
     text.gauge("client_port", "The client's listen port when last read.", status.client_port);
@@ -72,7 +72,7 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     text.name("failing", "gauge", "1 while calls to the account, gateway or client fail.");
     for remote in [Remote::Account, Remote::Gateway, Remote::Client].map(remote_name) {
         let failing = status.problems.iter().any(|problem| problem.remote == remote);
-        text.labelled("failing", &[("peer", remote)], u8::from(failing));
+        text.value(&format!("failing{{peer=\"{remote}\"}}"), u8::from(failing));
     }
     for (name, help, count) in [
         ("binds", "Successful binds since the start.", counts.binds),
@@ -85,7 +85,7 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     ] {
         let name = format!("{name}_total");
         text.name(&name, "counter", help);
-        text.labelled(&name, &[], count);
+        text.value(&name, count);
     }
     text.0
 }
@@ -100,15 +100,13 @@ impl Text {
     fn gauge(&mut self, name: &str, help: &str, value: Option<impl Display>) {
         self.name(name, "gauge", help);
         if let Some(value) = value {
-            self.labelled(name, &[], value);
+            self.value(name, value);
         }
     }
 
-    /// Escapes nothing, because no label value contains a quote, a backslash or a line break.
-    fn labelled(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.0, "pia_sync_{name}{labels} {value}");
+    /// `name` includes the labels, whose values need no escaping: none contains a quote, a backslash or a line break.
+    fn value(&mut self, name: &str, value: impl Display) {
+        let _ = writeln!(self.0, "pia_sync_{name} {value}");
     }
 }
 
@@ -129,11 +127,8 @@ impl MetricsFile {
         match files::publish(&self.path, text.as_bytes()) {
             Ok(()) => self.failed = false,
             Err(error) if !std::mem::replace(&mut self.failed, true) => {
-                let path = files::display_path(&self.path);
-                log::warn!(
-                    "METRICS_FILE {path}: {}; use a file in a folder that the service can write to",
-                    io_message(&error)
-                );
+                let (path, error) = (files::display_path(&self.path), io_message(&error));
+                log::warn!("METRICS_FILE {path}: {error}; use a file in a folder that the service can write to");
             }
             Err(_) => {}
         }

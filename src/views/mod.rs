@@ -71,24 +71,16 @@ pub struct PortChange {
 }
 
 impl PortChange {
-    /// Environment variables for the command.
-    fn values(&self) -> [(&'static str, String); 3] {
-        let (port, old_port) = (self.port.to_string(), self.old_port.to_string());
-        [("PORT", port), ("OLD_PORT", old_port), ("INTERFACE", self.interface.clone())]
-    }
-
     /// Fills in the placeholders in `template`, both ours and gluetun's.
     fn fill(&self, template: &str, encode: fn(&str) -> String) -> String {
-        let (port, old_port, interface) = (self.port.to_string(), self.old_port.to_string(), encode(&self.interface));
-        let pairs = [
-            ("{{PORT}}", &port),
-            ("{{PORTS}}", &port),
-            ("{{VPN_INTERFACE}}", &interface),
-            ("{port}", &port),
-            ("{old_port}", &old_port),
-            ("{interface}", &interface),
-        ];
-        pairs.into_iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
+        let (port, interface) = (self.port.to_string(), encode(&self.interface));
+        template
+            .replace("{{PORT}}", &port)
+            .replace("{{PORTS}}", &port)
+            .replace("{{VPN_INTERFACE}}", &interface)
+            .replace("{port}", &port)
+            .replace("{old_port}", &self.old_port.to_string())
+            .replace("{interface}", &interface)
     }
 }
 
@@ -147,6 +139,7 @@ impl Views {
                 move |change: PortChange| webhook.get(&Secret::new(change.fill(webhook.template(), percent_encoded)));
             Subscriber::new(Outbox::new(PORT_CHANGE_URL, get))
         });
+        let address = settings.address.filter(|_| long_running);
         Self {
             interval,
             check_health,
@@ -155,10 +148,7 @@ impl Views {
             url,
             heartbeat: settings.heartbeat.map(|webhook| Heartbeat::new(webhook, interval)),
             metrics_file: settings.metrics_file.map(MetricsFile::new),
-            status_server: settings
-                .address
-                .filter(|_| long_running)
-                .map(|address| StatusServer::new(address, check_health)),
+            status_server: address.map(|address| StatusServer::new(address, check_health)),
             counts: Counts::default(),
         }
     }

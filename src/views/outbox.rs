@@ -79,10 +79,8 @@ fn work<T>(
     reap: fn() -> bool,
 ) {
     let mut failing: Option<Instant> = None;
-    while let Some((mut number, mut job)) = next(waiting, reap) {
-        while let Ok(later) = waiting.try_recv() {
-            (number, job) = later;
-        }
+    while let Some(first) = next(waiting, reap) {
+        let (number, job) = waiting.try_iter().last().unwrap_or(first);
         match (deliver(job), failing) {
             (Ok(()), since) => {
                 delivered.store(number, Ordering::Relaxed);
@@ -105,16 +103,13 @@ fn work<T>(
 
 /// Waits for the next job; `None` after the last one.
 fn next<T>(waiting: &Receiver<T>, reap: fn() -> bool) -> Option<T> {
-    loop {
-        if !reap() {
-            return waiting.recv().ok();
-        }
+    while reap() {
         match waiting.recv_timeout(REAP_INTERVAL) {
-            Ok(job) => return Some(job),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return None,
+            job => return job.ok(),
         }
     }
+    waiting.recv().ok()
 }
 
 #[cfg(test)]

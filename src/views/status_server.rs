@@ -3,7 +3,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, sleep};
 use std::time::{Duration, Instant};
@@ -68,7 +67,8 @@ fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: Health
         sleep(LISTEN_RETRY);
     };
     log::info!("status: http://{address}/metrics, /healthz, /status, /v1/portforward");
-    let clients = Arc::new(AtomicUsize::new(0));
+    // Each client's thread holds a clone, so that the strong count minus one is the number of clients.
+    let slots = Arc::new(());
     for client in listener.incoming() {
         let Ok(client) = client else {
             // Probably out of file descriptors: wait until the current clients have closed theirs.
@@ -76,18 +76,15 @@ fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: Health
             continue;
         };
         // Over the limit: close the connection without a reply.
-        if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
-            clients.fetch_sub(1, Ordering::Relaxed);
+        if Arc::strong_count(&slots) > CLIENTS {
             continue;
         }
-        let (data, counter) = (Arc::clone(data), Arc::clone(&clients));
-        let serve = move || {
+        let (data, slot) = (Arc::clone(data), Arc::clone(&slots));
+        // If no thread can be started, the connection is closed and the slot is free again.
+        let _ = Builder::new().stack_size(STACK).spawn(move || {
             let _ = serve(client, &data, check_health);
-            counter.fetch_sub(1, Ordering::Relaxed);
-        };
-        if Builder::new().stack_size(STACK).spawn(serve).is_err() {
-            clients.fetch_sub(1, Ordering::Relaxed);
-        }
+            drop(slot);
+        });
     }
 }
 
@@ -97,7 +94,7 @@ fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthChec
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Request::new(&mut headers);
     let complete = parsed.parse(&request).is_ok_and(|state| state.is_complete());
-    let reply = match (parsed.method, parsed.path) {
+    let Reply { status, kind, body } = match (parsed.method, parsed.path) {
         (Some("GET" | "HEAD"), Some(path)) if complete => {
             let data = data.lock().unwrap_or_else(PoisonError::into_inner).clone();
             reply_to(path, &data, check_health)
@@ -105,7 +102,6 @@ fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthChec
         (Some(_), Some(_)) if complete => Reply::text("405 Method Not Allowed", "use GET or HEAD\n".to_owned()),
         _ => Reply::text("400 Bad Request", "not an HTTP request\n".to_owned()),
     };
-    let Reply { status, kind, body } = reply;
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nAllow: GET, HEAD\r\nCache-Control: no-store\r\n\
          Connection: close\r\n\r\n",
