@@ -1,9 +1,11 @@
-//! `check`: runs the service's own loop with an observer that prints rows, which show what works and what to fix. Never changes
-//! the torrent client.
+//! `check`: runs the service's loop once, with an observer that prints a row for each part: what works, and what to fix. Never
+//! changes the torrent client.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::error::{Call, Cause, Error, Phase};
 use crate::keeper::step::{Completed, Connectivity, Exchange, Progress, Step};
@@ -12,9 +14,9 @@ use crate::service::{Observer, Remotes, Service, describe_inbound, details, trun
 use crate::settings::{PortProvider, Settings};
 use crate::state::State;
 use crate::text::one_line;
-use crate::time::{self, rfc3339};
+use crate::time::rfc3339;
 
-/// Rows if this program leases the port, in the order of the loop's steps.
+/// Rows printed if this program leases the port, in the order of the loop's steps.
 const ROWS: [&str; 12] = [
     "settings",
     "tunnel",
@@ -29,17 +31,17 @@ const ROWS: [&str; 12] = [
     "listener",
     "inbound",
 ];
-/// Rows if another program leases the port.
+/// Rows printed if another program leases the port.
 const ROWS_FOLLOWING: [&str; 7] = ["settings", "tunnel", "source", "client", "port", "listener", "inbound"];
 const START_VPN: &str = "start the VPN, then check again";
-/// Time after which a running step is reported; under 1 s, because a search for the gateway fails after 1 s.
+/// A step that takes longer than this is reported as slow. Under 1 s, because a search for the gateway fails after 1 s.
 const SLOW_STEP: Duration = Duration::from_millis(750);
 
-/// Runs the check and prints its rows to `out`; true if nothing needs fixing.
+/// Runs the check and prints its rows to `out`. Returns true if nothing needs fixing.
 pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
     let follows = matches!(settings.port, PortProvider::Source(_));
     let rows = if follows { &ROWS_FOLLOWING[..] } else { &ROWS[..] };
-    let slow = report_slow_steps();
+    let state = State::open_read_only(&settings.state_dir);
     let mut observer = CheckObserver {
         out,
         colours,
@@ -47,30 +49,27 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
         printed: Vec::new(),
         fix: None,
         port_unset: false,
-        service_running: false,
-        has_stored_lease: false,
+        service_running: state.is_read_only(),
+        stored_lease: None,
         no_device: false,
         peer_seen: false,
-        slow,
+        slow: report_slow_steps(),
     };
     observer.ok("settings", &settings.origin);
     for warning in &settings.warnings {
         observer.note("settings", warning);
     }
-    let state = State::open_read_only(&settings.state_dir);
-    observer.service_running = state.is_read_only();
     if observer.service_running {
-        observer.note("settings", "the service is running and keeps its lease, so this check writes nothing");
+        observer.note("settings", "the service is running and owns the stored lease, so this check writes nothing");
     }
     let mut service = Service::quiet(settings, state, true);
     observer.tunnel(&service);
     let snapshot = service.keeper().snapshot();
-    let has_stored_lease =
+    observer.stored_lease =
         snapshot.port.zip(snapshot.expires_at).map(|(port, end)| format!("port {port} until {}, stored", rfc3339(end)));
-    observer.has_stored_lease = has_stored_lease.is_some();
     let complete = service.run_once(&mut observer);
     for (remote, trouble) in service.keeper().snapshot().troubles {
-        // A rejection in an earlier run belongs to no step of this run.
+        // Credentials that were rejected in an earlier run are not sent again, so no step has reported them.
         let row = row_of(remote, &trouble.error);
         if matches!(trouble.error.cause, Cause::CredentialsRejected { before: true, .. })
             && !observer.printed.contains(&row)
@@ -78,66 +77,58 @@ pub fn run(settings: Settings, out: &mut dyn Write, colours: bool) -> bool {
             observer.fail(row, &trouble.error);
         }
     }
-    if let Some(has_stored_lease) = has_stored_lease.filter(|_| !observer.printed.contains(&"lease")) {
-        observer.line(Mark::Ok, "lease", &has_stored_lease);
+    if let Some(lease) = observer.stored_lease.take().filter(|_| !observer.printed.contains(&"lease")) {
+        observer.line(OK, "lease", &lease);
     }
     observer.end(complete)
 }
 
-/// First word of a line.
+/// Status word at the start of a line.
 #[derive(Clone, Copy)]
-enum Mark {
-    Ok,
-    Note,
-    Fail,
-    Skipped,
-    More,
+struct Mark {
+    word: &'static str,
+    /// On a terminal (an ECMA-48 code).
+    colour: &'static str,
 }
 
-impl Mark {
-    /// The word, and its colour on a terminal (ECMA-48).
-    fn label(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Ok => ("ok", "32"),
-            Self::Note => ("note", "33"),
-            Self::Fail => ("FAIL", "1;31"),
-            Self::Skipped => ("-", "2"),
-            Self::More => ("", "2"),
-        }
-    }
-}
+const OK: Mark = Mark { word: "ok", colour: "32" };
+const NOTE: Mark = Mark { word: "note", colour: "33" };
+const FAIL: Mark = Mark { word: "FAIL", colour: "1;31" };
+const SKIPPED: Mark = Mark { word: "-", colour: "2" };
+/// A further line of the same row.
+const MORE: Mark = Mark { word: "", colour: "2" };
 
-/// Prints the loop's steps as rows.
+/// Turns the loop's steps and outcomes into rows.
 #[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 struct CheckObserver<'a> {
     out: &'a mut dyn Write,
     colours: bool,
     rows: &'static [&'static str],
-    /// Rows with at least one line so far.
+    /// Rows that have at least one line so far.
     printed: Vec<&'static str>,
-    /// Row of the problem to fix first, and its fix.
+    /// Row of the problem to fix first, and how to fix it.
     fix: Option<(&'static str, String)>,
-    /// The client still has a different port; the service will set the right one.
+    /// The client is set to a different port, and no service is running that would correct it.
     port_unset: bool,
     service_running: bool,
-    has_stored_lease: bool,
-    /// The gateway must be searched for, but this machine has no VPN device.
+    /// Text of the row `lease`, if a lease was stored before this check.
+    stored_lease: Option<String>,
+    /// The gateway has to be found by a search, but this machine has no VPN device.
     no_device: bool,
-    /// The kernel has shown an incoming peer within the last minute.
+    /// The kernel reported an incoming peer within the last minute.
     peer_seen: bool,
     slow: Sender<Option<(&'static str, &'static str)>>,
 }
 
 impl CheckObserver<'_> {
-    // Ignores a closed pipe, because the exit code still matters.
+    // Ignores errors, such as a closed pipe, because the exit code still matters.
     fn write(&mut self, mark: Mark, row: &str, text: &str) {
-        let (word, colour) = mark.label();
-        let text = one_line(text);
-        let _ = if self.colours {
-            writeln!(self.out, "\u{1b}[{colour}m{word:<5}\u{1b}[0m{row:<15}{text}")
-        } else {
-            writeln!(self.out, "{word:<5}{row:<15}{text}")
-        };
+        let word = self.coloured(mark, &format!("{:<5}", mark.word));
+        let _ = writeln!(self.out, "{word}{row:<15}{}", one_line(text));
+    }
+
+    fn coloured(&self, mark: Mark, text: &str) -> String {
+        if self.colours { format!("\u{1b}[{}m{text}\u{1b}[0m", mark.colour) } else { text.to_owned() }
     }
 
     fn line(&mut self, mark: Mark, row: &'static str, text: &str) {
@@ -146,7 +137,7 @@ impl CheckObserver<'_> {
         self.write(mark, row, text);
     }
 
-    /// Prints all missing rows before `row` as skipped, with `reason`.
+    /// Prints each row before `row` that has no line yet as skipped, with `reason`.
     fn skip_to(&mut self, row: &'static str, reason: &str) {
         let row_index = self.row_index(row);
         if self.printed.iter().any(|printed| self.row_index(printed) > row_index) {
@@ -155,10 +146,12 @@ impl CheckObserver<'_> {
         for row in &self.rows[..row_index] {
             if !self.printed.contains(row) {
                 let text = match *row {
-                    "account" if self.has_stored_lease => "not needed: the stored lease can be bound without a login",
+                    "account" if self.stored_lease.is_some() => {
+                        "not needed: the stored lease can be bound without a login"
+                    }
                     _ => reason,
                 };
-                self.line(Mark::Skipped, row, text);
+                self.line(SKIPPED, row, text);
             }
         }
     }
@@ -169,24 +162,31 @@ impl CheckObserver<'_> {
 
     fn ok(&mut self, row: &'static str, text: &str) {
         self.skip_to(row, "not needed");
-        self.line(Mark::Ok, row, text);
+        self.line(OK, row, text);
     }
 
     fn note(&mut self, row: &'static str, text: &str) {
         self.skip_to(row, "not needed");
-        self.line(Mark::Note, row, &truncated(text, ""));
+        self.line(NOTE, row, &truncated(text, ""));
     }
 
     fn fail(&mut self, row: &'static str, error: &Error) {
-        self.fail_with(row, &with_advice(error), fix(row, error));
+        // A setting that is ready to copy, or else the error's advice.
+        let fix = match error.cause.most_informative() {
+            Cause::NameMismatch { carried, .. } if row == "certificate" && !carried.is_empty() => {
+                format!("PIA_HOSTNAME={}", carried[0])
+            }
+            _ => error.advice.to_owned(),
+        };
+        self.fail_with(row, &with_advice(error), fix);
         for line in details(error) {
-            self.write(Mark::More, "", &line);
+            self.write(MORE, "", &line);
         }
     }
 
     fn fail_with(&mut self, row: &'static str, text: &str, fix: String) {
         self.skip_to(row, "not reached");
-        self.line(Mark::Fail, row, text);
+        self.line(FAIL, row, text);
         if self.fix.as_ref().is_none_or(|(known, _)| self.row_index(row) < self.row_index(known)) {
             self.fix = Some((row, fix));
         }
@@ -198,7 +198,7 @@ impl CheckObserver<'_> {
             self.fail_with("tunnel", &format!("{}; {START_VPN}", Cause::NoTunnel), START_VPN.to_owned());
             return;
         }
-        // The loop itself reports an error. A gateway given by name has no route until the name is looked up.
+        // If the route is an error, the loop reports it. A gateway given by name has no route until its name has been resolved.
         let Some(Ok(route)) = service.route() else { return };
         let device = route.device.as_ref().map_or("an unknown device", |device| &device.name);
         let through = route.hop.map_or(String::new(), |hop| format!(" via {hop}"));
@@ -232,10 +232,8 @@ impl CheckObserver<'_> {
             self.ok("certificate", &format!("is signed by the CA and issued for {hostname}"));
         } else {
             let names = names.join(", ");
-            self.note(
-                "certificate",
-                &format!("is signed by the CA; to check its name as well, set PIA_HOSTNAME={names}"),
-            );
+            let text = format!("is signed by the CA; to check its name as well, set PIA_HOSTNAME={names}");
+            self.note("certificate", &text);
         }
     }
 
@@ -258,29 +256,23 @@ impl CheckObserver<'_> {
                 self.ok("client", &format!("{} answers at {} and grants access", client.name(), client.address()));
             }
             Completed::Inspected(Some(sockets)) => self.peer_seen |= sockets.incoming_peer,
-            Completed::Leased(_)
-            | Completed::Stored
-            | Completed::Bound { .. }
-            | Completed::PortSet
-            | Completed::Inspected(None)
-            | Completed::Reachability(_)
-            | Completed::Reannounced
-            | Completed::Inbound(_) => {}
+            // Either without a row, or reported by an outcome.
+            _ => {}
         }
     }
 
-    /// Prints a failed step; `retries_at_once` is true if the loop continues without a wait.
+    /// Prints a failed step. `retries_at_once` is true if the loop does not wait before its next step.
     fn failed(&mut self, remote: Remote, error: &Error, retries_at_once: bool) {
         let row = row_of(remote, error);
         match row {
-            // Until the service runs, a different port in the client is no failure.
+            // Unless the service is running, a different port in the client is not a failure.
             "port" if !self.service_running => {
                 self.port_unset = true;
                 self.note("port", &format!("{}; the service will set it", error.cause));
             }
             "gateway" if matches!(error.cause, Cause::NoTunnel) => {
                 self.skip_to(row, "not reached");
-                self.line(Mark::Skipped, row, "no search without a tunnel");
+                self.line(SKIPPED, row, "cannot be searched for without a tunnel");
             }
             "gateway" if self.no_device => {
                 self.fail_with(row, &truncated(&error.to_string(), &format!("; {START_VPN}")), START_VPN.to_owned());
@@ -290,41 +282,43 @@ impl CheckObserver<'_> {
         }
     }
 
-    /// Prints all missing rows as skipped, and then the conclusion.
+    fn listens(&mut self, connectivity: Connectivity, visibility: Visibility) {
+        match visibility {
+            Visibility::Confirmed => self.ok("listener", "yes"),
+            Visibility::TcpOnly => self.note("listener", "over TCP only; no UDP socket is open on the port"),
+            Visibility::Hidden => {
+                let text = "the client reports that it listens, but nothing here listens on the port; a client in a \
+                            container must share the VPN's network (network_mode) instead of publishing ports";
+                self.note("listener", text);
+            }
+            Visibility::Unknown => self.note("listener", "unknown: neither visible here nor reported by the client"),
+        }
+        if self.peer_seen || connectivity == Connectivity::Connected {
+            self.ok("inbound", "peers can connect to the client");
+        } else {
+            self.note("inbound", describe_inbound(connectivity));
+        }
+    }
+
+    /// Prints each row that has no line yet as skipped, and then the conclusion. Returns true if nothing needs fixing.
     fn end(&mut self, complete: bool) -> bool {
-        let reason = match &self.fix {
-            Some((row, _)) => format!("skipped until '{row}' works"),
-            None if self.port_unset => "skipped until the port is set".to_owned(),
-            None => "not needed".to_owned(),
+        let (reason, mark, conclusion) = match &self.fix {
+            Some((row, fix)) => (format!("skipped until '{row}' works"), FAIL, format!("fix this first: {fix}")),
+            None if self.port_unset => {
+                let conclusion = "all is well: start the service to set the port".to_owned();
+                ("skipped until the port is set".to_owned(), OK, conclusion)
+            }
+            None if complete => ("not needed".to_owned(), OK, "all is well".to_owned()),
+            None => ("not needed".to_owned(), FAIL, "some steps could not run; run check again".to_owned()),
         };
         for row in self.rows {
             if !self.printed.contains(row) {
-                self.line(Mark::Skipped, row, &reason);
+                self.line(SKIPPED, row, &reason);
             }
         }
-        let (colour, label) = match &self.fix {
-            Some((_, fix)) => ("1;31", format!("fix this first: {fix}")),
-            None if self.port_unset => ("32", "all is well: start the service, which sets the port".to_owned()),
-            None if complete => ("32", "all is well".to_owned()),
-            None => ("1;31", "some steps could not run: check again".to_owned()),
-        };
-        let label = one_line(&label);
-        let _ = if self.colours {
-            writeln!(self.out, "\n\u{1b}[{colour}m{label}\u{1b}[0m")
-        } else {
-            writeln!(self.out, "\n{label}")
-        };
+        let conclusion = self.coloured(mark, &one_line(&conclusion));
+        let _ = writeln!(self.out, "\n{conclusion}");
         self.fix.is_none() && (complete || self.port_unset)
-    }
-}
-
-/// Fix for an error: a setting, ready to be copied, or else the error's advice.
-fn fix(row: &str, error: &Error) -> String {
-    match error.cause.most_informative() {
-        Cause::NameMismatch { carried, .. } if row == "certificate" && !carried.is_empty() => {
-            format!("PIA_HOSTNAME={}", carried[0])
-        }
-        _ => error.advice.to_owned(),
     }
 }
 
@@ -371,7 +365,7 @@ fn is_of_certificate(cause: &Cause) -> bool {
     )
 }
 
-/// Row of a step, and name of the remote that the step waits for.
+/// A step's row, and the name of the remote that the step waits for.
 fn waits_for(step: &Step) -> Option<(&'static str, &'static str)> {
     match step {
         Step::GetToken { .. } => Some(("account", "PIA's website")),
@@ -383,22 +377,18 @@ fn waits_for(step: &Step) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Starts a thread that reports slow steps, because a step blocks the main thread. Dropping the sender ends the new thread.
+/// Starts a thread that reports slow steps: the main thread cannot, because a step blocks it. The thread ends when the sender is
+/// dropped.
 fn report_slow_steps() -> Sender<Option<(&'static str, &'static str)>> {
     let (sender, steps) = channel::<Option<(&'static str, &'static str)>>();
     std::thread::spawn(move || {
-        let mut current = None;
-        loop {
-            let next = match current {
-                None => steps.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(_) => steps.recv_timeout(SLOW_STEP),
-            };
-            match (next, current.take()) {
-                (Ok(step), _) => current = step,
-                (Err(RecvTimeoutError::Timeout), Some((row, who))) => {
+        while let Ok(mut current) = steps.recv() {
+            while let Some((row, who)) = current {
+                let next = steps.recv_timeout(SLOW_STEP);
+                if next == Err(RecvTimeoutError::Timeout) {
                     let _ = writeln!(io::stdout(), "{:<5}{row:<15}waiting for {who}, up to 10 s", "...");
                 }
-                (Err(_), _) => return,
+                current = next.ok().flatten();
             }
         }
     });
@@ -412,12 +402,8 @@ impl Observer for CheckObserver<'_> {
 
     fn step_finished(&mut self, step: &Step, result: &Exchange<Completed>, remotes: &Remotes) {
         let _ = self.slow.send(None);
-        if let Step::GetSignature { .. } | Step::Bind(_) = step {
-            match result {
-                Ok(Progress::Done(_)) => self.gateway(remotes, None),
-                Err(error) => self.gateway(remotes, Some(error)),
-                Ok(Progress::More) => {}
-            }
+        if let (Step::GetSignature { .. } | Step::Bind(_), Ok(Progress::Done(_)) | Err(_)) = (step, result) {
+            self.gateway(remotes, result.as_ref().err());
         }
         if let (Step::Bind(lease), true, false) =
             (step, self.printed.contains(&"certificate"), self.printed.contains(&"lease"))
@@ -447,35 +433,12 @@ impl Observer for CheckObserver<'_> {
             Notice::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
             Notice::Listening { connectivity, visibility, .. } => self.listens(*connectivity, *visibility),
             Notice::Clock(_) | Notice::ClockJumped(_) => {
-                let now = rfc3339(time::now().wall);
-                self.line(
-                    Mark::Note,
-                    "clock",
-                    &format!("this system's clock ({now}) differs from the gateway's; set the clock"),
-                );
+                let now = rfc3339(Timestamp::now());
+                let text = format!("this system's clock ({now}) differs from the gateway's; set the clock");
+                self.line(NOTE, "clock", &text);
             }
             Notice::Failed { error, next, .. } => self.failed(outcome.remote, error, next.is_zero()),
             _ => {}
-        }
-    }
-}
-
-impl CheckObserver<'_> {
-    fn listens(&mut self, connectivity: Connectivity, visibility: Visibility) {
-        match visibility {
-            Visibility::Confirmed => self.ok("listener", "yes"),
-            Visibility::TcpOnly => self.note("listener", "over TCP only; no UDP socket is open on the port"),
-            Visibility::Hidden => {
-                let text = "the client reports that it listens, but nothing here listens on the port; a client in a \
-                            container must share the VPN's network (network_mode) instead of publishing ports";
-                self.note("listener", text);
-            }
-            Visibility::Unknown => self.note("listener", "unknown: neither visible from here nor reported"),
-        }
-        if self.peer_seen || connectivity == Connectivity::Connected {
-            self.ok("inbound", "peers can connect to the client");
-        } else {
-            self.note("inbound", describe_inbound(connectivity));
         }
     }
 }

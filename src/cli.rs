@@ -53,73 +53,65 @@ impl From<ConfigError> for Failure {
 /// A command, listed by `--help` and suggested by 'did you mean'.
 struct Command {
     name: &'static str,
-    /// Options and arguments; all are optional.
-    takes: &'static [&'static str],
+    /// An option or an argument, which may be omitted.
+    takes: Option<&'static str>,
     help: &'static str,
-    /// Further text for `COMMAND --help`.
+    /// Additional text for `COMMAND --help`.
     more: &'static str,
-}
-
-const fn command(
-    name: &'static str,
-    takes: &'static [&'static str],
-    help: &'static str,
-    more: &'static str,
-) -> Command {
-    Command { name, takes, help, more }
 }
 
 impl Command {
     fn usage(&self) -> String {
-        let takes = self
-            .takes
-            .iter()
-            .map(|takes| if takes.starts_with('-') { format!(" [{takes}]") } else { format!(" {takes}") });
-        format!("{}{}", self.name, takes.collect::<String>())
+        match self.takes {
+            Some(option) if option.starts_with('-') => format!("{} [{option}]", self.name),
+            Some(argument) => format!("{} {argument}", self.name),
+            None => self.name.to_owned(),
+        }
     }
 }
 
-/// Without a command, the program runs as the service.
+/// All commands. Without a command, the program runs as the service.
 const COMMANDS: [Command; 6] = [
-    command(
-        "check",
-        &["--config-only"],
-        "run every step once and report what works and what to fix",
-        "Runs the service's own steps, tunnel first. Never changes the torrent client; writes nothing while the service runs.\n\
-         --config-only checks just the settings and sends nothing.\n\
-         Exit codes: 0 all is well, 1 something needs fixing, 78 invalid settings.\n",
-    ),
-    command(
-        "once",
-        &[],
-        "bind the port and set it in the torrent client once, then exit",
-        "Exit codes: 0 done, 1 something failed, 75 STATE_DIR is in use by the service, 78 invalid settings.\n",
-    ),
-    command(
-        "status",
-        &["--json"],
-        "show the state of the running service",
-        "--json prints the state as JSON, for programs.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
-    ),
-    command(
-        "healthcheck",
-        &[],
-        "succeed only if the port is bound and the torrent client listens on it",
-        "Prints the result in one line, for containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
-    ),
-    command(
-        "renew",
-        &[],
-        "get a different port from PIA, e.g. because the current one is blocked or abused",
-        "Works with or without a running service, and keeps the current port until the new one is bound.\n\
-         Exit codes: 0 the port has changed, 1 the port is unchanged, 78 invalid settings.\n",
-    ),
-    command(
-        "fetch-ca",
-        &["[PATH]"],
-        "download and verify PIA's CA certificate, then store it for the service, or in PATH",
-        "Needs no account. Exit codes: 0 stored, 1 could not download or store the certificate, 78 invalid settings.\n",
-    ),
+    Command {
+        name: "check",
+        takes: Some("--config-only"),
+        help: "run every step once and report what works and what to fix",
+        more: "Runs the service's steps, starting with the tunnel. Never changes the torrent client; writes nothing while \
+               the service runs.\n\
+               --config-only checks just the settings and sends nothing.\n\
+               Exit codes: 0 all is well, 1 something needs fixing, 78 invalid settings.\n",
+    },
+    Command {
+        name: "once",
+        takes: None,
+        help: "bind the port and set it in the torrent client once, then exit",
+        more: "Exit codes: 0 done, 1 something failed, 75 STATE_DIR is in use by the service, 78 invalid settings.\n",
+    },
+    Command {
+        name: "status",
+        takes: Some("--json"),
+        help: "show the state of the running service",
+        more: "--json prints the state as JSON, for programs.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+    },
+    Command {
+        name: "healthcheck",
+        takes: None,
+        help: "succeed only if the port is bound and the torrent client listens on it",
+        more: "Prints the result on one line, for containers and monitors.\nExit codes: 0 healthy, 1 not healthy, 3 not running.\n",
+    },
+    Command {
+        name: "renew",
+        takes: None,
+        help: "get a different port from PIA, e.g. because the current one is blocked or abused",
+        more: "Works with or without a running service, and keeps the current port until the new one is bound.\n\
+               Exit codes: 0 the port has changed, 1 the port is unchanged, 78 invalid settings.\n",
+    },
+    Command {
+        name: "fetch-ca",
+        takes: Some("[PATH]"),
+        help: "download and verify PIA's CA certificate, then store it for the service, or in PATH",
+        more: "Needs no account. Exit codes: 0 stored, 1 could not download or store the certificate, 78 invalid settings.\n",
+    },
 ];
 
 struct Arguments<'a> {
@@ -136,8 +128,8 @@ impl<'a> Arguments<'a> {
         let mut arguments = Self { file: None, command: None, option: None, path: None, help: false };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
-            let takes =
-                COMMANDS.iter().find(|command| Some(command.name) == arguments.command).map_or(&[][..], |c| c.takes);
+            let command = COMMANDS.iter().find(|command| Some(command.name) == arguments.command);
+            let takes = command.and_then(|command| command.takes);
             match arg {
                 "--config" => match args.next() {
                     Some(path) => arguments.file = Some(Path::new(path)),
@@ -146,23 +138,20 @@ impl<'a> Arguments<'a> {
                 "--help" | "-h" => arguments.help = true,
                 "--version" | "-V" if arguments.command.is_none() => arguments.command = Some("--version"),
                 "help" if arguments.command.is_none() => arguments.help = true,
-                _ if takes.contains(&arg) => arguments.option = Some(arg),
-                _ if arg.starts_with('-') => match arg.strip_prefix("--config=") {
-                    Some(path) => arguments.file = Some(Path::new(path)),
-                    None => {
-                        return Err(unknown(
-                            "option",
-                            arg,
-                            takes.iter().copied().chain(["--config", "--help", "--version"]),
-                        ));
-                    }
-                },
+                _ if takes == Some(arg) => arguments.option = Some(arg),
+                _ if arg.starts_with('-') => {
+                    let known = takes.into_iter().chain(["--config", "--help", "--version"]);
+                    let path = arg.strip_prefix("--config=").ok_or_else(|| unknown("option", arg, known))?;
+                    arguments.file = Some(Path::new(path));
+                }
                 _ if arguments.command.is_none() => {
                     let names = COMMANDS.iter().map(|command| command.name);
-                    arguments.command =
-                        Some(names.clone().find(|name| *name == arg).ok_or_else(|| unknown("command", arg, names))?);
+                    if !names.clone().any(|name| name == arg) {
+                        return Err(unknown("command", arg, names));
+                    }
+                    arguments.command = Some(arg);
                 }
-                _ if takes == ["[PATH]"] && arguments.path.is_none() => arguments.path = Some(arg),
+                _ if takes == Some("[PATH]") && arguments.path.is_none() => arguments.path = Some(arg),
                 _ => return Err(usage_error(&format!("unexpected argument '{arg}'"))),
             }
         }
@@ -174,7 +163,7 @@ fn usage_error(what: &str) -> Failure {
     Failure::new(EXIT_USAGE, format!("{what}; see --help"))
 }
 
-/// Error for an unknown name. Suggests the closest known name, if any is close enough.
+/// Error for an unknown command or option. Suggests the closest known name, if one is close enough.
 fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
     let near = known.map(|known| (strsim::osa_distance(name, known), known)).min();
     let meant = near.filter(|(distance, known)| *distance <= known.len() / 3 || known.starts_with(name));
@@ -182,7 +171,7 @@ fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     Failure::new(EXIT_USAGE, format!("unknown {kind} {name}; {meant}--help lists them all"))
 }
 
-/// Runs the command in `args` (without the program's name).
+/// Runs the command given by `args`, the arguments after the program's name.
 pub fn run(args: &[String]) -> Result<(), Failure> {
     let Arguments { file, command, option, path, help } = Arguments::parse(args)?;
     if help {
@@ -264,7 +253,7 @@ fn once(file: Option<&Path>) -> Result<(), Failure> {
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
     let settings = configuration(file)?;
-    // The rows already show every problem, so the log is printed only at LOG_LEVEL=DEBUG or TRACE.
+    // The rows already show every problem, so the log is enabled only for LOG_LEVEL=DEBUG or TRACE.
     if settings.log_level >= log::LevelFilter::Debug {
         logging::init(settings.log_level, None);
     }
@@ -272,14 +261,11 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours =
         io::stdout().is_terminal() && !no_color && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
-    if check::run(settings, &mut io::stdout(), colours) {
-        Ok(())
-    } else {
-        Err(Failure { code: EXIT_FAILED, lines: Vec::new() })
-    }
+    let works = check::run(settings, &mut io::stdout(), colours);
+    if works { Ok(()) } else { Err(Failure { code: EXIT_FAILED, lines: Vec::new() }) }
 }
 
-/// Longest wait for the service's answer to `renew`: time for a lease, a bind and a port change in the client.
+/// Longest wait for the service's answer to `renew`: enough for a new lease, a bind and a port change in the client.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
 
 const LEASED_ELSEWHERE: &str = "the port is leased by another program; use that program to get a different port";
@@ -326,7 +312,7 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     let Some(status) = status else {
         let folder = state_dir.display();
         return Err(match presence {
-            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("no state recorded yet by {who}")),
+            Presence::Running(who) => Failure::new(EXIT_FAILED, format!("{who} has not recorded any state yet")),
             Presence::Unknown(reason) => Failure::new(EXIT_FAILED, format!("unknown: {reason}")),
             Presence::Stopped => {
                 let line = "not running: no state is stored in STATE_DIR";
@@ -334,10 +320,9 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
             }
         });
     };
-    let now = Timestamp::now();
     let health = health::check(&status, &presence);
     match show {
-        Show::Text => print(&status.describe(&presence, &health, now)),
+        Show::Text => print(&status.describe(&presence, &health, Timestamp::now())),
         Show::Json => print(&format!("{}\n", miniserde::json::to_string(&status))),
         Show::Health if matches!(health, Health::Healthy(_)) => print(&format!("{}\n", health.message())),
         Show::Health => {}
@@ -351,11 +336,10 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
 }
 
 fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
-    let published = settings::variables(file).and_then(|all| settings::published_ca(&all))?;
-    let mut published = match path {
-        Some(path) => published.kept_in(path.into()),
-        None => published,
-    };
+    let mut published = settings::variables(file).and_then(|all| settings::published_ca(&all))?;
+    if let Some(path) = path {
+        published = published.kept_in(path.into());
+    }
     let path = published.file().display().to_string();
     if matches!(published.stored(), Ok(Some(_))) {
         print(&format!("PIA's CA is already stored in {path}\n"));
@@ -406,11 +390,8 @@ fn full_help() -> String {
         "Variables:\n",
     ));
     for variable in &VARIABLES {
-        let _ = write!(text, "  {:<24}{}", variable.name, variable.help);
-        if !variable.default.is_empty() {
-            let _ = write!(text, " [{}]", variable.default);
-        }
-        text.push('\n');
+        let default = if variable.default.is_empty() { String::new() } else { format!(" [{}]", variable.default) };
+        let _ = writeln!(text, "  {:<24}{}{default}", variable.name, variable.help);
     }
     text.push_str("To read a value from a file, set one of these to the file's path:\n");
     for variable in VARIABLES.iter().filter(|variable| variable.from_file) {

@@ -1,6 +1,6 @@
 //! Keeps PIA's forwarded port bound and the torrent client listening on it.
 //!
-//! `cli` picks a command, `config` reads the settings, `keeper` decides and `service` runs the loop. `pia` and `torrent` talk to
+//! `cli` runs a command, `config` reads the settings, `keeper` decides and `service` runs the loop. `pia` and `torrent` talk to
 //! the remotes over `http`, `kernel` reports routes and sockets, and `views` publishes the state.
 
 mod check;

@@ -14,7 +14,7 @@ use crate::text::one_line;
 use crate::torrent::{self, TorrentClient};
 use crate::views;
 
-/// Seconds. A binding lapses 15 minutes (900 s) after the last bind, which leaves one minute for a retry.
+/// Longest time between binds, in seconds. A binding lapses 15 minutes (900 s) after the last bind, so 60 s remain for retries.
 const MAX_INTERVAL: u64 = 840;
 
 /// A variable, listed by `--help` and suggested by 'did you mean'.
@@ -23,7 +23,7 @@ pub struct Variable {
     /// Default value, for display only; empty if the variable has none.
     pub default: &'static str,
     pub help: &'static str,
-    /// True if `NAME_FILE` may hold the path of a file with the value.
+    /// True if `NAME_FILE`, the path of a file with the value, can be set instead.
     pub from_file: bool,
 }
 
@@ -39,7 +39,7 @@ pub const VARIABLES: [Variable; 40] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA user name; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "PIA password"),
-    variable("PIA_TOKEN_FILE", "/var/run/pia_token", "cache file for the login token; may also hold a token of yours"),
+    variable("PIA_TOKEN_FILE", "/var/run/pia_token", "cache file for the login token; may also hold your own token"),
     variable("PIA_GATEWAY", "auto", "ADDRESS[:PORT] of the gateway inside the tunnel, or auto to search for it"),
     variable("PIA_HOSTNAME", "", "name in the VPN server's certificate, e.g. mexico409; the check command shows it"),
     variable("PIA_CA_CERT", "", "CA certificate (PEM file) for the gateway, instead of PIA's, which is fetched once"),
@@ -77,7 +77,7 @@ pub const VARIABLES: [Variable; 40] = [
         "program, with arguments, to run for each new port; placeholders: {port}, {old_port}, {interface}",
     ),
     from_file("PORT_CHANGE_URL", "URL (http or https) to request for each new port; same placeholders as the command"),
-    from_file("HEARTBEAT_URL", "URL of a monitor (Uptime Kuma, healthchecks.io) that gets the health every interval"),
+    from_file("HEARTBEAT_URL", "URL of a monitor (Uptime Kuma, healthchecks.io) to send the health to every interval"),
     variable("NOTIFY_CA_CERT", "", "CA (PEM file) for PORT_CHANGE_URL and HEARTBEAT_URL, instead of Mozilla's"),
     variable("METRICS_FILE", "", "file for Prometheus metrics, for node_exporter's textfile collector"),
     variable("STATUS_ADDRESS", "", "ADDRESS:PORT of the status server: /metrics, /healthz, /status, /v1/portforward"),
@@ -101,7 +101,7 @@ pub struct Settings {
     pub client: Box<dyn TorrentClient>,
     /// Time between binds, 1 to 840 s.
     pub interval: Duration,
-    /// How long to keep running without any network device but loopback; `None` means forever.
+    /// How long to keep running when loopback is the only network device left; `None` means forever.
     pub isolation: Option<Duration>,
     pub state_dir: PathBuf,
     /// Moved out by `Service::new`; ignored by `check`.
@@ -160,14 +160,15 @@ impl Settings {
         };
         let client = torrent::read(reader);
         let interval = interval(reader);
-        let isolation = isolation(reader);
+        let remedy = "use e.g. 60, or unset it to keep running";
+        let isolation = reader.parsed("EXIT_WHEN_ISOLATED", "0", remedy, |text| seconds(text, 0..=u32::MAX.into()));
         let log_level = log_level(reader);
         let views = views::Settings::read(reader);
         Some(Self {
             port: port?,
             client: client?,
             interval: interval?,
-            isolation: Some(isolation?).filter(|limit| !limit.is_zero()),
+            isolation: Some(isolation?).filter(|limit| *limit > 0).map(Duration::from_secs),
             state_dir,
             views: Some(views),
             log_level: log_level?,
@@ -178,7 +179,7 @@ impl Settings {
     }
 }
 
-/// Parses a number of seconds within `range`. For a value with a unit, such as `5m`, the error suggests the number.
+/// Parses a number of seconds within `range`. For a value with a unit, such as `5m`, the error suggests the number of seconds.
 fn seconds(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, InvalidValue> {
     let text = text.trim();
     let not = || InvalidValue::from(format!("is not a number of seconds from {} to {}", range.start(), range.end()));
@@ -209,13 +210,6 @@ fn interval(reader: &mut Reader) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(MAX_INTERVAL)))
 }
 
-/// Limit from `EXIT_WHEN_ISOLATED`; zero means no limit.
-fn isolation(reader: &mut Reader) -> Option<Duration> {
-    let remedy = "use e.g. 60, or unset it to keep running";
-    let limit = reader.parsed("EXIT_WHEN_ISOLATED", "0", remedy, |text| seconds(text, 0..=u32::MAX.into()));
-    limit.map(Duration::from_secs)
-}
-
 fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
     let remedy = "use TRACE, DEBUG, INFO, WARN, WARNING, ERROR or CRITICAL";
     reader.parsed("LOG_LEVEL", "INFO", remedy, |text| match text.to_ascii_uppercase().as_str() {
@@ -228,38 +222,29 @@ fn log_level(reader: &mut Reader) -> Option<LevelFilter> {
     })
 }
 
-/// True for one of `OpenRC`'s own settings, such as `rc_after`, which the conf.d file may also hold.
-fn is_of_openrc(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase())
-}
-
 /// Warns about every unknown name in the configuration file, and about unknown names in the environment that look like ours.
 fn warn_about_unknown(reader: &mut Reader) {
+    let mut known: Vec<_> = VARIABLES.iter().map(|variable| variable.name.to_owned()).collect();
     let files = VARIABLES.iter().filter(|variable| variable.from_file);
-    let known: Vec<String> = VARIABLES
-        .iter()
-        .map(|variable| variable.name.to_owned())
-        .chain(files.map(|variable| format!("{}_FILE", variable.name)))
-        .collect();
+    known.extend(files.map(|variable| format!("{}_FILE", variable.name)));
     let looks_like_ours = |name: &str| {
         ["PIA_", "QBITTORRENT_", "DELUGE_", "GLUETUN_"].iter().any(|prefix| name.starts_with(prefix))
             || known.iter().any(|known| is_mistyped(name, known))
     };
     for name in reader.names().filter(|name| !known.contains(name)) {
         let meant = meant(name, &known);
-        let in_file = reader.is_in_file(name) && (!is_of_openrc(name) || meant.is_some());
+        // The conf.d file may also contain OpenRC's own settings, such as `rc_after`.
+        let is_of_openrc = name.starts_with(|c: char| c.is_ascii_lowercase());
+        let in_file = reader.is_in_file(name) && (!is_of_openrc || meant.is_some());
         if in_file || looks_like_ours(name) {
-            let what = format!("ignoring unknown variable {}", one_line(name));
-            reader.unknown.push(match meant {
-                Some(meant) => format!("{what}; did you mean {meant}?"),
-                None => format!("{what}; --help lists the known ones"),
-            });
+            let hint = meant.map_or("--help lists the known ones".to_owned(), |meant| format!("did you mean {meant}?"));
+            reader.unknown.push(format!("ignoring unknown variable {}; {hint}", one_line(name)));
         }
     }
 }
 
-/// Guesses which known name was meant: the closest within two typos, or else the shortest that extends `name` or that `name`
-/// extends.
+/// Guesses which known name was meant: the closest one within two typos, or else the shortest one that starts with `name` or that
+/// `name` starts with.
 fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let upper = name.to_ascii_uppercase();
     let begun = |known: &&String| upper.len() > 7 && (known.starts_with(&upper) || upper.starts_with(known.as_str()));
@@ -268,12 +253,12 @@ fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     closest.or_else(|| known.iter().filter(begun).min_by_key(|known| known.len())).map(String::as_str)
 }
 
-/// Allows one typo, or two in a name of at least 16 characters.
+/// Allows one typo, or two if the known name has at least 16 characters.
 fn is_mistyped(name: &str, known: &str) -> bool {
     known.len().abs_diff(name.len()) <= 2 && osa_distance(name, known) <= (known.len() / 8).clamp(1, 2)
 }
 
-/// Warns about variables in a manual command's environment, because the service reads only its configuration file.
+/// Warns a user who runs a command manually about variables in the shell, because the service reads only its configuration file.
 fn warn_about_strays(reader: &mut Reader, all: &Variables) {
     let (Some(file), true) = (&all.file, all.service_user.is_some()) else { return };
     let is_stray = |name: &&str| reader.get(name).is_some() && all.in_environment.iter().any(|known| known == name);

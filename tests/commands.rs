@@ -665,7 +665,7 @@ fn check_runs_the_loop_and_does_not_change_qbittorrent() {
     assert_eq!(output.code, Some(0), "{output:#?}");
     let line = "note port           the client has port 6881, but the leased port is 47047; the service will set it\n";
     assert!(output.stdout.contains(line), "{output:#?}");
-    assert!(output.stdout.ends_with("\n\nall is well: start the service, which sets the port\n"), "{output:#?}");
+    assert!(output.stdout.ends_with("\n\nall is well: start the service to set the port\n"), "{output:#?}");
     assert_eq!((world.qbt.counts().set_ports, world.qbt.listening()), (0, Some(6881)));
     assert_eq!(rows(&output), ROWS);
 

@@ -9,7 +9,7 @@ use crate::secret::Secret;
 
 pub const NAME: &str = "HEARTBEAT_URL";
 
-/// A report to the monitor.
+/// The health, as sent to the monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ping {
     pub healthy: bool,
@@ -46,8 +46,8 @@ impl Heartbeat {
     }
 }
 
-/// Builds the path that the monitor expects: fills in placeholders, or sets Uptime Kuma's parameters, or (healthchecks.io and
-/// compatible monitors) appends `/fail` for a problem.
+/// Builds the path that the monitor expects. Without placeholders to fill in, Uptime Kuma receives its own parameters; other
+/// monitors receive `/fail` at the end of the path for a problem, as healthchecks.io expects.
 fn path(template: &str, ping: &Ping) -> Secret {
     let status = if ping.healthy { "up" } else { "down" };
     let message = percent_encoded(&ping.message);

@@ -21,7 +21,7 @@ pub struct Counts {
     tunnel_changes: u64,
     moves: u64,
     reopens: u64,
-    /// Last lease, which counts once even if storing it takes several attempts.
+    /// The last lease counted, so that a lease counts only once even if storing it takes several attempts.
     lease: Option<(u16, Timestamp)>,
 }
 
@@ -49,17 +49,13 @@ impl Counts {
     }
 }
 
-/// Renders all metrics at `now`. A metric without a value still has its `HELP` and `TYPE` lines.
+/// Renders all metrics as of `now`. A metric without a value still has its `HELP` and `TYPE` lines.
 pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> String {
     let mut text = Text(String::new());
     let time = |time: Option<&str>| time?.parse().ok().map(Timestamp::as_second);
     text.name("info", "gauge", "Version and torrent client.");
-    text.labelled("info", &[("version", &status.version), ("client", &status.client)], 1);
-    text.gauge(
-        "healthy",
-        "1 if the port is bound and the client listens on it, as for healthcheck.",
-        Some(u8::from(well)),
-    );
+    text.value(&format!("info{{version=\"{}\",client=\"{}\"}}", status.version, status.client), 1);
+    text.gauge("healthy", "1 if healthcheck succeeds: port bound and client listening.", Some(u8::from(well)));
     text.gauge("port", "Forwarded port; 0 if there is none.", Some(status.port.unwrap_or(0)));
     text.gauge("client_port", "The client's listen port when last read.", status.client_port);
     text.gauge("interval_seconds", "Time between binds.", Some(status.interval_s));
@@ -76,7 +72,7 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     text.name("failing", "gauge", "1 while calls to the account, gateway or client fail.");
     for remote in [Remote::Account, Remote::Gateway, Remote::Client].map(remote_name) {
         let failing = status.problems.iter().any(|problem| problem.remote == remote);
-        text.labelled("failing", &[("peer", remote)], u8::from(failing));
+        text.value(&format!("failing{{peer=\"{remote}\"}}"), u8::from(failing));
     }
     for (name, help, count) in [
         ("binds", "Successful binds since the start.", counts.binds),
@@ -89,7 +85,7 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     ] {
         let name = format!("{name}_total");
         text.name(&name, "counter", help);
-        text.labelled(&name, &[], count);
+        text.value(&name, count);
     }
     text.0
 }
@@ -104,15 +100,13 @@ impl Text {
     fn gauge(&mut self, name: &str, help: &str, value: Option<impl Display>) {
         self.name(name, "gauge", help);
         if let Some(value) = value {
-            self.labelled(name, &[], value);
+            self.value(name, value);
         }
     }
 
-    /// Escapes nothing, because no label value contains a quote, a backslash or a line break.
-    fn labelled(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.0, "pia_sync_{name}{labels} {value}");
+    /// `name` includes the labels, whose values need no escaping: none contains a quote, a backslash or a line break.
+    fn value(&mut self, name: &str, value: impl Display) {
+        let _ = writeln!(self.0, "pia_sync_{name} {value}");
     }
 }
 
@@ -127,16 +121,14 @@ impl MetricsFile {
         Self { path, failed: false }
     }
 
-    /// Replaces the file atomically, as the collector requires. Each call tries again, but only the first failure is logged.
+    /// Replaces the file atomically, as the collector requires. Each call tries again, but only the first of several failures in a
+    /// row is logged.
     pub fn write(&mut self, text: &str) {
         match files::publish(&self.path, text.as_bytes()) {
             Ok(()) => self.failed = false,
             Err(error) if !std::mem::replace(&mut self.failed, true) => {
-                let path = files::display_path(&self.path);
-                log::warn!(
-                    "METRICS_FILE {path}: {}; use a file in a folder that the service can write to",
-                    io_message(&error)
-                );
+                let (path, error) = (files::display_path(&self.path), io_message(&error));
+                log::warn!("METRICS_FILE {path}: {error}; use a file in a folder that the service can write to");
             }
             Err(_) => {}
         }

@@ -60,7 +60,7 @@ impl Settings {
     }
 }
 
-/// A port change, as a subscriber receives it.
+/// A port change, as sent to a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortChange {
     port: u16,
@@ -71,28 +71,20 @@ pub struct PortChange {
 }
 
 impl PortChange {
-    /// Environment variables for the command.
-    fn values(&self) -> [(&'static str, String); 3] {
-        let (port, old_port) = (self.port.to_string(), self.old_port.to_string());
-        [("PORT", port), ("OLD_PORT", old_port), ("INTERFACE", self.interface.clone())]
-    }
-
-    /// Fills in the placeholders in `template`: ours, and those that gluetun uses.
+    /// Fills in the placeholders in `template`, both ours and gluetun's.
     fn fill(&self, template: &str, encode: fn(&str) -> String) -> String {
-        let (port, old_port, interface) = (self.port.to_string(), self.old_port.to_string(), encode(&self.interface));
-        let pairs = [
-            ("{{PORT}}", &port),
-            ("{{PORTS}}", &port),
-            ("{{VPN_INTERFACE}}", &interface),
-            ("{port}", &port),
-            ("{old_port}", &old_port),
-            ("{interface}", &interface),
-        ];
-        pairs.into_iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
+        let (port, interface) = (self.port.to_string(), encode(&self.interface));
+        template
+            .replace("{{PORT}}", &port)
+            .replace("{{PORTS}}", &port)
+            .replace("{{VPN_INTERFACE}}", &interface)
+            .replace("{port}", &port)
+            .replace("{old_port}", &self.old_port.to_string())
+            .replace("{interface}", &interface)
     }
 }
 
-/// Receives each new port once.
+/// A program or a URL that receives each new port once.
 struct Subscriber {
     outbox: Outbox<PortChange>,
     last: Option<(u16, Instant)>,
@@ -105,7 +97,7 @@ impl Subscriber {
         Self { outbox, last: None, delivered: 0 }
     }
 
-    /// Sends a new port. Sends a port again at the next bind if the delivery failed.
+    /// Sends `port` if it is new, or again at the next bind if its delivery failed.
     fn notify(&mut self, port: u16, interface: &str, now: Instant, interval: Duration) {
         if let Some((last, at)) = self.last {
             if self.outbox.is_delivered() {
@@ -147,6 +139,7 @@ impl Views {
                 move |change: PortChange| webhook.get(&Secret::new(change.fill(webhook.template(), percent_encoded)));
             Subscriber::new(Outbox::new(PORT_CHANGE_URL, get))
         });
+        let address = settings.address.filter(|_| long_running);
         Self {
             interval,
             check_health,
@@ -155,10 +148,7 @@ impl Views {
             url,
             heartbeat: settings.heartbeat.map(|webhook| Heartbeat::new(webhook, interval)),
             metrics_file: settings.metrics_file.map(MetricsFile::new),
-            status_server: settings
-                .address
-                .filter(|_| long_running)
-                .map(|address| StatusServer::new(address, check_health)),
+            status_server: address.map(|address| StatusServer::new(address, check_health)),
             counts: Counts::default(),
         }
     }
@@ -179,7 +169,7 @@ impl Views {
         }
     }
 
-    /// Updates metrics file and status server. Called after an event, and at the end of a pass.
+    /// Updates the metrics file and the status server. Called after an event, and at the end of a pass.
     pub fn update(&mut self, status: &Status, port: Option<u16>) {
         if let Some(file) = &mut self.metrics_file {
             let well = status.stopped_at.is_none() && matches!((self.check_health)(status), Health::Healthy(_));
@@ -199,7 +189,7 @@ impl Views {
         }
     }
 
-    /// Waits for the end of a running command, which is killed because the service is stopping.
+    /// Waits until a running command has ended. The command is killed, because the service is stopping.
     pub fn stop(&mut self) {
         if let Some(command) = self.command.take() {
             command.outbox.finish();

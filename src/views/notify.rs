@@ -4,7 +4,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Does nothing without a service manager that expects notifications.
+/// Does nothing if no service manager expects notifications.
 #[derive(Default)]
 pub struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
@@ -30,7 +30,7 @@ impl Notifier {
         Self { socket, watchdog }
     }
 
-    /// Longest time between calls to [`Notifier::feed_watchdog`]: half of the watchdog's limit, but at least 100 ms.
+    /// Longest time allowed between calls to [`Notifier::feed_watchdog`]: half the watchdog's limit, but at least 100 ms.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.map(|limit| (limit / 2).max(Duration::from_millis(100)))
     }

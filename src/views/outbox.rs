@@ -12,7 +12,7 @@ const STACK: usize = 256 * 1024;
 /// Interval between calls to `reap` while there is nothing to deliver.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Result of a delivery; the error is a line for the log.
+/// Result of a delivery. The error is a complete log message.
 pub type Delivery = Result<(), String>;
 
 /// A delivery thread and its queue.
@@ -27,12 +27,12 @@ pub struct Outbox<T> {
 }
 
 impl<T: Send + 'static> Outbox<T> {
-    /// `deliver` must end within a bounded time. The first failure and the recovery are logged under `name`, a variable's name.
+    /// `deliver` must return within a bounded time. The recovery from a failure is logged under `name`, the name of a variable.
     pub fn new(name: &'static str, deliver: impl FnMut(T) -> Delivery + Send + 'static) -> Self {
         Self::with_reaper(name, deliver, || false)
     }
 
-    /// Like `new`, but also calls `reap` between deliveries, for as long as `reap` reports that children are still running.
+    /// Like `new`, but also calls `reap` between deliveries, and every 5 s while `reap` reports that children are still running.
     pub fn with_reaper(
         name: &'static str,
         deliver: impl FnMut(T) -> Delivery + Send + 'static,
@@ -79,10 +79,8 @@ fn work<T>(
     reap: fn() -> bool,
 ) {
     let mut failing: Option<Instant> = None;
-    while let Some((mut number, mut job)) = next(waiting, reap) {
-        while let Ok(later) = waiting.try_recv() {
-            (number, job) = later;
-        }
+    while let Some(first) = next(waiting, reap) {
+        let (number, job) = waiting.try_iter().last().unwrap_or(first);
         match (deliver(job), failing) {
             (Ok(()), since) => {
                 delivered.store(number, Ordering::Relaxed);
@@ -91,7 +89,7 @@ fn work<T>(
                 }
                 failing = None;
             }
-            // A delivery that was abandoned because of a stop has not failed.
+            // A delivery that was abandoned because the service is stopping has not failed.
             (Err(_), _) if crate::signals::stopping() => {}
             (Err(reason), None) => {
                 log::warn!("{reason}");
@@ -105,16 +103,13 @@ fn work<T>(
 
 /// Waits for the next job; `None` after the last one.
 fn next<T>(waiting: &Receiver<T>, reap: fn() -> bool) -> Option<T> {
-    loop {
-        if !reap() {
-            return waiting.recv().ok();
-        }
+    while reap() {
         match waiting.recv_timeout(REAP_INTERVAL) {
-            Ok(job) => return Some(job),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return None,
+            job => return job.ok(),
         }
     }
+    waiting.recv().ok()
 }
 
 #[cfg(test)]

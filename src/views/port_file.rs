@@ -18,8 +18,8 @@ impl PortFile {
         Self { path, written: None, failed: false }
     }
 
-    /// Overwrites the file in place, so that programs that watch the file notice; `None` empties the file. Each call tries again
-    /// after a failure, but only the first of several failures is logged.
+    /// Overwrites the file in place, so that programs that watch the file notice; `None` empties the file. After a failure, each
+    /// call tries again, but only the first of several failures in a row is logged.
     pub fn write(&mut self, port: Option<u16>) {
         let text = port.map_or(String::new(), |port| format!("{port}\n"));
         if self.written.as_ref() == Some(&text) {

@@ -16,11 +16,11 @@ use crate::state::Presence;
 use crate::text::one_line;
 use crate::time::{human_duration, rfc3339};
 
-/// If the source of a followed port does not answer for this long, the port counts as lost.
+/// A followed port counts as lost if its source has not answered for this long.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// PIA drops a binding that is not repeated within this time.
+/// PIA drops a binding unless the port is bound again within this time.
 const BINDING_LIFETIME: Duration = Duration::from_secs(15 * 60);
-/// The service is unhealthy after this many failed binds in a row, although the port is still bound.
+/// The service counts as unhealthy after this many failed binds in a row, even if the binding has not lapsed yet.
 const MAX_BINDS_FAILED: u32 = 3;
 
 /// Output of `status --json`. Times are RFC 3339, UTC.
@@ -55,11 +55,11 @@ pub struct Status {
     pub client_port: Option<u16>,
     /// When the client was last seen listening on the port, or with the port set if its socket cannot be seen.
     pub client_verified_at: Option<String>,
-    /// The client's own report about its reachability: a word of qBittorrent's API, `listening`, or `unknown`.
+    /// The client's own report about its reachability: a term from qBittorrent's API, `listening`, or `unknown`.
     pub connection_status: Option<String>,
     /// True if the kernel shows the client's socket, so that a health check can inspect the socket.
     pub listener_seen: bool,
-    /// When this run of the service first saw the client with this port.
+    /// When the client was first seen with this port since the service started.
     pub port_since: Option<String>,
     /// When an incoming peer was last seen on the port.
     pub peer_seen_at: Option<String>,
@@ -159,19 +159,18 @@ impl Status {
     /// Reads the document in `state_dir`; `None` if the file does not exist. The error is a message for the user.
     pub fn read(state_dir: &Path) -> Result<Option<Self>, String> {
         let path = Self::path(state_dir);
-        let text = match files::read(&path) {
-            Ok(text) => text,
-            Err(error) if files::is_absent(&error) => return Ok(None),
-            Err(error) => {
-                let hint = match error.kind() {
-                    std::io::ErrorKind::PermissionDenied => "run this as root or as the service's user",
-                    _ => "check STATE_DIR",
-                };
-                return Err(format!("{}: {}; {hint}", path.display(), io_message(&error)));
+        let shown = path.display();
+        match files::read(&path) {
+            Ok(text) => {
+                json::from_str(&text).map(Some).map_err(|_| format!("{shown} is damaged; the next bind replaces it"))
             }
-        };
-        let damaged = || format!("{} is damaged; the next bind replaces it", path.display());
-        json::from_str(&text).map(Some).map_err(|_| damaged())
+            Err(error) if files::is_absent(&error) => Ok(None),
+            Err(error) => {
+                let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+                let advice = if denied { "run this as root or as the service's user" } else { "check STATE_DIR" };
+                Err(format!("{shown}: {}; {advice}", io_message(&error)))
+            }
+        }
     }
 
     /// One-line state for the service manager.
@@ -195,71 +194,65 @@ impl Status {
         listen_state: Option<&ListenState>,
         now: Timestamp,
     ) -> Health {
-        let result = match presence {
-            Presence::Running(_) => self.check_route(route).and_then(|()| self.check(now)).and_then(|message| {
-                self.check_listen_state(listen_state)?;
-                Ok(message)
+        match presence {
+            Presence::Running(_) => match self.check(route, listen_state, now) {
+                Ok(message) => Health::Healthy(one_line(&message)),
+                Err(message) => Health::Unhealthy(one_line(&message)),
+            },
+            Presence::Unknown(reason) => Health::Unhealthy(one_line(&format!("unknown: {reason}"))),
+            Presence::Stopped => Health::Stopped(match &self.stopped_at {
+                Some(at) => format!("not running: stopped at {}", one_line(at)),
+                None => format!("not running: killed or crashed after {}", one_line(&self.updated_at)),
             }),
-            Presence::Unknown(reason) => Err(format!("unknown: {reason}")),
-            Presence::Stopped => return Health::Stopped(one_line(&self.stopped())),
-        };
-        result
-            .map_or_else(|message| Health::Unhealthy(one_line(&message)), |message| Health::Healthy(one_line(&message)))
-    }
-
-    fn stopped(&self) -> String {
-        match &self.stopped_at {
-            Some(at) => format!("not running: stopped at {at}"),
-            None => format!("not running: killed or crashed after {}", self.updated_at),
         }
     }
 
-    fn check(&self, now: Timestamp) -> Result<String, String> {
-        let unhealthy = |text: String| match self.problems.first() {
+    fn check(
+        &self,
+        route: Option<Result<GatewayRoute, String>>,
+        listen_state: Option<&ListenState>,
+        now: Timestamp,
+    ) -> Result<String, String> {
+        self.check_route(route)?;
+        let message = self.check_port(now).map_err(|text| match self.problems.first() {
             Some(problem) => format!("{}; {} ({text})", problem.error, problem.remedy),
             None => text,
-        };
-        let port = self.port.ok_or_else(|| unhealthy("there is no port".to_owned()))?;
-        let verified =
-            age(self.client_verified_at.as_deref(), now).filter(|_| self.client_port == Some(port)).ok_or_else(|| {
-                unhealthy(format!("{} has not been seen listening on port {port} in this tunnel", self.client))
-            });
-        let fresh = |age: Duration| age <= Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60));
+        })?;
+        self.check_listen_state(listen_state)?;
+        Ok(message)
+    }
+
+    /// Checks that the port was bound, and the client was seen listening on it, recently enough.
+    fn check_port(&self, now: Timestamp) -> Result<String, String> {
+        let port = self.port.ok_or("there is no port")?;
+        let (client, bound) = (&self.client, age(self.bound_at.as_deref(), now));
         if self.follows {
             let lost = self.problems.iter().find(|problem| problem.remote == remote_name(Remote::Gateway));
-            if let Some(since) =
-                lost.and_then(|problem| age(Some(&problem.since), now)).filter(|&age| age >= SOURCE_TIMEOUT)
-            {
-                return Err(unhealthy(format!(
-                    "port {port} was last confirmed by its source {} ago",
-                    human_duration(since)
-                )));
+            let silent = lost.and_then(|problem| age(Some(&problem.since), now)).unwrap_or_default();
+            if silent >= SOURCE_TIMEOUT {
+                let silent = human_duration(silent);
+                return Err(format!("port {port} was last confirmed by its source {silent} ago"));
             }
         } else {
-            let bound = age(self.bound_at.as_deref(), now)
-                .ok_or_else(|| unhealthy("the port has not been bound since the service started".to_owned()))?;
+            let bound = bound.ok_or("the port has not been bound since the service started")?;
             if bound >= BINDING_LIFETIME {
-                return Err(unhealthy(format!(
-                    "the last bind was {} ago, but a binding lapses after 15 min",
-                    human_duration(bound)
-                )));
+                let bound = human_duration(bound);
+                return Err(format!("the last bind was {bound} ago, but a binding lapses after 15 min"));
             }
             if self.binds_failed >= MAX_BINDS_FAILED {
-                return Err(unhealthy(format!("{} binds failed in a row", self.binds_failed)));
+                return Err(format!("{} binds failed in a row", self.binds_failed));
             }
         }
-        let verified = verified?;
-        if !fresh(verified) {
-            return Err(unhealthy(format!(
-                "{} was last seen listening on port {port} {} ago",
-                self.client,
-                human_duration(verified)
-            )));
+        let verified = age(self.client_verified_at.as_deref(), now)
+            .filter(|_| self.client_port == Some(port))
+            .ok_or_else(|| format!("{client} has not been seen listening on port {port} in this tunnel"))?;
+        if verified > Duration::from_secs(self.interval_s.saturating_mul(2).saturating_add(60)) {
+            let verified = human_duration(verified);
+            return Err(format!("{client} was last seen listening on port {port} {verified} ago"));
         }
-        let bound = age(self.bound_at.as_deref(), now)
-            .map_or(String::new(), |age| format!(" bound {} ago", human_duration(age)));
+        let bound = bound.map_or(String::new(), |age| format!(" bound {} ago", human_duration(age)));
         let listens = if self.is_unverifiable() { "has it set (listening not confirmed)" } else { "listening" };
-        Ok(format!("port {port}{bound}, {} {listens}", self.client))
+        Ok(format!("port {port}{bound}, {client} {listens}"))
     }
 
     /// True if the client does not report whether it listens, and the kernel does not show the client's socket.
@@ -275,15 +268,11 @@ impl Status {
     /// Checks that the route of the last bind still exists. When a VPN container restarts, a container that shares its network is
     /// left in a namespace without routes, and everything else looks fine.
     fn check_route(&self, route: Option<Result<GatewayRoute, String>>) -> Result<(), String> {
-        let now = match route {
-            None => return Ok(()),
-            Some(Err(error)) => {
-                let to =
-                    self.gateway.as_ref().map_or("the tunnel".to_owned(), |gateway| format!("the gateway {gateway}"));
-                return Err(format!("no route to {to}: {error}; check that the VPN is up"));
-            }
-            Some(Ok(now)) => now,
-        };
+        let Some(route) = route else { return Ok(()) };
+        let now = route.map_err(|error| {
+            let to = self.gateway.as_ref().map_or("the tunnel".to_owned(), |gateway| format!("the gateway {gateway}"));
+            format!("no route to {to}: {error}; check that the VPN is up")
+        })?;
         if let Some(local) = &self.local_address
             && *local != now.local.to_string()
         {
@@ -298,7 +287,7 @@ impl Status {
         Ok(())
     }
 
-    /// Checks that peers can reach the client's socket now, as far as the kernel shows.
+    /// Checks that, as far as the kernel shows, peers can reach the client's socket now.
     fn check_listen_state(&self, listen_state: Option<&ListenState>) -> Result<(), String> {
         let client = &self.client;
         let Some(port) = self.port else { return Ok(()) };
@@ -316,21 +305,17 @@ impl Status {
 
     /// Output of `status`.
     pub fn describe(&self, presence: &Presence, health: &Health, now: Timestamp) -> String {
-        let ago = |time: &Option<String>| {
-            age(time.as_deref(), now).map_or("never".to_owned(), |age| human_duration(age) + " ago")
-        };
+        let ago = |time: Option<&str>| age(time, now).map_or("never".to_owned(), |age| human_duration(age) + " ago");
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<12}{}", one_line(&value));
         };
         match presence {
             Presence::Running(who) => line("running", who.clone()),
-            Presence::Stopped => line(
-                "stopped",
-                self.stopped_at
-                    .as_ref()
-                    .map_or_else(|| format!("killed or crashed after {}", self.updated_at), |at| format!("at {at}")),
-            ),
+            Presence::Stopped => match &self.stopped_at {
+                Some(at) => line("stopped", format!("at {at}")),
+                None => line("stopped", format!("killed or crashed after {}", self.updated_at)),
+            },
             Presence::Unknown(reason) => line("unknown", reason.clone()),
         }
         match health {
@@ -338,12 +323,8 @@ impl Status {
             Health::Unhealthy(message) => line("health", format!("not ok: {message}")),
             Health::Stopped(_) => {}
         }
-        for problem in &self.problems {
-            let times = problem.failures;
-            line(
-                "problem",
-                format!("{}; {} (since {}, {times} attempts)", problem.error, problem.remedy, problem.since),
-            );
+        for Problem { since, failures, error, remedy, .. } in &self.problems {
+            line("problem", format!("{error}; {remedy} (since {since}, {failures} attempts)"));
         }
         match (self.port, &self.expires_at) {
             (Some(port), Some(expires_at)) => line("lease", format!("port {port} until {expires_at}")),
@@ -351,25 +332,20 @@ impl Status {
             _ => line("port", "none".to_owned()),
         }
         if !self.follows {
-            line("bound", ago(&self.bound_at));
+            line("bound", ago(self.bound_at.as_deref()));
         }
         let seen = self.client_port.map_or("no port seen".to_owned(), |port| format!("port {port}"));
         let listening = if self.is_unverifiable() { "seen with that port" } else { "seen listening" };
-        line("client", format!("{}: {seen}, {listening} {}", self.client, ago(&self.client_verified_at)));
+        line("client", format!("{}: {seen}, {listening} {}", self.client, ago(self.client_verified_at.as_deref())));
         if let Some(since) = &self.port_since {
-            let inbound = match &self.peer_seen_at {
-                Some(_) => format!("incoming peer seen {}", ago(&self.peer_seen_at)),
-                None if self.connection_status.as_deref() == Some("connected") => {
-                    "peers can connect to the client".to_owned()
-                }
-                None => {
-                    let since = ago(&Some(since.clone()));
-                    format!("no incoming peer yet (normal at first); the port was set {since}")
-                }
+            let inbound = match (self.peer_seen_at.as_deref(), self.connection_status.as_deref()) {
+                (Some(seen), _) => format!("incoming peer seen {}", ago(Some(seen))),
+                (None, Some("connected")) => "peers can connect to the client".to_owned(),
+                _ => format!("no incoming peer yet (normal at first); the port was set {}", ago(Some(since))),
             };
             line("inbound", inbound);
         }
-        line("updated", ago(&Some(self.updated_at.clone())));
+        line("updated", ago(Some(&self.updated_at)));
         text
     }
 }

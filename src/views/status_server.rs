@@ -3,7 +3,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, sleep};
 use std::time::{Duration, Instant};
@@ -15,9 +14,9 @@ use super::status::{Health, Status};
 use crate::error::io_message;
 
 pub const NAME: &str = "STATUS_ADDRESS";
-/// Maximum number of clients at a time; further connections are closed.
+/// Maximum number of simultaneous clients; further connections are closed without a reply.
 const CLIENTS: usize = 8;
-/// Time for a request and its reply.
+/// Time allowed for a request and its reply.
 const LIMIT: Duration = Duration::from_secs(2);
 /// Longest request, in bytes.
 const REQUEST: usize = 4096;
@@ -36,7 +35,7 @@ pub struct PageData {
 
 pub type HealthCheck = fn(&Status) -> Health;
 
-/// Shared data that the server's threads publish.
+/// The data that the server publishes, shared with its threads.
 pub struct StatusServer(Arc<Mutex<PageData>>);
 
 impl StatusServer {
@@ -68,7 +67,8 @@ fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: Health
         sleep(LISTEN_RETRY);
     };
     log::info!("status: http://{address}/metrics, /healthz, /status, /v1/portforward");
-    let clients = Arc::new(AtomicUsize::new(0));
+    // Each client's thread holds a clone, so that the strong count minus one is the number of clients.
+    let slots = Arc::new(());
     for client in listener.incoming() {
         let Ok(client) = client else {
             // Probably out of file descriptors: wait until the current clients have closed theirs.
@@ -76,18 +76,15 @@ fn listen(address: SocketAddr, data: &Arc<Mutex<PageData>>, check_health: Health
             continue;
         };
         // Over the limit: close the connection without a reply.
-        if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
-            clients.fetch_sub(1, Ordering::Relaxed);
+        if Arc::strong_count(&slots) > CLIENTS {
             continue;
         }
-        let (data, counter) = (Arc::clone(data), Arc::clone(&clients));
-        let serve = move || {
+        let (data, slot) = (Arc::clone(data), Arc::clone(&slots));
+        // If no thread can be started, the connection is closed and the slot is free again.
+        let _ = Builder::new().stack_size(STACK).spawn(move || {
             let _ = serve(client, &data, check_health);
-            counter.fetch_sub(1, Ordering::Relaxed);
-        };
-        if Builder::new().stack_size(STACK).spawn(serve).is_err() {
-            clients.fetch_sub(1, Ordering::Relaxed);
-        }
+            drop(slot);
+        });
     }
 }
 
@@ -97,7 +94,7 @@ fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthChec
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Request::new(&mut headers);
     let complete = parsed.parse(&request).is_ok_and(|state| state.is_complete());
-    let reply = match (parsed.method, parsed.path) {
+    let Reply { status, kind, body } = match (parsed.method, parsed.path) {
         (Some("GET" | "HEAD"), Some(path)) if complete => {
             let data = data.lock().unwrap_or_else(PoisonError::into_inner).clone();
             reply_to(path, &data, check_health)
@@ -105,7 +102,6 @@ fn serve(mut client: TcpStream, data: &Mutex<PageData>, check_health: HealthChec
         (Some(_), Some(_)) if complete => Reply::text("405 Method Not Allowed", "use GET or HEAD\n".to_owned()),
         _ => Reply::text("400 Bad Request", "not an HTTP request\n".to_owned()),
     };
-    let Reply { status, kind, body } = reply;
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nAllow: GET, HEAD\r\nCache-Control: no-store\r\n\
          Connection: close\r\n\r\n",
@@ -177,7 +173,7 @@ fn reply_to(path: &str, data: &PageData, check_health: HealthCheck) -> Reply {
             Reply::text(status, format!("{}\n", health.message()))
         }
         "/status" => Reply::json(format!("{}\n", miniserde::json::to_string(&data.status))),
-        // The current and the former path on gluetun's control server.
+        // The current path and the former path on gluetun's control server.
         "/v1/portforward" | "/v1/openvpn/portforwarded" => Reply::json(match data.port {
             Some(port) => format!("{{\"port\":{port},\"ports\":[{port}]}}\n"),
             None => "{\"port\":0,\"ports\":[]}\n".to_owned(),

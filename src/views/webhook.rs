@@ -1,5 +1,5 @@
-//! A URL in the settings that receives notifications as GET requests. Everything after the host is secret, because it may
-//! authenticate us.
+//! A URL in the settings that receives notifications as GET requests. Its path and query are secret, because they may contain a
+//! credential.
 
 use rustls::RootCertStore;
 
@@ -39,24 +39,23 @@ impl Webhook {
         let mut connection =
             Connection::new(self.url.host.clone(), self.url.port, self.url.host_header(), self.tls.clone());
         let request = Request { secret_path: true, ..Request::get(path.expose()) };
-        let error = match connection.send(&request) {
+        let cause = match connection.send(&request) {
             Ok(response) if response.is_success() => return Ok(()),
-            // The error omits the body, which may repeat the secret path.
-            Ok(response) => self.failed(Cause::HttpStatus(response.status)),
-            Err(cause) => self.failed(cause),
+            // The error omits the reply's body, which may repeat the secret path.
+            Ok(response) => Cause::HttpStatus(response.status),
+            Err(cause) => cause,
         };
-        Err(format!("{error}; {}", error.advice))
-    }
-
-    fn failed(&self, cause: Cause) -> Error {
         let advice = match &cause {
-            Cause::HttpStatus(300..=399) => "use the URL that this one redirects to",
-            Cause::HttpStatus(_) | Cause::NotHttp => "check that the URL is complete; retrying at the next interval",
-            Cause::UnknownIssuer => "set NOTIFY_CA_CERT to the CA that signed the server's certificate",
-            Cause::NotTls => "use http:// in the URL",
-            _ => return Error::new(Call::Notify(self.name), cause),
+            Cause::HttpStatus(300..=399) => Some("use the URL that this one redirects to"),
+            Cause::HttpStatus(_) | Cause::NotHttp => {
+                Some("check that the URL is complete; retrying at the next interval")
+            }
+            Cause::UnknownIssuer => Some("set NOTIFY_CA_CERT to the CA that signed the server's certificate"),
+            Cause::NotTls => Some("use http:// in the URL"),
+            _ => None,
         };
-        Error::new(Call::Notify(self.name), cause).advise(Some(advice))
+        let error = Error::new(Call::Notify(self.name), cause).advise(advice);
+        Err(format!("{error}; {}", error.advice))
     }
 }
 
