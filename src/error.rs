@@ -37,7 +37,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The failed call, whose name begins the error message.
+/// The call that failed; the error message begins with its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// Getting a token from PIA's account API.
@@ -51,7 +51,7 @@ pub enum Call {
     StoreLease,
     /// Finding the route to the gateway.
     Route,
-    /// Asking the program that leases the port for us.
+    /// Reading the port from the program that leases it (`PORT_SOURCE`).
     PollSource,
     /// Asking the wrong provider for a port: a bug in this program.
     WrongProvider,
@@ -111,7 +111,7 @@ pub enum Cause {
     Closed(Phase),
     /// The kernel has no route to the address.
     NoRoute {
-        /// `host:port` or the address.
+        /// `host:port`, or only the address.
         to: String,
         error: io::Error,
     },
@@ -130,11 +130,11 @@ pub enum Cause {
     },
     /// The certificate does not chain to a trusted root.
     UnknownIssuer,
-    /// Time on this system's clock when the certificate was rejected.
+    /// Contains the time on this system's clock when the certificate was rejected.
     CertificateExpired(Timestamp),
-    /// Time on this system's clock when the certificate was rejected.
+    /// Contains the time on this system's clock when the certificate was rejected.
     CertificateNotYetValid(Timestamp),
-    /// All of several equivalent servers failed; the list is never empty.
+    /// Every one of several equivalent servers failed; the list is never empty.
     AllFailed(Vec<Attempt>),
     /// A certificate's SHA-256 differs from the pinned one.
     WrongCertificate {
@@ -167,7 +167,7 @@ pub enum Cause {
     },
     CredentialsRejected {
         what: AuthMethod,
-        /// The credentials were rejected in an earlier run, and this run has not sent them again.
+        /// They were rejected in an earlier run, so this run has not sent them again.
         before: bool,
     },
     /// Credentials are required, but none are set.
@@ -180,7 +180,7 @@ pub enum Cause {
     },
     /// An unsuccessful HTTP status with a body that must not be shown.
     HttpStatus(u16),
-    /// No tunnel is up, so there is no way to find the gateway.
+    /// No tunnel is up, so the gateway cannot be found.
     NoTunnel,
     /// The torrent client rejected our Host header with this HTTP status.
     HostRejected(u16),
@@ -188,14 +188,14 @@ pub enum Cause {
     NotConnected,
     /// Deluge's web interface lists no daemon to connect to.
     NoDaemon,
-    /// A failure specific to one remote. The text must not change while the failure repeats.
+    /// A failure specific to one remote. The text must stay the same while the failure repeats: a new text counts as a new failure.
     Other(String),
 }
 
 /// A failed attempt at one of several servers.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The server, as shown to the user.
+    /// The server's name or address, as shown to the user.
     pub at: String,
     pub error: Error,
 }
@@ -241,7 +241,7 @@ impl Cause {
         Self::Field { field, problem: problem.into() }
     }
 
-    /// Text without the parts that vary between attempts, such as times and excerpts.
+    /// The message without the parts that vary between attempts, such as times and excerpts.
     fn fingerprint(&self) -> String {
         match self {
             Self::Http { status, .. } => format!("HTTP {status}"),
@@ -263,7 +263,8 @@ impl Cause {
     fn rank(&self) -> u8 {
         match self {
             Self::NoRoute { .. } | Self::Timeout { .. } => 0,
-            // Ranks like a refused connection. Servers tried by address come last, so the DNS failure wins the tie.
+            // As informative as a refused connection. Servers given by address are tried last, and the first attempt wins a tie,
+            // so the DNS failure is the one shown.
             Self::Lookup { .. } => 1,
             Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
             _ => 2,
@@ -283,7 +284,7 @@ impl Cause {
         match self {
             Self::Lookup { .. } => "check the name; if it is right, check DNS (/etc/resolv.conf)",
             Self::CertificateExpired(_) | Self::CertificateNotYetValid(_) => "check this system's clock",
-            Self::LockedOut(_) => "nothing to do: wait until the lockout is over",
+            Self::LockedOut(_) => "wait until the lockout is over; no other action is needed",
             Self::Timeout { .. } | Self::Closed(_) | Self::Broken { .. } => {
                 "if this keeps happening, check the network"
             }
@@ -366,7 +367,7 @@ fn most_informative(attempts: &[Attempt]) -> Option<&Attempt> {
     attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.rank())
 }
 
-/// The system's message for use in mid-sentence: in lower case, and without Rust's ` (os error N)`.
+/// The system's message, for use within a sentence: begins in lower case, without Rust's ` (os error N)`.
 pub fn io_message(error: &io::Error) -> String {
     let text = error.to_string();
     lower_first(text.split(" (os error").next().unwrap_or(&text))
@@ -444,7 +445,7 @@ impl Error {
         groups.into_iter().map(|(reason, places)| format!("failed attempts: {}: {reason}", places.join(", "))).collect()
     }
 
-    /// Text without the parts that vary between attempts: equal for a repetition, different for a new failure.
+    /// The message without the parts that vary between attempts: equal for a repeated failure, different for a new one.
     pub fn fingerprint(&self) -> String {
         format!("{}: {}", self.call, self.cause.fingerprint())
     }
@@ -627,7 +628,7 @@ mod tests {
     fn callers_can_override_retry_and_advice() {
         let error = Error::new(Call::Route, locked(Some(7)));
         assert_eq!(error.retry, Retry::LockedOut(Some(Duration::from_secs(7))));
-        assert_eq!(error.advice, "nothing to do: wait until the lockout is over");
+        assert_eq!(error.advice, "wait until the lockout is over; no other action is needed");
         let error = error.with_retry(Retry::Backoff).advise(None);
         assert_eq!(error.retry, Retry::Backoff);
         assert_eq!(error.advise(Some("better")).advice, "better");

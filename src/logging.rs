@@ -40,7 +40,7 @@ impl Write for Bounded {
         if let Some(length) = &mut self.length {
             *length += written as u64;
             if *length > LOG_LIMIT {
-                // If truncating fails, try again after another 5 MB.
+                // If truncating fails, the next attempt is after another 5 MB.
                 *length = files::keep_tail(&self.path, LOG_KEPT).map_or(0, |()| LOG_KEPT);
             }
         }
@@ -84,7 +84,7 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
     }
 }
 
-/// Last filter before output: makes every record a single line, whatever its source.
+/// Makes every record a single line of printable text, whatever its source.
 fn text(record: &Record) -> String {
     one_line(&record.args().to_string())
 }

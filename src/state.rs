@@ -27,17 +27,17 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// State of a folder's lock, which a daemon or `once` holds while running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
-    /// Contents of the lock file, which name the process; empty if unreadable.
+    /// Contains the text of the lock file, which names the process; empty if unreadable.
     Running(String),
     Stopped,
-    /// Why the lock cannot be tested.
+    /// Contains the reason why the lock cannot be tested.
     Unknown(String),
 }
 
 /// The state folder, opened with or without the right to write to it.
 pub struct State {
     folder: PathBuf,
-    /// `None` for `check`, and for a daemon that could not create or take the lock and runs without it.
+    /// `None` for `check`, and for a daemon that runs without the lock because it could not create or take it.
     lock: Option<File>,
     /// Set if a daemon or `once` was running at the start: this process must not write.
     read_only: bool,
@@ -167,13 +167,13 @@ pub fn reply(mut requester: &UnixStream, result: &Result<String, String>) -> io:
     requester.write_all(format!("{mark}{line}").as_bytes())
 }
 
-/// First byte of a successful reply.
+/// First character of a reply: the renewal succeeded, or failed.
 const SUCCEEDED: &str = "+";
 const FAILED: &str = "-";
-/// Bytes.
+/// Longest reply that is read, in bytes.
 const MAX_REPLY: u64 = 4096;
 
-/// File name. The file contains a single line: the owner's name and process ID.
+/// Name of the lock file, which contains a single line: the owner's name and process ID.
 const LOCK: &str = "lock";
 
 /// A rejection on record. The salted hash is enough to recognise the credentials, but not to recover them.
@@ -209,7 +209,7 @@ pub fn presence(folder: &Path) -> Presence {
     }
 }
 
-/// Handles a missing lock file: nothing has run yet, unless a daemon could not create the file.
+/// Presence without a lock file: nothing has run yet, unless a daemon could not create the file.
 fn without_lock(folder: &Path) -> Presence {
     match folder.try_exists().and_then(|exists| if exists { files::probe_folder(folder) } else { Ok(()) }) {
         Ok(()) => Presence::Stopped,

@@ -1,11 +1,11 @@
-//! [`Now`], the only source of time for decisions, and [`Clock`], which corrects a wall clock that is clearly wrong: routers boot
-//! in 1970.
+//! [`Now`], the only source of time for decisions, and [`Clock`], which corrects a wall clock that is clearly wrong: a router
+//! without a battery boots in 1970.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Largest difference from a server's clock that needs no correction. NTP keeps clocks far closer than this, and leases last two
+/// Largest difference from a server's clock that needs no correction. NTP keeps clocks far closer than this, and a lease lasts two
 /// months.
 const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// 2026-01-01, in seconds since 1970. This program is newer, so a server with an earlier date is wrong.
@@ -47,11 +47,11 @@ pub fn human_duration(duration: Duration) -> String {
 /// Correction for the system's clock.
 #[derive(Debug, Default)]
 pub struct Clock {
-    /// Lag of the system's clock behind a server's; negative if ahead, zero if within five minutes.
+    /// How far the system's clock is behind a server's; negative if it is ahead, zero if the difference is within five minutes.
     behind: SignedDuration,
 }
 
-/// The system's clock and a server's have begun to differ, or agree again.
+/// The system's clock has begun to differ from a server's, or agrees with it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockChange {
     Wrong {

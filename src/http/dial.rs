@@ -26,7 +26,7 @@ const RESEND: Duration = Duration::from_millis(500);
 
 /// Event that ends an exchange before its deadline.
 pub trait Interrupt {
-    /// Becomes readable when the exchange may have to end.
+    /// Descriptor that becomes readable when the exchange may have to end.
     fn source(&self) -> BorrowedFd<'_>;
     fn is_due(&self) -> bool;
 }
@@ -51,7 +51,7 @@ fn is_interrupt(error: &io::Error) -> bool {
 pub struct Tcp {
     stream: TcpStream,
     pub deadline: Deadline,
-    /// Can end a read before the deadline.
+    /// Event that can end a read before the deadline.
     pub interrupt: Option<Rc<dyn Interrupt>>,
 }
 
@@ -65,7 +65,7 @@ impl Tcp {
     }
 }
 
-/// A blocking socket reports an expired timeout as `WouldBlock`.
+/// Blocking sockets report an expired timeout as `WouldBlock`, which rustls would mistake for a non-blocking socket.
 fn as_timeout(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
 }
@@ -92,7 +92,7 @@ impl Write for Tcp {
     }
 }
 
-/// Waits until one of `watched` is ready, but at most for `limit`; returns the readiness of each.
+/// Waits until one of `watched` is ready, for at most `limit`; returns which of them are ready.
 fn wait_for_any(
     watched: &[(BorrowedFd, PollFlags)],
     interrupt: Option<&dyn Interrupt>,
@@ -136,7 +136,7 @@ pub struct Endpoint {
     pub source: Option<IpAddr>,
 }
 
-/// Connects to the first address of `host` that answers, from `source` if given.
+/// Connects to the first address of `host` that answers, from the local address `source` if given.
 pub fn dial(
     host: &str,
     port: u16,
@@ -159,8 +159,8 @@ pub fn dial(
     }
 }
 
-/// Dials all `endpoints`; returns index and connection of the first to answer, or else the error of each. Dials
-/// the next endpoint after `stagger`, or as soon as an attempt fails, and repeats each attempt every 500 ms.
+/// Dials all `endpoints`; returns the index and the connection of the first one to answer, or else the error of each. Dials the
+/// next endpoint after `stagger`, or as soon as an attempt fails, and repeats each attempt every 500 ms.
 pub fn race(
     endpoints: &[Endpoint],
     stagger: Duration,
@@ -188,8 +188,8 @@ struct Race<'a> {
     /// Time of the next attempt at each endpoint; `None` once an endpoint has failed.
     starts: Vec<Option<Instant>>,
     errors: Vec<io::Error>,
-    /// Connecting sockets, each with the index of its endpoint. Older attempts stay open, because an answer to one may
-    /// still be on its way.
+    /// Sockets that are connecting, each with the index of its endpoint. Older attempts stay open, because the answer to one of
+    /// them may still be on its way.
     sockets: Vec<(usize, OwnedFd)>,
 }
 
@@ -220,7 +220,7 @@ impl<'a> Race<'a> {
         self.errors[place] = error.into();
         self.starts[place] = None;
         self.sockets.retain(|(of, _)| *of != place);
-        // The next endpoint need not wait for its turn.
+        // Dial the next endpoint now: nothing is gained by waiting for its turn.
         let begun = |place: usize| self.sockets.iter().any(|(of, _)| *of == place);
         if let Some(next) = (0..self.endpoints.len()).find(|&place| self.starts[place].is_some() && !begun(place)) {
             self.starts[next] = Some(Instant::now());
@@ -324,7 +324,7 @@ mod tests {
     fn the_first_endpoint_to_answer_wins() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let answers = listener.local_addr().unwrap();
-        // No test binds this address, so no other test can be given this port in the meantime.
+        // No test binds this address, so this port cannot go to a different test in the meantime.
         let closed = SocketAddr::from(([127, 99, 99, 99], answers.port()));
         let endpoint = |address| Endpoint { address, source: None };
         let endpoints = [endpoint(closed), endpoint(answers)];

@@ -20,7 +20,7 @@ use crate::secret::{self, Secret};
 use crate::signals;
 use crate::text;
 
-/// Time for one exchange, from the lookup to the last byte of the reply. A stop request waits for the current exchange.
+/// Time limit for one exchange, from the name lookup to the last byte of the reply. A stop takes effect after the current exchange.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Maximum number of characters shown of a failed reply's body.
 const EXCERPT_CHARS: usize = 200;
@@ -36,7 +36,7 @@ impl Deadline {
         Self { at: Instant::now() + total, total }
     }
 
-    /// Time left, or the timeout error of `phase`.
+    /// Time left, or a timeout during `phase` as the error.
     pub fn remaining(&self, phase: Phase) -> Result<Duration, Cause> {
         match self.at.saturating_duration_since(Instant::now()) {
             Duration::ZERO => Err(Cause::Timeout { phase, after: self.total }),
@@ -49,7 +49,7 @@ impl Deadline {
     }
 }
 
-/// Content of a request, which decides between GET and POST.
+/// Content of a request; it determines the method.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
     /// GET with these pairs as its query, not yet encoded.
@@ -79,7 +79,7 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a str)],
     /// Values to hide in errors, in case a server echoes them.
     pub secrets: &'a [&'a Secret],
-    /// Send even after a stop request, so that nothing is left half done.
+    /// Send even after the program was asked to stop, so that nothing is left half done.
     pub force: bool,
     pub secret_path: bool,
 }
@@ -160,13 +160,12 @@ impl Response {
         httpdate::parse_http_date(self.header("date").next()?.trim()).ok()
     }
 
-    /// Body as text, with replacement characters for invalid UTF-8.
+    /// Body as text; invalid UTF-8 becomes U+FFFD.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.body)
     }
 
-    /// `Retry-After`, which is given in seconds or as a date by the server's clock (RFC 9110 10.2.3); zero for a past
-    /// date.
+    /// Wait requested by `Retry-After`, in seconds or as a date on the server's clock (RFC 9110 10.2.3); zero for a past date.
     pub fn retry_after(&self) -> Option<Duration> {
         let value = self.header("retry-after").next()?.trim();
         if let Ok(seconds) = value.parse() {
@@ -190,13 +189,13 @@ impl Response {
         }
     }
 
-    /// General cause for a reply with an unexpected status.
+    /// Default cause for a reply with an unexpected status.
     pub fn unexpected(&self) -> Cause {
         Cause::Http { status: self.status, excerpt: self.excerpt(), retry_after: self.retry_after() }
     }
 }
 
-/// A server, and the stream to it if one is open.
+/// A server's address and settings, and the open stream to it, if any.
 pub struct Connection {
     host: String,
     port: u16,
@@ -255,7 +254,7 @@ fn check_not_stopping() -> Result<(), Cause> {
 }
 
 impl Connection {
-    /// Does not connect yet. `host_header` is sent as Host; `tls` encrypts the connection and verifies the server.
+    /// Does not connect yet. `host_header` is the value of the Host header; `tls` encrypts the connection and verifies the server.
     pub fn new(host: impl Into<String>, port: u16, host_header: impl Into<String>, tls: Option<tls::Tls>) -> Self {
         Self {
             host: host.into(),
@@ -271,14 +270,14 @@ impl Connection {
         }
     }
 
-    /// Unopened connection to a different port on this host, with this connection's TLS settings and Host header.
+    /// A new connection, not yet opened, to a different port on this host; all other settings are the same.
     #[must_use]
     pub fn at_port(&self, port: u16) -> Self {
         let connection = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
         Self { source: self.source, interrupt: self.interrupt.clone(), ..connection }
     }
 
-    /// Sets the local address of new connections; `None` lets the kernel choose.
+    /// Sets the local address of connections opened from now on; `None` lets the kernel choose.
     pub fn bind_to(&mut self, source: Option<IpAddr>) {
         self.source = source;
     }
@@ -305,7 +304,7 @@ impl Connection {
         self.take(tcp)
     }
 
-    /// Sets the event that can end exchanges over new connections before their deadline.
+    /// Sets the event that can end an exchange before its deadline; applies to connections opened from now on.
     pub fn interrupt_by(&mut self, interrupt: Option<Rc<dyn dial::Interrupt>>) {
         self.interrupt = interrupt;
     }
@@ -411,7 +410,7 @@ mod tests {
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
         let wait = response(&[("retry-after", &soon)], "", &[]).retry_after().unwrap();
         assert!((57..=60).contains(&wait.as_secs()), "{wait:?}");
-        // Wrong clocks do not matter: the date is compared with the server's own clock.
+        // The date is compared with the server's own clock, so a wrong clock on either side does not matter.
         let dated = [("Date", "Tue, 24 Nov 2026 12:00:00 GMT"), ("Retry-After", "Tue, 24 Nov 2026 12:01:30 GMT")];
         assert_eq!(response(&dated, "", &[]).retry_after(), Some(Duration::from_secs(90)));
         let past = "Sun, 06 Nov 1994 08:49:37 GMT";

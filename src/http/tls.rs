@@ -31,7 +31,7 @@ pub type Stream = StreamOwned<ClientConnection, Tcp>;
 pub enum NamePolicy {
     /// This name, ignoring case; also sent as SNI.
     Exactly(ServerName<'static>),
-    /// Any name; chain, validity and key usage are still checked. No SNI is sent.
+    /// Any name, but chain, validity and key usage are still checked. No SNI is sent.
     Any,
 }
 
@@ -57,7 +57,7 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        // With session tickets, a connection would be accepted even after the certificate has expired.
+        // A resumed session skips verification, so it would be accepted even after the certificate has expired.
         config.resumption = Resumption::disabled();
         Self { config: Arc::new(config), policy }
     }
@@ -90,7 +90,7 @@ pub fn tls_to(host: &str, roots: Option<&RootCertStore>) -> Result<Tls, Cause> {
     Ok(Tls::new(roots.cloned().unwrap_or_else(public_roots), NamePolicy::Exactly(name)))
 }
 
-/// Parses the CA certificates in PEM text; the error describes the problem.
+/// Parses the CA certificates in `pem`; the error is a message for the user.
 pub fn roots_in(pem: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -110,7 +110,7 @@ pub fn read_roots(reader: &mut Reader, name: &str) -> Option<RootCertStore> {
     reader.optional(name, "use a PEM file with a CA certificate", |_| roots_in(&pem))
 }
 
-/// Rejects every private key: without client certificates, ring's signing code (some 40 KB) need not be linked.
+/// Rejects every private key. Client certificates are never used, and without them ring's signing code (some 40 KB) is not linked.
 #[derive(Debug)]
 struct NoKeys;
 
@@ -157,7 +157,7 @@ fn bare_name(name: &str) -> String {
 pub fn names(stream: &Stream) -> Vec<String> {
     let Some([leaf, ..]) = stream.conn.peer_certificates() else { return Vec::new() };
     let Ok(leaf) = ParsedCertificate::try_from(leaf) else { return Vec::new() };
-    // rustls lists a certificate's names only in the error for a name that the certificate lacks.
+    // rustls lists a certificate's names only in the error for a name that is not among them.
     let lacking = ServerName::try_from("lacking.invalid").expect("a valid DNS name");
     match verify_server_name(&leaf, &lacking) {
         Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })) => {

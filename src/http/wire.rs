@@ -1,6 +1,6 @@
 //! HTTP/1.1 over any stream: writes requests, reads responses, and limits how much a server can send.
 //!
-//! A response that declares no length ends with the stream.
+//! If a response declares no length, its body ends with the stream.
 
 use std::io::{self, Read, Write};
 
@@ -10,16 +10,16 @@ use crate::error::{Cause, Phase};
 /// Maximum size of status line and headers in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 128;
-/// Maximum size of a body in bytes. The largest expected one, qBittorrent's preferences, has some 20 KiB.
+/// Maximum size of a body in bytes. The largest that we expect, qBittorrent's preferences, has some 20 KiB.
 const MAX_BODY: usize = 256 * 1024;
-/// Maximum length of a chunk's size line or of a trailer line, in bytes.
+/// Maximum length in bytes of a line that gives a chunk's size, or of a trailer line.
 const MAX_LINE: usize = 1024;
 /// Maximum number of interim (1xx) responses before the final one.
 const MAX_INTERIM: usize = 4;
 /// Bytes per read; qBittorrent's preferences take two reads.
 const READ_SIZE: usize = 16 * 1024;
 
-/// Writes `request` with a single call, so that head and body leave in one segment.
+/// Writes `request` in a single call, so that head and body leave in one TCP segment.
 pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> io::Result<()> {
     let (query, body) = match request.content {
         Content::Query([]) => (String::new(), None),
@@ -88,7 +88,7 @@ impl Head {
             if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(bad("is not a number"));
             }
-            // A number too large for `usize` exceeds every limit anyway.
+            // A number too large for `usize` exceeds the limit anyway.
             let value = value.parse().unwrap_or(usize::MAX);
             if length.replace(value).is_some_and(|other| other != value) {
                 return Err(bad("appears twice with different values"));
@@ -129,7 +129,7 @@ impl<R: Read> Reader<'_, R> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut parsed = httparse::Response::new(&mut headers);
-            // Parse nothing beyond the limit: the result must not depend on how many bytes a single read returned.
+            // Parse nothing beyond the limit: how many bytes a single read happens to return must not affect the result.
             match parsed.parse(&self.buffer[..self.buffer.len().min(MAX_HEAD)]) {
                 Ok(httparse::Status::Complete(length)) => {
                     let head = Head {
@@ -159,7 +159,7 @@ impl<R: Read> Reader<'_, R> {
         }
     }
 
-    /// Reads the body; the flag is false if only the end of the stream marked the end of the body.
+    /// Reads the body; the flag is false if the body was ended only by the end of the stream.
     fn body(&mut self, head: &Head) -> Result<(Vec<u8>, bool), Cause> {
         if head.status == 204 || head.status == 304 {
             return Ok((Vec::new(), true));
