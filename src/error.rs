@@ -301,9 +301,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Lookup { name, error } => write!(f, "cannot resolve {name}: {error}"),
             Self::Connect { to, error } => write!(f, "cannot connect to {to}: {}", io_message(error)),
-            Self::Timeout { phase, after } => {
-                write!(f, "no answer within {} s while {phase}", after.as_secs())
-            }
+            Self::Timeout { phase, after } => write!(f, "no answer within {} s while {phase}", after.as_secs()),
             Self::Closed(phase) => write!(f, "connection closed while {phase}"),
             Self::NoRoute { to, error } => write!(f, "no route to {to}: {}", io_message(error)),
             Self::Stopping => f.write_str("cancelled because this program is stopping"),
@@ -331,13 +329,9 @@ impl fmt::Display for Cause {
             Self::NotTls => f.write_str("the server does not speak TLS"),
             Self::Tls(text) => write!(f, "TLS: {text}"),
             Self::NotHttp => f.write_str("the server does not speak HTTP"),
-            Self::TooLarge { what, limit } => {
-                write!(f, "the {what} of the reply is larger than {limit} bytes")
-            }
+            Self::TooLarge { what, limit } => write!(f, "the {what} of the reply is larger than {limit} bytes"),
             Self::Field { field, problem } => write!(f, "bad reply: {field} {problem}"),
-            Self::Http { status, excerpt, .. } if excerpt.is_empty() => {
-                write!(f, "HTTP {status}, empty body")
-            }
+            Self::Http { status, excerpt, .. } if excerpt.is_empty() => write!(f, "HTTP {status}, empty body"),
             Self::Http { status, excerpt, .. } => write!(f, "HTTP {status}: {excerpt}"),
             Self::CredentialsRejected { what, before } => {
                 f.write_str(match what {
@@ -347,9 +341,7 @@ impl fmt::Display for Cause {
                 f.write_str(if *before { " a while ago" } else { "" })
             }
             Self::NoCredentials => f.write_str("a password is required, but none is set"),
-            Self::LockedOut(Some(wait)) => {
-                write!(f, "locked out for {} s after too many logins", wait.as_secs())
-            }
+            Self::LockedOut(Some(wait)) => write!(f, "locked out for {} s after too many logins", wait.as_secs()),
             Self::LockedOut(None) => f.write_str("locked out after too many logins"),
             Self::File { path, error } => write!(f, "{path}: {}", io_message(error)),
             Self::HttpStatus(status) => write!(f, "HTTP {status}"),

@@ -8,13 +8,13 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// Largest file that is read, in bytes. Ours are far smaller, so a larger one must be the wrong file.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// Value on every Linux architecture that we build for (include/uapi/asm-generic/fcntl.h).
 const O_NONBLOCK: i32 = 0o4000;
-/// Error on opening a pipe without a reader, or a socket, for writing (asm-generic/errno-base.h).
-const ENXIO: i32 = 6;
 
 /// How a file is protected against a power cut while it is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,8 +69,8 @@ pub fn rewrite(mut file: &File, bytes: &[u8]) -> io::Result<()> {
 /// is. Fails for a pipe without a reader; a full pipe loses lines.
 pub fn append(path: &Path) -> io::Result<File> {
     let opened = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(O_NONBLOCK).open(path);
-    opened.map_err(|error| match error.raw_os_error() {
-        Some(ENXIO) => io::Error::new(error.kind(), "no process is reading from it"),
+    opened.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::NXIO) => io::Error::new(error.kind(), "no process is reading from it"),
         _ => error,
     })
 }
@@ -116,6 +116,11 @@ pub fn is_world_readable(path: &Path) -> bool {
 
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Deletes a file if it exists.
+pub fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).or_else(|error| if is_absent(&error) { Ok(()) } else { Err(error) })
 }
 
 /// Formats a path for messages. Hides a relative path, because it may be a secret typed in place of a file name.
@@ -173,10 +178,7 @@ fn temporary_for(path: &Path) -> PathBuf {
 
 fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
     // Deleting first and then using `create_new` never follows a symlink that another user has planted.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove(path)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     // The umask may have cleared bits of the mode.

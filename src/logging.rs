@@ -54,23 +54,16 @@ impl Write for Bounded {
 
 /// Logs `level` and above to `file`, or to standard output if `file` is `None` or cannot be opened.
 pub fn init(level: LevelFilter, file: Option<&Path>) {
-    let mut builder = Builder::new();
-    builder.filter_module(env!("CARGO_CRATE_NAME"), level).target(Target::Stdout);
-    let mut warning = None;
-    let mut to_file = false;
-    if let Some(path) = file {
-        match Bounded::open(path) {
-            Ok(file) => {
-                builder.target(Target::Pipe(Box::new(file)));
-                to_file = true;
-            }
-            Err(error) => {
-                warning =
-                    Some(format!("LOG_FILE {}: {}; logging to standard output", path.display(), io_message(&error)));
-            }
+    let (target, problem) = match file.map(|path| (path, Bounded::open(path))) {
+        None => (Target::Stdout, None),
+        Some((_, Ok(file))) => (Target::Pipe(Box::new(file)), None),
+        Some((path, Err(error))) => {
+            let problem = format!("LOG_FILE {}: {}", path.display(), io_message(&error));
+            (Target::Stdout, Some(problem))
         }
-    }
-    if !to_file && stdout_is_journal() {
+    };
+    let mut builder = Builder::new();
+    if matches!(target, Target::Stdout) && stdout_is_journal() {
         builder.format(|line, record| writeln!(line, "<{}>{}", priority(record.level()), text(record)));
     } else {
         builder.format(|line, record| {
@@ -78,9 +71,9 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
             writeln!(line, "{now:.0} {:<5} {}", record.level(), text(record))
         });
     }
-    builder.init();
-    if let Some(warning) = warning {
-        log::warn!("{warning}");
+    builder.filter_module(env!("CARGO_CRATE_NAME"), level).target(target).init();
+    if let Some(problem) = problem {
+        log::warn!("{problem}; logging to standard output");
     }
 }
 

@@ -47,7 +47,7 @@ impl State {
     /// Locks the folder for a daemon or `once`, under the name `who`. The error names the process that holds the lock.
     pub fn acquire(folder: &Path, who: &str) -> Result<Self, String> {
         let mut state = Self { folder: folder.to_owned(), lock: None, read_only: false };
-        let path = state.lock_path();
+        let path = folder.join(LOCK);
         let Ok(lock) = files::open_to_lock(&path) else { return Ok(state) };
         let end = Instant::now() + LOCK_TIMEOUT;
         loop {
@@ -84,19 +84,12 @@ impl State {
     /// Opens the Unix socket for renewal requests: each connection requests a different port. With mode 0600, only the folder's
     /// owner can connect.
     pub fn listen_for_requests(&self) -> io::Result<UnixListener> {
-        let path = requests_path(&self.folder);
-        match std::fs::remove_file(&path) {
-            Err(error) if !files::is_absent(&error) => return Err(error),
-            _ => {}
-        }
+        let path = self.folder.join(REQUESTS);
+        files::remove(&path)?;
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         Ok(listener)
-    }
-
-    fn lock_path(&self) -> PathBuf {
-        self.folder.join(LOCK)
     }
 
     fn rejections_path(&self) -> PathBuf {
@@ -141,13 +134,9 @@ impl State {
     }
 }
 
-fn requests_path(folder: &Path) -> PathBuf {
-    folder.join("requests")
-}
-
 /// Asks the daemon that owns `folder` for a different port, and returns the daemon's [`reply`].
 pub fn request_renewal(folder: &Path, timeout: Duration) -> io::Result<Result<String, String>> {
-    let stream = UnixStream::connect(requests_path(folder))?;
+    let stream = UnixStream::connect(folder.join(REQUESTS))?;
     stream.set_read_timeout(Some(timeout))?;
     let mut line = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut line)?;
@@ -167,6 +156,8 @@ pub fn reply(mut requester: &UnixStream, result: &Result<String, String>) -> io:
     requester.write_all(format!("{mark}{line}").as_bytes())
 }
 
+/// Name of the socket for renewal requests.
+const REQUESTS: &str = "requests";
 /// First character of a reply: the renewal succeeded, or failed.
 const SUCCEEDED: &str = "+";
 const FAILED: &str = "-";

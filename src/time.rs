@@ -34,14 +34,13 @@ pub fn rfc3339(time: Timestamp) -> String {
 /// Formats a duration for reading: `1 h 5 min`, `3 min 20 s`, `30 min`, `7 s`.
 pub fn human_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    let (first, second) = match seconds {
-        0..60 => ((seconds, "s"), (0, "")),
-        60..3600 => ((seconds / 60, "min"), (seconds % 60, "s")),
-        3600..86400 => ((seconds / 3600, "h"), (seconds % 3600 / 60, "min")),
-        _ => ((seconds / 86400, "d"), (seconds % 86400 / 3600, "h")),
+    let (count, unit, rest, smaller_unit) = match seconds {
+        0..60 => (seconds, "s", 0, ""),
+        60..3600 => (seconds / 60, "min", seconds % 60, "s"),
+        3600..86400 => (seconds / 3600, "h", seconds % 3600 / 60, "min"),
+        _ => (seconds / 86400, "d", seconds % 86400 / 3600, "h"),
     };
-    let part = |(count, unit): (u64, &str)| format!("{count} {unit}");
-    if second.0 == 0 { part(first) } else { format!("{} {}", part(first), part(second)) }
+    if rest == 0 { format!("{count} {unit}") } else { format!("{count} {unit} {rest} {smaller_unit}") }
 }
 
 /// Correction for the system's clock.

@@ -90,12 +90,11 @@ fn split_word(text: &str, shell: bool) -> Result<(String, &str), &'static str> {
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\'' => loop {
-                match chars.next().ok_or("has an unclosed quote")? {
-                    '\'' => break,
-                    inner => value.push(inner),
-                }
-            },
+            '\'' => {
+                let (inner, rest) = chars.as_str().split_once('\'').ok_or("has an unclosed quote")?;
+                value.push_str(inner);
+                chars = rest.chars();
+            }
             '"' => loop {
                 match chars.next().ok_or("has an unclosed quote")? {
                     '"' => break,

@@ -31,12 +31,11 @@ pub struct SettingProblem {
 
 impl SettingProblem {
     fn line(path: &Path, number: usize, problem: &str) -> Self {
-        let remedy = "use NAME=value, with 'single quotes' around special characters";
         Self {
             variable: format!("{} line {number}", paths::known_as(path).display()),
             value: None,
             problem: problem.to_owned(),
-            remedy: remedy.to_owned(),
+            remedy: "use NAME=value, with 'single quotes' around special characters".to_owned(),
         }
     }
 
@@ -111,17 +110,15 @@ pub struct Variables {
 pub fn variables(path: Option<&Path>, is_secret: fn(&str) -> bool) -> Result<Variables, ConfigError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let usual = if path.is_none() { paths::settings_file(credentials.as_deref()) } else { None };
-    let mut all = match (path, &usual) {
-        (Some(path), _) => in_file(path, is_secret, false)?,
-        (None, Some(usual)) => in_file(usual, is_secret, true)?,
-        (None, None) => Variables::default(),
-    };
+    let file = path.or(usual.as_deref());
+    let read = file.map(|file| in_file(file, is_secret, path.is_none())).transpose()?;
+    let mut all = read.unwrap_or_default();
     for (name, value) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         all.in_environment.push(name.clone());
         all.values.insert(name, value.to_string_lossy().into_owned());
     }
-    if let Some(file) = path.or(usual.as_deref()) {
+    if let Some(file) = file {
         all.file = Some(paths::known_as(file).to_owned());
         // A process that has the service's credentials is the service itself.
         all.service_user = ServiceUser::of(file).filter(|_| credentials.is_none() && our_uid() == Some(0));

@@ -15,6 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustls::ClientConnection;
+
 use crate::error::{Cause, Phase};
 use crate::secret::{self, Secret};
 use crate::signals;
@@ -39,13 +41,13 @@ impl Deadline {
     /// Time left, or a timeout during `phase` as the error.
     pub fn remaining(&self, phase: Phase) -> Result<Duration, Cause> {
         match self.at.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => Err(Cause::Timeout { phase, after: self.total }),
+            Duration::ZERO => Err(self.expired(phase)),
             remaining => Ok(remaining),
         }
     }
 
-    pub fn total(&self) -> Duration {
-        self.total
+    fn expired(&self, phase: Phase) -> Cause {
+        Cause::Timeout { phase, after: self.total }
     }
 }
 
@@ -96,16 +98,8 @@ impl<'a> Request<'a> {
 
 /// Encodes as `application/x-www-form-urlencoded`, so that `+`, `&` and umlauts in passwords arrive unchanged.
 pub fn encode_fields(fields: &[(&str, &str)]) -> String {
-    let mut encoded = String::new();
-    for (name, value) in fields {
-        if !encoded.is_empty() {
-            encoded.push('&');
-        }
-        encoded += &percent_encoded(name);
-        encoded.push('=');
-        encoded += &percent_encoded(value);
-    }
-    encoded
+    let encode = |(name, value): &(&str, &str)| format!("{}={}", percent_encoded(name), percent_encoded(value));
+    fields.iter().map(encode).collect::<Vec<_>>().join("&")
 }
 
 pub fn encode_json(fields: &[(&str, &str)]) -> String {
@@ -116,18 +110,11 @@ pub fn encode_json(fields: &[(&str, &str)]) -> String {
 
 /// Encodes `text` for any part of a URL: percent-encodes its UTF-8, except for RFC 3986's unreserved characters.
 pub fn percent_encoded(text: &str) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut into = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            into.push(char::from(byte));
-        } else {
-            into.push('%');
-            into.push(char::from(HEX[usize::from(byte >> 4)]));
-            into.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-    }
-    into
+    let encode = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
 }
 
 #[derive(Debug)]
@@ -152,12 +139,12 @@ impl Response {
 
     /// Values of the header `name`, ignoring case.
     pub fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
     /// Time of the reply according to the server's clock; `None` if the header is missing or malformed.
     pub fn date(&self) -> Option<SystemTime> {
-        httpdate::parse_http_date(self.header("date").next()?.trim()).ok()
+        httpdate::parse_http_date(self.header("date").next()?).ok()
     }
 
     /// Body as text; invalid UTF-8 becomes U+FFFD.
@@ -167,7 +154,7 @@ impl Response {
 
     /// Wait requested by `Retry-After`, in seconds or as a date on the server's clock (RFC 9110 10.2.3); zero for a past date.
     pub fn retry_after(&self) -> Option<Duration> {
-        let value = self.header("retry-after").next()?.trim();
+        let value = self.header("retry-after").next()?;
         if let Ok(seconds) = value.parse() {
             return Some(Duration::from_secs(seconds));
         }
@@ -202,55 +189,43 @@ pub struct Connection {
     host_header: String,
     tls: Option<tls::Tls>,
     stream: Option<Stream>,
-    /// The open stream has already carried an exchange.
-    used: bool,
     names: Option<Vec<String>>,
     address: Option<SocketAddr>,
     source: Option<IpAddr>,
     interrupt: Option<Rc<dyn dial::Interrupt>>,
 }
 
-enum Stream {
-    Plain(dial::Tcp),
-    Tls(Box<tls::Stream>),
-}
-
-impl Stream {
-    fn set_deadline(&mut self, deadline: Deadline) {
-        match self {
-            Self::Plain(tcp) => tcp.deadline = deadline,
-            Self::Tls(stream) => stream.sock.deadline = deadline,
-        }
-    }
+/// An open TCP connection, encrypted if `tls` is set.
+struct Stream {
+    tcp: dial::Tcp,
+    tls: Option<Box<ClientConnection>>,
+    /// The stream has already carried an exchange.
+    used: bool,
 }
 
 impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Self::Plain(tcp) => tcp.read(buf),
-            Self::Tls(stream) => stream.read(buf),
+        match &mut self.tls {
+            None => self.tcp.read(buf),
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.tcp).read(buf),
         }
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        match self {
-            Self::Plain(tcp) => tcp.write(buf),
-            Self::Tls(stream) => stream.write(buf),
+        match &mut self.tls {
+            None => self.tcp.write(buf),
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.tcp).write(buf),
         }
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        match self {
-            Self::Plain(tcp) => tcp.flush(),
-            Self::Tls(stream) => stream.flush(),
+        match &mut self.tls {
+            None => self.tcp.flush(),
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.tcp).flush(),
         }
     }
-}
-
-fn check_not_stopping() -> Result<(), Cause> {
-    if signals::stopping() { Err(Cause::Stopping) } else { Ok(()) }
 }
 
 impl Connection {
@@ -262,7 +237,6 @@ impl Connection {
             host_header: host_header.into(),
             tls,
             stream: None,
-            used: false,
             names: None,
             address: None,
             source: None,
@@ -296,14 +270,6 @@ impl Connection {
         self.address
     }
 
-    fn open(&mut self, deadline: Deadline) -> Result<(), Cause> {
-        if self.stream.is_some() {
-            return Ok(());
-        }
-        let tcp = dial::dial(&self.host, self.port, self.source, self.interrupt.clone(), deadline)?;
-        self.take(tcp)
-    }
-
     /// Sets the event that can end an exchange before its deadline; applies to connections opened from now on.
     pub fn interrupt_by(&mut self, interrupt: Option<Rc<dyn dial::Interrupt>>) {
         self.interrupt = interrupt;
@@ -311,17 +277,17 @@ impl Connection {
 
     /// Takes over an open TCP connection; with TLS, completes the handshake first.
     pub fn take(&mut self, tcp: dial::Tcp) -> Result<(), Cause> {
-        self.address = tcp.remote_address();
-        self.stream = Some(match &self.tls {
-            None => Stream::Plain(tcp),
-            Some(tls) => {
-                let stream = tls.handshake(tcp)?;
-                self.names = Some(tls::names(&stream));
-                Stream::Tls(Box::new(stream))
-            }
-        });
-        self.used = false;
+        self.stream = Some(self.secured(tcp)?);
         Ok(())
+    }
+
+    fn secured(&mut self, mut tcp: dial::Tcp) -> Result<Stream, Cause> {
+        self.address = tcp.remote_address();
+        let tls = self.tls.as_ref().map(|tls| tls.handshake(&mut tcp)).transpose()?;
+        if let Some(tls) = &tls {
+            self.names = Some(tls::names(tls));
+        }
+        Ok(Stream { tcp, tls: tls.map(Box::new), used: false })
     }
 
     /// Sends `request` and reads the response, over the open connection if there is one.
@@ -329,11 +295,11 @@ impl Connection {
     /// The server may have closed an idle connection: if a reused connection ends before the reply's headers are
     /// complete, the request is sent once more over a new one.
     pub fn send(&mut self, request: &Request) -> Result<Response, Cause> {
-        if !request.force {
-            check_not_stopping()?;
+        if signals::stopping() && !request.force {
+            return Err(Cause::Stopping);
         }
         let deadline = Deadline::after(REQUEST_DEADLINE);
-        let reused = self.stream.is_some() && self.used;
+        let reused = self.stream.as_ref().is_some_and(|stream| stream.used);
         let result = match self.exchange(request, deadline) {
             Err(Cause::Closed(Phase::Head) | Cause::Broken { phase: Phase::Send | Phase::Head, .. }) if reused => {
                 self.exchange(request, deadline)
@@ -349,18 +315,19 @@ impl Connection {
     }
 
     fn exchange(&mut self, request: &Request, deadline: Deadline) -> Result<Response, Cause> {
-        self.open(deadline)?;
-        let Some(mut stream) = self.stream.take() else {
-            return Err(Cause::Closed(Phase::Connect));
+        let mut stream = if let Some(stream) = self.stream.take() {
+            stream
+        } else {
+            let tcp = dial::dial(&self.host, self.port, self.source, self.interrupt.clone(), deadline)?;
+            self.secured(tcp)?
         };
-        stream.set_deadline(deadline);
+        stream.tcp.deadline = deadline;
         wire::write_request(&mut stream, &self.host_header, request)
             .map_err(|e| dial::classify(e, Phase::Send, deadline))?;
         let (mut response, reusable) = wire::read_response(&mut stream, deadline)?;
         response.hidden = request.secrets.iter().map(|&secret| secret.clone()).collect();
         if reusable {
-            self.stream = Some(stream);
-            self.used = true;
+            self.stream = Some(Stream { used: true, ..stream });
         }
         Ok(response)
     }

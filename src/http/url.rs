@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use rustls::pki_types::ServerName;
 
@@ -92,15 +93,10 @@ pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
     if ServerName::try_from(host).is_err() {
         return Err("has a host that is neither an address nor a name".to_owned());
     }
-    let port = match port {
-        None => None,
-        Some(port) => match port.parse::<u16>() {
-            Ok(port) if port > 0 => Some(port),
-            // Not shown, because in user:password@host this part is the password.
-            _ => return Err("has a port that is not between 1 and 65535".to_owned()),
-        },
-    };
-    Ok((host.to_owned(), port))
+    let port = port.map(str::parse::<NonZeroU16>).transpose();
+    // The port is not shown, because in user:password@host this part is the password.
+    let port = port.map_err(|_| "has a port that is not between 1 and 65535")?;
+    Ok((host.to_owned(), port.map(NonZeroU16::get)))
 }
 
 #[cfg(test)]
