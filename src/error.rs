@@ -241,21 +241,19 @@ impl Cause {
         Self::Field { field, problem: problem.into() }
     }
 
-    /// The message without the parts that vary between attempts, such as times and excerpts.
-    fn fingerprint(&self) -> String {
-        match self {
-            Self::Http { status, .. } => format!("HTTP {status}"),
-            Self::LockedOut(_) => "locked out".to_owned(),
-            Self::CertificateExpired(_) => "certificate expired".to_owned(),
-            Self::CertificateNotYetValid(_) => "certificate not valid yet".to_owned(),
-            Self::AllFailed(attempts) => {
-                let fingerprints: Vec<_> = attempts
-                    .iter()
-                    .map(|Attempt { at, error }| format!("{at}: {}", error.cause.fingerprint()))
-                    .collect();
-                fingerprints.join("; ")
+    /// True for the same failure, apart from details that vary between attempts, such as times and excerpts.
+    fn repeats(&self, earlier: &Self) -> bool {
+        match (self, earlier) {
+            (Self::Http { status, .. }, Self::Http { status: before, .. }) => status == before,
+            (Self::LockedOut(_), Self::LockedOut(_))
+            | (Self::CertificateExpired(_), Self::CertificateExpired(_))
+            | (Self::CertificateNotYetValid(_), Self::CertificateNotYetValid(_)) => true,
+            (Self::AllFailed(attempts), Self::AllFailed(before)) => {
+                let same = |(a, b): (&Attempt, &Attempt)| a.at == b.at && a.error.cause.repeats(&b.error.cause);
+                attempts.len() == before.len() && attempts.iter().zip(before).all(same)
             }
-            _ => self.to_string(),
+            // I/O errors are comparable only by their text.
+            _ => self.to_string() == earlier.to_string(),
         }
     }
 
@@ -437,9 +435,9 @@ impl Error {
         groups.into_iter().map(|(reason, places)| format!("failed attempts: {}: {reason}", places.join(", "))).collect()
     }
 
-    /// The message without the parts that vary between attempts: equal for a repeated failure, different for a new one.
-    pub fn fingerprint(&self) -> String {
-        format!("{}: {}", self.call, self.cause.fingerprint())
+    /// True if this is `earlier` again, and not a new failure; times, waits and excerpts may differ.
+    pub fn repeats(&self, earlier: &Self) -> bool {
+        self.call == earlier.call && self.cause.repeats(&earlier.cause)
     }
 }
 
@@ -507,12 +505,26 @@ mod tests {
 
     #[test]
     fn a_repetition_is_distinguished_from_a_new_failure() {
-        let fingerprint = |cause| Error::new(Call::BindPort, cause).fingerprint();
-        assert_eq!(fingerprint(http(502, "request 1")), fingerprint(http(502, "request 2")));
-        assert_ne!(fingerprint(http(502, "x")), fingerprint(http(503, "x")));
-        assert_eq!(fingerprint(locked(Some(60))), fingerprint(locked(Some(59))));
-        assert_eq!(fingerprint(expired()), "bindPort: certificate expired", "without the time");
-        assert_eq!(fingerprint(timeout(Phase::Head)), "bindPort: no answer within 10 s while waiting for the reply");
+        let bind = |cause| Error::new(Call::BindPort, cause);
+        let at = |at: &str, cause| Attempt { at: at.to_owned(), error: bind(cause) };
+        let both = |x, y| Cause::AllFailed(vec![at("x", x), at("y", y)]);
+        let later = || Cause::CertificateExpired(moment() + Duration::from_secs(9));
+        for (cause, next, repeats) in [
+            (http(502, "request 1"), http(502, "request 2"), true),
+            (http(502, "x"), http(503, "x"), false),
+            (locked(Some(60)), locked(None), true),
+            (expired(), later(), true),
+            (expired(), Cause::CertificateNotYetValid(moment()), false),
+            (timeout(Phase::Head), timeout(Phase::Head), true),
+            (timeout(Phase::Head), timeout(Phase::Body), false),
+            (file(), file(), true),
+            (both(lookup(), expired()), both(lookup(), later()), true),
+            (both(lookup(), expired()), both(expired(), lookup()), false),
+            (both(lookup(), lookup()), lookup(), false),
+        ] {
+            assert_eq!(bind(next).repeats(&bind(cause)), repeats);
+        }
+        assert!(!Error::new(Call::GetSignature, file()).repeats(&bind(file())));
     }
 
     #[test]
@@ -612,7 +624,6 @@ mod tests {
         let twice = all(vec![silent(), silent(), lookup()]);
         assert_eq!(twice.details()[0], "failed attempts: x, x: no answer within 10 s while connecting");
         assert_eq!(nested.advice, "check this system's clock");
-        assert!(nested.fingerprint().contains("x: no answer within 10 s while connecting; x: certificate expired"));
         assert_eq!(all(vec![silent()]).to_string(), "PIA login: no answer within 10 s while connecting");
     }
 
