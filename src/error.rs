@@ -37,7 +37,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The failed call, whose name begins the error message.
+/// The call that failed; the error message begins with its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// Getting a token from PIA's account API.
@@ -51,7 +51,7 @@ pub enum Call {
     StoreLease,
     /// Finding the route to the gateway.
     Route,
-    /// Asking the program that leases the port for us.
+    /// Reading the port from the program that leases it (`PORT_SOURCE`).
     PollSource,
     /// Asking the wrong provider for a port: a bug in this program.
     WrongProvider,
@@ -111,7 +111,7 @@ pub enum Cause {
     Closed(Phase),
     /// The kernel has no route to the address.
     NoRoute {
-        /// `host:port` or the address.
+        /// `host:port`, or only the address.
         to: String,
         error: io::Error,
     },
@@ -130,11 +130,11 @@ pub enum Cause {
     },
     /// The certificate does not chain to a trusted root.
     UnknownIssuer,
-    /// Time on this system's clock when the certificate was rejected.
+    /// Contains the time on this system's clock when the certificate was rejected.
     CertificateExpired(Timestamp),
-    /// Time on this system's clock when the certificate was rejected.
+    /// Contains the time on this system's clock when the certificate was rejected.
     CertificateNotYetValid(Timestamp),
-    /// All of several equivalent servers failed; the list is never empty.
+    /// Every one of several equivalent servers failed; the list is never empty.
     AllFailed(Vec<Attempt>),
     /// A certificate's SHA-256 differs from the pinned one.
     WrongCertificate {
@@ -167,7 +167,7 @@ pub enum Cause {
     },
     CredentialsRejected {
         what: AuthMethod,
-        /// The credentials were rejected in an earlier run, and this run has not sent them again.
+        /// They were rejected in an earlier run, so this run has not sent them again.
         before: bool,
     },
     /// Credentials are required, but none are set.
@@ -180,7 +180,7 @@ pub enum Cause {
     },
     /// An unsuccessful HTTP status with a body that must not be shown.
     HttpStatus(u16),
-    /// No tunnel is up, so there is no way to find the gateway.
+    /// No tunnel is up, so the gateway cannot be found.
     NoTunnel,
     /// The torrent client rejected our Host header with this HTTP status.
     HostRejected(u16),
@@ -188,14 +188,14 @@ pub enum Cause {
     NotConnected,
     /// Deluge's web interface lists no daemon to connect to.
     NoDaemon,
-    /// A failure specific to one remote. The text must not change while the failure repeats.
+    /// A failure specific to one remote. The text must stay the same while the failure repeats: a new text counts as a new failure.
     Other(String),
 }
 
 /// A failed attempt at one of several servers.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The server, as shown to the user.
+    /// The server's name or address, as shown to the user.
     pub at: String,
     pub error: Error,
 }
@@ -241,21 +241,19 @@ impl Cause {
         Self::Field { field, problem: problem.into() }
     }
 
-    /// Text without the parts that vary between attempts, such as times and excerpts.
-    fn fingerprint(&self) -> String {
-        match self {
-            Self::Http { status, .. } => format!("HTTP {status}"),
-            Self::LockedOut(_) => "locked out".to_owned(),
-            Self::CertificateExpired(_) => "certificate expired".to_owned(),
-            Self::CertificateNotYetValid(_) => "certificate not valid yet".to_owned(),
-            Self::AllFailed(attempts) => {
-                let fingerprints: Vec<_> = attempts
-                    .iter()
-                    .map(|Attempt { at, error }| format!("{at}: {}", error.cause.fingerprint()))
-                    .collect();
-                fingerprints.join("; ")
+    /// True for the same failure, apart from details that vary between attempts, such as times and excerpts.
+    fn repeats(&self, earlier: &Self) -> bool {
+        match (self, earlier) {
+            (Self::Http { status, .. }, Self::Http { status: before, .. }) => status == before,
+            (Self::LockedOut(_), Self::LockedOut(_))
+            | (Self::CertificateExpired(_), Self::CertificateExpired(_))
+            | (Self::CertificateNotYetValid(_), Self::CertificateNotYetValid(_)) => true,
+            (Self::AllFailed(attempts), Self::AllFailed(before)) => {
+                let same = |(a, b): (&Attempt, &Attempt)| a.at == b.at && a.error.cause.repeats(&b.error.cause);
+                attempts.len() == before.len() && attempts.iter().zip(before).all(same)
             }
-            _ => self.to_string(),
+            // I/O errors are comparable only by their text.
+            _ => self.to_string() == earlier.to_string(),
         }
     }
 
@@ -263,7 +261,8 @@ impl Cause {
     fn rank(&self) -> u8 {
         match self {
             Self::NoRoute { .. } | Self::Timeout { .. } => 0,
-            // Ranks like a refused connection. Servers tried by address come last, so the DNS failure wins the tie.
+            // As informative as a refused connection. Servers given by address are tried last, and the first attempt wins a tie,
+            // so the DNS failure is the one shown.
             Self::Lookup { .. } => 1,
             Self::Connect { error, .. } => u8::from(error.kind() == io::ErrorKind::ConnectionRefused),
             _ => 2,
@@ -283,7 +282,7 @@ impl Cause {
         match self {
             Self::Lookup { .. } => "check the name; if it is right, check DNS (/etc/resolv.conf)",
             Self::CertificateExpired(_) | Self::CertificateNotYetValid(_) => "check this system's clock",
-            Self::LockedOut(_) => "nothing to do: wait until the lockout is over",
+            Self::LockedOut(_) => "wait until the lockout is over; no other action is needed",
             Self::Timeout { .. } | Self::Closed(_) | Self::Broken { .. } => {
                 "if this keeps happening, check the network"
             }
@@ -300,9 +299,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Lookup { name, error } => write!(f, "cannot resolve {name}: {error}"),
             Self::Connect { to, error } => write!(f, "cannot connect to {to}: {}", io_message(error)),
-            Self::Timeout { phase, after } => {
-                write!(f, "no answer within {} s while {phase}", after.as_secs())
-            }
+            Self::Timeout { phase, after } => write!(f, "no answer within {} s while {phase}", after.as_secs()),
             Self::Closed(phase) => write!(f, "connection closed while {phase}"),
             Self::NoRoute { to, error } => write!(f, "no route to {to}: {}", io_message(error)),
             Self::Stopping => f.write_str("cancelled because this program is stopping"),
@@ -330,13 +327,9 @@ impl fmt::Display for Cause {
             Self::NotTls => f.write_str("the server does not speak TLS"),
             Self::Tls(text) => write!(f, "TLS: {text}"),
             Self::NotHttp => f.write_str("the server does not speak HTTP"),
-            Self::TooLarge { what, limit } => {
-                write!(f, "the {what} of the reply is larger than {limit} bytes")
-            }
+            Self::TooLarge { what, limit } => write!(f, "the {what} of the reply is larger than {limit} bytes"),
             Self::Field { field, problem } => write!(f, "bad reply: {field} {problem}"),
-            Self::Http { status, excerpt, .. } if excerpt.is_empty() => {
-                write!(f, "HTTP {status}, empty body")
-            }
+            Self::Http { status, excerpt, .. } if excerpt.is_empty() => write!(f, "HTTP {status}, empty body"),
             Self::Http { status, excerpt, .. } => write!(f, "HTTP {status}: {excerpt}"),
             Self::CredentialsRejected { what, before } => {
                 f.write_str(match what {
@@ -346,9 +339,7 @@ impl fmt::Display for Cause {
                 f.write_str(if *before { " a while ago" } else { "" })
             }
             Self::NoCredentials => f.write_str("a password is required, but none is set"),
-            Self::LockedOut(Some(wait)) => {
-                write!(f, "locked out for {} s after too many logins", wait.as_secs())
-            }
+            Self::LockedOut(Some(wait)) => write!(f, "locked out for {} s after too many logins", wait.as_secs()),
             Self::LockedOut(None) => f.write_str("locked out after too many logins"),
             Self::File { path, error } => write!(f, "{path}: {}", io_message(error)),
             Self::HttpStatus(status) => write!(f, "HTTP {status}"),
@@ -366,7 +357,7 @@ fn most_informative(attempts: &[Attempt]) -> Option<&Attempt> {
     attempts.iter().rev().max_by_key(|attempt| attempt.error.cause.rank())
 }
 
-/// The system's message for use in mid-sentence: in lower case, and without Rust's ` (os error N)`.
+/// The system's message, for use within a sentence: begins in lower case, without Rust's ` (os error N)`.
 pub fn io_message(error: &io::Error) -> String {
     let text = error.to_string();
     lower_first(text.split(" (os error").next().unwrap_or(&text))
@@ -444,9 +435,9 @@ impl Error {
         groups.into_iter().map(|(reason, places)| format!("failed attempts: {}: {reason}", places.join(", "))).collect()
     }
 
-    /// Text without the parts that vary between attempts: equal for a repetition, different for a new failure.
-    pub fn fingerprint(&self) -> String {
-        format!("{}: {}", self.call, self.cause.fingerprint())
+    /// True if this is `earlier` again, and not a new failure; times, waits and excerpts may differ.
+    pub fn repeats(&self, earlier: &Self) -> bool {
+        self.call == earlier.call && self.cause.repeats(&earlier.cause)
     }
 }
 
@@ -514,12 +505,26 @@ mod tests {
 
     #[test]
     fn a_repetition_is_distinguished_from_a_new_failure() {
-        let fingerprint = |cause| Error::new(Call::BindPort, cause).fingerprint();
-        assert_eq!(fingerprint(http(502, "request 1")), fingerprint(http(502, "request 2")));
-        assert_ne!(fingerprint(http(502, "x")), fingerprint(http(503, "x")));
-        assert_eq!(fingerprint(locked(Some(60))), fingerprint(locked(Some(59))));
-        assert_eq!(fingerprint(expired()), "bindPort: certificate expired", "without the time");
-        assert_eq!(fingerprint(timeout(Phase::Head)), "bindPort: no answer within 10 s while waiting for the reply");
+        let bind = |cause| Error::new(Call::BindPort, cause);
+        let at = |at: &str, cause| Attempt { at: at.to_owned(), error: bind(cause) };
+        let both = |x, y| Cause::AllFailed(vec![at("x", x), at("y", y)]);
+        let later = || Cause::CertificateExpired(moment() + Duration::from_secs(9));
+        for (cause, next, repeats) in [
+            (http(502, "request 1"), http(502, "request 2"), true),
+            (http(502, "x"), http(503, "x"), false),
+            (locked(Some(60)), locked(None), true),
+            (expired(), later(), true),
+            (expired(), Cause::CertificateNotYetValid(moment()), false),
+            (timeout(Phase::Head), timeout(Phase::Head), true),
+            (timeout(Phase::Head), timeout(Phase::Body), false),
+            (file(), file(), true),
+            (both(lookup(), expired()), both(lookup(), later()), true),
+            (both(lookup(), expired()), both(expired(), lookup()), false),
+            (both(lookup(), lookup()), lookup(), false),
+        ] {
+            assert_eq!(bind(next).repeats(&bind(cause)), repeats);
+        }
+        assert!(!Error::new(Call::GetSignature, file()).repeats(&bind(file())));
     }
 
     #[test]
@@ -619,7 +624,6 @@ mod tests {
         let twice = all(vec![silent(), silent(), lookup()]);
         assert_eq!(twice.details()[0], "failed attempts: x, x: no answer within 10 s while connecting");
         assert_eq!(nested.advice, "check this system's clock");
-        assert!(nested.fingerprint().contains("x: no answer within 10 s while connecting; x: certificate expired"));
         assert_eq!(all(vec![silent()]).to_string(), "PIA login: no answer within 10 s while connecting");
     }
 
@@ -627,7 +631,7 @@ mod tests {
     fn callers_can_override_retry_and_advice() {
         let error = Error::new(Call::Route, locked(Some(7)));
         assert_eq!(error.retry, Retry::LockedOut(Some(Duration::from_secs(7))));
-        assert_eq!(error.advice, "nothing to do: wait until the lockout is over");
+        assert_eq!(error.advice, "wait until the lockout is over; no other action is needed");
         let error = error.with_retry(Retry::Backoff).advise(None);
         assert_eq!(error.retry, Retry::Backoff);
         assert_eq!(error.advise(Some("better")).advice, "better");

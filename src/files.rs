@@ -8,20 +8,20 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Bytes. All the files that we read are far smaller, so a larger one must be the wrong file.
+use rustix::io::Errno;
+
+/// Largest file that is read, in bytes. Ours are far smaller, so a larger one must be the wrong file.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// Value on every Linux architecture that we build for (include/uapi/asm-generic/fcntl.h).
 const O_NONBLOCK: i32 = 0o4000;
-/// Error on opening a pipe without a reader, or a socket, for writing (asm-generic/errno-base.h).
-const ENXIO: i32 = 6;
 
-/// How well a written file must be protected against a power cut.
+/// How a file is protected against a power cut while it is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// Flush the new file to disk before it replaces the old one.
     Durable,
-    /// Replace the file atomically, but leave flushing to the kernel: saves wear on routers' flash memory.
+    /// Replace the file atomically, but leave flushing to the kernel, which is easier on a router's flash memory.
     Volatile,
 }
 
@@ -35,7 +35,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Opens a regular file for reading. Refuses pipes and devices, because a pipe may have no writer and a device no end.
+/// Opens a regular file for reading. Refuses pipes and devices: a pipe may have no writer, and a device no end.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     let kind = file.metadata()?.file_type();
@@ -69,8 +69,8 @@ pub fn rewrite(mut file: &File, bytes: &[u8]) -> io::Result<()> {
 /// is. Fails for a pipe without a reader; a full pipe loses lines.
 pub fn append(path: &Path) -> io::Result<File> {
     let opened = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(O_NONBLOCK).open(path);
-    opened.map_err(|error| match error.raw_os_error() {
-        Some(ENXIO) => io::Error::new(error.kind(), "no process is reading from it"),
+    opened.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::NXIO) => io::Error::new(error.kind(), "no process is reading from it"),
         _ => error,
     })
 }
@@ -89,7 +89,7 @@ pub fn keep_tail(path: &Path, keep: u64) -> io::Result<()> {
 }
 
 /// Overwrites a world-readable file (0644) in place, because users mount single files into containers and watch them for changes.
-/// Writes first and truncates afterwards, so that the file is never empty in between.
+/// Writes first and truncates afterwards, so that the file is never empty.
 pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(false).custom_flags(O_NONBLOCK).open(path)?;
@@ -116,6 +116,11 @@ pub fn is_world_readable(path: &Path) -> bool {
 
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Deletes a file if it exists.
+pub fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).or_else(|error| if is_absent(&error) { Ok(()) } else { Err(error) })
 }
 
 /// Formats a path for messages. Hides a relative path, because it may be a secret typed in place of a file name.
@@ -163,8 +168,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A fixed name per file, so that a kill between create and rename leaves at most one temporary file, which the next write
-/// replaces.
+/// The name is fixed, so that a process killed before the rename leaves at most one temporary file, which the next write replaces.
 fn temporary_for(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -173,11 +177,8 @@ fn temporary_for(path: &Path) -> PathBuf {
 }
 
 fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
-    // Remove, then `create_new`: never follows a symlink planted by another user.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    // Deleting first and then using `create_new` never follows a symlink that another user has planted.
+    remove(path)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     // The umask may have cleared bits of the mode.
@@ -189,7 +190,7 @@ fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durabil
     Ok(())
 }
 
-/// If root created the file in a folder that belongs to the service's user, makes that user the owner.
+/// If root created the file in a folder that belongs to the service's user, makes that user the file's owner.
 fn chown_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
     let owner = fs::metadata(folder)?;
     if file.metadata()?.uid() == 0 && owner.uid() != 0 {

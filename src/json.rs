@@ -1,15 +1,15 @@
 //! Parses JSON from servers, but refuses text that would take up many times its length in memory.
 
 use miniserde::Deserialize;
-use miniserde::json::{self, Object, Value};
+use miniserde::json::{self, Object};
 
-/// qBittorrent's preferences, the largest reply that we request, have some 200 values.
+/// Maximum number of values in a reply. qBittorrent's preferences, the largest reply that we request, have some 200.
 const MAX_VALUES: usize = 8192;
 
-/// Returns `None` if `text` is not a `T` or has more than 8192 values: a 256 KiB reply full of arrays and objects would take 30 MB.
+/// Returns `None` if `text` is not a `T`, or has more than 8192 values: 256 KiB full of arrays and objects would take 30 MB.
 pub fn parse<T: Deserialize>(text: &str) -> Option<T> {
-    // One of these characters precedes every value except the first. Counting the characters inside strings too avoids having to
-    // parse strings.
+    // One of these characters precedes every value except the first. Those inside strings count too, so that strings need no
+    // parsing.
     if text.bytes().filter(|byte| b"[{,".contains(byte)).count() > MAX_VALUES {
         return None;
     }
@@ -18,10 +18,7 @@ pub fn parse<T: Deserialize>(text: &str) -> Option<T> {
 
 /// Returns the object's fields; `None` if `text` is not an object.
 pub fn object(text: &str) -> Option<Object> {
-    match parse(text)? {
-        Value::Object(fields) => Some(fields),
-        _ => None,
-    }
+    parse(text)
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Write for Bounded {
         if let Some(length) = &mut self.length {
             *length += written as u64;
             if *length > LOG_LIMIT {
-                // If truncating fails, try again after another 5 MB.
+                // If truncating fails, the next attempt is after another 5 MB.
                 *length = files::keep_tail(&self.path, LOG_KEPT).map_or(0, |()| LOG_KEPT);
             }
         }
@@ -54,23 +54,16 @@ impl Write for Bounded {
 
 /// Logs `level` and above to `file`, or to standard output if `file` is `None` or cannot be opened.
 pub fn init(level: LevelFilter, file: Option<&Path>) {
-    let mut builder = Builder::new();
-    builder.filter_module(env!("CARGO_CRATE_NAME"), level).target(Target::Stdout);
-    let mut warning = None;
-    let mut to_file = false;
-    if let Some(path) = file {
-        match Bounded::open(path) {
-            Ok(file) => {
-                builder.target(Target::Pipe(Box::new(file)));
-                to_file = true;
-            }
-            Err(error) => {
-                warning =
-                    Some(format!("LOG_FILE {}: {}; logging to standard output", path.display(), io_message(&error)));
-            }
+    let (target, problem) = match file.map(|path| (path, Bounded::open(path))) {
+        None => (Target::Stdout, None),
+        Some((_, Ok(file))) => (Target::Pipe(Box::new(file)), None),
+        Some((path, Err(error))) => {
+            let problem = format!("LOG_FILE {}: {}", path.display(), io_message(&error));
+            (Target::Stdout, Some(problem))
         }
-    }
-    if !to_file && stdout_is_journal() {
+    };
+    let mut builder = Builder::new();
+    if matches!(target, Target::Stdout) && stdout_is_journal() {
         builder.format(|line, record| writeln!(line, "<{}>{}", priority(record.level()), text(record)));
     } else {
         builder.format(|line, record| {
@@ -78,13 +71,13 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
             writeln!(line, "{now:.0} {:<5} {}", record.level(), text(record))
         });
     }
-    builder.init();
-    if let Some(warning) = warning {
-        log::warn!("{warning}");
+    builder.filter_module(env!("CARGO_CRATE_NAME"), level).target(target).init();
+    if let Some(problem) = problem {
+        log::warn!("{problem}; logging to standard output");
     }
 }
 
-/// Last filter before output: makes every record a single line, whatever its source.
+/// Makes every record a single line of printable text, whatever its source.
 fn text(record: &Record) -> String {
     one_line(&record.args().to_string())
 }

@@ -6,11 +6,11 @@ use std::fmt;
 
 use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
 
-/// A run of this many bytes counts as a token. PIA's tokens have 128, qBittorrent's session IDs 32, and words fewer than 24.
+/// A run of this many bytes counts as a token. PIA's tokens have 128 bytes, qBittorrent's session IDs 32, and words fewer than 24.
 const TOKEN_LENGTH: usize = 24;
-/// Consecutive letters and digits of a secret that count as an echo; a shorter secret must match in full.
+/// Number of consecutive letters and digits of a secret that count as an echo; a shorter secret must match in full.
 const ECHO_LENGTH: usize = 6;
-/// Letters and digits. A secret with fewer could match ordinary text by chance, so every reply is hidden.
+/// Fewest letters and digits in a secret that can be searched for. A shorter one could match by chance, so every reply is hidden.
 const MIN_COMPARABLE: usize = 4;
 
 /// A password, token, payload, signature, cookie or API key.
@@ -28,8 +28,8 @@ impl Secret {
         &self.0
     }
 
-    /// Letters and digits to search for: the plain secret, and its base64 at each of the three possible offsets, because text may
-    /// precede the secret (`user:password`). Leaves out base64 characters that also encode neighbouring text.
+    /// Letters and digits to search for: those of the secret itself, and of its base64 at each of the three possible offsets, since
+    /// text may precede the secret (`user:password`). Leaves out base64 characters that also encode neighbouring text.
     fn forms(&self) -> [Vec<u8>; 4] {
         let encoded = |before: usize| {
             let bytes = [&[0; 2][..before], self.0.trim().as_bytes()].concat();

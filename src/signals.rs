@@ -11,11 +11,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
-/// Global because signal handlers are.
+/// Global, because signal handlers are global.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 static RELOADING: AtomicBool = AtomicBool::new(false);
 
-/// True once SIGTERM or SIGINT has arrived. From then on, we send no new request: stopping takes no longer than the rest of the
+/// True once SIGTERM or SIGINT has arrived. From then on, no new request is sent, so stopping takes no longer than the rest of the
 /// current exchange.
 pub fn stopping() -> bool {
     STOPPING.load(Ordering::Relaxed)
@@ -39,7 +39,7 @@ impl Signals {
         let (arrived, write) = UnixStream::pair()?;
         arrived.set_nonblocking(true)?;
         for (signal, flag) in [(SIGTERM, &STOPPING), (SIGINT, &STOPPING), (SIGHUP, &RELOADING)] {
-            // In this order: the flag must be set before the byte ends the wait.
+            // The order matters: the flag must be set before the byte ends the wait.
             flag::register(signal, flag)?;
             low_level::pipe::register(signal, write.try_clone()?)?;
         }

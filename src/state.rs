@@ -27,17 +27,17 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// State of a folder's lock, which a daemon or `once` holds while running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
-    /// Contents of the lock file, which name the process; empty if unreadable.
+    /// Contains the text of the lock file, which names the process; empty if unreadable.
     Running(String),
     Stopped,
-    /// Why the lock cannot be tested.
+    /// Contains the reason why the lock cannot be tested.
     Unknown(String),
 }
 
 /// The state folder, opened with or without the right to write to it.
 pub struct State {
     folder: PathBuf,
-    /// `None` for `check`, and for a daemon that could not create or take the lock and runs without it.
+    /// `None` for `check`, and for a daemon that runs without the lock because it could not create or take it.
     lock: Option<File>,
     /// Set if a daemon or `once` was running at the start: this process must not write.
     read_only: bool,
@@ -47,7 +47,7 @@ impl State {
     /// Locks the folder for a daemon or `once`, under the name `who`. The error names the process that holds the lock.
     pub fn acquire(folder: &Path, who: &str) -> Result<Self, String> {
         let mut state = Self { folder: folder.to_owned(), lock: None, read_only: false };
-        let path = state.lock_path();
+        let path = folder.join(LOCK);
         let Ok(lock) = files::open_to_lock(&path) else { return Ok(state) };
         let end = Instant::now() + LOCK_TIMEOUT;
         loop {
@@ -84,19 +84,12 @@ impl State {
     /// Opens the Unix socket for renewal requests: each connection requests a different port. With mode 0600, only the folder's
     /// owner can connect.
     pub fn listen_for_requests(&self) -> io::Result<UnixListener> {
-        let path = requests_path(&self.folder);
-        match std::fs::remove_file(&path) {
-            Err(error) if !files::is_absent(&error) => return Err(error),
-            _ => {}
-        }
+        let path = self.folder.join(REQUESTS);
+        files::remove(&path)?;
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         Ok(listener)
-    }
-
-    fn lock_path(&self) -> PathBuf {
-        self.folder.join(LOCK)
     }
 
     fn rejections_path(&self) -> PathBuf {
@@ -141,13 +134,9 @@ impl State {
     }
 }
 
-fn requests_path(folder: &Path) -> PathBuf {
-    folder.join("requests")
-}
-
 /// Asks the daemon that owns `folder` for a different port, and returns the daemon's [`reply`].
 pub fn request_renewal(folder: &Path, timeout: Duration) -> io::Result<Result<String, String>> {
-    let stream = UnixStream::connect(requests_path(folder))?;
+    let stream = UnixStream::connect(folder.join(REQUESTS))?;
     stream.set_read_timeout(Some(timeout))?;
     let mut line = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut line)?;
@@ -167,13 +156,15 @@ pub fn reply(mut requester: &UnixStream, result: &Result<String, String>) -> io:
     requester.write_all(format!("{mark}{line}").as_bytes())
 }
 
-/// First byte of a successful reply.
+/// Name of the socket for renewal requests.
+const REQUESTS: &str = "requests";
+/// First character of a reply: the renewal succeeded, or failed.
 const SUCCEEDED: &str = "+";
 const FAILED: &str = "-";
-/// Bytes.
+/// Longest reply that is read, in bytes.
 const MAX_REPLY: u64 = 4096;
 
-/// File name. The file contains a single line: the owner's name and process ID.
+/// Name of the lock file, which contains a single line: the owner's name and process ID.
 const LOCK: &str = "lock";
 
 /// A rejection on record. The salted hash is enough to recognise the credentials, but not to recover them.
@@ -209,7 +200,7 @@ pub fn presence(folder: &Path) -> Presence {
     }
 }
 
-/// Handles a missing lock file: nothing has run yet, unless a daemon could not create the file.
+/// Presence without a lock file: nothing has run yet, unless a daemon could not create the file.
 fn without_lock(folder: &Path) -> Presence {
     match folder.try_exists().and_then(|exists| if exists { files::probe_folder(folder) } else { Ok(()) }) {
         Ok(()) => Presence::Stopped,

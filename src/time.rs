@@ -1,11 +1,11 @@
-//! [`Now`], the only source of time for decisions, and [`Clock`], which corrects a wall clock that is clearly wrong: routers boot
-//! in 1970.
+//! [`Now`], the only source of time for decisions, and [`Clock`], which corrects a wall clock that is clearly wrong: a router
+//! without a battery boots in 1970.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Largest difference from a server's clock that needs no correction. NTP keeps clocks far closer than this, and leases last two
+/// Largest difference from a server's clock that needs no correction. NTP keeps clocks far closer than this, and a lease lasts two
 /// months.
 const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// 2026-01-01, in seconds since 1970. This program is newer, so a server with an earlier date is wrong.
@@ -34,24 +34,23 @@ pub fn rfc3339(time: Timestamp) -> String {
 /// Formats a duration for reading: `1 h 5 min`, `3 min 20 s`, `30 min`, `7 s`.
 pub fn human_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    let (first, second) = match seconds {
-        0..60 => ((seconds, "s"), (0, "")),
-        60..3600 => ((seconds / 60, "min"), (seconds % 60, "s")),
-        3600..86400 => ((seconds / 3600, "h"), (seconds % 3600 / 60, "min")),
-        _ => ((seconds / 86400, "d"), (seconds % 86400 / 3600, "h")),
+    let (count, unit, rest, smaller_unit) = match seconds {
+        0..60 => (seconds, "s", 0, ""),
+        60..3600 => (seconds / 60, "min", seconds % 60, "s"),
+        3600..86400 => (seconds / 3600, "h", seconds % 3600 / 60, "min"),
+        _ => (seconds / 86400, "d", seconds % 86400 / 3600, "h"),
     };
-    let part = |(count, unit): (u64, &str)| format!("{count} {unit}");
-    if second.0 == 0 { part(first) } else { format!("{} {}", part(first), part(second)) }
+    if rest == 0 { format!("{count} {unit}") } else { format!("{count} {unit} {rest} {smaller_unit}") }
 }
 
 /// Correction for the system's clock.
 #[derive(Debug, Default)]
 pub struct Clock {
-    /// Lag of the system's clock behind a server's; negative if ahead, zero if within five minutes.
+    /// How far the system's clock is behind a server's; negative if it is ahead, zero if the difference is within five minutes.
     behind: SignedDuration,
 }
 
-/// The system's clock and a server's have begun to differ, or agree again.
+/// The system's clock has begun to differ from a server's, or agrees with it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockChange {
     Wrong {

@@ -1,8 +1,8 @@
 //! Parses the configuration file: `NAME=value` lines, as in a shell's or systemd's environment file. The names are defined in
 //! `settings`.
 //!
-//! Accepts `export `, quotes, comments and CRLF, because the Python daemon's conf.d file had them. Expands nothing: a `$` is a
-//! `$`. If a shell also reads the file, refuses characters that the shell would interpret.
+//! Accepts `export `, quotes, comments and CRLF, because the Python daemon's conf.d file could contain them. Expands nothing: a `$`
+//! stays a `$`. If a shell also reads the file, rejects characters that the shell would interpret.
 
 use std::io;
 use std::path::Path;
@@ -45,9 +45,9 @@ pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unrea
 const SHELL_METACHARACTERS: [char; 9] = ['$', '`', ';', '&', '|', '<', '>', '(', ')'];
 /// Characters that a shell interprets even inside double quotes.
 const SHELL_METACHARACTERS_QUOTED: [char; 2] = ['$', '`'];
-const SHELL_SYNTAX: &str = "has a character with a special meaning to the shell, which also reads this file";
+const SHELL_SYNTAX: &str = "has a character that is special to the shell, which also reads this file";
 
-/// Parses a line into name and value; `None` for an empty line or a comment. The error omits the line, which may hold a secret.
+/// Parses a line into name and value; `None` for an empty line or a comment. The error never quotes the line: it may be secret.
 fn parse_line(line: &str, shell: bool) -> Result<Option<(&str, String)>, &'static str> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') || (line.starts_with(';') && !shell) {
@@ -56,7 +56,7 @@ fn parse_line(line: &str, shell: bool) -> Result<Option<(&str, String)>, &'stati
     let line = line.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t'])).map_or(line, str::trim_start);
     let (name, value) = line.split_once('=').ok_or("is not NAME=value")?;
     if shell && value.starts_with(char::is_whitespace) && !value.trim().is_empty() {
-        return Err("has a space after the =");
+        return Err("has a space after the '='");
     }
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
@@ -90,12 +90,11 @@ fn split_word(text: &str, shell: bool) -> Result<(String, &str), &'static str> {
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\'' => loop {
-                match chars.next().ok_or("has an unclosed quote")? {
-                    '\'' => break,
-                    inner => value.push(inner),
-                }
-            },
+            '\'' => {
+                let (inner, rest) = chars.as_str().split_once('\'').ok_or("has an unclosed quote")?;
+                value.push_str(inner);
+                chars = rest.chars();
+            }
             '"' => loop {
                 match chars.next().ok_or("has an unclosed quote")? {
                     '"' => break,

@@ -17,7 +17,7 @@ use crate::text::one_line;
 pub use file::split_words;
 use paths::ServiceUser;
 
-/// Folders in which containers find secrets. The container engine sets the file modes, so they cause no warning.
+/// Folders in which containers find secrets. The container engine sets the files' modes, so a world-readable one causes no warning.
 const CONTAINER_SECRETS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
 #[derive(Debug, PartialEq, Eq)]
@@ -31,12 +31,11 @@ pub struct SettingProblem {
 
 impl SettingProblem {
     fn line(path: &Path, number: usize, problem: &str) -> Self {
-        let remedy = "use NAME=value, with 'single quotes' around special characters";
         Self {
             variable: format!("{} line {number}", paths::known_as(path).display()),
             value: None,
             problem: problem.to_owned(),
-            remedy: remedy.to_owned(),
+            remedy: "use NAME=value, with 'single quotes' around special characters".to_owned(),
         }
     }
 
@@ -59,7 +58,7 @@ fn unusable(path: &Path, error: &io::Error) -> (String, String) {
             if CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
                 format!("on the host, run this for the mounted file: sudo chown {us} FILE")
             } else {
-                format!("run this as root, or run: sudo chown {us} {}", files::display_path(path))
+                format!("run this command as root, or run: sudo chown {us} {}", files::display_path(path))
             }
         }
         _ => "the file must be UTF-8 text of at most 64 KiB".to_owned(),
@@ -74,7 +73,7 @@ impl fmt::Display for SettingProblem {
     }
 }
 
-/// At least one problem, and the unknown names that may explain it.
+/// At least one problem, and any unknown names, which may explain it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub problems: Vec<SettingProblem>,
@@ -111,19 +110,17 @@ pub struct Variables {
 pub fn variables(path: Option<&Path>, is_secret: fn(&str) -> bool) -> Result<Variables, ConfigError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let usual = if path.is_none() { paths::settings_file(credentials.as_deref()) } else { None };
-    let mut all = match (path, &usual) {
-        (Some(path), _) => in_file(path, is_secret, false)?,
-        (None, Some(usual)) => in_file(usual, is_secret, true)?,
-        (None, None) => Variables::default(),
-    };
+    let file = path.or(usual.as_deref());
+    let read = file.map(|file| in_file(file, is_secret, path.is_none())).transpose()?;
+    let mut all = read.unwrap_or_default();
     for (name, value) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         all.in_environment.push(name.clone());
         all.values.insert(name, value.to_string_lossy().into_owned());
     }
-    if let Some(file) = path.or(usual.as_deref()) {
+    if let Some(file) = file {
         all.file = Some(paths::known_as(file).to_owned());
-        // A process with the service's credentials is the service itself.
+        // A process that has the service's credentials is the service itself.
         all.service_user = ServiceUser::of(file).filter(|_| credentials.is_none() && our_uid() == Some(0));
     }
     Ok(all)
@@ -138,7 +135,7 @@ fn in_file(path: &Path, is_secret: fn(&str) -> bool, usual: bool) -> Result<Vari
     match file::read(path, is_secret) {
         Ok(all) => Ok(all),
         Err(file::Unreadable::Lines(problems)) => Err(ConfigError { problems, unknown: Vec::new() }),
-        // Only root can read the service's file, but a manual command may get all settings from the environment.
+        // Only root can read the service's file, but a command run by the user may get all its settings from the environment.
         Err(file::Unreadable::File(error)) if usual && error.kind() == ErrorKind::PermissionDenied => {
             let mut hint = SettingProblem::unreadable(path, &error);
             if std::env::var_os("INVOCATION_ID").is_some() {
@@ -153,7 +150,7 @@ fn in_file(path: &Path, is_secret: fn(&str) -> bool, usual: bool) -> Result<Vari
 
 pub struct InvalidValue {
     what: String,
-    /// The value that was probably meant.
+    /// The value that the user probably meant.
     suggestion: Option<String>,
 }
 
@@ -175,7 +172,7 @@ pub struct Reader<'a> {
     problems: Vec<SettingProblem>,
     /// Warnings about values that are odd but valid.
     pub warnings: Vec<String>,
-    /// One message per unknown name. A misspelt name may be the reason for a problem.
+    /// One message per unknown name, because a misspelt name may be the reason for a problem.
     pub unknown: Vec<String>,
 }
 
@@ -205,7 +202,7 @@ impl<'a> Reader<'a> {
         self.all.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// Records a problem. Omits a value with an `@`, which may be a URL with a password; cuts other values to 80 characters.
+    /// Records a problem. Leaves out a value with an `@`, which may be a URL with a password, and cuts others to 80 characters.
     pub fn problem(&mut self, name: &str, value: Option<&str>, problem: impl Into<String>, remedy: impl Into<String>) {
         let value = value.filter(|value| !value.contains('@')).map(|value| value.chars().take(80).collect());
         self.problems.push(SettingProblem {
@@ -230,7 +227,7 @@ impl<'a> Reader<'a> {
             Ok(parsed) => return Some(parsed),
             Err(problem) => problem.into(),
         };
-        // A suggestion would repeat the value, which may hold a password.
+        // A value with an `@` may hold a password, which the suggestion would repeat.
         let suggestion = problem.suggestion.filter(|_| !value.contains('@'));
         let remedy = suggestion.map_or_else(|| remedy.to_owned(), |suggestion| format!("set {name}={suggestion}"));
         self.problem(name, Some(value), problem.what, remedy);
@@ -322,11 +319,11 @@ impl<'a> Reader<'a> {
         Some(value.to_owned())
     }
 
-    /// Reads a secret for an HTTP header, so only visible ASCII characters are allowed.
+    /// Reads a secret that is sent in an HTTP header, so only visible ASCII characters are allowed.
     pub fn key(&mut self, name: &str) -> Option<Secret> {
         let key = self.secret(name)?;
         if !key.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-            self.problem(name, None, "has characters that no key contains", "copy the key again, without white space");
+            self.problem(name, None, "has characters no API key contains", "copy the key again, without white space");
         }
         Some(key)
     }

@@ -1,5 +1,5 @@
 //! Default paths of the service's settings, and the user that the service runs as. With both, a command run by root uses the
-//! service's settings and reports files that the service cannot read. `file` parses the settings.
+//! service's settings and reports files that the service cannot read. `file.rs` parses the settings.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ const CONF_D: &str = "/etc/conf.d/pia-qbittorrent-sync";
 /// Possible locations of the systemd unit.
 const UNITS: [&str; 2] =
     ["/etc/systemd/system/pia-qbittorrent-sync.service", "/usr/lib/systemd/system/pia-qbittorrent-sync.service"];
-/// Drop-in that install.sh adds for systemd before 247, which does not support credentials.
+/// Drop-in that install.sh adds on systemd before 247, which does not support credentials.
 const WITHOUT_CREDENTIALS: &str = "/etc/systemd/system/pia-qbittorrent-sync.service.d/before-247.conf";
 const INIT_SCRIPT: &str = "/etc/init.d/pia-qbittorrent-sync";
 /// The service's user, unless systemd allocates a dynamic one.
@@ -32,12 +32,12 @@ pub fn settings_file(credentials: Option<&Path>) -> Option<PathBuf> {
     handed_over.into_iter().chain(places.map(PathBuf::from)).find(|path| path.exists())
 }
 
-/// True if a shell also reads the file: `OpenRC` sources conf.d files, and the init script copies ours for us.
+/// True if a shell also reads the file: `OpenRC` sources the files in conf.d, and the init script gives the service a copy of ours.
 pub fn is_read_by_shell(path: &Path) -> bool {
     path.parent().is_some_and(|folder| folder.ends_with("conf.d"))
 }
 
-/// Path that the user knows: the original's if `path` is the service's copy, otherwise `path` itself.
+/// Path as the user knows it: the original's if `path` is the service's copy, otherwise `path` itself.
 pub fn known_as(path: &Path) -> &Path {
     if path.starts_with("/run/credentials") {
         Path::new(CONFIG_ENV)
@@ -77,7 +77,7 @@ impl ServiceUser {
         Self { ids: None, hidden: &[] }
     }
 
-    /// Checks that owners and modes let the user read the file at `path`.
+    /// Checks that this user can read the file at `path`, as far as owners, modes and hidden folders show.
     pub fn may_read(&self, path: &Path) -> Result<(), Unreachable> {
         let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if let Some(hidden) = self.hidden.iter().find(|hidden| real.starts_with(hidden)) {
@@ -106,7 +106,7 @@ impl ServiceUser {
 pub enum Unreachable {
     /// Folder that the unit hides, or that the service's user cannot enter.
     Hidden(String),
-    /// The file's mode excludes the service's user; true if `chown` can help, because that user is not dynamic.
+    /// The file's mode excludes the service's user. True if `chown` can help: that user is not dynamic.
     Denied(bool),
 }
 

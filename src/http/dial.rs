@@ -1,6 +1,5 @@
 //! TCP: name lookup, connecting, and reads and writes that obey a deadline.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::rc::Rc;
@@ -26,32 +25,19 @@ const RESEND: Duration = Duration::from_millis(500);
 
 /// Event that ends an exchange before its deadline.
 pub trait Interrupt {
-    /// Becomes readable when the exchange may have to end.
+    /// Descriptor that becomes readable when the exchange may have to end.
     fn source(&self) -> BorrowedFd<'_>;
     fn is_due(&self) -> bool;
 }
 
-/// I/O error of an interrupted exchange.
-#[derive(Debug)]
-struct Interrupted;
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl std::error::Error for Interrupted {}
-
-fn is_interrupt(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Interrupted>)
-}
+/// I/O error of an exchange that an [`Interrupt`] has ended. No call to a TCP socket returns ECANCELED.
+const INTERRUPTED: Errno = Errno::CANCELED;
 
 /// TCP connection whose reads and writes time out at `deadline`.
 pub struct Tcp {
     stream: TcpStream,
     pub deadline: Deadline,
-    /// Can end a read before the deadline.
+    /// Event that can end a read before the deadline.
     pub interrupt: Option<Rc<dyn Interrupt>>,
 }
 
@@ -65,7 +51,7 @@ impl Tcp {
     }
 }
 
-/// A blocking socket reports an expired timeout as `WouldBlock`.
+/// Blocking sockets report an expired timeout as `WouldBlock`, which rustls would mistake for a non-blocking socket.
 fn as_timeout(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
 }
@@ -92,7 +78,7 @@ impl Write for Tcp {
     }
 }
 
-/// Waits until one of `watched` is ready, but at most for `limit`; returns the readiness of each.
+/// Waits until one of `watched` is ready, for at most `limit`; returns which of them are ready.
 fn wait_for_any(
     watched: &[(BorrowedFd, PollFlags)],
     interrupt: Option<&dyn Interrupt>,
@@ -107,18 +93,16 @@ fn wait_for_any(
     }
     let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
     if ready.get(watched.len()) == Some(&true) && interrupt.is_some_and(Interrupt::is_due) {
-        return Err(io::Error::other(Interrupted));
+        return Err(INTERRUPTED.into());
     }
     Ok(ready)
 }
 
 /// Cause of an I/O error during `phase`.
 pub fn classify(error: io::Error, phase: Phase, deadline: Deadline) -> Cause {
-    if is_interrupt(&error) {
-        return Cause::RouteChanged;
-    }
     match error.kind() {
-        io::ErrorKind::TimedOut => Cause::Timeout { phase, after: deadline.total() },
+        _ if Errno::from_io_error(&error) == Some(INTERRUPTED) => Cause::RouteChanged,
+        io::ErrorKind::TimedOut => deadline.expired(phase),
         io::ErrorKind::UnexpectedEof => Cause::Closed(phase),
         _ => Cause::Broken { phase, error },
     }
@@ -136,7 +120,7 @@ pub struct Endpoint {
     pub source: Option<IpAddr>,
 }
 
-/// Connects to the first address of `host` that answers, from `source` if given.
+/// Connects to the first address of `host` that answers, from the local address `source` if given.
 pub fn dial(
     host: &str,
     port: u16,
@@ -146,21 +130,18 @@ pub fn dial(
 ) -> Result<Tcp, Cause> {
     let addresses = lookup(host, port, deadline)?;
     let endpoints: Vec<_> = addresses.into_iter().map(|address| Endpoint { address, source }).collect();
-    match race(&endpoints, STAGGER, interrupt, deadline) {
-        Ok((_, tcp)) => Ok(tcp),
-        Err(mut errors) => match errors.pop() {
-            Some(error) if is_interrupt(&error) => Err(Cause::RouteChanged),
-            Some(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Err(Cause::Timeout { phase: Phase::Connect, after: deadline.total() })
-            }
-            Some(error) => Err(Cause::Connect { to: join(host, port), error }),
-            None => Err(Cause::Lookup { name: host.to_owned(), error: "no address".to_owned() }),
-        },
-    }
+    race(&endpoints, STAGGER, interrupt, deadline).map(|(_, tcp)| tcp).map_err(|mut errors| {
+        let last = errors.pop().map(|error| classify(error, Phase::Connect, deadline));
+        match last {
+            Some(Cause::Broken { error, .. }) => Cause::Connect { to: join(host, port), error },
+            Some(cause) => cause,
+            None => Cause::Lookup { name: host.to_owned(), error: "no address".to_owned() },
+        }
+    })
 }
 
-/// Dials all `endpoints`; returns index and connection of the first to answer, or else the error of each. Dials
-/// the next endpoint after `stagger`, or as soon as an attempt fails, and repeats each attempt every 500 ms.
+/// Dials all `endpoints`; returns the index and the connection of the first one to answer, or else the error of each. Dials the
+/// next endpoint after `stagger`, or as soon as an attempt fails, and repeats each attempt every 500 ms.
 pub fn race(
     endpoints: &[Endpoint],
     stagger: Duration,
@@ -177,7 +158,7 @@ pub fn race(
                 let _ = stream.set_nonblocking(false).and_then(|()| stream.set_nodelay(true));
                 return Ok((place, Tcp { stream, deadline, interrupt }));
             }
-            Err(_) => return Err(endpoints.iter().map(|_| io::Error::other(Interrupted)).collect()),
+            Err(_) => return Err(endpoints.iter().map(|_| INTERRUPTED.into()).collect()),
         }
     }
     Err(race.errors)
@@ -188,8 +169,8 @@ struct Race<'a> {
     /// Time of the next attempt at each endpoint; `None` once an endpoint has failed.
     starts: Vec<Option<Instant>>,
     errors: Vec<io::Error>,
-    /// Connecting sockets, each with the index of its endpoint. Older attempts stay open, because an answer to one may
-    /// still be on its way.
+    /// Sockets that are connecting, each with the index of its endpoint. Older attempts stay open, because the answer to one of
+    /// them may still be on its way.
     sockets: Vec<(usize, OwnedFd)>,
 }
 
@@ -220,7 +201,7 @@ impl<'a> Race<'a> {
         self.errors[place] = error.into();
         self.starts[place] = None;
         self.sockets.retain(|(of, _)| *of != place);
-        // The next endpoint need not wait for its turn.
+        // Dial the next endpoint now: nothing is gained by waiting for its turn.
         let begun = |place: usize| self.sockets.iter().any(|(of, _)| *of == place);
         if let Some(next) = (0..self.endpoints.len()).find(|&place| self.starts[place].is_some() && !begun(place)) {
             self.starts[next] = Some(Instant::now());
@@ -285,7 +266,7 @@ fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, 
     thread::Builder::new().spawn(look_up).map_err(|error| unresolved(host, &error))?;
     match receiver.recv_timeout(deadline.remaining(Phase::Lookup)?) {
         Ok(result) => result.map_err(|error| unresolved(host, &error)),
-        Err(_) => Err(Cause::Timeout { phase: Phase::Lookup, after: deadline.total() }),
+        Err(_) => Err(deadline.expired(Phase::Lookup)),
     }
 }
 
@@ -293,6 +274,19 @@ fn lookup(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, 
 mod tests {
     use super::*;
     use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
+
+    struct Due(UnixStream);
+
+    impl Interrupt for Due {
+        fn source(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+
+        fn is_due(&self) -> bool {
+            true
+        }
+    }
 
     fn soon() -> Deadline {
         Deadline::after(Duration::from_millis(200))
@@ -321,10 +315,24 @@ mod tests {
     }
 
     #[test]
+    fn an_interrupt_ends_connecting_and_reading() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (source, mut remote) = UnixStream::pair().unwrap();
+        remote.write_all(b"x").unwrap();
+        let due: Option<Rc<dyn Interrupt>> = Some(Rc::new(Due(source)));
+        assert!(matches!(dial("127.0.0.1", port, None, due.clone(), soon()), Err(Cause::RouteChanged)));
+        let mut tcp = dial("127.0.0.1", port, None, None, soon()).unwrap_or_else(|e| panic!("{e}"));
+        tcp.interrupt = due;
+        let error = tcp.read(&mut [0]).unwrap_err();
+        assert!(matches!(classify(error, Phase::Head, soon()), Cause::RouteChanged));
+    }
+
+    #[test]
     fn the_first_endpoint_to_answer_wins() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let answers = listener.local_addr().unwrap();
-        // No test binds this address, so no other test can be given this port in the meantime.
+        // No test binds this address, so this port cannot go to a different test in the meantime.
         let closed = SocketAddr::from(([127, 99, 99, 99], answers.port()));
         let endpoint = |address| Endpoint { address, source: None };
         let endpoints = [endpoint(closed), endpoint(answers)];

@@ -15,12 +15,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustls::ClientConnection;
+
 use crate::error::{Cause, Phase};
 use crate::secret::{self, Secret};
 use crate::signals;
 use crate::text;
 
-/// Time for one exchange, from the lookup to the last byte of the reply. A stop request waits for the current exchange.
+/// Time limit for one exchange, from the name lookup to the last byte of the reply. A stop takes effect after the current exchange.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Maximum number of characters shown of a failed reply's body.
 const EXCERPT_CHARS: usize = 200;
@@ -36,20 +38,20 @@ impl Deadline {
         Self { at: Instant::now() + total, total }
     }
 
-    /// Time left, or the timeout error of `phase`.
+    /// Time left, or a timeout during `phase` as the error.
     pub fn remaining(&self, phase: Phase) -> Result<Duration, Cause> {
         match self.at.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => Err(Cause::Timeout { phase, after: self.total }),
+            Duration::ZERO => Err(self.expired(phase)),
             remaining => Ok(remaining),
         }
     }
 
-    pub fn total(&self) -> Duration {
-        self.total
+    fn expired(&self, phase: Phase) -> Cause {
+        Cause::Timeout { phase, after: self.total }
     }
 }
 
-/// Content of a request, which decides between GET and POST.
+/// Content of a request; it determines the method.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
     /// GET with these pairs as its query, not yet encoded.
@@ -79,7 +81,7 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a str)],
     /// Values to hide in errors, in case a server echoes them.
     pub secrets: &'a [&'a Secret],
-    /// Send even after a stop request, so that nothing is left half done.
+    /// Send even after the program was asked to stop, so that nothing is left half done.
     pub force: bool,
     pub secret_path: bool,
 }
@@ -96,16 +98,8 @@ impl<'a> Request<'a> {
 
 /// Encodes as `application/x-www-form-urlencoded`, so that `+`, `&` and umlauts in passwords arrive unchanged.
 pub fn encode_fields(fields: &[(&str, &str)]) -> String {
-    let mut encoded = String::new();
-    for (name, value) in fields {
-        if !encoded.is_empty() {
-            encoded.push('&');
-        }
-        encoded += &percent_encoded(name);
-        encoded.push('=');
-        encoded += &percent_encoded(value);
-    }
-    encoded
+    let encode = |(name, value): &(&str, &str)| format!("{}={}", percent_encoded(name), percent_encoded(value));
+    fields.iter().map(encode).collect::<Vec<_>>().join("&")
 }
 
 pub fn encode_json(fields: &[(&str, &str)]) -> String {
@@ -116,18 +110,11 @@ pub fn encode_json(fields: &[(&str, &str)]) -> String {
 
 /// Encodes `text` for any part of a URL: percent-encodes its UTF-8, except for RFC 3986's unreserved characters.
 pub fn percent_encoded(text: &str) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut into = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            into.push(char::from(byte));
-        } else {
-            into.push('%');
-            into.push(char::from(HEX[usize::from(byte >> 4)]));
-            into.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-    }
-    into
+    let encode = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
 }
 
 #[derive(Debug)]
@@ -152,23 +139,22 @@ impl Response {
 
     /// Values of the header `name`, ignoring case.
     pub fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
     /// Time of the reply according to the server's clock; `None` if the header is missing or malformed.
     pub fn date(&self) -> Option<SystemTime> {
-        httpdate::parse_http_date(self.header("date").next()?.trim()).ok()
+        httpdate::parse_http_date(self.header("date").next()?).ok()
     }
 
-    /// Body as text, with replacement characters for invalid UTF-8.
+    /// Body as text; invalid UTF-8 becomes U+FFFD.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.body)
     }
 
-    /// `Retry-After`, which is given in seconds or as a date by the server's clock (RFC 9110 10.2.3); zero for a past
-    /// date.
+    /// Wait requested by `Retry-After`, in seconds or as a date on the server's clock (RFC 9110 10.2.3); zero for a past date.
     pub fn retry_after(&self) -> Option<Duration> {
-        let value = self.header("retry-after").next()?.trim();
+        let value = self.header("retry-after").next()?;
         if let Ok(seconds) = value.parse() {
             return Some(Duration::from_secs(seconds));
         }
@@ -190,72 +176,60 @@ impl Response {
         }
     }
 
-    /// General cause for a reply with an unexpected status.
+    /// Default cause for a reply with an unexpected status.
     pub fn unexpected(&self) -> Cause {
         Cause::Http { status: self.status, excerpt: self.excerpt(), retry_after: self.retry_after() }
     }
 }
 
-/// A server, and the stream to it if one is open.
+/// A server's address and settings, and the open stream to it, if any.
 pub struct Connection {
     host: String,
     port: u16,
     host_header: String,
     tls: Option<tls::Tls>,
     stream: Option<Stream>,
-    /// The open stream has already carried an exchange.
-    used: bool,
     names: Option<Vec<String>>,
     address: Option<SocketAddr>,
     source: Option<IpAddr>,
     interrupt: Option<Rc<dyn dial::Interrupt>>,
 }
 
-enum Stream {
-    Plain(dial::Tcp),
-    Tls(Box<tls::Stream>),
-}
-
-impl Stream {
-    fn set_deadline(&mut self, deadline: Deadline) {
-        match self {
-            Self::Plain(tcp) => tcp.deadline = deadline,
-            Self::Tls(stream) => stream.sock.deadline = deadline,
-        }
-    }
+/// An open TCP connection, encrypted if `tls` is set.
+struct Stream {
+    tcp: dial::Tcp,
+    tls: Option<Box<ClientConnection>>,
+    /// The stream has already carried an exchange.
+    used: bool,
 }
 
 impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Self::Plain(tcp) => tcp.read(buf),
-            Self::Tls(stream) => stream.read(buf),
+        match &mut self.tls {
+            None => self.tcp.read(buf),
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.tcp).read(buf),
         }
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        match self {
-            Self::Plain(tcp) => tcp.write(buf),
-            Self::Tls(stream) => stream.write(buf),
+        match &mut self.tls {
+            None => self.tcp.write(buf),
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.tcp).write(buf),
         }
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        match self {
-            Self::Plain(tcp) => tcp.flush(),
-            Self::Tls(stream) => stream.flush(),
+        match &mut self.tls {
+            None => self.tcp.flush(),
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.tcp).flush(),
         }
     }
 }
 
-fn check_not_stopping() -> Result<(), Cause> {
-    if signals::stopping() { Err(Cause::Stopping) } else { Ok(()) }
-}
-
 impl Connection {
-    /// Does not connect yet. `host_header` is sent as Host; `tls` encrypts the connection and verifies the server.
+    /// Does not connect yet. `host_header` is the value of the Host header; `tls` encrypts the connection and verifies the server.
     pub fn new(host: impl Into<String>, port: u16, host_header: impl Into<String>, tls: Option<tls::Tls>) -> Self {
         Self {
             host: host.into(),
@@ -263,7 +237,6 @@ impl Connection {
             host_header: host_header.into(),
             tls,
             stream: None,
-            used: false,
             names: None,
             address: None,
             source: None,
@@ -271,14 +244,14 @@ impl Connection {
         }
     }
 
-    /// Unopened connection to a different port on this host, with this connection's TLS settings and Host header.
+    /// A new connection, not yet opened, to a different port on this host; all other settings are the same.
     #[must_use]
     pub fn at_port(&self, port: u16) -> Self {
         let connection = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
         Self { source: self.source, interrupt: self.interrupt.clone(), ..connection }
     }
 
-    /// Sets the local address of new connections; `None` lets the kernel choose.
+    /// Sets the local address of connections opened from now on; `None` lets the kernel choose.
     pub fn bind_to(&mut self, source: Option<IpAddr>) {
         self.source = source;
     }
@@ -297,32 +270,24 @@ impl Connection {
         self.address
     }
 
-    fn open(&mut self, deadline: Deadline) -> Result<(), Cause> {
-        if self.stream.is_some() {
-            return Ok(());
-        }
-        let tcp = dial::dial(&self.host, self.port, self.source, self.interrupt.clone(), deadline)?;
-        self.take(tcp)
-    }
-
-    /// Sets the event that can end exchanges over new connections before their deadline.
+    /// Sets the event that can end an exchange before its deadline; applies to connections opened from now on.
     pub fn interrupt_by(&mut self, interrupt: Option<Rc<dyn dial::Interrupt>>) {
         self.interrupt = interrupt;
     }
 
     /// Takes over an open TCP connection; with TLS, completes the handshake first.
     pub fn take(&mut self, tcp: dial::Tcp) -> Result<(), Cause> {
-        self.address = tcp.remote_address();
-        self.stream = Some(match &self.tls {
-            None => Stream::Plain(tcp),
-            Some(tls) => {
-                let stream = tls.handshake(tcp)?;
-                self.names = Some(tls::names(&stream));
-                Stream::Tls(Box::new(stream))
-            }
-        });
-        self.used = false;
+        self.stream = Some(self.secured(tcp)?);
         Ok(())
+    }
+
+    fn secured(&mut self, mut tcp: dial::Tcp) -> Result<Stream, Cause> {
+        self.address = tcp.remote_address();
+        let tls = self.tls.as_ref().map(|tls| tls.handshake(&mut tcp)).transpose()?;
+        if let Some(tls) = &tls {
+            self.names = Some(tls::names(tls));
+        }
+        Ok(Stream { tcp, tls: tls.map(Box::new), used: false })
     }
 
     /// Sends `request` and reads the response, over the open connection if there is one.
@@ -330,11 +295,11 @@ impl Connection {
     /// The server may have closed an idle connection: if a reused connection ends before the reply's headers are
     /// complete, the request is sent once more over a new one.
     pub fn send(&mut self, request: &Request) -> Result<Response, Cause> {
-        if !request.force {
-            check_not_stopping()?;
+        if signals::stopping() && !request.force {
+            return Err(Cause::Stopping);
         }
         let deadline = Deadline::after(REQUEST_DEADLINE);
-        let reused = self.stream.is_some() && self.used;
+        let reused = self.stream.as_ref().is_some_and(|stream| stream.used);
         let result = match self.exchange(request, deadline) {
             Err(Cause::Closed(Phase::Head) | Cause::Broken { phase: Phase::Send | Phase::Head, .. }) if reused => {
                 self.exchange(request, deadline)
@@ -350,18 +315,19 @@ impl Connection {
     }
 
     fn exchange(&mut self, request: &Request, deadline: Deadline) -> Result<Response, Cause> {
-        self.open(deadline)?;
-        let Some(mut stream) = self.stream.take() else {
-            return Err(Cause::Closed(Phase::Connect));
+        let mut stream = if let Some(stream) = self.stream.take() {
+            stream
+        } else {
+            let tcp = dial::dial(&self.host, self.port, self.source, self.interrupt.clone(), deadline)?;
+            self.secured(tcp)?
         };
-        stream.set_deadline(deadline);
+        stream.tcp.deadline = deadline;
         wire::write_request(&mut stream, &self.host_header, request)
             .map_err(|e| dial::classify(e, Phase::Send, deadline))?;
         let (mut response, reusable) = wire::read_response(&mut stream, deadline)?;
         response.hidden = request.secrets.iter().map(|&secret| secret.clone()).collect();
         if reusable {
-            self.stream = Some(stream);
-            self.used = true;
+            self.stream = Some(Stream { used: true, ..stream });
         }
         Ok(response)
     }
@@ -411,7 +377,7 @@ mod tests {
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
         let wait = response(&[("retry-after", &soon)], "", &[]).retry_after().unwrap();
         assert!((57..=60).contains(&wait.as_secs()), "{wait:?}");
-        // Wrong clocks do not matter: the date is compared with the server's own clock.
+        // The date is compared with the server's own clock, so a wrong clock on either side does not matter.
         let dated = [("Date", "Tue, 24 Nov 2026 12:00:00 GMT"), ("Retry-After", "Tue, 24 Nov 2026 12:01:30 GMT")];
         assert_eq!(response(&dated, "", &[]).retry_after(), Some(Duration::from_secs(90)));
         let past = "Sun, 06 Nov 1994 08:49:37 GMT";

@@ -12,10 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::SigningKey;
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    StreamOwned,
-};
+use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::Deadline;
 use super::dial::{self, Tcp};
@@ -24,14 +21,12 @@ use crate::error::{Cause, Phase};
 use crate::text::one_line;
 use crate::time;
 
-pub type Stream = StreamOwned<ClientConnection, Tcp>;
-
 /// Name that a certificate must carry.
 #[derive(Debug, Clone)]
 pub enum NamePolicy {
     /// This name, ignoring case; also sent as SNI.
     Exactly(ServerName<'static>),
-    /// Any name; chain, validity and key usage are still checked. No SNI is sent.
+    /// Any name, but chain, validity and key usage are still checked. No SNI is sent.
     Any,
 }
 
@@ -57,24 +52,23 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        // With session tickets, a connection would be accepted even after the certificate has expired.
+        // A resumed session skips verification, so it would be accepted even after the certificate has expired.
         config.resumption = Resumption::disabled();
         Self { config: Arc::new(config), policy }
     }
 
     /// Completes the handshake over `tcp`, so that no request is sent before the server has proved its identity.
-    pub fn handshake(&self, mut tcp: Tcp) -> Result<Stream, Cause> {
+    pub fn handshake(&self, tcp: &mut Tcp) -> Result<ClientConnection, Cause> {
         let name = match &self.policy {
             NamePolicy::Exactly(name) => name.clone(),
             // rustls never sends an IP address as SNI, and the verifier never compares names for `Any`.
             NamePolicy::Any => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
         };
-        let deadline = tcp.deadline;
         let mut connection = ClientConnection::new(self.config.clone(), name).map_err(|e| tls_cause(&e))?;
         while connection.is_handshaking() {
-            connection.complete_io(&mut tcp).map_err(|error| io_cause(error, deadline))?;
+            connection.complete_io(tcp).map_err(|error| io_cause(error, tcp.deadline))?;
         }
-        Ok(StreamOwned::new(connection, tcp))
+        Ok(connection)
     }
 }
 
@@ -90,7 +84,7 @@ pub fn tls_to(host: &str, roots: Option<&RootCertStore>) -> Result<Tls, Cause> {
     Ok(Tls::new(roots.cloned().unwrap_or_else(public_roots), NamePolicy::Exactly(name)))
 }
 
-/// Parses the CA certificates in PEM text; the error describes the problem.
+/// Parses the CA certificates in `pem`; the error is a message for the user.
 pub fn roots_in(pem: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -110,7 +104,7 @@ pub fn read_roots(reader: &mut Reader, name: &str) -> Option<RootCertStore> {
     reader.optional(name, "use a PEM file with a CA certificate", |_| roots_in(&pem))
 }
 
-/// Rejects every private key: without client certificates, ring's signing code (some 40 KB) need not be linked.
+/// Rejects every private key. Client certificates are never used, and without them ring's signing code (some 40 KB) is not linked.
 #[derive(Debug)]
 struct NoKeys;
 
@@ -154,15 +148,13 @@ fn bare_name(name: &str) -> String {
     one_line(inner).chars().take(253).collect()
 }
 
-pub fn names(stream: &Stream) -> Vec<String> {
-    let Some([leaf, ..]) = stream.conn.peer_certificates() else { return Vec::new() };
-    let Ok(leaf) = ParsedCertificate::try_from(leaf) else { return Vec::new() };
-    // rustls lists a certificate's names only in the error for a name that the certificate lacks.
+pub fn names(connection: &ClientConnection) -> Vec<String> {
+    let Some([leaf, ..]) = connection.peer_certificates() else { return Vec::new() };
+    // rustls lists a certificate's names only in the error for a name that is not among them.
     let lacking = ServerName::try_from("lacking.invalid").expect("a valid DNS name");
-    match verify_server_name(&leaf, &lacking) {
-        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })) => {
-            presented.iter().map(|name| bare_name(name)).collect()
-        }
+    let verified = ParsedCertificate::try_from(leaf).and_then(|leaf| verify_server_name(&leaf, &lacking));
+    match verified.map_err(|error| tls_cause(&error)) {
+        Err(Cause::NameMismatch { carried, .. }) => carried,
         _ => Vec::new(),
     }
 }

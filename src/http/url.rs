@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use rustls::pki_types::ServerName;
 
@@ -17,7 +18,7 @@ pub struct Url {
 }
 
 impl Url {
-    /// Assumes http if there is no scheme. The error describes the problem.
+    /// Assumes http if there is no scheme. The error is a message for the user.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (https, rest) = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
@@ -40,7 +41,7 @@ impl Url {
         Ok(Self { https, host, port, path: path.to_owned() })
     }
 
-    /// True if the host is this machine, so that nothing sent to it crosses a network.
+    /// True if the host is this machine: requests to it never cross a network.
     pub fn is_local(&self) -> bool {
         self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
@@ -50,7 +51,7 @@ impl Url {
         if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
     }
 
-    /// Host header with the port, unless that is the scheme's default.
+    /// Host header with the port, which is left out if it is the scheme's default.
     pub fn host_header(&self) -> String {
         let own = if self.https { 443 } else { 80 };
         if self.port == own { self.bare_host() } else { format!("{}:{}", self.bare_host(), self.port) }
@@ -70,8 +71,8 @@ pub fn bare(text: &str) -> &str {
     rest.split('/').next().unwrap_or(rest)
 }
 
-/// Parses `HOST[:PORT]`; the host is a name, an IPv4 address, or an IPv6 address with or without brackets. The error
-/// describes the problem.
+/// Parses `HOST[:PORT]`; the host is a name, an IPv4 address, or an IPv6 address with or without brackets. The error is a message
+/// for the user.
 pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
     if text.parse::<Ipv6Addr>().is_ok() {
         return Ok((text.to_owned(), None));
@@ -92,15 +93,10 @@ pub fn parse_address(text: &str) -> Result<(String, Option<u16>), String> {
     if ServerName::try_from(host).is_err() {
         return Err("has a host that is neither an address nor a name".to_owned());
     }
-    let port = match port {
-        None => None,
-        Some(port) => match port.parse::<u16>() {
-            Ok(port) if port > 0 => Some(port),
-            // The value is not shown, because in user:password@host it is the password.
-            _ => return Err("has a port that is not between 1 and 65535".to_owned()),
-        },
-    };
-    Ok((host.to_owned(), port))
+    let port = port.map(str::parse::<NonZeroU16>).transpose();
+    // The port is not shown, because in user:password@host this part is the password.
+    let port = port.map_err(|_| "has a port that is not between 1 and 65535")?;
+    Ok((host.to_owned(), port.map(NonZeroU16::get)))
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! HTTP/1.1 over any stream: writes requests, reads responses, and limits how much a server can send.
 //!
-//! A response that declares no length ends with the stream.
+//! If a response declares no length, its body ends with the stream.
 
 use std::io::{self, Read, Write};
+
+use httparse::{Header, Status};
 
 use super::{Content, Deadline, Request, Response, encode_fields};
 use crate::error::{Cause, Phase};
@@ -10,16 +12,16 @@ use crate::error::{Cause, Phase};
 /// Maximum size of status line and headers in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 128;
-/// Maximum size of a body in bytes. The largest expected one, qBittorrent's preferences, has some 20 KiB.
+/// Maximum size of a body in bytes. The largest that we expect, qBittorrent's preferences, has some 20 KiB.
 const MAX_BODY: usize = 256 * 1024;
-/// Maximum length of a chunk's size line or of a trailer line, in bytes.
+/// Maximum length in bytes of a line that gives a chunk's size, or of a trailer line.
 const MAX_LINE: usize = 1024;
 /// Maximum number of interim (1xx) responses before the final one.
 const MAX_INTERIM: usize = 4;
 /// Bytes per read; qBittorrent's preferences take two reads.
 const READ_SIZE: usize = 16 * 1024;
 
-/// Writes `request` with a single call, so that head and body leave in one segment.
+/// Writes `request` in a single call, so that head and body leave in one TCP segment.
 pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> io::Result<()> {
     let (query, body) = match request.content {
         Content::Query([]) => (String::new(), None),
@@ -27,11 +29,10 @@ pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> 
         Content::Form(fields) => (String::new(), Some(("application/x-www-form-urlencoded", encode_fields(fields)))),
         Content::Json(text) => (String::new(), Some(("application/json", text.to_owned()))),
     };
-    let agent = env!("CARGO_PKG_NAME");
     let mut lines = vec![
         format!("{} {}{query} HTTP/1.1", request.content.method(), request.path),
         format!("Host: {host}"),
-        format!("User-Agent: {agent}"),
+        concat!("User-Agent: ", env!("CARGO_PKG_NAME")).to_owned(),
         "Accept: */*".to_owned(),
     ];
     lines.extend(request.headers.iter().map(|(name, value)| format!("{name}: {value}")));
@@ -49,53 +50,36 @@ pub fn write_request(stream: &mut impl Write, host: &str, request: &Request) -> 
 pub fn read_response(stream: &mut impl Read, deadline: Deadline) -> Result<(Response, bool), Cause> {
     let mut reader = Reader { stream, deadline, buffer: Vec::new() };
     for _ in 0..=MAX_INTERIM {
-        let head = reader.head()?;
-        if (100..200).contains(&head.status) {
+        let (mut response, minor_version) = reader.head()?;
+        if (100..200).contains(&response.status) {
             continue;
         }
-        let (body, framed) = reader.body(&head)?;
-        let reusable = framed && head.keeps_alive() && reader.buffer.is_empty();
-        let response = Response { status: head.status, headers: head.headers, body, hidden: Vec::new() };
-        return Ok((response, reusable));
+        let framed = reader.body(&mut response)?;
+        let keeps_alive = !has_token(&response, "connection", "close")
+            && (minor_version == 1 || has_token(&response, "connection", "keep-alive"));
+        return Ok((response, framed && keeps_alive && reader.buffer.is_empty()));
     }
     Err(Cause::NotHttp)
 }
 
-struct Head {
-    status: u16,
-    minor_version: u8,
-    headers: Vec<(String, String)>,
+fn has_token(response: &Response, header: &str, token: &str) -> bool {
+    response.header(header).flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-impl Head {
-    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
-    }
-
-    fn has_token(&self, name: &str, token: &str) -> bool {
-        self.values(name).flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
-    }
-
-    fn keeps_alive(&self) -> bool {
-        !self.has_token("connection", "close")
-            && (self.minor_version == 1 || self.has_token("connection", "keep-alive"))
-    }
-
-    fn content_length(&self) -> Result<Option<usize>, Cause> {
-        let bad = |problem: &str| Cause::field("Content-Length", problem);
-        let mut length = None;
-        for value in self.values("content-length") {
-            if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
-                return Err(bad("is not a number"));
-            }
-            // A number too large for `usize` exceeds every limit anyway.
-            let value = value.parse().unwrap_or(usize::MAX);
-            if length.replace(value).is_some_and(|other| other != value) {
-                return Err(bad("appears twice with different values"));
-            }
+fn content_length(response: &Response) -> Result<Option<usize>, Cause> {
+    let bad = |problem: &str| Cause::field("Content-Length", problem);
+    let mut length = None;
+    for value in response.header("content-length") {
+        if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(bad("is not a number"));
         }
-        Ok(length)
+        // A number too large for `usize` exceeds the limit anyway.
+        let value = value.parse().unwrap_or(usize::MAX);
+        if length.replace(value).is_some_and(|other| other != value) {
+            return Err(bad("appears twice with different values"));
+        }
     }
+    Ok(length)
 }
 
 struct Reader<'a, R: Read> {
@@ -106,77 +90,69 @@ struct Reader<'a, R: Read> {
 }
 
 impl<R: Read> Reader<'_, R> {
-    /// Reads more bytes; false at the end of the stream.
+    /// Reads more bytes, or none if a signal interrupts the read; false at the end of the stream.
     fn fill(&mut self, phase: Phase) -> Result<bool, Cause> {
         let start = self.buffer.len();
         self.buffer.resize(start + READ_SIZE, 0);
-        let result = loop {
-            match self.stream.read(&mut self.buffer[start..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result,
-            }
-        };
+        let result = self.stream.read(&mut self.buffer[start..]);
         self.buffer.truncate(start + result.as_ref().map_or(0, |&read| read));
         match result {
             Ok(read) => Ok(read > 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
             // TLS servers often close without close_notify; the caller checks whether the response is complete.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(super::dial::classify(error, phase, self.deadline)),
         }
     }
 
-    fn head(&mut self) -> Result<Head, Cause> {
+    /// Reads more bytes; the end of the stream is an error.
+    fn fill_or_fail(&mut self, phase: Phase) -> Result<(), Cause> {
+        if self.fill(phase)? { Ok(()) } else { Err(Cause::Closed(phase)) }
+    }
+
+    /// Reads the head; returns the response, still without its body, and the minor version of HTTP/1.
+    fn head(&mut self) -> Result<(Response, u8), Cause> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut parsed = httparse::Response::new(&mut headers);
-            // Parse nothing beyond the limit: the result must not depend on how many bytes a single read returned.
+            // Parse nothing beyond the limit: how many bytes a single read happens to return must not affect the result.
             match parsed.parse(&self.buffer[..self.buffer.len().min(MAX_HEAD)]) {
-                Ok(httparse::Status::Complete(length)) => {
-                    let head = Head {
-                        status: parsed.code.unwrap_or_default(),
-                        minor_version: parsed.version.unwrap_or_default(),
-                        headers: parsed
-                            .headers
-                            .iter()
-                            .map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned()))
-                            .collect(),
-                    };
+                Ok(Status::Complete(length)) => {
+                    let owned = |h: &Header| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned());
+                    let headers = parsed.headers.iter().map(owned).collect();
+                    let status = parsed.code.unwrap_or_default();
+                    let minor_version = parsed.version.unwrap_or_default();
                     self.buffer.drain(..length);
-                    return Ok(head);
+                    return Ok((Response { status, headers, body: Vec::new(), hidden: Vec::new() }, minor_version));
                 }
-                Ok(httparse::Status::Partial) if self.buffer.len() >= MAX_HEAD => {
-                    return Err(Cause::TooLarge { what: "head", limit: MAX_HEAD });
-                }
-                Ok(httparse::Status::Partial) => {}
-                Err(httparse::Error::TooManyHeaders) => {
+                Ok(Status::Partial) if self.buffer.len() < MAX_HEAD => self.fill_or_fail(Phase::Head)?,
+                Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
                     return Err(Cause::TooLarge { what: "head", limit: MAX_HEAD });
                 }
                 Err(_) => return Err(Cause::NotHttp),
             }
-            if !self.fill(Phase::Head)? {
-                return Err(Cause::Closed(Phase::Head));
-            }
         }
     }
 
-    /// Reads the body; the flag is false if only the end of the stream marked the end of the body.
-    fn body(&mut self, head: &Head) -> Result<(Vec<u8>, bool), Cause> {
-        if head.status == 204 || head.status == 304 {
-            return Ok((Vec::new(), true));
+    /// Reads the body; false if the body was ended only by the end of the stream.
+    fn body(&mut self, response: &mut Response) -> Result<bool, Cause> {
+        if response.status == 204 || response.status == 304 {
+            return Ok(true);
         }
-        if head.has_token("transfer-encoding", "chunked") {
-            return Ok((self.chunked()?, true));
+        if has_token(response, "transfer-encoding", "chunked") {
+            response.body = self.chunked()?;
+            return Ok(true);
         }
-        if let Some(length) = head.content_length()? {
-            let mut body = Vec::new();
-            self.take(length, &mut body)?;
-            return Ok((body, true));
+        if let Some(length) = content_length(response)? {
+            self.take(length, &mut response.body)?;
+            return Ok(true);
         }
         while self.buffer.len() <= MAX_BODY && self.fill(Phase::Body)? {}
         if self.buffer.len() > MAX_BODY {
             return Err(Cause::TooLarge { what: "body", limit: MAX_BODY });
         }
-        Ok((std::mem::take(&mut self.buffer), false))
+        response.body = std::mem::take(&mut self.buffer);
+        Ok(false)
     }
 
     /// Moves `length` bytes to the end of `body`.
@@ -185,9 +161,7 @@ impl<R: Read> Reader<'_, R> {
             return Err(Cause::TooLarge { what: "body", limit: MAX_BODY });
         }
         while self.buffer.len() < length {
-            if !self.fill(Phase::Body)? {
-                return Err(Cause::Closed(Phase::Body));
-            }
+            self.fill_or_fail(Phase::Body)?;
         }
         body.extend(self.buffer.drain(..length));
         Ok(())
@@ -198,7 +172,7 @@ impl<R: Read> Reader<'_, R> {
         let mut body = Vec::new();
         loop {
             let line = self.line()?;
-            let Ok(httparse::Status::Complete((_, size))) = httparse::parse_chunk_size(&line) else {
+            let Ok(Status::Complete((_, size))) = httparse::parse_chunk_size(&line) else {
                 return Err(bad());
             };
             if size == 0 {
@@ -227,9 +201,7 @@ impl<R: Read> Reader<'_, R> {
             if self.buffer.len() >= MAX_LINE {
                 return Err(Cause::field("chunk", "has an overlong line"));
             }
-            if !self.fill(Phase::Body)? {
-                return Err(Cause::Closed(Phase::Body));
-            }
+            self.fill_or_fail(Phase::Body)?;
         }
     }
 }

@@ -120,7 +120,7 @@ impl Gate {
 
     /// Records an error. Returns its log level (ERROR if new, DEBUG if repeated) and the number of failed attempts so far.
     pub fn record_trouble(&mut self, now: Now, error: Rc<Error>) -> (Level, u32) {
-        let new = self.trouble.as_ref().is_none_or(|trouble| trouble.error.fingerprint() != error.fingerprint());
+        let new = self.trouble.as_ref().is_none_or(|trouble| !error.repeats(&trouble.error));
         let (since, before) = self.trouble.as_ref().map_or((now, 0), |trouble| (trouble.since, trouble.attempts));
         self.trouble = Some(Trouble { error, since, attempts: before + 1 });
         (if new { Level::Error } else { Level::Debug }, before + 1)
