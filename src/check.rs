@@ -245,10 +245,12 @@ impl CheckObserver<'_> {
                     self.ok("account", &format!("using the token in {}", pia.account.token_file().display()));
                 }
             }
-            Completed::Source(Some(port)) => self.ok("source", &format!("{} has port {port}", remotes.source_name())),
+            Completed::Source(Some(port)) => {
+                self.ok("source", &format!("{} has port {port}", remotes.follows().unwrap_or_default()));
+            }
             Completed::Source(None) => {
                 let fix = "turn on port forwarding in the VPN, and connect to a region that supports it";
-                let text = format!("{} has no port now; {fix}", remotes.source_name());
+                let text = format!("{} has no port now; {fix}", remotes.follows().unwrap_or_default());
                 self.fail_with("source", &text, fix.to_owned());
             }
             Completed::Port(_) => {
@@ -412,8 +414,8 @@ impl Observer for CheckObserver<'_> {
         }
         let Ok(Progress::Done(completed)) = result else { return };
         // The loop inspects the socket only if the client has the right port.
-        if let (Step::Inspect { port, .. }, false) = (step, self.printed.contains(&"port")) {
-            self.ok("port", &format!("is {port}"));
+        if let (Step::Inspect(of), false) = (step, self.printed.contains(&"port")) {
+            self.ok("port", &format!("is {}", of.port));
         }
         self.completed(completed, remotes);
     }
@@ -430,7 +432,9 @@ impl Observer for CheckObserver<'_> {
                     format!("port {}; not stored, so the service gets a different one: {}", lease.port, error.cause);
                 self.note("lease", &text);
             }
-            Notice::Bound(port) => self.ok("bind", &format!("port {port} is bound for 15 minutes")),
+            Notice::Bound(port) | Notice::Rebound { port, .. } => {
+                self.ok("bind", &format!("port {port} is bound for 15 minutes"));
+            }
             Notice::Listening { connectivity, visibility, .. } => self.listens(*connectivity, *visibility),
             Notice::Clock(_) | Notice::ClockJumped(_) => {
                 let now = rfc3339(Timestamp::now());

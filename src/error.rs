@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::time::rfc3339;
+use crate::time::{human_duration, rfc3339};
+
+/// A program that leases a port may take this long until it has one.
+const NO_PORT_YET: Duration = Duration::from_secs(60);
 
 /// Stage of an exchange at which the deadline expired or the connection broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +191,12 @@ pub enum Cause {
     NotConnected,
     /// Deluge's web interface lists no daemon to connect to.
     NoDaemon,
+    /// The program that leases the port has none.
+    NoPort {
+        /// Name of the program, with its address.
+        source: String,
+        since: Duration,
+    },
     /// A failure specific to one remote. The text must stay the same while the failure repeats: a new text counts as a new failure.
     Other(String),
 }
@@ -245,6 +254,9 @@ impl Cause {
     fn repeats(&self, earlier: &Self) -> bool {
         match (self, earlier) {
             (Self::Http { status, .. }, Self::Http { status: before, .. }) => status == before,
+            (Self::NoPort { since, .. }, Self::NoPort { since: before, .. }) => {
+                (*since < NO_PORT_YET) == (*before < NO_PORT_YET)
+            }
             (Self::LockedOut(_), Self::LockedOut(_))
             | (Self::CertificateExpired(_), Self::CertificateExpired(_))
             | (Self::CertificateNotYetValid(_), Self::CertificateNotYetValid(_)) => true,
@@ -347,6 +359,8 @@ impl fmt::Display for Cause {
             Self::HostRejected(status) => write!(f, "HTTP {status}: the Host header was rejected"),
             Self::NotConnected => f.write_str("the web interface is not connected to its daemon"),
             Self::NoDaemon => f.write_str("the web interface has no daemon to connect to"),
+            Self::NoPort { source, since } if *since < NO_PORT_YET => write!(f, "{source} has no port now"),
+            Self::NoPort { source, since } => write!(f, "{source} has had no port for {}", human_duration(*since)),
             Self::Other(words) => f.write_str(words),
         }
     }

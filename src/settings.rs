@@ -35,7 +35,7 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
     Variable { name, default: "", help, from_file: true }
 }
 
-pub const VARIABLES: [Variable; 40] = [
+pub const VARIABLES: [Variable; 41] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA user name; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "PIA password"),
@@ -49,6 +49,7 @@ pub const VARIABLES: [Variable; 40] = [
     variable("PIA_LOGIN_CA_CERT", "", "CA certificates (PEM file) for the login, instead of Mozilla's"),
     variable("GLUETUN_URL", "http://127.0.0.1:8000", "gluetun's control server"),
     from_file("GLUETUN_API_KEY", "API key for gluetun's control server"),
+    variable("VPN_INTERFACE", "", "the VPN's network device, e.g. tun0, instead of the one that the routes show"),
     variable("TORRENT_CLIENT", "qbittorrent", "torrent client: qbittorrent, transmission or deluge"),
     variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
     from_file("QBITTORRENT_USERNAME", "Web UI user name, if qBittorrent requires a login"),
@@ -101,6 +102,8 @@ pub struct Settings {
     pub client: Box<dyn TorrentClient>,
     /// Time between binds, 1 to 840 s.
     pub interval: Duration,
+    /// The VPN's device; `None` to find it by its routes.
+    pub vpn_interface: Option<String>,
     /// How long to keep running when loopback is the only network device left; `None` means forever.
     pub isolation: Option<Duration>,
     pub state_dir: PathBuf,
@@ -168,6 +171,7 @@ impl Settings {
             port: port?,
             client: client?,
             interval: interval?,
+            vpn_interface: reader.get("VPN_INTERFACE").map(str::to_owned),
             isolation: Some(isolation?).filter(|limit| *limit > 0).map(Duration::from_secs),
             state_dir,
             views: Some(views),

@@ -67,6 +67,16 @@ impl Source {
         }
     }
 
+    /// Advice if the source has had no port for a minute.
+    pub fn no_port_advice(&self) -> &'static str {
+        match self {
+            Self::Gluetun { .. } => {
+                "gluetun does not retry by itself; its log has the reason; run: docker compose up -d --force-recreate"
+            }
+            Self::File(_) => "check the log of the program that writes the file",
+        }
+    }
+
     pub fn poll_interval(&self) -> Duration {
         match self {
             Self::Gluetun { .. } => GLUETUN_POLL,

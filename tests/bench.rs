@@ -114,8 +114,8 @@ fn bench() {
     println!("load of the machine at the start: {}", load.split(' ').next().unwrap_or_default());
 
     let clients = netns::Namespace::new().expect("a second namespace");
-    let here = End { pid: std::process::id(), address: GATEWAY };
-    let there = End { pid: clients.pid(), address: CLIENTS };
+    let here = End::new(std::process::id(), GATEWAY);
+    let there = End::new(clients.pid(), CLIENTS);
     match Link::start(here, there, Quality { delay: DELAY, loss_percent: 0.0 }) {
         Ok(_link) => {
             let round_trip = round_trip();

@@ -4,202 +4,27 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::process::{Child, Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use ring::digest;
 use support::daemon::{Daemon, LATER, SOON, Setup};
-use support::drive::{self, Client, Scenario, assert_uses_own_libraries, report_version, scenarios};
+use support::drive::{self, Client, Scenario, assert_uses_own_libraries, scenarios};
 use support::pia::Pia;
 use support::real_client::{
-    FIRST, LEASED, OTHER, RealClient, Tracker, change_port, end, follow_recreated_tunnel, output_of, spawn, stop,
-    wait_for_binds, wait_for_port, wait_for_start, wait_until_verified,
+    FIRST, LEASED, OTHER, RealClient, Tracker, change_port, end, follow_recreated_tunnel, wait_for_binds,
+    wait_for_port, wait_until_verified,
 };
-use support::{TempDir, netns, wait_until};
-
-/// Ports of the web interface and of the daemon behind it.
-const WEB_PORT: u16 = 8112;
-const DAEMON_PORT: u16 = 58_846;
-const PASSWORD: &str = "p&ss=%+ wörd\"\\";
-/// In the reply to a call that succeeded.
-const NO_ERROR: &str = r#""error": null"#;
-/// ID of the daemon in the web interface.
-const HOST: &str = "00000000000000000000000000000001";
-/// Password with which the web interface logs in at the daemon.
-const LOCAL: &str = "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1";
+use support::real_deluge::{Deluge, Options, PASSWORD, variables};
 
 const CLIENT: Client = Client { name: "Deluge", program: "deluge-web" };
-const EVERYWHERE: &[Scenario] = scenarios!(password changed_by_user restarted daemon_restarted unconnected wrong_password port_taken udp_taken recreated_tunnel trackers);
+const EVERYWHERE: &[Scenario] = scenarios!(password changed_by_user restarted daemon_restarted unconnected wrong_password port_taken port_taken_before udp_taken ipv6_only recreated_tunnel trackers);
 
 fn main() -> ExitCode {
     drive::main(&CLIENT, &[("bookworm", EVERYWHERE), ("trixie", EVERYWHERE), ("sid", EVERYWHERE)])
 }
 
-/// Configuration of a Deluge.
-struct Options {
-    /// Address or device on which it listens for peers.
-    interface: &'static str,
-    /// The web interface connects to the daemon at its start.
-    connects: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { interface: "127.0.0.1", connects: true }
-    }
-}
-
-/// A running Deluge with a profile of its own; killed and waited for when dropped.
-struct Deluge {
-    suite: String,
-    profile: TempDir,
-    daemon: Child,
-    web: Child,
-}
-
-impl Deluge {
-    /// Starts a Deluge in the namespace of this process.
-    fn start(suite: &str, options: &Options) -> Self {
-        let program = drive::program("deluge", suite, "deluged").expect("an unpacked suite");
-        let version = Command::new(&program).arg("--version").output().expect("deluged");
-        let version = String::from_utf8_lossy(&version.stdout).into_owned();
-        report_version(version.split_whitespace().nth(1).expect("a version"));
-        let profile = TempDir::new();
-        configure(&profile, options);
-        let daemon = spawn_daemon(suite, &profile);
-        wait_for_start(&daemon, DAEMON_PORT, &profile);
-        let web = spawn_web(suite, &profile);
-        wait_for_start(&web, WEB_PORT, &profile);
-        let client = Self { suite: suite.to_owned(), profile, daemon, web };
-        if options.connects {
-            client.wait_for_connection();
-        }
-        client
-    }
-
-    /// Until the web interface has connected to the daemon, and asked it for its methods, a core call is an 'Unknown method'.
-    #[track_caller]
-    fn wait_for_connection(&self) {
-        let answers = || self.reply("core.get_listen_port", "[]").contains(NO_ERROR);
-        assert!(wait_until(SOON, answers), "{}", self.output());
-    }
-
-    fn stop_daemon(&mut self) {
-        stop(&mut self.daemon);
-    }
-
-    fn start_daemon(&mut self) {
-        self.daemon = spawn_daemon(&self.suite, &self.profile);
-        wait_for_start(&self.daemon, DAEMON_PORT, &self.profile);
-    }
-
-    fn restart_web(&mut self) {
-        stop(&mut self.web);
-        self.web = spawn_web(&self.suite, &self.profile);
-        wait_for_start(&self.web, WEB_PORT, &self.profile);
-    }
-
-    /// Makes a call as the web interface's own pages do, in a session of the test's own.
-    #[track_caller]
-    fn call(&self, method: &str, params: &str) -> String {
-        let reply = self.reply(method, params);
-        assert!(reply.contains(NO_ERROR), "{reply}");
-        reply
-    }
-
-    fn reply(&self, method: &str, params: &str) -> String {
-        let jar = self.profile.path().join("cookies");
-        let ask = |method: &str, params: &str| {
-            let body = format!(r#"{{"method":"{method}","params":{params},"id":1}}"#);
-            let output = Command::new("curl")
-                .args(["--silent", "--show-error", "--max-time", "60", "--noproxy", "*"])
-                .args(["--header", "Content-Type: application/json", "--data", &body, "--cookie-jar"])
-                .arg(&jar)
-                .arg("--cookie")
-                .arg(&jar)
-                .arg(format!("http://127.0.0.1:{WEB_PORT}/json"))
-                .output()
-                .expect("curl");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        };
-        if !jar.exists() {
-            let login = ask("auth.login", &miniserde::json::to_string(&[PASSWORD][..]));
-            assert!(login.contains("true"), "{login}");
-        }
-        ask(method, params)
-    }
-}
-
-impl RealClient for Deluge {
-    fn name(&self) -> &'static str {
-        "Deluge"
-    }
-
-    fn ports(&self) -> [BTreeSet<u16>; 2] {
-        let pid = self.daemon.id();
-        let mut tcp = netns::ports_of(pid);
-        tcp.remove(&DAEMON_PORT);
-        let mut udp = netns::udp_ports_of(pid);
-        // libtorrent's requests to routers use ephemeral ports.
-        udp.retain(|port| [FIRST, LEASED, OTHER].contains(port));
-        [tcp, udp]
-    }
-
-    fn output(&self) -> String {
-        output_of(&self.profile)
-    }
-}
-
-impl Drop for Deluge {
-    fn drop(&mut self) {
-        for child in [&mut self.web, &mut self.daemon] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn configure(profile: &TempDir, options: &Options) {
-    let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, format!("salt{PASSWORD}").as_bytes());
-    let hash = hash.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-    let two = |file: u8, format: u8| format!(r#"{{"file": {file}, "format": {format}}}"#);
-    let downloads = miniserde::json::to_string(&profile.path().display().to_string());
-    let core = format!(
-        r#"{{"daemon_port": {DAEMON_PORT}, "listen_ports": [{FIRST}, {FIRST}], "random_port": false,
-            "listen_interface": "{}", "upnp": false, "natpmp": false, "dht": false, "lsd": false, "utpex": false,
-            "new_release_check": false, "send_info": false, "download_location": {downloads}}}"#,
-        options.interface
-    );
-    let web = format!(
-        r#"{{"port": {WEB_PORT}, "interface": "127.0.0.1", "https": false, "pwd_salt": "salt", "pwd_sha1": "{hash}",
-            "default_daemon": "{}", "first_login": false, "sessions": {{}}}}"#,
-        if options.connects { HOST } else { "" }
-    );
-    let hosts = format!(r#"{{"hosts": [["{HOST}", "127.0.0.1", {DAEMON_PORT}, "localclient", "{LOCAL}"]]}}"#);
-    profile.write("core.conf", format!("{}{core}", two(1, 1)));
-    profile.write("web.conf", format!("{}{web}", two(2, 1)));
-    profile.write("hostlist.conf", format!("{}{hosts}", two(3, 1)));
-    profile.write("auth", format!("localclient:{LOCAL}:10\n"));
-}
-
-fn spawn_daemon(suite: &str, profile: &TempDir) -> Child {
-    let port = DAEMON_PORT.to_string();
-    start_program(suite, profile, "deluged", &["--ui-interface", "127.0.0.1", "--port", &port])
-}
-
-fn spawn_web(suite: &str, profile: &TempDir) -> Child {
-    start_program(suite, profile, "deluge-web", &[])
-}
-
-fn start_program(suite: &str, profile: &TempDir, program: &str, more: &[&str]) -> Child {
-    let program = drive::program("deluge", suite, program).expect("an unpacked suite");
-    spawn(&program, &[more, &["--do-not-daemonize", "--loglevel", "info", "--config"]].concat(), profile)
-}
-
 fn setup(pia: &Pia) -> Setup {
-    let url = format!("http://127.0.0.1:{WEB_PORT}");
-    Setup::new().pia(pia).env("TORRENT_CLIENT", "deluge").env("DELUGE_HOST", url).env("DELUGE_PASSWORD", PASSWORD)
+    variables(Setup::new().pia(pia))
 }
 
 /// Deluge gets each leased port, by TCP and UDP, and its random port is switched off. `check` changes nothing.
@@ -301,18 +126,44 @@ fn wrong_password(suite: &str) {
     end(daemon, &pia, PASSWORD);
 }
 
-/// While a different program uses the leased port, libtorrent silently listens on the next one, and stays there.
+/// While a different program uses the leased port, libtorrent would silently listen on the next one.
 fn port_taken(suite: &str) {
     let (pia, client) = (Pia::start(), Deluge::start(suite, &Options::default()));
     let other_program = TcpListener::bind(("127.0.0.1", LEASED)).expect("the port is free");
     let mut daemon = setup(&pia).run();
-    daemon.wait_for_line("port 47047 was set, but the client has 47048", SOON);
+    daemon.wait_for_line("another program listens on port 47047", SOON);
     let status = daemon.wait_for_problem("client");
     assert_eq!(status.client_verified_at, None, "{}", daemon.log());
     wait_for_binds(&mut daemon, &pia, 2);
     drop(other_program);
     wait_for_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
     wait_until_verified(&mut daemon, LEASED);
+    end(daemon, &pia, PASSWORD);
+}
+
+/// The leased port is configured already, but a different program uses it: libtorrent listens on the next one.
+fn port_taken_before(suite: &str) {
+    let pia = Pia::start();
+    let other_program = TcpListener::bind(("127.0.0.1", LEASED)).expect("the port is free");
+    let client = Deluge::start(suite, &Options { listen_port: LEASED, ..Options::default() });
+    let mut daemon = setup(&pia).run();
+    daemon.wait_for_line("another program listens on port 47047", SOON);
+    assert_eq!(daemon.wait_for_problem("client").client_verified_at, None, "{}", daemon.log());
+    drop(other_program);
+    wait_for_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
+    wait_until_verified(&mut daemon, LEASED);
+    end(daemon, &pia, PASSWORD);
+}
+
+/// PIA forwards IPv4 only.
+fn ipv6_only(suite: &str) {
+    let pia = Pia::start();
+    let _client = Deluge::start(suite, &Options { interface: "::", listen_port: LEASED, ..Options::default() });
+    let mut daemon = setup(&pia).run();
+    // libtorrent counts IPv4 sockets only.
+    let line = daemon.wait_for_line("port 47047 was set, but the client has 0", LATER);
+    assert!(line.contains("ERROR"), "{line}");
+    assert_eq!(daemon.wait_for_problem("client").client_verified_at, None, "{}", daemon.log());
     end(daemon, &pia, PASSWORD);
 }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use real_qbt::{Https, Options, PASSWORD, RealQbt, USERNAME};
+use real_qbt::{Https, Interface, Options, PASSWORD, RealQbt, USERNAME};
 use support::daemon::{Daemon, LATER, SOON, Setup};
 use support::drive::{self, Client, Scenario, assert_uses_own_libraries, report_version, scenarios};
 use support::link::{End, Quality};
@@ -24,7 +24,7 @@ const LEASED: u16 = 47_047;
 const OTHER: u16 = 50_505;
 
 const CLIENT: Client = Client { name: "qBittorrent", program: "qbittorrent-nox" };
-const EVERYWHERE: &[Scenario] = scenarios!(password bypass changed_in_web_ui restarted wrong_password banned random_port port_taken https recreated_tunnel trackers);
+const EVERYWHERE: &[Scenario] = scenarios!(password bypass changed_in_web_ui restarted wrong_password banned random_port port_taken port_taken_before ipv6_only https recreated_tunnel trackers);
 
 fn main() -> ExitCode {
     let also = |more: &[Scenario]| [EVERYWHERE, more].concat();
@@ -241,19 +241,51 @@ fn random_port(suite: &str) {
     end(daemon, &pia);
 }
 
-/// While a different program uses the leased port, qBittorrent's preferences look fine, but it does not listen.
+/// qBittorrent must not be told to use a port while a different program uses it: its preferences would look fine.
 fn port_taken(suite: &str) {
     let (pia, qbt) = (Pia::start(), start(suite, Options::default()));
     let other_program = TcpListener::bind(("127.0.0.1", LEASED)).expect("the port is free");
     let mut daemon = setup(&pia, &qbt).run();
-    // Two checks with their timeouts take about 8 s.
-    daemon.wait_for_line("nothing listens on it", LATER);
+    daemon.wait_for_line("another program listens on port 47047", SOON);
     let status = daemon.wait_for_problem("client");
     assert_eq!(status.client_verified_at, None, "{}", daemon.log());
     wait_for_binds(&mut daemon, &pia, 2);
     drop(other_program);
     wait_for_port_within(&mut daemon, &qbt, LEASED, Duration::from_secs(45));
     wait_until_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// The leased port is in the preferences already, but a different program has used it since before qBittorrent started.
+/// qBittorrent listens on other addresses, and reports that it listens.
+fn port_taken_before(suite: &str) {
+    let pia = Pia::start();
+    let other_program = TcpListener::bind(("0.0.0.0", LEASED)).expect("the port is free");
+    let options = Options { listen_port: LEASED, interface: Interface::Any, ..Options::default() };
+    let qbt = start(suite, options);
+    let setup = setup(&pia, &qbt);
+    let mut daemon = setup.run();
+    let line = daemon.wait_for_level("ERROR", LATER);
+    assert!(line.contains("another program listens on port 47047"), "{line}");
+    let status = daemon.wait_for_problem("client");
+    assert_eq!(status.client_verified_at, None, "{}", daemon.log());
+    assert_eq!(setup.run_once(&["healthcheck"]).code, Some(1));
+    drop(other_program);
+    wait_for_port_within(&mut daemon, &qbt, LEASED, Duration::from_secs(45));
+    wait_until_verified(&mut daemon, LEASED);
+    end(daemon, &pia);
+}
+
+/// PIA forwards IPv4 only.
+fn ipv6_only(suite: &str) {
+    let pia = Pia::start();
+    let qbt = start(suite, Options { interface: Interface::AnyIpv6, listen_port: LEASED, ..Options::default() });
+    assert!(wait_until(SOON, || qbt.listen_ports().contains(&LEASED)), "{:?}", qbt.log_lines(""));
+    let check = setup(&pia, &qbt).run_once(&["check"]);
+    assert!(check.code == Some(1) && check.stdout.contains("listens on IPv6 only"), "{check:?}");
+    let mut daemon = setup(&pia, &qbt).run();
+    let line = daemon.wait_for_line("listens on IPv6 only, but the port is forwarded over IPv4", LATER);
+    assert!(line.contains("ERROR"), "{line}");
     end(daemon, &pia);
 }
 
@@ -300,11 +332,11 @@ fn api_key(suite: &str) {
 /// again, although some versions keep a socket in the old tunnel and report no problem.
 fn recreated_tunnel(suite: &str) {
     let far_end = netns::Namespace::new().expect("a second namespace");
-    let own = End { pid: std::process::id(), address: [10, 10, 229, 5].into() };
-    let gateway = End { pid: far_end.pid(), address: [10, 10, 224, 1].into() };
+    let own = End::new(std::process::id(), [10, 10, 229, 5].into());
+    let gateway = End::new(far_end.pid(), [10, 10, 224, 1].into());
     let raise = || drive::link(own, gateway, Quality::default());
     let first = raise();
-    let qbt = start(suite, Options { device: Some("pialink"), ..Options::default() });
+    let qbt = start(suite, Options { interface: Interface::Device("pialink"), ..Options::default() });
     let pia = Pia::with(pia::Options {
         namespace_of: Some(gateway.pid),
         address: std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -364,12 +396,12 @@ fn trackers(suite: &str) {
 /// flow.
 fn link_down(suite: &str) {
     let clients = netns::Namespace::new().expect("a second namespace");
-    let here = End { pid: std::process::id(), address: [10, 77, 0, 1].into() };
-    let there = End { pid: clients.pid(), address: [10, 77, 0, 2].into() };
+    let here = End::new(std::process::id(), [10, 77, 0, 1].into());
+    let there = End::new(clients.pid(), [10, 77, 0, 2].into());
     let quality = Quality { delay: Duration::from_millis(20), loss_percent: 0.5 };
     let link = drive::link(here, there, quality);
     let pia = Pia::with(pia::Options { address: here.address.into(), ..pia::Options::default() });
-    let options = Options { device: Some("pialink"), ..Options::default() };
+    let options = Options { interface: Interface::Device("pialink"), ..Options::default() };
     let qbt = RealQbt::start_in_namespace(Some(there.pid), suite, options).expect("an unpacked suite");
     let script = format!(
         "#!/bin/sh\nexec nsenter --net=/proc/{}/ns/net -- {} \"$@\"\n",

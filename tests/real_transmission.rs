@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::daemon::{Daemon, LATER, SOON, Setup};
 use support::drive::{self, Client, Scenario, assert_uses_own_libraries, report_version, scenarios};
-use support::link::Quality;
+use support::link::{End, Quality};
 use support::pia::Pia;
 use support::real_client::{
     FIRST, LEASED, OTHER, RealClient, Tracker, beyond, change_port, end, ends, follow_recreated_tunnel, output_of,
@@ -27,7 +27,7 @@ const USERNAME: &str = "tester";
 const PASSWORD: &str = "p:ss=%+ wörd\"\\";
 
 const CLIENT: Client = Client { name: "Transmission", program: "transmission-daemon" };
-const EVERYWHERE: &[Scenario] = scenarios!(password no_password changed_by_user restarted wrong_password not_listed port_taken address_late recreated_tunnel);
+const EVERYWHERE: &[Scenario] = scenarios!(password no_password changed_by_user restarted wrong_password not_listed port_taken taken_from_a_random_port taken_from_a_forwarding_client taken_before_the_start ipv6_only address_late recreated_tunnel);
 
 fn main() -> ExitCode {
     let also = |more: &[Scenario]| [EVERYWHERE, more].concat();
@@ -44,16 +44,19 @@ fn main() -> ExitCode {
 /// Configuration of a Transmission.
 struct Options {
     listen_port: u16,
-    /// Address on which it listens for peers.
+    /// Addresses on which it listens for peers.
     address: &'static str,
+    address6: &'static str,
     password: bool,
+    /// It asks the router for a port of its own.
+    forwarding: bool,
     /// Additional lines of settings, each with a comma at its end.
     more: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { listen_port: FIRST, address: "127.0.0.1", password: true, more: "" }
+        Self { listen_port: FIRST, address: "127.0.0.1", address6: "::1", password: true, forwarding: false, more: "" }
     }
 }
 
@@ -79,16 +82,18 @@ impl Transmission {
             r#"{{{more}
                 "rpc-enabled": true, "rpc-port": {RPC_PORT}, "rpc-bind-address": "127.0.0.1",
                 "rpc-authentication-required": {auth}, "rpc-username": {username}, "rpc-password": {password},
-                "peer-port": {port}, "bind-address-ipv4": "{address}", "bind-address-ipv6": "::1",
+                "peer-port": {port}, "bind-address-ipv4": "{address}", "bind-address-ipv6": "{address6}",
                 "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false,
-                "port-forwarding-enabled": false, "download-dir": {downloads}
+                "port-forwarding-enabled": {forwarding}, "download-dir": {downloads}
             }}"#,
             more = options.more,
             auth = options.password,
+            forwarding = options.forwarding,
             username = text(USERNAME),
             password = text(PASSWORD),
             port = options.listen_port,
             address = options.address,
+            address6 = options.address6,
             downloads = text(&profile.path().display().to_string()),
         );
         fs::write(profile.path().join("settings.json"), settings).expect("settings");
@@ -310,6 +315,62 @@ fn port_taken(suite: &str) {
     drop(other_program);
     wait_for_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
     wait_until_verified(&mut daemon, LEASED);
+    end(daemon, &pia, PASSWORD);
+}
+
+/// A different program uses the leased port while Transmission, with these options, accepts it without an error.
+#[track_caller]
+fn taken(suite: &str, options: &Options) {
+    let pia = Pia::start();
+    let other_program = TcpListener::bind(("127.0.0.1", LEASED)).expect("the port is free");
+    let client = Transmission::start(suite, options);
+    let setup = setup(&pia);
+    let once = setup.run_once(&["once"]);
+    assert_ne!(once.code, Some(0), "{once:?}");
+    let mut daemon = setup.run();
+    daemon.wait_for_line("another program listens on port 47047", LATER);
+    assert_eq!(daemon.wait_for_problem("client").client_verified_at, None, "{}", daemon.log());
+    wait_for_binds(&mut daemon, &pia, 2);
+    drop(other_program);
+    wait_for_port(&mut daemon, &client, LEASED, Duration::from_secs(45));
+    wait_until_verified(&mut daemon, LEASED);
+    end(daemon, &pia, PASSWORD);
+}
+
+fn taken_from_a_random_port(suite: &str) {
+    taken(suite, &Options { more: r#""peer-port-random-on-start": true,"#, ..Options::default() });
+}
+
+/// NAT-PMP and `UPnP` find no router in this namespace.
+fn taken_from_a_forwarding_client(suite: &str) {
+    taken(suite, &Options { forwarding: true, ..Options::default() });
+}
+
+/// The leased port is in the settings already.
+fn taken_before_the_start(suite: &str) {
+    taken(suite, &Options { listen_port: LEASED, ..Options::default() });
+}
+
+/// The tunnel returns with a different address. Transmission's socket for IPv4 stays on the old one, and its socket for all
+/// IPv6 addresses accepts no IPv4.
+fn ipv6_only(suite: &str) {
+    let (_far_end, own, gateway) = ends();
+    let link = drive::link(own, gateway, Quality::default());
+    let options = Options { address: "10.10.229.5", address6: "::", ..Options::default() };
+    let _running = Transmission::start(suite, &options);
+    let (pia, setup) = beyond(gateway, setup);
+    let mut daemon = setup.run();
+    wait_until_verified(&mut daemon, LEASED);
+    let healthy = || setup.run_once(&["healthcheck"]).code == Some(0);
+    assert!(wait_until(SOON, healthy), "{}", daemon.log());
+    drop(link);
+    let elsewhere = End { address: [10, 10, 240, 77].into(), ..own };
+    let _back = drive::link(elsewhere, gateway, Quality::default());
+    daemon.wait_for_line("tunnel changed", SOON);
+    let reported = daemon.wait_for_line("ERROR client socket: ", LATER);
+    assert!(reported.contains("has no live socket") || reported.contains("listens on IPv6 only"), "{reported}");
+    assert!(!healthy(), "{}", daemon.log());
+    assert!(!reaches(gateway, elsewhere));
     end(daemon, &pia, PASSWORD);
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use support::daemon::{Daemon, Setup};
+use support::daemon::{Daemon, SOON, Setup};
 use support::gluetun::{CURRENT, Gluetun, OLD};
 use support::load::is_prompt;
 use support::pia::Pia;
@@ -29,7 +29,7 @@ fn gluetuns_port_is_followed_and_the_last_one_is_kept() {
     daemon.expect_line("qBittorrent listens on port 4711");
     gluetun.set(|state| state.port = 0);
     daemon.reload();
-    daemon.expect_line("has no port now; keeping the last one");
+    daemon.expect_line("has no port now; keeping port 4711");
     gluetun.scripts.always(CURRENT, Reply::json(200, r#"{"ports":[4712,4713]}"#));
     daemon.reload();
     daemon.expect_line("qBittorrent: listen port 4711 -> 4712");
@@ -64,8 +64,55 @@ fn a_gluetun_that_refuses_or_sends_a_bad_reply_is_reported_and_recovers() {
     daemon.expect_line("port source: HTTP 301");
     gluetun.scripts.clear();
     daemon.reload();
-    daemon.expect_line("gateway: recovered");
+    let line = daemon.expect_line(": recovered after ");
+    assert!(line.contains("gluetun at ") && !line.contains("gateway"), "{line}");
     daemon.expect_line("qBittorrent listens on port 4711");
+}
+
+/// While gluetun has no port, a monitor must not stay green, and other programs must not use the old one.
+#[test]
+fn a_port_that_gluetun_has_lost_for_a_minute_is_neither_healthy_nor_published() {
+    let qbt = Qbt::start(Flavour::V5_3);
+    let (gluetun, setup) = follow_gluetun(&qbt, 4711);
+    let (file, runs) = (setup.dir().path().join("forwarded_port"), setup.dir().path().join("runs"));
+    let setup = setup
+        .env("PORT_FILE", file.display().to_string())
+        .env("PORT_CHANGE_COMMAND", format!("sh -c 'echo $PORT >>{}'", runs.display()));
+    let mut daemon = setup.run();
+    daemon.expect_line("PORT_CHANGE_COMMAND: done for port 4711");
+    let health = || setup.run_once(&["healthcheck"]);
+    let published = || std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(wait_until(SOON, || health().code == Some(0)), "{}", daemon.log());
+    gluetun.set(|state| state.port = 0);
+    daemon.reload();
+    let lost = Instant::now();
+    daemon.expect_line("has no port now; keeping port 4711");
+    assert_eq!((health().code, published().as_str()), (Some(0), "4711\n"), "it may be back in a moment");
+    let line = daemon.wait_for_line("has had no port for 1 min", Duration::from_secs(90));
+    assert!(line.contains("ERROR") && line.contains("gluetun does not retry by itself"), "{line}");
+    assert!(lost.elapsed() >= Duration::from_secs(59), "{:?}", lost.elapsed());
+    assert!(wait_until(SOON, || published().is_empty()), "{}", published());
+    assert!(wait_until(SOON, || health().code == Some(1)), "{:?}", health());
+    assert!(health().stderr.contains("port source: gluetun at "), "{:?}", health());
+    assert_eq!(qbt.ports(), [4711], "the client keeps its port");
+    gluetun.set(|state| state.port = 4711);
+    daemon.wait_for_line("has port 4711", Duration::from_secs(30));
+    assert!(wait_until(SOON, || published() == "4711\n" && health().code == Some(0)), "{:?}", health());
+    assert_eq!(std::fs::read_to_string(&runs).expect("a file"), "4711\n", "it ran once");
+}
+
+/// A source that gets its port a moment after our start is noticed soon, and one that never has one costs little.
+#[test]
+fn gluetun_is_asked_often_in_the_first_minute() {
+    let qbt = Qbt::start(Flavour::V5_3);
+    let (gluetun, setup) = follow_gluetun(&qbt, 0);
+    let mut daemon = setup.run();
+    daemon.expect_line("has no port now");
+    daemon.wait_until("polls", || gluetun.set(|state| state.asked) >= 4);
+    gluetun.set(|state| state.port = 4711);
+    let since = Instant::now();
+    daemon.expect_line("qBittorrent: listen port 6881 -> 4711");
+    assert!(is_prompt(since.elapsed(), Duration::from_secs(3)), "{:?}", since.elapsed());
 }
 
 #[test]

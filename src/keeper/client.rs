@@ -14,7 +14,7 @@ use log::Level;
 use super::Setup;
 use super::gate::Gate;
 use super::outcome::{Notice, Outcome, Remote, Visibility};
-use super::step::{Connectivity, Inbound, ListenPort, ListenState, PortSockets, Step};
+use super::step::{Connectivity, Inbound, Inspection, ListenPort, ListenState, PortSockets, Step};
 use super::tunnel::GatewayRoute;
 use crate::error::{Call, Cause, Error};
 use crate::time::Now;
@@ -64,6 +64,8 @@ enum ResetReason {
     /// The socket belongs, or may belong, to a previous tunnel.
     StaleSocket,
     NotListening,
+    /// The listener may belong to a different program: a socket that outlives a bounce is not the client's.
+    UnknownOwner,
 }
 
 /// Whether a bounce has moved the client to the neighbouring port.
@@ -95,7 +97,7 @@ pub(super) struct Client {
     pub gate: Gate,
     /// Start of the next round.
     round_at: Instant,
-    /// Port that was read in this round and needs correcting.
+    /// Port that was read in this round and needs correcting; the kernel first shows who listens on the right one.
     read: Option<ListenPort>,
     change: Option<Change>,
     /// Reason for a bounce that is due.
@@ -111,6 +113,16 @@ pub(super) struct Client {
     /// Time of the last decision to bounce. Each bounce makes the client write its settings to disk, so we do not repeat an
     /// unsuccessful bounce within an interval.
     bounced: Option<Instant>,
+    /// The port has been set since the socket was last reachable or suspected, so setting it again would not help.
+    reopened: bool,
+    /// Inodes of the TCP listeners on the port, as last shown by the kernel.
+    listeners: Vec<u32>,
+    /// Listeners that were there before we last set the port: they belong to other programs.
+    foreign: Vec<u32>,
+    /// Listeners that appeared when we set the port: they belong to the client.
+    owned: Vec<u32>,
+    /// A different program had the port when the kernel last showed its sockets.
+    blocked: bool,
     /// Time at which we last set the port; the profile's `status_lag` and `listen_timeout` run from this time.
     set_at: Option<Instant>,
     /// Port last read from the client's settings.
@@ -158,6 +170,11 @@ impl Client {
             // that does not report whether it listens: its sockets are not bound to a device, so they never go stale.
             socket: if hands_off || !setup.profile.reports_listening { Socket::Fresh } else { Socket::Suspect },
             bounced: None,
+            reopened: false,
+            listeners: Vec::new(),
+            foreign: Vec::new(),
+            owned: Vec::new(),
+            blocked: false,
             set_at: None,
             port: None,
             last_listening: None,
@@ -178,12 +195,13 @@ impl Client {
     pub fn agenda(&self, port: u16, route: Option<&GatewayRoute>, now: Now) -> (Instant, Step) {
         let (at, step) = if let Away::Yes(_) = self.away {
             (now.mono, Step::BounceBack(port))
+        } else if let Some(at) = self.inspect_at {
+            let (route, peers, foreign) = (route.cloned(), now.mono >= self.check_peers_at, self.foreign.clone());
+            (at, Step::Inspect(Inspection { port, route, peers, foreign }))
         } else if self.bounce.is_some() {
             (now.mono, Step::BounceAway { port, other: neighbour(port) })
         } else if self.reannounce {
             (now.mono, Step::Reannounce)
-        } else if let Some(at) = self.inspect_at {
-            (at, Step::Inspect { port, route: route.cloned(), peers: now.mono >= self.check_peers_at })
         } else if let Some(at) = self.confirm_at {
             (at, Step::Confirm(port))
         } else if self.read.is_some() {
@@ -233,7 +251,7 @@ impl Client {
     pub fn suspect_socket(&mut self) {
         self.last_listening = None;
         if !self.hands_off {
-            self.socket = Socket::Suspect;
+            (self.socket, self.reopened) = (Socket::Suspect, false);
             // A bounce that did not help in the previous tunnel may help in this one.
             self.bounced = None;
         }
@@ -258,7 +276,7 @@ impl Client {
     /// Ends every wait after SIGHUP or a change of tunnel, so that the client is checked immediately.
     pub fn retry_now(&mut self, now: Now) {
         self.gate.retry_now();
-        self.bounced = None;
+        (self.bounced, self.reopened) = (None, false);
         self.begin_round(now.mono);
     }
 
@@ -295,36 +313,46 @@ impl Client {
         // its socket.
         if right || (self.stuck && !self.bounced_recently(now)) {
             self.plan_bounce(now, ResetReason::WrongPort);
-        } else if !self.profile.reports_listening && !seen.random {
-            // The kernel does not show which program owns a socket, but a socket that is on the port before we set it must belong
-            // to a different program.
-            self.inspect_at = Some(now.mono);
         }
+        // A socket that is on the port before we set it belongs to a different program.
+        self.inspect_at = Some(now.mono);
         Ok(Outcome::quiet(Remote::Client))
     }
 
     fn port_right(&mut self, now: Now, port: u16) -> Outcome {
         self.inspect_at = Some(now.mono);
         let notice = self.change.and_then(|change| match (change.reason, change.from) {
-            (ResetReason::NotListening, _) => None,
+            (ResetReason::NotListening | ResetReason::UnknownOwner, _) => None,
             (ResetReason::WrongPort, Some(from)) => Some(Notice::Moved { from, to: port }),
             (ResetReason::StaleSocket, _) | (ResetReason::WrongPort, None) => Some(Notice::Reopened(port)),
         });
         Outcome::of(Remote::Client, notice.map(|notice| (Level::Info, notice)))
     }
 
-    /// Handles the kernel's report about the sockets on the port; `None` if the kernel cannot show them.
-    pub fn inspected(&mut self, now: Now, port: u16, sockets: Option<PortSockets>) -> Result<Outcome, Error> {
+    /// Handles the kernel's report about the sockets on the port; `None` if the kernel cannot show them. `tunnel` is the name of the
+    /// tunnel's device.
+    pub fn inspected(
+        &mut self,
+        now: Now,
+        port: u16,
+        sockets: Option<PortSockets>,
+        tunnel: &str,
+    ) -> Result<Outcome, Error> {
         self.inspect_at = None;
-        if self.read.is_some() {
+        self.listeners = sockets.as_ref().map_or(Vec::new(), |sockets| sockets.inodes.clone());
+        if let Some(seen) = self.read {
+            // A client that picks a random port may have picked this one.
             return match sockets.map(|sockets| sockets.tcp) {
-                Some(ListenState::Reachable | ListenState::WrongDevice { .. }) => {
-                    let problem = format!("another program listens on port {port}");
-                    Err(finding(Call::ClientSocket, problem, "stop that program, or give it a different port"))
-                }
+                Some(ListenState::Reachable) if seen.port != i64::from(port) => Err(other_program(port)),
                 _ => Ok(Outcome::quiet(Remote::Client)),
             };
         }
+        let foreign = sockets.as_ref().is_some_and(|sockets| sockets.foreign);
+        if std::mem::replace(&mut self.blocked, foreign) && !foreign {
+            // The other program has given up the port: reopening the client's socket may help now.
+            (self.bounced, self.reopened) = (None, false);
+        }
+        let unproven = sockets.as_ref().is_some_and(|sockets| self.is_unproven(sockets));
         if now.mono >= self.check_peers_at {
             // 90 % of an interval, because the next round may begin slightly early.
             self.check_peers_at = now.mono + self.interval / 10 * 9;
@@ -365,26 +393,33 @@ impl Client {
                 self.plan_bounce(now, ResetReason::NotListening);
                 return Ok(Outcome::quiet(Remote::Client));
             }
+            Some(ListenState::Reachable)
+                if unproven && self.change.is_none() && !self.hands_off && !self.bounced_recently(now) =>
+            {
+                self.plan_bounce(now, ResetReason::UnknownOwner);
+                return Ok(Outcome::quiet(Remote::Client));
+            }
             Some(ListenState::Reachable) => {
-                self.socket = Socket::Fresh;
+                (self.socket, self.reopened) = (Socket::Fresh, false);
                 self.tcp_only = lacks_udp.then_some(port);
+                if self.change.is_some() {
+                    self.owned.clone_from(&self.listeners);
+                }
                 // On a new port, the socket may belong to another program, so wait for the client's own report.
                 if self.port_since.is_some_and(|(_, known)| known == port) {
                     self.last_listening = Some((now.wall, port));
                 }
             }
-            Some(_) if settling && (self.socket_seen || !lagged) => {
+            Some(_) if settling && (self.socket_seen || foreign || !lagged) => {
                 self.inspect_at = Some(now.mono + SOCKET_POLL);
                 return Ok(Outcome::quiet(Remote::Client));
             }
-            Some(ListenState::Missing) | None => {}
-            Some(ListenState::WrongDevice { on, tunnel }) => {
+            Some(ListenState::Missing | ListenState::Ipv6Only) if foreign => {
                 self.last_listening = None;
-                let problem = format!("the client listens on {on}, but peers arrive on {tunnel}");
-                let advice = "set the client's network interface to the VPN's (qBittorrent: Options, Advanced)";
-                return Err(finding(Call::ClientSocket, problem, advice));
+                return Err(other_program(port));
             }
-            Some(ListenState::Stale) => return self.stale_socket(now),
+            Some(ListenState::Missing) | None => {}
+            Some(state) => return self.unreachable(now, &state, tunnel),
         }
         if self.change.is_none() && self.socket == Socket::Stale {
             self.plan_bounce(now, ResetReason::StaleSocket);
@@ -395,18 +430,32 @@ impl Client {
         Ok(Outcome::quiet(Remote::Client))
     }
 
-    /// Handles a socket left over from a previous tunnel.
-    fn stale_socket(&mut self, now: Now) -> Result<Outcome, Error> {
+    /// True if a listener may belong to a different program: one that we have not seen appear when we set the port, if the client does
+    /// not report whether it listens, or if its user or the lack of a UDP socket are suspicious.
+    fn is_unproven(&self, sockets: &PortSockets) -> bool {
+        let known = |inode| self.owned.contains(inode) || self.foreign.contains(inode);
+        let no_udp = sockets.udp.as_ref().is_some_and(|udp| *udp != ListenState::Reachable);
+        !sockets.inodes.iter().all(known) && (!self.profile.reports_listening || sockets.other_user || no_udp)
+    }
+
+    /// Handles sockets that peers cannot reach. They may be left over from a previous tunnel, or from before there was one, so the
+    /// client reopens them: once, or once an interval if they are dead.
+    fn unreachable(&mut self, now: Now, state: &ListenState, tunnel: &str) -> Result<Outcome, Error> {
         self.last_listening = None;
         // Until the next bind shows that the tunnel works, the client may have no device on which to open a new socket.
         if self.socket == Socket::Suspect {
             self.begin_round(now.mono + self.interval);
             return Ok(Outcome::quiet(Remote::Client));
         }
-        if self.hands_off || self.change.is_some() || self.bounced_recently(now) {
-            let problem = "bound to a device or address that no longer exists, so no peer can reach it".to_owned();
-            let advice = "check the client's network interface; if it is right, restart the client";
-            return Err(finding(Call::ClientSocket, problem, advice));
+        let tried =
+            self.change.is_some() || self.bounced_recently(now) || (self.reopened && *state != ListenState::Stale);
+        if self.hands_off || tried {
+            let advice = if self.hands_off && state.can_be_reopened() {
+                "the running service reopens it (SIGHUP)"
+            } else {
+                state.advice()
+            };
+            return Err(finding(Call::ClientSocket, format!("the client {}", state.describe(tunnel)), advice));
         }
         self.plan_bounce(now, ResetReason::StaleSocket);
         Ok(Outcome::quiet(Remote::Client))
@@ -418,6 +467,8 @@ impl Client {
         self.change = Some(Change { from, reason });
         self.away = Away::No;
         self.set_at = Some(now.mono);
+        self.foreign.clone_from(&self.listeners);
+        self.reopened = true;
         // A suspect socket stays suspect: a new socket may be no better than the old one until the next bind shows that the tunnel
         // works.
         if self.socket == Socket::Stale {
@@ -425,6 +476,11 @@ impl Client {
         }
         // All earlier evidence concerns the previous socket.
         self.last_listening = None;
+    }
+
+    /// Makes the client announce the port again, because its peers may have lost it.
+    pub fn announce_again(&mut self) {
+        self.reannounce = self.profile.reannounces && !self.hands_off;
     }
 
     fn incoming_peer_seen(&mut self, now: Now) {
@@ -548,6 +604,11 @@ impl Client {
         let (level, attempts) = self.gate.record_trouble(now, Rc::clone(&error));
         Outcome::of(Remote::Client, Some((level, Notice::Failed { error, attempts, next })))
     }
+}
+
+fn other_program(port: u16) -> Error {
+    let advice = "stop that program, or give it a different port";
+    finding(Call::ClientSocket, format!("another program listens on port {port}"), advice)
 }
 
 fn finding(call: Call, problem: String, advice: &'static str) -> Error {

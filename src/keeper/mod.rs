@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use log::Level;
 
-use crate::error::{Error, Retry};
+use crate::error::{Call, Cause, Error, Retry};
 use crate::secret::Secret;
 use crate::time::{Clock, ClockChange, Now};
 use client::{Client, ClientProfile};
@@ -43,6 +43,10 @@ const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
 /// Wait between attempts in a tunnel that has just come up.
 const SETTLING_RETRY: Duration = Duration::from_millis(500);
+/// Interval between polls of a source that has no port, in the first minute after a start or a change, and length of that minute.
+/// After a minute without a port, the port counts as lost.
+const FAST_POLL: Duration = Duration::from_millis(1500);
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// After this many consecutive unexplained refusals to bind a lease, we treat the lease itself as refused.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;
@@ -66,17 +70,43 @@ pub enum Origin {
     /// We lease and bind the port ourselves, starting from the stored lease if there is one.
     Lease(Option<Lease>),
     /// Another program leases and binds the port, and we poll that program.
-    Source { poll_interval: Duration },
+    Source {
+        name: String,
+        poll_interval: Duration,
+        /// What to do if the program has no port for a minute.
+        advice: &'static str,
+    },
 }
 
 /// A port that another program leases and binds.
 #[derive(Debug)]
 struct Followed {
+    /// Name of the program, with its address.
+    name: String,
     poll_interval: Duration,
+    advice: &'static str,
     poll_at: Instant,
+    /// End of fast polling, which begins with a start, a new tunnel, or the loss of the port.
+    fast_until: Instant,
     port: Option<u16>,
-    /// The program currently has no port; `port` is its previous port.
-    gone: bool,
+    /// Set while the program has no port; `port` is then its last one.
+    gone_since: Option<Instant>,
+}
+
+impl Followed {
+    /// Time for which the program has had no port.
+    fn gone_for(&self, now: Now) -> Option<Duration> {
+        self.gone_since.map(|since| now.mono.saturating_duration_since(since))
+    }
+
+    /// True if a port may appear at any moment.
+    fn is_expected(&self, now: Now) -> bool {
+        now.mono < self.fast_until && (self.port.is_none() || self.gone_since.is_some())
+    }
+
+    fn expect(&mut self, now: Now) {
+        self.fast_until = now.mono + SOURCE_TIMEOUT;
+    }
 }
 
 /// The last successful bind.
@@ -114,6 +144,8 @@ pub struct Keeper {
     last_bind: Option<LastBind>,
     /// Consecutive failed binds.
     binds_failed: u32,
+    /// The gateway has refreshed a binding in this tunnel, so it would refresh one that it still has.
+    refreshes: bool,
     /// Log the next bind at INFO, because it is the first bind since the start or since a change.
     log_next_bind: bool,
     /// Counts since the last daily summary.
@@ -136,7 +168,7 @@ pub struct Snapshot<'a> {
     pub expires_at: Option<Timestamp>,
     /// Last bind of the current lease.
     pub last_bind: Option<&'a LastBind>,
-    /// Current route to the gateway, or into the tunnel while the gateway is unknown.
+    /// Latest route to the gateway, or into the tunnel while the gateway is unknown, even if it is lost now.
     pub route: Option<&'a GatewayRoute>,
     /// Consecutive failed binds.
     pub binds_failed: u32,
@@ -160,8 +192,12 @@ impl Keeper {
         let client = Client::new(&setup, now);
         let (lease, followed) = match setup.origin {
             Origin::Lease(stored) => (stored.map(|lease| Held::stored(lease, now)), None),
-            Origin::Source { poll_interval } => {
-                (None, Some(Followed { poll_interval, poll_at: now.mono, port: None, gone: false }))
+            Origin::Source { name, poll_interval, advice } => {
+                let (poll_at, fast_until) = (now.mono, now.mono + SOURCE_TIMEOUT);
+                (
+                    None,
+                    Some(Followed { name, poll_interval, advice, poll_at, fast_until, port: None, gone_since: None }),
+                )
             }
         };
         Self {
@@ -180,6 +216,7 @@ impl Keeper {
             store_failed: false,
             last_bind: None,
             binds_failed: 0,
+            refreshes: false,
             log_next_bind: true,
             day: Day::default(),
             day_ends: now.mono + DAY,
@@ -259,6 +296,12 @@ impl Keeper {
         }
     }
 
+    /// The port to publish: none once the program that we follow has had none for a minute.
+    pub fn port_to_publish(&self, now: Now) -> Option<u16> {
+        let gone = self.followed.as_ref().and_then(|followed| followed.gone_for(now));
+        self.port_to_listen_on().filter(|_| gone.is_none_or(|gone| gone < SOURCE_TIMEOUT))
+    }
+
     /// True if a full pass is complete: nothing is failing, and nothing is left to do until the next interval.
     pub fn is_settled(&self, now: Now) -> bool {
         // `is_busy` also covers a due bind, because the client's next round falls due together with the next bind.
@@ -282,7 +325,7 @@ impl Keeper {
             port: lease.map(|lease| lease.port).or(self.followed.as_ref().and_then(|followed| followed.port)),
             expires_at: lease.map(|lease| lease.expires_at),
             last_bind: self.last_bind.as_ref().filter(|_| self.port_to_listen_on().is_some()),
-            route: self.tunnel.route.as_ref().filter(|_| !self.tunnel.lost),
+            route: self.tunnel.route.as_ref(),
             binds_failed: self.binds_failed,
             client_port: self.client.port,
             last_listening: self.client.last_listening,
@@ -317,6 +360,10 @@ impl Keeper {
     fn count(&mut self, outcome: &Outcome) {
         match (&outcome.notice, outcome.remote) {
             (Some((_, Notice::Bound(_))), _) => self.day.binds += 1,
+            (Some((_, Notice::Rebound { .. })), _) => {
+                self.day.binds += 1;
+                self.day.outages += 1;
+            }
             (Some((_, Notice::Failed { attempts: 1, .. })), Remote::Gateway) => self.day.outages += 1,
             _ => {}
         }
@@ -376,7 +423,7 @@ impl Keeper {
                 });
                 Ok(Outcome::of(remote, notice))
             }
-            Completed::Bound { gateway, route } => Ok(self.bound(now, gateway, route)),
+            Completed::Bound { gateway, route, refreshed } => Ok(self.bound(now, gateway, route, refreshed)),
             Completed::Source(port) => Ok(self.followed_port(now, port)),
             Completed::Port(seen) => match self.port_to_listen_on() {
                 Some(port) => self.client.port_read(now, port, seen),
@@ -390,7 +437,7 @@ impl Keeper {
                 Ok(Outcome::quiet(remote))
             }
             Completed::Inspected(sockets) => match self.port_to_listen_on() {
-                Some(port) => self.client.inspected(now, port, sockets),
+                Some(port) => self.client.inspected(now, port, sockets, self.tunnel.device()),
                 None => Ok(Outcome::quiet(remote)),
             },
             Completed::Inbound(inbound) => {
@@ -413,8 +460,15 @@ impl Keeper {
         }
     }
 
-    fn bound(&mut self, now: Now, gateway: Option<SocketAddr>, route: Option<GatewayRoute>) -> Outcome {
+    fn bound(
+        &mut self,
+        now: Now,
+        gateway: Option<SocketAddr>,
+        route: Option<GatewayRoute>,
+        refreshed: bool,
+    ) -> Outcome {
         let before = self.port_to_listen_on();
+        let same_gateway = self.last_bind.as_ref().is_some_and(|bind| bind.gateway == gateway);
         let corrected = self.clock.correct(now);
         // Record the route now. If the next observation did so, a socket that the client opens in the meantime would become suspect
         // without reason.
@@ -440,6 +494,15 @@ impl Keeper {
         if held.renew_at(corrected).is_none_or(|at| at > now.mono) {
             self.account.forget();
         }
+        // The server has restarted, or the binding has lapsed: since the last bind, peers may have been shut out.
+        let expected = self.refreshes && same_gateway;
+        self.refreshes = expected || refreshed;
+        let rebound = (expected && !refreshed && before == Some(port))
+            .then(|| self.last_bind.as_ref().map(|bind| now.wall.duration_since(bind.at).unsigned_abs()))
+            .flatten();
+        if rebound.is_some() {
+            self.client.announce_again();
+        }
         self.last_bind = Some(LastBind { at: now.wall, gateway, route });
         self.binds_failed = 0;
         if before != Some(port) {
@@ -449,29 +512,53 @@ impl Keeper {
         // Only a bind opens the gate, not a signature: a gateway that signs leases but refuses to bind them is failing.
         let recovered = self.gateway.open(now);
         let worth = std::mem::take(&mut self.log_next_bind) || before != Some(port) || recovered.is_some();
-        let level = if worth { Level::Info } else { Level::Debug };
-        Outcome { remote: Remote::Gateway, notice: Some((level, Notice::Bound(port))), recovered }
+        let notice = match rebound {
+            Some(closed_for) => (Level::Info, Notice::Rebound { port, closed_for }),
+            None => (if worth { Level::Info } else { Level::Debug }, Notice::Bound(port)),
+        };
+        Outcome { remote: Remote::Gateway, notice: Some(notice), recovered }
     }
 
     fn followed_port(&mut self, now: Now, port: Option<u16>) -> Outcome {
-        let recovered = self.gateway.open(now);
         let Some(followed) = &mut self.followed else { return Outcome::quiet(Remote::Gateway) };
+        let Some(port) = port else { return self.source_without_port(now) };
         followed.poll_at = now.mono + followed.poll_interval;
-        let was_gone = std::mem::replace(&mut followed.gone, port.is_none());
-        let notice = match port {
-            Some(port) if followed.port != Some(port) => {
-                followed.port = Some(port);
-                self.client.begin_round(now.mono);
-                Some((Level::Info, Notice::Source(port)))
-            }
-            Some(port) if was_gone => Some((Level::Info, Notice::Source(port))),
-            None if !was_gone => Some((Level::Warn, Notice::SourceHasNoPort)),
-            _ => None,
-        };
-        if followed.port.is_some() {
+        let back = followed.gone_since.take().is_some();
+        let new = followed.port.replace(port) != Some(port);
+        if new {
+            self.client.begin_round(now.mono);
+        }
+        // Without a tunnel, a port is no evidence that peers get through.
+        let mut recovered = None;
+        if !self.tunnel.lost {
+            recovered = self.gateway.open(now);
             self.client.tunnel_confirmed(now);
         }
+        let notice = (new || back).then_some((Level::Info, Notice::Source(port)));
         Outcome { remote: Remote::Gateway, notice, recovered }
+    }
+
+    fn source_without_port(&mut self, now: Now) -> Outcome {
+        let Some(followed) = &mut self.followed else { return Outcome::quiet(Remote::Gateway) };
+        let begins = followed.gone_since.is_none();
+        followed.gone_since.get_or_insert(now.mono);
+        if begins && followed.port.is_some() {
+            followed.expect(now);
+        }
+        let gone_for = followed.gone_for(now).unwrap_or_default();
+        let wait =
+            if followed.is_expected(now) { FAST_POLL.min(followed.poll_interval) } else { followed.poll_interval };
+        followed.poll_at = now.mono + wait;
+        let notice = begins.then_some((Level::Warn, Notice::SourceHasNoPort { keeps: followed.port }));
+        let cause = Cause::NoPort { source: followed.name.clone(), since: gone_for };
+        let error = Error::new(Call::PollSource, cause).advise(Some(followed.advice));
+        self.gateway.pause(followed.poll_at);
+        // Without a tunnel there can be no port, so the tunnel's trouble says more.
+        if self.tunnel.lost {
+            return Outcome::of(Remote::Gateway, notice);
+        }
+        let outcome = record_trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO);
+        if begins { Outcome::of(Remote::Gateway, notice) } else { outcome }
     }
 
     fn failed(&mut self, now: Now, step: &Step, error: Error) -> Outcome {
@@ -552,13 +639,24 @@ impl Keeper {
             Step::PollSource | Step::Wait(_) | Step::Exit => {}
         }
         let random = &mut self.random;
-        // A tunnel that has just come up may start to carry packets at any moment, so retry soon.
-        let next = if error.retry == Retry::Backoff && self.tunnel.is_settling(now) {
-            self.gateway.pause(now.mono + SETTLING_RETRY);
-            SETTLING_RETRY
-        } else {
-            self.gateway.close(now, &error, |wait| jittered(random, wait))
+        let expects_port = self.followed.as_ref().is_some_and(|followed| followed.is_expected(now));
+        let soon = match error.retry {
+            Retry::Backoff if expects_port => Some(FAST_POLL),
+            // A tunnel that has just come up may start to carry packets at any moment.
+            Retry::Backoff if self.tunnel.is_settling(now) => Some(SETTLING_RETRY),
+            _ => None,
         };
+        let next = match soon {
+            Some(soon) => {
+                self.gateway.pause(now.mono + soon);
+                soon
+            }
+            None => self.gateway.close(now, &error, |wait| jittered(random, wait)),
+        };
+        if self.tunnel.lost && self.followed.is_some() {
+            let notice = Notice::Failed { error: Rc::new(error), attempts: 1, next };
+            return Outcome::of(Remote::Gateway, Some((Level::Debug, notice)));
+        }
         record_trouble(&mut self.gateway, Remote::Gateway, now, error, next)
     }
 
@@ -629,18 +727,11 @@ impl Keeper {
         gateway: Option<SocketAddr>,
         route: Result<GatewayRoute, Error>,
     ) -> Option<Outcome> {
-        let to = match route {
+        let to = match route.and_then(|to| self.tunnel.accept(to)) {
             Ok(to) => to,
             Err(error) if self.tunnel.mark_lost() => {
                 self.client.suspect_socket();
-                let outcome = if self.followed.is_none() {
-                    record_trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO)
-                } else {
-                    // Do not record a trouble: the next answer from the port's source would clear it, although the tunnel may still
-                    // be down.
-                    let notice = Notice::Failed { error: Rc::new(error), attempts: 1, next: Duration::ZERO };
-                    Outcome::of(Remote::Gateway, Some((Level::Error, notice)))
-                };
+                let outcome = record_trouble(&mut self.gateway, Remote::Gateway, now, error, Duration::ZERO);
                 self.count(&outcome);
                 return Some(outcome);
             }
@@ -654,6 +745,10 @@ impl Keeper {
             }
             RouteChange::Changed { from } => {
                 self.client.suspect_socket();
+                self.refreshes = false;
+                if let Some(followed) = &mut self.followed {
+                    followed.expect(now);
+                }
                 self.retry_now(now);
                 Some(Outcome::of(Remote::Gateway, Some((Level::Info, Notice::Tunnel { from, to }))))
             }

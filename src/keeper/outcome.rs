@@ -60,10 +60,17 @@ pub enum Notice {
         error: Rc<Error>,
     },
     Bound(u16),
+    /// Bound again, but the server had lost the binding at some time within `closed_for`, the time since the previous bind.
+    Rebound {
+        port: u16,
+        closed_for: Duration,
+    },
     /// Another program has leased this port.
     Source(u16),
-    /// The program that leases the port currently has no port; we keep its previous port.
-    SourceHasNoPort,
+    /// The program that leases the port currently has no port; `keeps` is its previous port, which the client keeps.
+    SourceHasNoPort {
+        keeps: Option<u16>,
+    },
     /// We changed the client's listen port.
     Moved {
         from: i64,

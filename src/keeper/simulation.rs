@@ -242,7 +242,7 @@ fn execute(
         Step::Bind(_) if random.percent(sky.refusals) => failed(Retry::LeaseRefused),
         Step::Bind(_) => {
             tally.binds.push(elapsed);
-            Ok(Completed::Bound { gateway: None, route: None })
+            Ok(Completed::Bound { gateway: None, route: None, refreshed: true })
         }
         Step::ReadPort => Ok(Completed::Port(ListenPort { port: torrent.port, random: false })),
         Step::SetPort(port) | Step::BounceBack(port) => {
@@ -254,16 +254,15 @@ fn execute(
             *torrent = Torrent { port: (*other).into(), stale: false, away: true };
             Ok(Completed::PortSet)
         }
-        Step::Inspect { .. } if !sky.socket_shown => Ok(Completed::Inspected(None)),
-        Step::Inspect { port, .. } => {
+        Step::Inspect(_) if !sky.socket_shown => Ok(Completed::Inspected(None)),
+        Step::Inspect(of) => {
             let listen_state = match torrent.stale {
-                _ if !profile.reports_listening && (sky.client_not_listening || torrent.port != i64::from(*port)) => {
-                    ListenState::Missing
-                }
+                _ if torrent.port != i64::from(of.port) => ListenState::Missing,
+                _ if !profile.reports_listening && sky.client_not_listening => ListenState::Missing,
                 true => ListenState::Stale,
                 false => ListenState::Reachable,
             };
-            Ok(Completed::Inspected(Some(PortSockets { tcp: listen_state, udp: None, incoming_peer: false })))
+            Ok(Completed::Inspected(Some(PortSockets::of(listen_state))))
         }
         Step::Reannounce => Ok(Completed::Reannounced),
         Step::CheckInbound => Ok(Completed::Inbound(Inbound::Idle)),

@@ -37,14 +37,8 @@ pub enum Step {
     },
     /// Second half of a bounce: restore the listen port. Runs even after a request to stop.
     BounceBack(u16),
-    /// Ask the kernel for the sockets that listen on `port`.
-    Inspect {
-        port: u16,
-        /// Route to the gateway, if known: incoming peers arrive on its device.
-        route: Option<GatewayRoute>,
-        /// Also look for incoming peers.
-        peers: bool,
-    },
+    /// Ask the kernel for the sockets on the client's port.
+    Inspect(Inspection),
     /// Ask the client whether it listens on this port.
     Confirm(u16),
     /// Make the client announce its port to the trackers.
@@ -54,6 +48,18 @@ pub enum Step {
     Wait(Duration),
     /// Exit because only the loopback device is left, so that a restart joins the VPN container's new network namespace.
     Exit,
+}
+
+/// A question to the kernel about the sockets on a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    pub port: u16,
+    /// Route to the gateway, if known: incoming peers arrive on its device.
+    pub route: Option<GatewayRoute>,
+    /// Also look for incoming peers.
+    pub peers: bool,
+    /// Inodes of sockets that belong to other programs, and do not count.
+    pub foreign: Vec<u32>,
 }
 
 /// Progress of a step after an exchange.
@@ -88,6 +94,8 @@ pub enum Completed {
     Bound {
         gateway: Option<SocketAddr>,
         route: Option<GatewayRoute>,
+        /// The server still had the binding. If not, the port was closed until now.
+        refreshed: bool,
     },
     /// Port that another program has leased; `None` while that program has no port.
     Source(Option<u16>),
@@ -116,13 +124,25 @@ pub struct ListenPort {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSockets {
     pub tcp: ListenState,
-    /// `None` if the kernel reports only TCP sockets.
+    /// `None` if the kernel reports TCP sockets only.
     pub udp: Option<ListenState>,
     /// A peer has connected through the tunnel within the last minute.
     pub incoming_peer: bool,
+    /// Inodes of all TCP listeners.
+    pub inodes: Vec<u32>,
+    /// One of the TCP listeners is in [`Inspection::foreign`].
+    pub foreign: bool,
+    /// A TCP listener belongs to a different user than the client's API does, so it may not be the client's.
+    pub other_user: bool,
 }
 
 impl PortSockets {
+    /// TCP sockets in this state, with nothing else known.
+    #[cfg(test)]
+    pub fn of(tcp: ListenState) -> Self {
+        Self { tcp, udp: None, incoming_peer: false, inodes: Vec::new(), foreign: false, other_user: false }
+    }
+
     /// State of the TCP socket, or of the UDP socket if there is no TCP socket: some clients can be set to UDP only.
     pub fn listen_state(&self) -> &ListenState {
         match (&self.tcp, &self.udp) {
@@ -135,14 +155,52 @@ impl PortSockets {
 /// State of the sockets that listen on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenState {
-    /// Peers can reach the socket.
+    /// Peers can reach a socket.
     Reachable,
-    /// All sockets are bound to devices or addresses that no longer exist: they look healthy but receive nothing.
+    /// A socket is bound to a device or an address that no longer exists: it looks healthy, but receives nothing.
     Stale,
-    /// The socket is bound to the device `on`, but incoming peers arrive on the device `tunnel`.
-    WrongDevice { on: String, tunnel: String },
+    /// All sockets are bound to these devices, but incoming peers arrive on the tunnel's.
+    WrongDevice(Vec<String>),
+    /// The port is forwarded over IPv4, but all sockets accept IPv6 only.
+    Ipv6Only,
     /// No socket listens on the port.
     Missing,
+}
+
+impl ListenState {
+    /// Why peers cannot reach the client, for a message that begins with the client's name. `tunnel` is the tunnel's device.
+    pub fn describe(&self, tunnel: &str) -> String {
+        match self {
+            Self::Reachable => "listens".to_owned(),
+            Self::Stale => format!("has no live socket on {tunnel}"),
+            Self::WrongDevice(on) => format!("listens on {}, but peers arrive on {tunnel}", on.join(" and ")),
+            Self::Ipv6Only => "listens on IPv6 only, but the port is forwarded over IPv4".to_owned(),
+            Self::Missing => "does not listen".to_owned(),
+        }
+    }
+
+    /// Advice if setting the port again has not helped.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::WrongDevice(on) if on.len() == 1 => {
+                "set the client's network interface to the VPN's (qBittorrent: Options, Advanced)"
+            }
+            // On several devices, the client listens on any interface already.
+            Self::WrongDevice(_) => "restart the client",
+            Self::Stale => "check the client's listen address; if it is right, restart the client",
+            Self::Ipv6Only => "set the client's listen address to the VPN's IPv4 address, or to all addresses",
+            Self::Reachable | Self::Missing => "check that the client is running",
+        }
+    }
+
+    /// True if setting the port again probably helps: the socket is dead, or the client listens on any interface, but had no tunnel
+    /// when it opened its sockets.
+    pub fn can_be_reopened(&self) -> bool {
+        match self {
+            Self::WrongDevice(on) => on.len() > 1,
+            state => *state == Self::Stale,
+        }
+    }
 }
 
 /// The client's report about incoming peers.

@@ -76,7 +76,11 @@ impl Bench {
     }
 
     fn following() -> Self {
-        Self::with(Origin::Source { poll_interval: Duration::from_secs(15) }, false, false)
+        Self::with(
+            Origin::Source { name: "gluetun".to_owned(), poll_interval: Duration::from_secs(15), advice: "" },
+            false,
+            false,
+        )
     }
 
     fn lease(&self, seconds: i64) -> Lease {
@@ -128,7 +132,7 @@ impl Bench {
 
     #[track_caller]
     fn binds(&mut self) -> Outcome {
-        self.completes("bind", Completed::Bound { gateway: None, route: None })
+        self.completes("bind", Completed::Bound { gateway: None, route: None, refreshed: true })
     }
 
     #[track_caller]
@@ -534,7 +538,7 @@ fn a_gateway_that_grants_15_minute_leases_is_asked_once_per_interval() {
                 Completed::Leased(bench.lease(15 * 60 + 2))
             }
             Step::StoreLease(_) => Completed::Stored,
-            Step::Bind(_) => Completed::Bound { gateway: None, route: None },
+            Step::Bind(_) => Completed::Bound { gateway: None, route: None, refreshed: true },
             Step::ReadPort => Completed::Port(ListenPort { port: PORT.into(), random: false }),
             Step::Inspect { .. } => Completed::Inspected(None),
             Step::Confirm(_) => Completed::Reachability(Connectivity::Firewalled),
@@ -756,7 +760,7 @@ fn a_different_gateway_is_not_a_new_tunnel_but_makes_the_socket_suspect() {
 fn a_socket_opened_after_the_bind_that_found_the_gateway_is_not_suspect() {
     let mut bench = Bench::stored(LONG);
     let gateway = Some("10.1.0.1:19999".parse().unwrap());
-    bench.completes("bind", Completed::Bound { gateway, route: Some(route(7)) });
+    bench.completes("bind", Completed::Bound { gateway, route: Some(route(7)), refreshed: true });
     bench.reads(6881.into());
     bench.completes("set", Completed::PortSet);
     assert!(bench.keeper.observe_route(bench.now, gateway, Ok(route(7))).is_none());
@@ -764,7 +768,7 @@ fn a_socket_opened_after_the_bind_that_found_the_gateway_is_not_suspect() {
     bench.pass(2);
     bench.reports(Connectivity::Firewalled);
     bench.pass(300);
-    bench.completes("bind", Completed::Bound { gateway, route: Some(route(7)) });
+    bench.completes("bind", Completed::Bound { gateway, route: Some(route(7)), refreshed: true });
     bench.reads(PORT.into());
     assert_eq!(bench.next(), "confirm");
 }
@@ -794,10 +798,7 @@ impl Bench {
 
     #[track_caller]
     fn inspects(&mut self, listen_state: ListenState) -> Outcome {
-        self.completes(
-            "inspect",
-            Completed::Inspected(Some(PortSockets { tcp: listen_state, udp: None, incoming_peer: false })),
-        )
+        self.completes("inspect", Completed::Inspected(Some(PortSockets::of(listen_state))))
     }
 
     /// A bench after its first bind; the kernel shows the client's socket.
@@ -894,7 +895,7 @@ impl Bench {
 
     #[track_caller]
     fn kernel(&mut self, tcp: ListenState, udp: ListenState) -> Outcome {
-        self.completes("inspect", Completed::Inspected(Some(PortSockets { tcp, udp: Some(udp), incoming_peer: false })))
+        self.completes("inspect", Completed::Inspected(Some(PortSockets { udp: Some(udp), ..PortSockets::of(tcp) })))
     }
 
     #[track_caller]
@@ -1005,25 +1006,122 @@ fn a_port_that_cannot_be_changed_by_setting_it_is_bounced() {
     let outcome = bench.completes("read", Completed::Port(ListenPort { port: 47048, random: false }));
     assert_eq!(level(&outcome), Level::Error);
     bench.pass(6);
-    bench.completes("read", Completed::Port(ListenPort { port: 47048, random: false }));
+    bench.reads(47048);
     bench.completes("bounce away", Completed::PortSet);
     bench.completes("bounce back", Completed::PortSet);
     let outcome = bench.completes("read", Completed::Port(ListenPort { port: 47048, random: false }));
     assert!(matches!(outcome.notice, Some((Level::Debug, Notice::Failed { .. }))), "{outcome:?}");
     bench.pass(12);
-    bench.completes("read", Completed::Port(ListenPort { port: 47048, random: false }));
+    bench.reads(47048);
     bench.completes("set", Completed::PortSet);
 }
 
+/// Sockets of a client that listens on any interface, but had no tunnel when it opened them.
+fn without_tunnel() -> ListenState {
+    ListenState::WrongDevice(vec!["eth0".to_owned(), "lo".to_owned()])
+}
+
+impl Bench {
+    #[track_caller]
+    fn bounces_once(&mut self) {
+        self.completes("bounce away", Completed::PortSet);
+        self.completes("bounce back", Completed::PortSet);
+    }
+}
+
 #[test]
-fn a_failure_about_the_wrong_device_names_both_devices() {
+fn a_socket_on_the_wrong_device_is_reopened_once_and_then_reported() {
     let mut bench = Bench::socket_seen();
     bench.pass(300);
     bench.binds();
-    let outcome = bench.shows(ListenState::WrongDevice { on: "eth0".to_owned(), tunnel: "tun0".to_owned() });
+    let on_lan = || ListenState::WrongDevice(vec!["eth0".to_owned()]);
+    bench.shows(on_lan());
+    bench.bounces_once();
+    bench.shows(on_lan());
+    bench.pass(4);
+    let outcome = bench.inspects(on_lan());
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
     assert_eq!(error.to_string(), "client socket: the client listens on eth0, but peers arrive on tun0");
     assert!(error.advice.contains("network interface"));
+    for _ in 0..3 {
+        bench.pass(300);
+        bench.binds();
+        let outcome = bench.shows(on_lan());
+        assert_eq!(level(&outcome), Level::Debug, "not reopened again");
+    }
+    // A different tunnel, or SIGHUP, is a reason to try again.
+    bench.keeper.retry_now(bench.now);
+    bench.binds();
+    bench.shows(on_lan());
+    bench.bounces_once();
+}
+
+#[test]
+fn a_client_on_any_interface_gets_a_socket_in_a_new_tunnel() {
+    let mut bench = Bench::socket_seen();
+    for device in [8, 9] {
+        bench.pass(100);
+        bench.observes_route(device);
+        bench.binds();
+        bench.shows(without_tunnel());
+        bench.bounces_once();
+        bench.shows(ListenState::Reachable);
+        bench.pass_ms(1500);
+        bench.reports(Connectivity::Firewalled);
+        assert!(bench.is_settled());
+    }
+    bench.pass(300);
+    bench.binds();
+    bench.shows(ListenState::Reachable);
+    assert_eq!(bench.next(), "confirm", "a healthy client is left alone");
+}
+
+#[test]
+fn check_says_that_the_service_reopens_a_dead_socket() {
+    for state in [ListenState::Stale, without_tunnel()] {
+        let lease = Bench::new().lease(LONG);
+        let mut bench = Bench::with(Origin::Lease(Some(lease)), true, false);
+        bench.observes_route(7);
+        bench.binds();
+        let outcome = bench.shows(state);
+        let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
+        assert!(error.to_string().contains("tun0"), "{error}");
+        assert_eq!(error.advice, "the running service reopens it (SIGHUP)");
+    }
+}
+
+#[test]
+fn a_socket_that_outlives_a_bounce_belongs_to_another_program() {
+    let sockets = |inode: u32, foreign| PortSockets {
+        inodes: vec![inode],
+        foreign,
+        ..PortSockets::of(if foreign { ListenState::Missing } else { ListenState::Reachable })
+    };
+    for outlives in [true, false] {
+        let mut bench = Bench::with_silent_client();
+        bench.reads_port(PORT.into());
+        bench.completes("inspect", Completed::Inspected(Some(sockets(4711, false))));
+        bench.bounces_once();
+        bench.reads_port(PORT.into());
+        let Step::Inspect(of) = bench.keeper.next(bench.now) else { panic!("{}", bench.next()) };
+        assert_eq!(of.foreign, [4711]);
+        if outlives {
+            bench.completes("inspect", Completed::Inspected(Some(sockets(4711, true))));
+            bench.pass(4);
+            let outcome = bench.completes("inspect", Completed::Inspected(Some(sockets(4711, true))));
+            let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
+            assert!(error.to_string().contains("another program listens on port"), "{error}");
+            assert_eq!(bench.keeper.snapshot().last_listening, None);
+        } else {
+            bench.completes("inspect", Completed::Inspected(Some(sockets(4712, false))));
+            assert_eq!(bench.reports_unknown(), Visibility::Confirmed);
+            bench.pass(300);
+            bench.binds();
+            bench.reads_port(PORT.into());
+            bench.completes("inspect", Completed::Inspected(Some(sockets(4712, false))));
+            assert_eq!(bench.next(), "confirm", "known to be the client's");
+        }
+    }
 }
 
 #[test]
@@ -1036,7 +1134,7 @@ fn an_incoming_peer_is_remembered_until_the_port_changes() {
     bench.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: false }));
     bench.completes(
         "inspect",
-        Completed::Inspected(Some(PortSockets { tcp: ListenState::Reachable, udp: None, incoming_peer: true })),
+        Completed::Inspected(Some(PortSockets { incoming_peer: true, ..PortSockets::of(ListenState::Reachable) })),
     );
     let seen = bench.now.wall;
     bench.reports(Connectivity::Connected);
@@ -1086,7 +1184,11 @@ fn a_lack_of_incoming_peers_causes_one_warning_a_day() {
 
 #[test]
 fn a_new_port_is_reannounced_but_a_bounced_port_is_not() {
-    let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, false, true);
+    let mut bench = Bench::with(
+        Origin::Source { name: "gluetun".to_owned(), poll_interval: Duration::from_secs(15), advice: "" },
+        false,
+        true,
+    );
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.reads(6881);
     bench.completes("set", Completed::PortSet);
@@ -1109,7 +1211,11 @@ fn a_new_port_is_reannounced_but_a_bounced_port_is_not() {
 
 #[test]
 fn a_password_rejected_during_a_reannounce_is_not_retried_either() {
-    let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, false, true);
+    let mut bench = Bench::with(
+        Origin::Source { name: "gluetun".to_owned(), poll_interval: Duration::from_secs(15), advice: "" },
+        false,
+        true,
+    );
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.reads(6881);
     bench.completes("set", Completed::PortSet);
@@ -1193,29 +1299,104 @@ fn without_a_route_only_the_client_is_contacted() {
     assert_eq!(outcome.recovered.map(|recovery| recovery.attempts), Some(1));
 }
 
+#[test]
+fn a_binding_that_the_server_had_lost_is_an_outage() {
+    let bind = |bench: &mut Bench, gateway: u8, refreshed| {
+        let gateway = Some(([10, 0, 0, gateway], 19999).into());
+        bench.completes("bind", Completed::Bound { gateway, route: None, refreshed })
+    };
+    let lease = Bench::new().lease(LONG);
+    let mut bench = Bench::with(Origin::Lease(Some(lease)), false, true);
+    bind(&mut bench, 1, false);
+    bench.moves();
+    bench.completes("reannounce", Completed::Reannounced);
+    for (gateway, refreshed, lost) in
+        [(1, false, false), (1, true, false), (1, false, true), (1, true, false), (2, false, false), (2, true, false)]
+    {
+        bench.pass(300);
+        let outcome = bind(&mut bench, gateway, refreshed);
+        match outcome.notice {
+            Some((Level::Info, Notice::Rebound { port: PORT, closed_for })) if lost => {
+                assert!(closed_for >= Duration::from_secs(300), "{closed_for:?}");
+                bench.completes("reannounce", Completed::Reannounced);
+            }
+            Some((_, Notice::Bound(PORT))) if !lost => {}
+            other => panic!("{gateway} {refreshed}: {other:?}"),
+        }
+        bench.listens();
+    }
+}
+
 // ---- a followed port
 
 #[test]
-fn the_source_is_polled_often_and_its_last_port_is_kept() {
+fn a_source_without_a_port_is_polled_quickly_for_a_minute() {
     let mut bench = Bench::following();
-    assert!(matches!(
-        bench.completes("poll", Completed::Source(None)).notice,
-        Some((Level::Warn, Notice::SourceHasNoPort))
-    ));
-    assert_eq!(bench.waits(), 15, "no port for the client yet, and no request to PIA");
+    let outcome = bench.completes("poll", Completed::Source(None));
+    assert!(matches!(outcome.notice, Some((Level::Warn, Notice::SourceHasNoPort { keeps: None }))), "{outcome:?}");
     assert!(!bench.is_settled());
+    for _ in 0..30 {
+        bench.waits_between(1, 2);
+        bench.pass(2);
+        bench.completes("poll", Completed::Source(None));
+    }
+    bench.waits_between(14, 15);
     bench.pass(16);
     bench.completes("poll", Completed::Source(Some(PORT)));
     bench.moves();
     assert!(bench.is_settled());
-    for (port, notice) in [(Some(PORT), false), (None, true), (None, false)] {
-        bench.pass(16);
-        assert_eq!(bench.completes("poll", Completed::Source(port)).notice.is_some(), notice);
-        bench.waits_between(14, 15);
-    }
-    bench.pass(300);
+    bench.waits_between(12, 15);
+}
+
+#[test]
+fn a_port_that_the_source_has_lost_is_kept_by_the_client_but_published_for_a_minute_only() {
+    let mut bench = Bench::following();
+    bench.observes_route(7);
     bench.completes("poll", Completed::Source(Some(PORT)));
-    bench.listens();
+    bench.moves();
+    bench.pass(16);
+    let outcome = bench.completes("poll", Completed::Source(None));
+    assert!(
+        matches!(outcome.notice, Some((Level::Warn, Notice::SourceHasNoPort { keeps: Some(PORT) }))),
+        "{outcome:?}"
+    );
+    bench.pass(40);
+    let outcome = bench.completes("poll", Completed::Source(None));
+    assert_eq!((level(&outcome), bench.keeper.port_to_publish(bench.now)), (Level::Debug, Some(PORT)));
+    bench.pass(25);
+    let outcome = bench.completes("poll", Completed::Source(None));
+    let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
+    assert!(error.to_string().starts_with("port source: gluetun has had no port for 1 min"), "{error}");
+    assert_eq!((bench.keeper.port_to_publish(bench.now), bench.keeper.port_to_listen_on()), (None, Some(PORT)));
+    assert!(bench.keeper.has_troubles());
+    bench.pass(16);
+    let outcome = bench.completes("poll", Completed::Source(Some(PORT)));
+    assert!(matches!(outcome.notice, Some((Level::Info, Notice::Source(PORT)))), "{outcome:?}");
+    assert!(outcome.recovered.is_some() && !bench.keeper.has_troubles());
+    assert_eq!(bench.keeper.port_to_publish(bench.now), Some(PORT));
+}
+
+#[test]
+fn a_port_does_not_confirm_a_tunnel_that_is_lost() {
+    let mut bench = Bench::following();
+    bench.observes_route(7);
+    bench.completes("poll", Completed::Source(Some(PORT)));
+    bench.moves();
+    let eth0 = Device { index: 2, name: "eth0".to_owned(), tunnel: false };
+    let outside = GatewayRoute { device: Some(eth0), ..route(2) };
+    let outcome = bench.keeper.observe_route(bench.now, None, Ok(outside.clone())).expect("the tunnel is lost");
+    let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
+    assert_eq!(error.to_string(), "tunnel: the route has left tun0 for eth0");
+    assert!(bench.keeper.observe_route(bench.now, None, Ok(outside)).is_none(), "reported once");
+    bench.pass(16);
+    let outcome = bench.completes("poll", Completed::Source(Some(PORT)));
+    assert!(outcome.recovered.is_none() && bench.keeper.has_troubles(), "{outcome:?}");
+    assert_eq!(bench.keeper.port_to_publish(bench.now), Some(PORT));
+    assert!(bench.observes_route(8).is_some());
+    let outcome = bench.completes("poll", Completed::Source(Some(PORT)));
+    assert!(outcome.recovered.is_some(), "{outcome:?}");
+    bench.reads(PORT.into());
+    assert_eq!(bench.next(), "bounce away");
 }
 
 #[test]
@@ -1254,6 +1435,7 @@ fn a_client_with_random_ports_is_bounced() {
     let mut bench = Bench::stored(LONG);
     bench.binds();
     bench.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: true }));
+    bench.kernel_reports_nothing();
     let Step::BounceAway { port, other } = bench.keeper.next(bench.now) else { panic!("{}", bench.next()) };
     assert_eq!((port, other), (PORT, PORT + 1));
     bench.bounces();
@@ -1362,7 +1544,11 @@ fn a_bind_comes_before_the_second_half_of_a_bounce() {
 
 #[test]
 fn hands_off_does_not_change_the_client() {
-    let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, true, false);
+    let mut bench = Bench::with(
+        Origin::Source { name: "gluetun".to_owned(), poll_interval: Duration::from_secs(15), advice: "" },
+        true,
+        false,
+    );
     bench.completes("poll", Completed::Source(Some(PORT)));
     let outcome = bench.reads(6881);
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
@@ -1479,6 +1665,7 @@ fn a_client_that_insists_on_random_ports_is_bounced_once_per_interval() {
     bench.binds();
     for _ in 0..3 {
         bench.completes("read", random());
+        bench.kernel_reports_nothing();
         bench.completes("bounce away", Completed::PortSet);
         bench.completes("bounce back", Completed::PortSet);
         bench.completes("read", random());
@@ -1506,7 +1693,11 @@ fn the_status_of_the_old_port_is_ignored_even_after_a_reload() {
 
 #[test]
 fn hands_off_reports_a_random_port() {
-    let mut bench = Bench::with(Origin::Source { poll_interval: Duration::from_secs(15) }, true, false);
+    let mut bench = Bench::with(
+        Origin::Source { name: "gluetun".to_owned(), poll_interval: Duration::from_secs(15), advice: "" },
+        true,
+        false,
+    );
     bench.completes("poll", Completed::Source(Some(PORT)));
     let outcome = bench.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: true }));
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
@@ -1584,7 +1775,7 @@ fn an_unwanted_port_is_given_up_when_a_new_one_is_bound() {
     bench.completes("sign", Completed::Leased(lease));
     assert!(matches!(bench.binds().notice, Some((Level::Info, Notice::Bound(50002)))));
     bench.completes("store", Completed::Stored);
-    bench.completes("read", Completed::Port(ListenPort { port: PORT.into(), random: false }));
+    bench.reads(PORT.into());
     assert_eq!(bench.next(), "set");
     assert_eq!(bench.keeper.port_to_listen_on(), Some(50002));
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 
+use crate::error::{Call, Cause, Error};
 use crate::time::Now;
 
 /// Largest deviation of the wall clock from the monotonic clock that NTP slewing can explain; anything larger is a jump.
@@ -119,6 +120,19 @@ impl Tunnel {
         !std::mem::replace(&mut self.lost, true)
     }
 
+    /// Returns `to`, unless it leaves a tunnel for a device that is none: the tunnel is then gone, even if its traffic has a route.
+    pub fn accept(&self, to: GatewayRoute) -> Result<GatewayRoute, Error> {
+        match self.route.as_ref().and_then(|from| from.device.as_ref()).filter(|from| from.tunnel) {
+            Some(from) if !to.is_tunnel() => Err(outside(&from.name, &to)),
+            _ => Ok(to),
+        }
+    }
+
+    /// Name of the tunnel's device, for messages.
+    pub fn device(&self) -> &str {
+        self.route.as_ref().and_then(|route| route.device.as_ref()).map_or("the tunnel", |device| &device.name)
+    }
+
     /// True if the latest route led to a gateway other than `target`.
     pub fn has_other_target(&self, target: Option<SocketAddr>) -> bool {
         self.target != target
@@ -138,6 +152,13 @@ impl Tunnel {
             RouteChange::Unchanged
         }
     }
+}
+
+fn outside(tunnel: &str, to: &GatewayRoute) -> Error {
+    let device = to.device.as_ref().map_or("a different device", |device| &device.name);
+    let problem = format!("the route has left {tunnel} for {device}");
+    let advice = "check that the VPN is up; the service continues as soon as the tunnel is back";
+    Error::new(Call::Route, Cause::Other(problem)).advise(Some(advice))
 }
 
 #[cfg(test)]

@@ -66,14 +66,16 @@ impl Events {
 /// Interrupts an exchange when the route to its remote changes.
 pub struct RouteWatch {
     events: Rc<Events>,
+    /// `VPN_INTERFACE`.
+    vpn: Option<String>,
     to: SocketAddr,
     route: GatewayRoute,
 }
 
 impl RouteWatch {
     /// `None` if the kernel refused the subscription to network changes.
-    pub fn new(events: &Rc<Events>, to: SocketAddr, route: GatewayRoute) -> Option<Self> {
-        events.network.is_ok().then(|| Self { events: Rc::clone(events), to, route })
+    pub fn new(events: &Rc<Events>, vpn: Option<String>, to: SocketAddr, route: GatewayRoute) -> Option<Self> {
+        events.network.is_ok().then(|| Self { events: Rc::clone(events), vpn, to, route })
     }
 }
 
@@ -86,7 +88,7 @@ impl Interrupt for RouteWatch {
     fn is_due(&self) -> bool {
         let changed = self.events.network.as_ref().is_ok_and(drain);
         self.events.pending.set(self.events.pending.get() | changed);
-        changed && Network::snapshot().route_to(self.to).ok().as_ref() != Some(&self.route)
+        changed && Network::snapshot(self.vpn.as_deref()).route_to(self.to).ok().as_ref() != Some(&self.route)
     }
 }
 

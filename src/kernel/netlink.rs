@@ -32,9 +32,11 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const LOOKUP_TABLE: u32 = 0x1000;
 /// `RTN_UNICAST`.
 const UNICAST: u8 = 1;
-/// `ARPHRD_NONE` (tun, `WireGuard`), `ARPHRD_PPP` and `ARPHRD_LOOPBACK`.
-const TUNNEL_TYPES: [u16; 2] = [65534, 512];
+/// `ARPHRD_NONE` (tun, `WireGuard`, mobile modems) and `ARPHRD_LOOPBACK`. `ARPHRD_PPP` is no sign of a VPN: `PPPoE` has it too.
+const NO_LINK_LAYER: u16 = 65534;
 const LOOPBACK_TYPE: u16 = 772;
+/// `IFF_UP`.
+const UP: u32 = 1;
 /// Receive buffer in bytes; the kernel sends no larger datagrams.
 const BUFFER: usize = 32 * 1024;
 /// Maximum number of datagrams read per reply; a list of 5,000 sockets takes 22.
@@ -118,23 +120,20 @@ pub struct Link {
     /// Changes when the device is recreated.
     pub index: u32,
     pub name: String,
-    /// True for devices without link-layer addresses, for PPP devices, and for devices of kind `wireguard`; false for
-    /// tap devices, which virtual machines use.
+    /// The device may belong to a VPN: it has no link-layer addresses (unlike a virtual machine's tap device), and its kind is not
+    /// that of a mobile modem.
     pub tunnel: bool,
     pub loopback: bool,
+    pub up: bool,
 }
 
 impl Link {
     /// Parses `RTM_NEWLINK`.
     pub fn parse(message: &Message) -> Option<Self> {
         let body = message.body;
-        let kind = body.u16(2)?;
-        let mut link = Self {
-            index: body.u32(4)?,
-            name: String::new(),
-            tunnel: TUNNEL_TYPES.contains(&kind),
-            loopback: kind == LOOPBACK_TYPE,
-        };
+        let (kind, up) = (body.u16(2)?, body.u32(8)? & UP != 0);
+        let mut link =
+            Self { index: body.u32(4)?, name: String::new(), tunnel: false, loopback: kind == LOOPBACK_TYPE, up };
         for (attribute, value) in body.attributes(16) {
             match attribute {
                 // IFLA_IFNAME, NUL-terminated.
@@ -142,8 +141,10 @@ impl Link {
                     let name = value.0.split(|byte| *byte == 0).next();
                     link.name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
                 }
-                // IFLA_LINKINFO with IFLA_INFO_KIND inside.
-                18 => link.tunnel |= value.attributes(0).any(|(kind, name)| kind == 1 && name.0 == b"wireguard\0"),
+                // IFLA_LINKINFO with IFLA_INFO_KIND inside: `tun`, `wireguard`, `ovpn` etc. Older drivers of modems set none.
+                18 if kind == NO_LINK_LAYER => {
+                    link.tunnel = value.attributes(0).any(|(kind, name)| kind == 1 && name.0 != b"wwan\0");
+                }
                 _ => {}
             }
         }
@@ -234,6 +235,12 @@ pub struct Socket {
     pub remote: SocketAddr,
     /// Index of the device that the socket is bound to; zero if the socket is bound to none.
     pub device: u32,
+    /// User ID of the socket's owner, as seen from this user namespace.
+    pub uid: u32,
+    /// Identifies the socket as long as it is open; zero if the kernel does not report it.
+    pub inode: u32,
+    /// `IPV6_V6ONLY`: the socket accepts no IPv4.
+    pub v6only: bool,
 }
 
 impl Socket {
@@ -248,6 +255,10 @@ impl Socket {
             local: end(body.address(family, 8)?, port(4)?),
             remote: end(body.address(family, 24)?, port(6)?),
             device: body.u32(40)?,
+            uid: body.u32(64)?,
+            inode: body.u32(68)?,
+            // INET_DIAG_SKV6ONLY.
+            v6only: body.attributes(72).any(|(attribute, value)| attribute == 11 && value.u8(0) == Some(1)),
         })
     }
 }

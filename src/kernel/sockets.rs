@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::Network;
 use super::netlink::{Link, Query, Socket, TCP, UDP};
-use crate::keeper::step::{ListenState, PortSockets};
+use crate::keeper::step::{Inspection, ListenState, PortSockets};
 use crate::keeper::tunnel::GatewayRoute;
 
 /// `TCP_ESTABLISHED` and the states of a closing connection.
@@ -15,60 +15,72 @@ const UNCONNECTED: u8 = 7;
 /// `TCP_LISTEN`.
 const LISTENING: u8 = 10;
 
-/// Inspects the sockets on `port`, which should receive traffic through the device of `route`. If `peers` is set, also
-/// looks for incoming peers; the kernel then scans all its connections, which takes 1 to 2 ms. An error means that the
-/// kernel refuses to list its sockets.
-pub fn inspect(network: &Network, port: u16, route: Option<&GatewayRoute>, peers: bool) -> io::Result<PortSockets> {
-    let sockets = |protocol, ipv6, states: &[u8]| {
-        let states = states.iter().fold(0, |bits, state| bits | 1 << state);
-        let mut sockets = Query::sockets(protocol, ipv6, port, states).ask(Socket::parse)?;
-        // Some kernels ignore the port in the query.
-        sockets.retain(|socket| socket.local.port() == port);
-        io::Result::Ok(sockets)
-    };
-    let mut listeners = Vec::new();
-    for ipv6 in [false, true] {
-        listeners.extend(sockets(TCP, ipv6, &[LISTENING])?);
-    }
-    let mut incoming_peer = false;
-    for ipv6 in [false, true].into_iter().filter(|_| peers) {
-        if listeners.iter().any(|listener| listener.local.is_ipv6() == ipv6) {
-            incoming_peer |= sockets(TCP, ipv6, &CONNECTED)?.iter().any(|socket| is_incoming(network, socket, route));
-        }
-    }
+/// Inspects the sockets on a port, which should receive traffic through the device of `of.route`. `api` is the local port of the
+/// client's API. If `of.peers` is set, also looks for incoming peers; the kernel then scans all its connections, which takes 1 to
+/// 2 ms. An error means that the kernel refuses to list its sockets.
+pub fn inspect(network: &Network, of: &Inspection, api: Option<u16>) -> io::Result<PortSockets> {
+    let route = of.route.as_ref();
+    let mut listeners = sockets(TCP, of.port, &[LISTENING])?;
+    let inodes = listeners.iter().map(|socket| socket.inode).filter(|&inode| inode != 0).collect();
+    let is_foreign = |socket: &Socket| of.foreign.contains(&socket.inode);
+    let foreign = listeners.iter().any(is_foreign);
+    listeners.retain(|socket| !is_foreign(socket));
+    let incoming_peer = of.peers
+        && !listeners.is_empty()
+        && sockets(TCP, of.port, &CONNECTED)?.iter().any(|socket| is_incoming(network, socket, route));
     // Some kernels report only TCP sockets; the state of UDP is then unknown.
-    let udp = [false, true].into_iter().map(|ipv6| sockets(UDP, ipv6, &[UNCONNECTED])).collect::<io::Result<Vec<_>>>();
-    let udp = udp.ok().map(|sockets| listen_state(network, &sockets.concat(), route));
-    Ok(PortSockets { tcp: listen_state(network, &listeners, route), udp, incoming_peer })
+    let udp = sockets(UDP, of.port, &[UNCONNECTED]).ok().map(|sockets| listen_state(network, &sockets, route));
+    let owners = api.map_or(Ok(Vec::new()), |api| sockets(TCP, api, &[LISTENING]))?;
+    let other_user =
+        !owners.is_empty() && listeners.iter().any(|socket| owners.iter().all(|owner| owner.uid != socket.uid));
+    Ok(PortSockets { tcp: listen_state(network, &listeners, route), udp, incoming_peer, inodes, foreign, other_user })
 }
 
-/// State of the best listener. Listeners on a specific IPv6 address do not count, because qBittorrent also listens on
-/// link-local addresses, which peers cannot reach.
+/// Sockets of both families on `port`, in any of `states`.
+fn sockets(protocol: u8, port: u16, states: &[u8]) -> io::Result<Vec<Socket>> {
+    let states = states.iter().fold(0, |bits, state| bits | 1 << state);
+    let mut found = Vec::new();
+    for ipv6 in [false, true] {
+        found.extend(Query::sockets(protocol, ipv6, port, states).ask(Socket::parse)?);
+    }
+    // Some kernels ignore the port in the query.
+    found.retain(|socket| socket.local.port() == port);
+    Ok(found)
+}
+
+/// Whether peers, who come over IPv4, reach one of the listeners; if not, the likeliest reason.
 fn listen_state(network: &Network, listeners: &[Socket], route: Option<&GatewayRoute>) -> ListenState {
     let tunnel = route.and_then(|route| route.device.as_ref()).filter(|device| device.tunnel);
-    let mut best = ListenState::Missing;
+    let (mut stale, mut ipv6_only, mut elsewhere) = (false, false, Vec::new());
     for socket in listeners {
         let address = socket.local.ip();
         let any = address.is_unspecified();
         if !any && !address.is_ipv4() {
+            ipv6_only = true;
             continue;
         }
-        // A socket bound to a removed device never receives anything again; a socket bound to a removed address
-        // recovers once the address is back.
+        // A socket bound to a removed device never receives anything again; a socket bound to a removed address recovers once the
+        // address is back.
         if (socket.device != 0 && network.link(socket.device).is_none()) || (!any && !network.has_address(address)) {
-            if best == ListenState::Missing {
-                best = ListenState::Stale;
+            stale = true;
+        } else if socket.v6only {
+            ipv6_only = true;
+        } else {
+            match (device_of(network, socket), tunnel) {
+                (Some(on), Some(tunnel)) if on.index != tunnel.index => elsewhere.push(on.name.clone()),
+                _ => return ListenState::Reachable,
             }
-            continue;
-        }
-        match (device_of(network, socket), tunnel) {
-            (Some(on), Some(tunnel)) if on.index != tunnel.index => {
-                best = ListenState::WrongDevice { on: on.name.clone(), tunnel: tunnel.name.clone() };
-            }
-            _ => return ListenState::Reachable,
         }
     }
-    best
+    elsewhere.sort_unstable();
+    elsewhere.dedup();
+    // A dead socket explains more than live ones on other devices: libtorrent opens one for each address of the host.
+    match (stale, elsewhere.is_empty(), ipv6_only) {
+        (true, ..) => ListenState::Stale,
+        (_, false, _) => ListenState::WrongDevice(elsewhere),
+        (_, _, true) => ListenState::Ipv6Only,
+        _ => ListenState::Missing,
+    }
 }
 
 /// The only device on which the socket receives traffic; `None` if the socket is not limited to one device.
@@ -92,7 +104,7 @@ fn is_incoming(network: &Network, socket: &Socket, route: Option<&GatewayRoute>)
     is_public(socket.remote.ip()) && device_of(network, socket).is_some_and(|on| on.index == tunnel.index)
 }
 
-fn is_public(address: IpAddr) -> bool {
+pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             // Internet providers use 100.64.0.0/10 inside their own networks (RFC 6598).
@@ -107,14 +119,17 @@ fn is_public(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+
+    use rustix::net::{AddressFamily, SocketType, sockopt};
 
     use super::super::netlink::Address;
     use super::*;
     use crate::keeper::tunnel::Device;
 
     fn network() -> Network {
-        let link = |index, name: &str, tunnel| Link { index, name: name.to_owned(), tunnel, loopback: name == "lo" };
+        let link =
+            |index, name: &str, tunnel| Link { index, name: name.to_owned(), tunnel, loopback: name == "lo", up: true };
         let address = |device, own: &str| Address { device, own: own.parse().unwrap(), other: None, prefix: 24 };
         Network {
             links: vec![link(1, "lo", false), link(2, "eth0", false), link(7, "tun0", true)],
@@ -131,12 +146,14 @@ mod tests {
     fn socket(local: &str, device: u32, remote: &str) -> Socket {
         let state = if remote.is_empty() { LISTENING } else { CONNECTED[0] };
         let remote = if remote.is_empty() { "0.0.0.0:0" } else { remote };
-        Socket { state, local: local.parse().unwrap(), remote: remote.parse().unwrap(), device }
+        let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+        Socket { state, local, remote, device, uid: 0, inode: 0, v6only: false }
     }
 
     #[test]
     fn the_state_of_a_listener_depends_on_device_and_address() {
-        let elsewhere = |on: &str| ListenState::WrongDevice { on: on.to_owned(), tunnel: "tun0".to_owned() };
+        let elsewhere = |on: &[&str]| ListenState::WrongDevice(on.iter().map(|on| (*on).to_owned()).collect());
+        let (lan, dead, lo) = (("192.168.1.7:4711", 2), ("10.7.112.9:4711", 6), ("127.0.0.1:4711", 1));
         for (sockets, expected) in [
             (&[][..], ListenState::Missing),
             (&[("0.0.0.0:4711", 0)], ListenState::Reachable),
@@ -144,22 +161,34 @@ mod tests {
             (&[("0.0.0.0:4711", 7)], ListenState::Reachable),
             (&[("10.7.112.9:4711", 7)], ListenState::Reachable),
             (&[("10.7.112.9:4711", 0)], ListenState::Reachable),
-            (&[("10.7.112.9:4711", 6)], ListenState::Stale),
+            (&[dead], ListenState::Stale),
             (&[("0.0.0.0:4711", 6)], ListenState::Stale),
             (&[("10.7.112.10:4711", 0)], ListenState::Stale),
-            (&[("192.168.1.7:4711", 0)], elsewhere("eth0")),
-            (&[("0.0.0.0:4711", 2)], elsewhere("eth0")),
-            (&[("127.0.0.1:4711", 0)], elsewhere("lo")),
-            (&[("10.7.112.9:4711", 6), ("192.168.1.7:4711", 0)], elsewhere("eth0")),
-            (&[("192.168.1.7:4711", 0), ("10.7.112.9:4711", 7)], ListenState::Reachable),
+            (&[("192.168.1.7:4711", 0)], elsewhere(&["eth0"])),
+            (&[("0.0.0.0:4711", 2)], elsewhere(&["eth0"])),
+            (&[("127.0.0.1:4711", 0)], elsewhere(&["lo"])),
+            // A libtorrent that listens on any interface, and its socket in the tunnel dead, missing, and alive.
+            (&[lo, dead, lan], ListenState::Stale),
+            (&[lo, lan], elsewhere(&["eth0", "lo"])),
+            (&[lo, lan, ("10.7.112.9:4711", 7)], ListenState::Reachable),
             (&[("10.7.112.10:4711", 0), ("[fe80::1]:4711", 7)], ListenState::Stale),
-            (&[("[fe80::1]:4711", 7)], ListenState::Missing),
+            (&[("[fe80::1]:4711", 7)], ListenState::Ipv6Only),
         ] {
             let sockets: Vec<_> = sockets.iter().map(|(local, device)| socket(local, *device, "")).collect();
             assert_eq!(listen_state(&network(), &sockets, Some(&route())), expected, "{sockets:?}");
         }
         let on_lan = [socket("192.168.1.7:4711", 0, "")];
         assert_eq!(listen_state(&network(), &on_lan, None), ListenState::Reachable, "an unknown route is not judged");
+    }
+
+    #[test]
+    fn a_socket_for_ipv6_only_is_not_reachable() {
+        let ipv6 = |device| Socket { v6only: true, ..socket("[::]:4711", device, "") };
+        let state = |sockets: &[Socket]| listen_state(&network(), sockets, Some(&route()));
+        assert_eq!(state(&[ipv6(0)]), ListenState::Ipv6Only);
+        assert_eq!(state(&[ipv6(0), socket("10.7.112.9:4711", 0, "")]), ListenState::Reachable);
+        // Transmission, after the tunnel has returned with a different address.
+        assert_eq!(state(&[ipv6(0), socket("10.7.112.10:4711", 0, "")]), ListenState::Stale);
     }
 
     #[test]
@@ -179,17 +208,40 @@ mod tests {
 
     #[test]
     fn sockets_of_this_host_are_found() {
-        let network = Network::snapshot();
+        let network = Network::snapshot(None);
+        let look =
+            |port, foreign| inspect(&network, &Inspection { port, route: None, peers: true, foreign }, None).unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
-        let seen = |port| inspect(&network, port, None, true).unwrap();
-        assert_eq!((seen(port).tcp, seen(port).udp), (ListenState::Reachable, Some(ListenState::Missing)));
+        let seen = look(port, Vec::new());
+        assert_eq!((&seen.tcp, seen.udp), (&ListenState::Reachable, Some(ListenState::Missing)));
+        assert!(seen.inodes.len() == 1 && !seen.foreign && !seen.other_user, "{:?}", seen.inodes);
+        let without = look(port, seen.inodes);
+        assert_eq!((&without.tcp, without.foreign), (&ListenState::Missing, true), "a different program's socket");
         let client = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
         drop(tcp);
-        assert_eq!(*seen(port).listen_state(), ListenState::Missing, "a connection is not a listener");
+        assert_eq!(*look(port, Vec::new()).listen_state(), ListenState::Missing, "a connection is not a listener");
         drop(client);
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let seen = seen(udp.local_addr().unwrap().port());
+        let seen = look(udp.local_addr().unwrap().port(), Vec::new());
         assert_eq!((&seen.tcp, seen.listen_state()), (&ListenState::Missing, &ListenState::Reachable));
+    }
+
+    #[test]
+    fn the_kernel_reports_which_sockets_refuse_ipv4() {
+        let network = Network::snapshot(None);
+        let bind = |v6only| {
+            let socket = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+            sockopt::set_ipv6_v6only(&socket, v6only).unwrap();
+            rustix::net::bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
+            rustix::net::listen(&socket, 1).unwrap();
+            TcpListener::from(socket)
+        };
+        for (v6only, state) in [(true, ListenState::Ipv6Only), (false, ListenState::Reachable)] {
+            let listener = bind(v6only);
+            let port = listener.local_addr().unwrap().port();
+            let of = Inspection { port, route: None, peers: false, foreign: Vec::new() };
+            assert_eq!(inspect(&network, &of, None).unwrap().tcp, state);
+        }
     }
 }

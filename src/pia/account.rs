@@ -54,7 +54,7 @@ pub struct Account {
     endpoints: Vec<Url>,
     /// True if a login through the gateway is tried after all endpoints have failed.
     in_tunnel: bool,
-    /// Root certificates for logins instead of the public ones (`PIA_LOGIN_CA_CERT`).
+    /// Root certificates to trust for logins, in place of Mozilla's (`PIA_LOGIN_CA_CERT`).
     roots: Option<RootCertStore>,
     token_file: PathBuf,
     /// True if new tokens are written to `token_file`.

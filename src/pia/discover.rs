@@ -5,6 +5,7 @@
 //! host route. With `WireGuard`, it is an address at the start of the tunnel's network; only the server's reply to
 //! addKey contains the exact address.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -13,8 +14,9 @@ use crate::kernel::{Network, TunnelNetwork};
 
 /// Address of the gateway in most tunnels, and the default of the earlier Python daemon.
 pub const DEFAULT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-/// Maximum number of candidates per search; all are dialled at once.
-const MAX_CANDIDATES: usize = 16;
+/// Maximum number of candidates on each device, and of all candidates, which are dialled at once.
+const MAX_PER_DEVICE: usize = 16;
+const MAX_CANDIDATES: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
@@ -24,25 +26,38 @@ pub struct Candidate {
     pub route: GatewayRoute,
 }
 
-/// Candidates, most likely first. Empty if no tunnel is visible and 10.0.0.1 is unreachable or on a local network.
-pub fn candidates(network: &Network, port: u16) -> Vec<Candidate> {
+/// Candidates, most likely first, except on the devices `others`. Empty if no tunnel is visible and 10.0.0.1 is unreachable or on a
+/// local network.
+pub fn candidates(network: &Network, port: u16, others: &[u32]) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for (address, how) in from_tables(&network.tunnel_networks(), &network.tunnel_ends()) {
         let Ok(route) = network.route_to((address, port).into()) else { continue };
         // 10.0.0.1 may instead be a router on the local network, but then the route to it has no next hop.
         let beyond = address == DEFAULT_GATEWAY && (route.hop.is_some() || route.device.is_none());
-        if route.is_tunnel() || beyond {
+        let other = route.device.as_ref().is_some_and(|device| others.contains(&device.index));
+        if (route.is_tunnel() || beyond) && !other {
             candidates.push(Candidate { address, how, route });
         }
     }
+    let on = |route: &GatewayRoute| route.device.as_ref().map(|device| device.index);
+    // A second tunnel with many routes must not push this one's gateway out.
+    let mut per_device: HashMap<Option<u32>, usize> = HashMap::new();
+    candidates.retain(|candidate| {
+        let count = per_device.entry(on(&candidate.route)).or_default();
+        *count += 1;
+        *count <= MAX_PER_DEVICE
+    });
+    let default = network.default_route().ok().filter(GatewayRoute::is_tunnel);
+    candidates.sort_by_key(|candidate| default.as_ref().is_some_and(|default| on(default) != on(&candidate.route)));
     candidates.truncate(MAX_CANDIDATES);
     candidates
 }
 
 /// Route to the most likely candidate, used while the gateway is unknown.
-pub fn route(network: &Network) -> io::Result<GatewayRoute> {
+pub fn route(network: &Network, others: &[u32]) -> io::Result<GatewayRoute> {
     let default = SocketAddr::from((DEFAULT_GATEWAY, 0));
-    candidates(network, 0).into_iter().next().map_or_else(|| network.route_to(default), |candidate| Ok(candidate.route))
+    let first = candidates(network, 0, others).into_iter().next();
+    first.map_or_else(|| network.route_to(default), |candidate| Ok(candidate.route))
 }
 
 /// Private addresses derived from the networks behind the tunnels and from the tunnels' ends, without duplicates and

@@ -80,6 +80,8 @@ pub struct Gateway {
     /// search.
     how: Option<String>,
     search: Option<Search>,
+    /// Indexes of the tunnels that were there when the gateway was found in a different one: not PIA's.
+    others: Vec<u32>,
     /// True once the gateway has accepted a call through the current tunnel.
     served: bool,
     /// True if `PIA_HOSTNAME` is not set and the warning about that has not been logged yet.
@@ -108,6 +110,7 @@ impl Gateway {
             failed: None,
             how: None,
             search: None,
+            others: Vec::new(),
             served: false,
             unnamed,
             date: None,
@@ -136,7 +139,7 @@ impl Gateway {
     pub fn has_candidates(&self, network: &Network) -> bool {
         match self.address {
             GatewayAddress::At { .. } => true,
-            GatewayAddress::Find { port } => !discover::candidates(network, port).is_empty(),
+            GatewayAddress::Find { port } => !discover::candidates(network, port, &self.others).is_empty(),
         }
     }
 
@@ -177,12 +180,13 @@ impl Gateway {
     /// Route to the gateway; `None` until its name has been resolved. Sends nothing.
     pub fn route(&self, network: &Network) -> Option<io::Result<GatewayRoute>> {
         match (self.dialled(), &self.address) {
-            // A new tunnel's gateway may have a different address, so there may be no route to the old one.
-            (Some(address), GatewayAddress::Find { .. }) => {
-                Some(network.route_to(address).or_else(|_| discover::route(network)))
-            }
+            // A new tunnel's gateway may have a different address, so the route to the old one may be gone, or lead elsewhere.
+            (Some(address), GatewayAddress::Find { .. }) => match network.route_to(address) {
+                Ok(route) if route.is_tunnel() => Some(Ok(route)),
+                _ => Some(discover::route(network, &self.others)),
+            },
             (Some(address), GatewayAddress::At { .. }) => Some(network.route_to(address)),
-            (None, GatewayAddress::Find { .. }) => Some(discover::route(network)),
+            (None, GatewayAddress::Find { .. }) => Some(discover::route(network, &self.others)),
             (None, GatewayAddress::At { .. }) => None,
         }
     }
@@ -231,7 +235,7 @@ impl Gateway {
     /// Dials all candidates; the first one that answers and proves its identity is the gateway.
     fn find(&mut self, call: Call, port: u16, tls: Tls, network: &Network) -> Result<(), Error> {
         let mut search = self.search.take().unwrap_or_else(|| {
-            let mut candidates = discover::candidates(network, port);
+            let mut candidates = discover::candidates(network, port, &self.others);
             if let Some((address, how)) = self.failed.clone()
                 && let Ok(route) = network.route_to((address, port).into())
             {
@@ -261,6 +265,8 @@ impl Gateway {
                 match connection.take(tcp) {
                     Ok(()) => {
                         log::info!("gateway {} found: {}", connection.address(), candidate.how);
+                        let device = candidate.route.device.map(|device| device.index);
+                        self.others = network.tunnels().filter(|&other| Some(other) != device).collect();
                         self.how = Some(candidate.how);
                         self.connection = Some(connection);
                         self.warn_if_unnamed();
@@ -342,13 +348,17 @@ impl Gateway {
         lease.map(Progress::Done).map_err(|cause| failed(Call::GetSignature, cause))
     }
 
-    /// `bindPort`: binds the leased port for the next 15 minutes. Sends payload and signature back unchanged.
+    /// `bindPort`: binds the leased port for the next 15 minutes. Sends payload and signature back unchanged. The server replies
+    /// `timer refreshed` if it had the binding, and `port scheduled for add` if not.
     pub fn bind(&mut self, lease: &Lease, network: &Network) -> Exchange<Completed> {
         let fields = [("payload", lease.payload.expose()), ("signature", lease.signature.expose())];
         let bound = self.ask(Call::BindPort, "/bindPort", &fields, &[&lease.payload, &lease.signature], network)?;
         let gateway = self.dialled();
-        Ok(bound
-            .map(|_| Completed::Bound { gateway, route: gateway.and_then(|address| network.route_to(address).ok()) }))
+        Ok(bound.map(|fields| Completed::Bound {
+            gateway,
+            route: gateway.and_then(|address| network.route_to(address).ok()),
+            refreshed: matches!(fields.get("message"), Some(Value::String(words)) if words == "timer refreshed"),
+        }))
     }
 
     fn ask(
@@ -365,24 +375,23 @@ impl Gateway {
         };
         let response = connection.send(&Request { content: Content::Query(fields), secrets, ..Request::get(path) });
         self.note_result(response.as_ref());
-        let response = response.map_err(|cause| {
-            let refused =
-                matches!(&cause, Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused);
-            let again = "this worked before; if it does not recover, reconnect the VPN";
-            let named = matches!(self.address, GatewayAddress::At { .. });
-            let error = failed(call, cause);
+        let named = matches!(self.address, GatewayAddress::At { .. });
+        let advise = |error: Error| {
+            let refused = matches!(&error.cause, Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused);
             if refused && self.served {
-                error.advise(Some(again))
-            } else if refused && named {
-                error.advise(Some(WRONG_GATEWAY_ADVICE))
+                error.advise(Some("this worked before; if it does not recover, reconnect the VPN"))
+            } else if named {
+                let advice = advice_for_address(&error);
+                error.advise(advice)
             } else {
                 error
             }
-        })?;
+        };
+        let response = response.map_err(|cause| advise(failed(call, cause)))?;
+        let fields = accepted(&response, call).map_err(advise);
         self.date = response.date();
-        let fields = accepted(&response, call)?;
-        self.served = true;
-        Ok(Progress::Done(fields))
+        self.served |= fields.is_ok();
+        fields.map(Progress::Done)
     }
 
     pub fn disconnect(&mut self) {
@@ -403,9 +412,23 @@ fn attempt(call: Call, port: u16, candidate: &Candidate, cause: Cause) -> Attemp
     Attempt { at, error: failed(call, cause) }
 }
 
-/// Advice if the address in `PIA_GATEWAY` refuses the connection.
-const WRONG_GATEWAY_ADVICE: &str =
-    "set PIA_GATEWAY=auto; if that does not help, connect to a region with port forwarding";
+/// Advice if the user has set the gateway's address, which may be wrong; `None` if the error says nothing about it.
+fn advice_for_address(error: &Error) -> Option<&'static str> {
+    Some(match &error.cause {
+        Cause::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
+            "set PIA_GATEWAY=auto; if that does not help, connect to a region with port forwarding"
+        }
+        Cause::Connect { .. } | Cause::NoRoute { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
+            "check that the VPN is up; if it is, set PIA_GATEWAY=auto"
+        }
+        Cause::UnknownIssuer => "unset PIA_CA_CERT; if it is not set, this is not PIA's gateway: set PIA_GATEWAY=auto",
+        Cause::NotTls | Cause::Tls(_) => "this is probably not PIA's gateway: set PIA_GATEWAY=auto",
+        _ if error.retry == Retry::TokenRefused => {
+            "set PIA_GATEWAY=auto: the gateway's address is inside the tunnel, not the public one"
+        }
+        _ => return None,
+    })
+}
 
 fn failed(call: Call, cause: Cause) -> Error {
     let advice = match &cause {
@@ -413,11 +436,11 @@ fn failed(call: Call, cause: Cause) -> Error {
             "this region probably has no port forwarding (no US region has it): connect the VPN to a different region"
         }
         Cause::Connect { .. } | Cause::NoRoute { .. } | Cause::Timeout { phase: Phase::Connect, .. } => {
-            "check that the VPN is up; if it is, set PIA_GATEWAY=auto"
+            "check that the VPN is up"
         }
         Cause::NameMismatch { .. } => "set PIA_HOSTNAME to the name in the certificate",
-        Cause::UnknownIssuer => "unset PIA_CA_CERT; if it is not set, this is not PIA's gateway: set PIA_GATEWAY=auto",
-        Cause::NotTls | Cause::Tls(_) => "this is probably not PIA's gateway: set PIA_GATEWAY=auto",
+        Cause::UnknownIssuer => "unset PIA_CA_CERT; if it is not set, this server is not PIA's gateway",
+        Cause::NotTls | Cause::Tls(_) => "this server is probably not PIA's gateway",
         _ => return Error::new(call, cause),
     };
     Error::new(call, cause).advise(Some(advice))
@@ -461,12 +484,12 @@ fn refusal(status: u16, words: &str, call: Call, cause: Cause) -> Error {
         _ if words.contains("no auth data") => Some((Retry::Refused, "this is a bug in this program: report it")),
         401 | 403 if call == Call::GetSignature => Some((
             Retry::TokenRefused,
-            "set PIA_GATEWAY=auto: the gateway's address is inside the tunnel, not the public one",
+            "check that the VPN's routes lead to the gateway; if they do, reconnect the VPN",
         )),
         _ if words.contains("expired") || words.contains("bad signature") => of_the_lease(again),
-        409 => of_the_lease("requesting a new port; if this repeats, connect the VPN to a different server"),
+        409 => of_the_lease("requesting a new port; if this keeps happening, connect the VPN to a different server"),
         _ if words.contains("is busy") => {
-            of_the_lease("requesting a new port; if this repeats, connect the VPN to a different server")
+            of_the_lease("requesting a new port; if this keeps happening, connect the VPN to a different server")
         }
         401 | 403 => of_the_lease(again),
         200..500 => Some((Retry::Refused, "retrying; if this keeps happening, connect the VPN to a different server")),
@@ -518,9 +541,9 @@ mod tests {
     #[test]
     fn every_documented_refusal_is_recognised() {
         for (status, words, call, retry, advice) in [
-            (401, "Unauthorized client", Call::GetSignature, Retry::TokenRefused, "not the public one"),
-            (403, "", Call::GetSignature, Retry::TokenRefused, "not the public one"),
-            (401, "token expired", Call::GetSignature, Retry::TokenRefused, "not the public one"),
+            (401, "Unauthorized client", Call::GetSignature, Retry::TokenRefused, "routes"),
+            (403, "", Call::GetSignature, Retry::TokenRefused, "routes"),
+            (401, "token expired", Call::GetSignature, Retry::TokenRefused, "routes"),
             (401, " bad signature", Call::BindPort, Retry::LeaseRefused, "requesting a new signature"),
             (401, "Unauthorized client", Call::BindPort, Retry::LeaseRefused, "requesting a new signature"),
             (409, "ERROR Port 4711 is busy", Call::BindPort, Retry::LeaseRefused, "to a different server"),
@@ -545,6 +568,10 @@ mod tests {
         let connect = |kind: io::ErrorKind| Cause::Connect { to: "10.0.0.1:19999".to_owned(), error: kind.into() };
         let timeout = |phase| Cause::Timeout { phase, after: Duration::from_secs(10) };
         let mismatch = || Cause::NameMismatch { expected: "mexico".to_owned(), carried: vec!["mexico409".to_owned()] };
+        for cause in [connect(io::ErrorKind::ConnectionRefused), timeout(Phase::Connect), Cause::NotTls] {
+            let advice = advice_for_address(&failed(Call::BindPort, cause));
+            assert!(advice.is_some_and(|advice| advice.contains("set PIA_GATEWAY=auto")), "{advice:?}");
+        }
         for (cause, advice) in [
             (connect(io::ErrorKind::ConnectionRefused), "no port forwarding"),
             (connect(io::ErrorKind::HostUnreachable), "check that the VPN is up"),
@@ -552,12 +579,13 @@ mod tests {
             (timeout(Phase::Head), "check the network"),
             (mismatch(), "set PIA_HOSTNAME"),
             (Cause::UnknownIssuer, "unset PIA_CA_CERT"),
-            (Cause::NotTls, "set PIA_GATEWAY=auto"),
+            (Cause::NotTls, "not PIA's gateway"),
             (Cause::CertificateExpired(Timestamp::UNIX_EPOCH), "this system's clock"),
             (Cause::NotHttp, "check the address"),
         ] {
             let error = failed(Call::BindPort, cause);
             assert!(error.advice.contains(advice), "{error}: {}", error.advice);
+            assert!(!error.advice.contains("auto"), "it may be set already: {}", error.advice);
         }
     }
 }

@@ -222,7 +222,8 @@ impl Published {
 }
 
 fn failed(cause: Cause) -> Error {
-    let advice = "retrying; if this repeats, get ca.rsa.4096.crt over another network and set PIA_CA_CERT to its path";
+    let advice =
+        "retrying; if this keeps happening, get ca.rsa.4096.crt over another network and set PIA_CA_CERT to its path";
     Error::new(Call::FetchCa, cause).advise(Some(advice))
 }
 

@@ -3,16 +3,15 @@
 use jiff::Timestamp;
 
 use crate::error::io_message;
-use crate::keeper::step::ListenState;
+use crate::keeper::step::{Inspection, ListenState};
 use crate::keeper::tunnel::GatewayRoute;
 use crate::kernel::{self, Network};
-use crate::pia::discover;
 use crate::state::Presence;
 use crate::views::status::{Health, Status};
 
 /// Health of the process that wrote `status`; `presence` shows whether that process is still running.
 pub fn check(status: &Status, presence: &Presence) -> Health {
-    let network = Network::snapshot();
+    let network = Network::snapshot(status.vpn_interface.as_deref());
     let route = route(status, &network);
     let listen_state = listen_state(status, &network, route.as_ref().and_then(|route| route.as_ref().ok()));
     status.health(presence, route, listen_state.as_ref(), Timestamp::now())
@@ -31,7 +30,7 @@ fn route(status: &Status, network: &Network) -> Option<Result<GatewayRoute, Stri
     status.local_address.as_ref()?;
     let route = match &status.gateway {
         Some(gateway) => network.route_to(gateway.parse().ok()?),
-        None => discover::route(network),
+        None => network.default_route(),
     };
     Some(route.map_err(|error| io_message(&error)))
 }
@@ -39,7 +38,8 @@ fn route(status: &Status, network: &Network) -> Option<Result<GatewayRoute, Stri
 /// Current state of the sockets on the port; `None` if the kernel did not show the client's socket to the service either.
 fn listen_state(status: &Status, network: &Network, route: Option<&GatewayRoute>) -> Option<ListenState> {
     let port = status.port.filter(|_| status.listener_seen)?;
-    let sockets = kernel::inspect(network, port, route, false).ok()?;
+    let of = Inspection { port, route: route.cloned(), peers: false, foreign: Vec::new() };
+    let sockets = kernel::inspect(network, &of, None).ok()?;
     // If the client does not report whether it listens, rely on TCP alone: a client may keep a UDP socket on its previous port.
     Some(if status.reports_no_listening() { sockets.tcp } else { sockets.listen_state().clone() })
 }

@@ -14,8 +14,8 @@ const MIN_WAIT_SHOWN: std::time::Duration = std::time::Duration::from_secs(60);
 pub struct LogObserver {
     /// Name of the torrent client.
     pub client: &'static str,
-    /// Name of the program that leases the port, or "PIA".
-    pub source: String,
+    /// Name of the program whose port we follow; `None` if we lease the port.
+    pub follows: Option<String>,
 }
 
 pub fn log_outcome(outcome: &Outcome, observer: &LogObserver) {
@@ -35,7 +35,12 @@ pub fn log_outcome(outcome: &Outcome, observer: &LogObserver) {
         }
     }
     if let Some(recovery) = outcome.recovered {
-        let name = if outcome.remote == Remote::Client { observer.client } else { remote_name(outcome.remote) };
+        let name = match outcome.remote {
+            Remote::Client => observer.client,
+            // The gateway, unless we follow a port.
+            Remote::Gateway => observer.follows.as_deref().unwrap_or(remote_name(Remote::Gateway)),
+            Remote::Account => remote_name(Remote::Account),
+        };
         let attempts = if recovery.attempts == 1 { "attempt" } else { "attempts" };
         log::info!(
             "{name}: recovered after {} ({} failed {attempts})",
@@ -92,7 +97,8 @@ fn count(number: u32, what: &str) -> String {
 }
 
 fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
-    let LogObserver { client, source } = observer;
+    let LogObserver { client, follows } = observer;
+    let source = follows.as_deref().unwrap_or("PIA");
     match notice {
         Notice::LoggedIn => "logged in to PIA".to_owned(),
         Notice::TokenCached => "read the token from the cache file".to_owned(),
@@ -109,8 +115,15 @@ fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
             format!("could not bind port {refused}: {}; keeping port {port}", error.cause)
         }
         Notice::Bound(port) => format!("bound port {port}"),
+        Notice::Rebound { port, closed_for } => {
+            let closed_for = human_duration(*closed_for);
+            format!(
+                "bound port {port} again: the server had lost the binding; peers were shut out for up to {closed_for}"
+            )
+        }
         Notice::Source(port) => format!("{source} has port {port}"),
-        Notice::SourceHasNoPort => format!("{source} has no port now; keeping the last one"),
+        Notice::SourceHasNoPort { keeps: Some(port) } => format!("{source} has no port now; keeping port {port}"),
+        Notice::SourceHasNoPort { keeps: None } => format!("{source} has no port now"),
         Notice::Moved { from, to } => format!("{client}: listen port {from} -> {to}"),
         Notice::Reopened(port) => {
             format!("{client}: reopened its socket on port {port} in the current tunnel")
@@ -146,7 +159,8 @@ fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
         }
         Notice::Failed { error, .. } => with_advice(error),
         Notice::Tunnel { from, to } => {
-            let from = from.as_ref().map_or(String::new(), |from| format!(", was {from}"));
+            let from = from.as_ref().filter(|from| from.is_tunnel() || !to.is_tunnel());
+            let from = from.map_or(String::new(), |from| format!(", was {from}"));
             format!("tunnel changed: now {to}{from}")
         }
         Notice::ClockJumped(jump) => {

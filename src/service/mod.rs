@@ -77,6 +77,8 @@ pub struct Service {
     remotes: Remotes,
     state: State,
     interval: Duration,
+    /// The VPN's device, if the user has named it.
+    vpn_interface: Option<String>,
     /// Kernel events; `None` outside [`Service::run`].
     events: Option<Rc<Events>>,
     /// Socket that accepts `renew` requests; `None` outside [`Service::run`], and after an error.
@@ -130,13 +132,13 @@ impl Service {
         if let (Some(port), Some(end)) = (service.keeper.snapshot().port, service.keeper.snapshot().expires_at) {
             ::log::info!("lease: port {port} until {} (stored)", time::rfc3339(end));
         }
-        let observer = LogObserver { client: service.remotes.client.name(), source: service.remotes.source_name() };
+        let observer = LogObserver { client: service.remotes.client.name(), follows: service.remotes.follows() };
         (service, Box::new(observer))
     }
 
     /// Creates a service that logs nothing, for `check`. With `hands_off`, the service never changes the client.
     pub fn quiet(settings: Settings, state: State, hands_off: bool) -> Self {
-        let interval = settings.interval;
+        let (interval, vpn_interface) = (settings.interval, settings.vpn_interface.clone());
         let seed = RandomState::new().build_hasher().finish();
         let (remotes, keeper) = Remotes::new(settings, &state, hands_off, seed, time::now());
         let notifier = Notifier::default();
@@ -145,6 +147,7 @@ impl Service {
             remotes,
             state,
             interval,
+            vpn_interface,
             events: None,
             requests: None,
             renewal: None,
@@ -158,6 +161,10 @@ impl Service {
         }
     }
 
+    fn snapshot(&self) -> Network {
+        Network::snapshot(self.vpn_interface.as_deref())
+    }
+
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
     }
@@ -165,7 +172,7 @@ impl Service {
     /// Current route to the gateway, or into the tunnel while the gateway is unknown; `None` until a gateway given by name has been
     /// looked up.
     pub fn route(&self) -> Option<Result<GatewayRoute, Error>> {
-        self.remotes.route(&Network::snapshot()).map(|(_, route)| route)
+        self.remotes.route(&self.snapshot()).map(|(_, route)| route)
     }
 
     pub fn searches_for_gateway(&self) -> bool {
@@ -175,7 +182,7 @@ impl Service {
     /// True if the gateway must be searched for, but there is no tunnel in which to search.
     pub fn has_no_tunnel(&self) -> bool {
         match &self.remotes.port {
-            PortProvider::Pia(pia) => !pia.gateway.has_candidates(&Network::snapshot()),
+            PortProvider::Pia(pia) => !pia.gateway.has_candidates(&self.snapshot()),
             PortProvider::Source(_) => false,
         }
     }
@@ -244,12 +251,7 @@ impl Service {
 
     /// Current failures with their details, as lines of text.
     pub fn problems(&self) -> Vec<String> {
-        let snapshot = self.keeper.snapshot();
-        let mut lines: Vec<_> = snapshot.troubles.iter().flat_map(|(_, trouble)| error_lines(&trouble.error)).collect();
-        if lines.is_empty() && snapshot.follows && snapshot.port.is_none() {
-            lines.push(format!("{} has no port now", self.remotes.source_name()));
-        }
-        lines
+        self.keeper.snapshot().troubles.iter().flat_map(|(_, trouble)| error_lines(&trouble.error)).collect()
     }
 
     fn wait(&mut self, wait: Duration, signals: &Signals, observer: &mut dyn Observer) {
@@ -366,7 +368,7 @@ impl Service {
     fn observe(&mut self, observer: &mut dyn Observer) -> bool {
         let now = time::now();
         self.observed_at = Some(now.mono);
-        self.network = Network::watched(self.events.as_ref());
+        self.network = Network::watched(self.vpn_interface.as_deref(), self.events.as_ref());
         let isolated = self.keeper.observe_devices(now, self.network.is_isolated());
         if isolated {
             ::log::warn!("only the loopback device is left; if the VPN container was restarted, restart this one too");
@@ -424,9 +426,9 @@ impl Service {
             views.count(outcome);
             let snapshot = self.keeper.snapshot();
             let device = snapshot.route.and_then(|route| route.device.as_ref()).map_or("", |device| &device.name);
-            match self.keeper.port_to_listen_on() {
+            match self.keeper.port_to_publish(time::now()) {
                 // Until a new lease is bound for the first time, keep publishing the previous port.
-                None if snapshot.port.is_some() => {}
+                None if snapshot.port.is_some() && !snapshot.follows => {}
                 port => views.publish_port(port, device, Instant::now()),
             }
         }
@@ -447,7 +449,7 @@ impl Service {
 
     fn send_heartbeat(&mut self, status: &Status) {
         if let Some(views) = &mut self.views {
-            views.send_heartbeat(status, self.keeper.port_to_listen_on());
+            views.send_heartbeat(status, self.keeper.port_to_publish(time::now()));
         }
     }
 
@@ -466,14 +468,15 @@ impl Service {
     }
 
     fn status(&self, now: Now) -> Status {
-        Status::of(&self.keeper.snapshot(), self.remotes.client.name(), self.interval, now.wall)
+        let status = Status::of(&self.keeper.snapshot(), self.remotes.client.name(), self.interval, now.wall);
+        Status { vpn_interface: self.vpn_interface.clone(), ..status }
     }
 
     fn write_status(&mut self, stopped: Option<Now>) {
         let mut status = self.status(time::now());
         status.stopped_at = stopped.map(|now| time::rfc3339(now.wall));
         if let Some(views) = &mut self.views {
-            views.update(&status, self.keeper.port_to_listen_on());
+            views.update(&status, self.keeper.port_to_publish(time::now()));
         }
         match status.write(self.state.folder()) {
             Ok(()) => self.unwritable = false,

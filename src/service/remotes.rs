@@ -7,7 +7,7 @@ use crate::keeper::step::{Completed, Exchange, Progress, Step};
 use crate::keeper::tunnel::GatewayRoute;
 use crate::keeper::{self, Keeper, Remote, Setup};
 use crate::kernel::{self, Network};
-use crate::pia::{Pia, account, discover};
+use crate::pia::{Pia, account};
 use crate::secret::Secret;
 use crate::settings::{PortProvider, Settings};
 use crate::state::State;
@@ -34,7 +34,10 @@ impl Remotes {
                     None
                 }))
             }
-            PortProvider::Source(source) => keeper::Origin::Source { poll_interval: source.poll_interval() },
+            PortProvider::Source(source) => {
+                let (name, poll_interval) = (source.name(), source.poll_interval());
+                keeper::Origin::Source { name, poll_interval, advice: source.no_port_advice() }
+            }
         };
         let setup = Setup { interval, origin, profile: client.profile(), hands_off, isolation, seed };
         (Self { port, client }, Keeper::new(setup, now))
@@ -84,11 +87,12 @@ impl Remotes {
             Step::SetPort(port) => set(client.set_port(*port, false)),
             Step::BounceAway { other, .. } => set(client.set_port(*other, false)),
             Step::BounceBack(port) => set(client.set_port(*port, true)),
-            Step::Inspect { port, route, peers } => {
+            Step::Inspect(of) => {
                 // A client on another machine has no sockets in this kernel.
-                let here = client.dialled().is_some_and(|client| network.has_address(client.ip()));
-                let seen = here.then(|| kernel::inspect(network, *port, route.as_ref(), *peers).ok());
-                Ok(Progress::Done(Completed::Inspected(seen.flatten())))
+                let api =
+                    client.dialled().filter(|client| network.has_address(client.ip())).map(|client| client.port());
+                let seen = api.and_then(|api| kernel::inspect(network, of, Some(api)).ok());
+                Ok(Progress::Done(Completed::Inspected(seen)))
             }
             Step::Confirm(_) => Ok(client.connectivity()?.map(Completed::Reachability)),
             Step::CheckInbound => Ok(client.inbound()?.map(Completed::Inbound)),
@@ -120,9 +124,16 @@ impl Remotes {
         let (gateway, route) = match &self.port {
             PortProvider::Pia(pia) => (pia.gateway.dialled(), pia.gateway.route(network)?),
             // The program that leases the port uses the same tunnel.
-            PortProvider::Source(_) => (None, discover::route(network)),
+            PortProvider::Source(_) => (None, network.default_route()),
         };
-        let to = || gateway.map_or("the gateway".to_owned(), |gateway| gateway.to_string());
+        if route.as_ref().is_err_and(|error| !kernel::is_no_route(error)) {
+            return None;
+        }
+        let to = || match (gateway, self.follows()) {
+            (Some(gateway), _) => gateway.to_string(),
+            (None, None) => "the gateway".to_owned(),
+            (None, Some(_)) => "the Internet".to_owned(),
+        };
         let advice = "check that the VPN is up; the service continues as soon as there is a route";
         let no_route = |error| Error::new(Call::Route, Cause::NoRoute { to: to(), error }).advise(Some(advice));
         Some((gateway, route.map_err(no_route)))
@@ -150,10 +161,11 @@ impl Remotes {
         }
     }
 
-    pub fn source_name(&self) -> String {
+    /// Name of the program whose port we follow; `None` if we lease the port.
+    pub fn follows(&self) -> Option<String> {
         match &self.port {
-            PortProvider::Source(source) => source.name(),
-            PortProvider::Pia(_) => "PIA".to_owned(),
+            PortProvider::Source(source) => Some(source.name()),
+            PortProvider::Pia(_) => None,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::keeper::{Notice, Outcome, Remote};
 pub struct Counts {
     binds: u64,
     bind_failures: u64,
+    outages: u64,
     leases: u64,
     logins: u64,
     tunnel_changes: u64,
@@ -30,6 +31,10 @@ impl Counts {
         let Some((_, notice)) = &outcome.notice else { return };
         let counter = match notice {
             Notice::Bound(_) => &mut self.binds,
+            Notice::Rebound { .. } => {
+                self.outages += 1;
+                &mut self.binds
+            }
             Notice::PortKept { .. } => &mut self.bind_failures,
             Notice::Failed { error, .. } if error.call == Call::BindPort => &mut self.bind_failures,
             Notice::Leased { lease, .. } | Notice::StoreFailed { lease, .. } => {
@@ -77,6 +82,11 @@ pub fn text(status: &Status, well: bool, counts: &Counts, now: Timestamp) -> Str
     for (name, help, count) in [
         ("binds", "Successful binds since the start.", counts.binds),
         ("bind_failures", "Failed binds since the start.", counts.bind_failures),
+        (
+            "outages",
+            "Times that the gateway, the port's source or the route began to fail, or that the server lost a binding.",
+            counts.outages,
+        ),
         ("leases", "New leases since the start.", counts.leases),
         ("logins", "PIA logins since the start.", counts.logins),
         ("tunnel_changes", "Tunnel changes since the start.", counts.tunnel_changes),

@@ -50,6 +50,8 @@ pub struct Status {
     pub device: Option<String>,
     /// Index of `device`; a recreated device has a different one.
     pub device_index: Option<u32>,
+    /// `VPN_INTERFACE`, if it is set.
+    pub vpn_interface: Option<String>,
     pub client: String,
     /// The client's listen port when last read.
     pub client_port: Option<u16>,
@@ -133,6 +135,7 @@ impl Status {
             local_address: route.map(|route| route.local.to_string()),
             device: device.map(|device| device.name.clone()),
             device_index: device.map(|device| device.index),
+            vpn_interface: None,
             client: client.to_owned(),
             client_port: snapshot.client_port,
             client_verified_at: snapshot.last_listening.map(|(at, _)| rfc3339(at)),
@@ -175,7 +178,7 @@ impl Status {
 
     /// One-line state for the service manager.
     pub fn one_line(&self) -> String {
-        match (self.problems.last(), self.port) {
+        match (self.problems.first(), self.port) {
             (Some(problem), _) => problem.error.clone(),
             (None, Some(port)) => {
                 let until = self.expires_at.as_ref().map_or(String::new(), |time| format!(" until {time}"));
@@ -273,6 +276,12 @@ impl Status {
             let to = self.gateway.as_ref().map_or("the tunnel".to_owned(), |gateway| format!("the gateway {gateway}"));
             format!("no route to {to}: {error}; check that the VPN is up")
         })?;
+        if let (Some(index), Some(before), Some(device)) = (self.device_index, &self.device, &now.device)
+            && device.index != index
+            && !device.tunnel
+        {
+            return Err(format!("the route has left {before} for {}; check that the VPN is up", device.name));
+        }
         if let Some(local) = &self.local_address
             && *local != now.local.to_string()
         {
@@ -280,7 +289,7 @@ impl Status {
             return Err(format!("tunnel changed: our address is now {now}, was {local} at the last bind"));
         }
         if let (Some(index), Some(device)) = (self.device_index, &self.device)
-            && now.device.is_none_or(|now| now.index != index)
+            && now.device.as_ref().is_none_or(|now| now.index != index)
         {
             return Err(format!("tunnel changed: {device} is a different device than at the last bind"));
         }
@@ -289,17 +298,15 @@ impl Status {
 
     /// Checks that, as far as the kernel shows, peers can reach the client's socket now.
     fn check_listen_state(&self, listen_state: Option<&ListenState>) -> Result<(), String> {
-        let client = &self.client;
+        let (client, tunnel) = (&self.client, self.device.as_deref().unwrap_or("the tunnel"));
         let Some(port) = self.port else { return Ok(()) };
         Err(match listen_state {
             None | Some(ListenState::Reachable) => return Ok(()),
             Some(ListenState::Missing) => format!("nothing listens on port {port}; check that {client} is running"),
-            Some(ListenState::Stale) => {
-                format!("{client} is bound to a device or address that no longer exists; reopening port {port} now")
+            Some(state) if state.can_be_reopened() => {
+                format!("{client} {}; the service reopens it", state.describe(tunnel))
             }
-            Some(ListenState::WrongDevice { on, tunnel }) => {
-                format!("{client} listens on {on}, but peers arrive on {tunnel}; set its network interface to {tunnel}")
-            }
+            Some(state) => format!("{client} {}; {}", state.describe(tunnel), state.advice()),
         })
     }
 
@@ -324,7 +331,7 @@ impl Status {
             Health::Stopped(_) => {}
         }
         for Problem { since, failures, error, remedy, .. } in &self.problems {
-            line("problem", format!("{error}; {remedy} (since {since}, {failures} attempts)"));
+            line("problem", format!("{error} (since {since}, failed attempts: {failures}); {remedy}"));
         }
         match (self.port, &self.expires_at) {
             (Some(port), Some(expires_at)) => line("lease", format!("port {port} until {expires_at}")),
@@ -476,6 +483,19 @@ mod tests {
     }
 
     #[test]
+    fn status_line_description_and_health_name_the_same_problem_first() {
+        let gateway = Problem { error: "the gateway".to_owned(), ..problem("gateway", NOW) };
+        let status = Status { problems: vec![gateway, problem("client", NOW)], bound_at: None, ..healthy() };
+        let now = NOW.parse().unwrap();
+        let health = status.health(&running(), None, None, now);
+        assert_eq!(status.one_line(), "the gateway");
+        assert!(health.message().starts_with("the gateway; "), "{health:?}");
+        let text = status.describe(&running(), &health, now);
+        let problem = text.lines().find(|line| line.starts_with("problem"));
+        assert!(problem.is_some_and(|line| line.contains("the gateway")), "{text}");
+    }
+
+    #[test]
     fn the_description_shows_the_process_then_health_then_problems() {
         let mut status = healthy();
         status.problems.push(problem("client", NOW));
@@ -484,7 +504,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "running     the service, process 7");
         assert_eq!(lines[1], "health      ok: port 4711 bound 2 min ago, qBittorrent listening");
-        assert!(lines[2].starts_with("problem     x: y; do z (since"), "{text}");
+        assert!(lines[2].starts_with("problem     x: y (since"), "{text}");
         let stopped = Presence::Stopped;
         let text = status.describe(&stopped, &status.health(&stopped, None, None, now), now);
         assert!(text.starts_with("stopped     killed or crashed after"), "{text}");

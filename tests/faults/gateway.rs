@@ -9,7 +9,7 @@ use super::support::pia::{self, BIND_PORT, Fault as Bad, GET_SIGNATURE, WEBSITES
 use super::support::rows::missing;
 use super::support::world::{Running, World};
 use super::support::{Mood, Reply, Request, Server, wait_until};
-use super::{Fault, REPORT_LIMIT, Row, assert_harmless};
+use super::{Fault, RECOVERY, REPORT_LIMIT, Row, assert_harmless};
 
 pub fn rows() -> Vec<Row> {
     [refusals(), certificates(), ca(), logins()].concat()
@@ -75,6 +75,19 @@ fn refusals() -> Vec<Row> {
         let token = std::fs::read_to_string(daemon.world.setup.token_file()).unwrap_or_default();
         assert!(daemon.pia().set(|state| state.tokens.contains(&token)), "the new token is in the file");
         assert_eq!(daemon.lines_at("ERROR", ""), [""; 0], "{}", daemon.log());
+    }));
+    rows.push(Row::new("bindPort: the server has restarted and lost the binding", || {
+        let mut daemon = World::new().settle();
+        // Only a server that has refreshed a binding is expected to refresh it again.
+        daemon.wait_for_binds(2);
+        assert_eq!(daemon.count_lines("lost the binding"), 0, "{}", daemon.log());
+        daemon.skip_log();
+        daemon.pia().restart();
+        let line = daemon.wait_for_line("the server had lost the binding", RECOVERY);
+        assert!(line.contains("INFO") && line.contains("bound port 47047 again"), "{line}");
+        daemon.wait_for_line("is announcing port 47047", RECOVERY);
+        daemon.wait_for_binds(2);
+        assert_eq!(daemon.count_lines("lost the binding"), 1, "{}", daemon.log());
     }));
     rows.push(Row::new("getSignature: every token is rejected", || {
         let refuse = |world: &World| world.pia.scripts.always(GET_SIGNATURE, pia::login_failed());
@@ -288,7 +301,7 @@ fn default_logins(tunnel_login: bool) -> World {
 }
 
 /// Makes the names of PIA's website resolve to `address`.
-fn websites_are_at(address: &str) {
+pub fn websites_are_at(address: &str) {
     let hosts = WEBSITES.map(|name| format!("{address} {name}\n")).concat();
     let file = std::env::temp_dir().join(format!("hosts-{:016x}", super::support::unique()));
     std::fs::write(&file, hosts).expect("a hosts file");

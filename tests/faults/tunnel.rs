@@ -23,7 +23,8 @@ const REBOUND: Duration = Duration::from_secs(8);
 const FOUND: Duration = Duration::from_secs(15);
 
 pub fn rows() -> Vec<Row> {
-    [links(), discovery(), changes(), vec![Row::isolated("the resolver never answers", silent_resolver)]].concat()
+    [links(), discovery(), neighbours(), changes(), vec![Row::isolated("the resolver never answers", silent_resolver)]]
+        .concat()
 }
 
 /// A tunnel from this namespace, the machine, to a second one, the VPN server, with a TUN device in each.
@@ -40,12 +41,11 @@ impl Wires {
     /// Recreates the tunnel with our address and prefix length, and the server's address.
     pub fn tunnel(&mut self, own: &str, gateway: &str, quality: Quality) {
         self.link = None;
-        let (address, _) = own.split_once('/').expect("a prefix length");
-        let own_end = End { pid: std::process::id(), address: parsed(address) };
-        let server_end = End { pid: self.server.pid(), address: parsed(gateway) };
+        let (address, prefix) = own.split_once('/').expect("a prefix length");
+        let own_end = End { prefix: prefix.parse().ok(), ..End::new(std::process::id(), parsed(address)) };
+        let server_end = End::new(self.server.pid(), parsed(gateway));
+        // In one go: a busy machine would see two tunnels otherwise.
         self.link = Some(drive::link(own_end, server_end, quality));
-        ip_here("addr flush dev pialink");
-        ip_here(&format!("addr add {own} dev pialink"));
     }
 
     fn drop_tunnel(&mut self) {
@@ -58,7 +58,12 @@ impl Wires {
 
     /// PIA at the far end, and here a daemon that has a token and searches for the gateway.
     pub fn world(&self) -> World {
+        self.world_with(false)
+    }
+
+    fn world_with(&self, tunnel_login: bool) -> World {
         let options = pia::Options {
+            tunnel_login,
             namespace_of: Some(self.server.pid()),
             address: Ipv4Addr::UNSPECIFIED.into(),
             gateway_port: PORT,
@@ -123,6 +128,61 @@ fn links() -> Vec<Row> {
         }));
     }
     rows
+}
+
+/// A `WireGuard` server's device, with a route to each of its peers.
+fn second_tunnel() {
+    ip_here("tuntap add dev wg0 mode tun");
+    ip_here("addr add 10.66.0.1/24 dev wg0");
+    ip_here("link set wg0 up");
+    for peer in 2..18 {
+        ip_here(&format!("route add 10.66.1.{peer}/32 dev wg0"));
+    }
+}
+
+/// A LAN with a default route that stays when the tunnel goes, as in gluetun's container.
+fn lan() -> Namespace {
+    let router = Namespace::new().expect("a namespace");
+    ip_here(&format!("link add eth0 type veth peer name eth0 netns {}", router.pid()));
+    ip(router.pid(), "link set eth0 up");
+    ip_here("addr add 192.168.1.7/24 dev eth0");
+    ip_here("link set eth0 up");
+    ip_here("route add default via 192.168.1.1 metric 100");
+    router
+}
+
+/// Networks next to the tunnel, and ports that another program leases.
+fn neighbours() -> Vec<Row> {
+    vec![
+        Row::isolated("the gateway is found next to a WireGuard server with 16 peers", || {
+            let mut wires = Wires::new();
+            second_tunnel();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            default_route();
+            let mut daemon = wires.world().env("CHECK_INTERVAL", "300").run();
+            daemon.wait_for_line("gateway 10.10.224.1:19999 found: ", FOUND);
+            daemon.wait_for_line("bound port 47047", FOUND);
+        }),
+        Row::isolated("the tunnel of a followed port is recreated", || a_followed_tunnel_is_recreated(false)),
+        Row::isolated("the tunnel of a followed port is recreated next to a LAN", || {
+            a_followed_tunnel_is_recreated(true);
+        }),
+        Row::isolated("VPN_INTERFACE names one of two tunnels with default routes", vpn_interface),
+        Row::isolated("a modem's public address is no tunnel for the password", || {
+            super::gateway::websites_are_at("127.0.0.66");
+            let mut wires = Wires::new();
+            wires.tunnel("84.17.5.6/32", "10.0.0.1", Quality::default());
+            default_route();
+            let world = wires.world_with(true).without(&["PIA_LOGIN_URL", "PIA_HOSTNAME"]);
+            std::fs::write(world.setup.token_file(), "refused").expect("a token file");
+            let mut daemon = world.run();
+            daemon.fails(&["no VPN tunnel is up"]);
+            let counts = daemon.pia().counts();
+            assert_eq!((counts.tunnel_logins, counts.connections), (0, 0), "{}", daemon.log());
+            let check = daemon.world.setup.run_once(&["check"]);
+            assert!(check.stdout.contains("FAIL tunnel"), "{check:?}");
+        }),
+    ]
 }
 
 fn discovery() -> Vec<Row> {
@@ -215,7 +275,7 @@ fn discovery() -> Vec<Row> {
             let fault = Fault::from_start(wires.world(), |world| world.pia.set_mood(Mood::Plain)).logs(&[
                 "getSignature",
                 "does not speak TLS",
-                "PIA_GATEWAY",
+                "not PIA's gateway",
             ]);
             let counts = fault.daemon.pia().counts();
             assert_eq!((counts.signatures, counts.binds), (0, 0), "{counts:?}");
@@ -325,9 +385,10 @@ fn changes() -> Vec<Row> {
             daemon.wait_for_line("bound port 47047", REBOUND);
             daemon.settled(47047);
         }),
-        Row::isolated("the tunnel of a followed port is recreated", a_followed_tunnel_is_recreated),
         Row::isolated("the VPN container's namespace loses its devices", || {
             let mut wires = Wires::new();
+            // Kernel modules may add a device to each namespace, which stays down.
+            ip_here("tuntap add dev tunl0 mode tun");
             wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
             let mut daemon = wires.world().env("EXIT_WHEN_ISOLATED", "2").settle();
             wires.drop_tunnel();
@@ -353,24 +414,55 @@ fn a_split_tunnel_returns_elsewhere() {
     is_rebound(&mut daemon, before, Instant::now());
 }
 
-fn a_followed_tunnel_is_recreated() {
+fn a_followed_tunnel_is_recreated(has_lan: bool) {
+    let _router = has_lan.then(lan);
     let mut wires = Wires::new();
     wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
     default_route();
     let qbt = Qbt::start(Flavour::V4_5);
     let dir = TempDir::new();
     let port = dir.write("port", "47047\n");
+    let file = dir.path().join("forwarded_port");
     let setup = Setup::following(&qbt, &format!("file:{}", port.display()));
+    let setup = setup.env("PORT_FILE", file.display().to_string());
     let mut daemon = setup.run();
     daemon.expect_line("qBittorrent listens on port 47047");
+    let health = || setup.run_once(&["healthcheck"]);
+    assert!(wait_until(REPORT_LIMIT, || health().code == Some(0)), "{:?}", health());
     wires.drop_tunnel();
-    daemon.wait_for_line("tunnel: no route to the gateway", REBOUND);
-    assert_eq!(setup.run_once(&["healthcheck"]).code, Some(1));
+    assert_eq!(health().code, Some(1), "at once");
+    let words = if has_lan { "the route has left pialink for eth0" } else { "tunnel: no route to the Internet" };
+    daemon.wait_for_line(words, REBOUND);
+    // The source still has the port, but that says nothing about the tunnel.
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(health().code, Some(1), "{}", daemon.log());
+    assert_eq!(daemon.count_lines(": recovered"), 0, "{}", daemon.log());
+    assert_eq!(std::fs::read_to_string(&file).expect("a port"), "47047\n");
     qbt.make_socket_stale();
     wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
     default_route();
     assert!(wait_until(REBOUND, || qbt.listening() == Some(47047)), "{}", daemon.log());
     assert_eq!(qbt.ports()[1..], [47048, 47047]);
+}
+
+fn vpn_interface() {
+    let mut wires = Wires::new();
+    second_tunnel();
+    ip_here("route add default dev wg0");
+    wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+    ip_here("route add default dev pialink table 123");
+    ip_here("rule add from 10.10.229.5 table 123");
+    let qbt = Qbt::start(Flavour::V4_5);
+    let dir = TempDir::new();
+    let port = dir.write("port", "47047\n");
+    let setup = Setup::following(&qbt, &format!("file:{}", port.display())).env("VPN_INTERFACE", "pialink");
+    let mut daemon = setup.run();
+    daemon.expect_line("qBittorrent listens on port 47047");
+    let health = || setup.run_once(&["healthcheck"]);
+    assert!(wait_until(REPORT_LIMIT, || health().code == Some(0)), "{:?}", health());
+    wires.drop_tunnel();
+    daemon.wait_for_line("the route has left pialink for wg0", REBOUND);
+    assert_eq!(health().code, Some(1));
 }
 
 fn silent_resolver() {

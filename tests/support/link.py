@@ -2,7 +2,7 @@
 
 usage: link.py --ends PID ADDRESS PID ADDRESS [--delay MS] [--loss PERCENT] --ready FILE
 
---ends    for each namespace: a process in it, and the address of its end
+--ends    for each namespace: a process in it, and the address of its end, with a prefix length if it is in a network
 --delay   one way, milliseconds
 --loss    share of packets that are lost, in each direction
 --ready   file that is created once both ends are up
@@ -47,7 +47,8 @@ def open_end(pid, address, peer):
     enter(pid)
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", DEVICE.encode(), IFF_TUN | IFF_NO_PI))
-    subprocess.run(["ip", "address", "add", address, "peer", peer, "dev", DEVICE], check=True)
+    ends = [address] if "/" in address else [address, "peer", peer.split("/")[0]]
+    subprocess.run(["ip", "address", "add", *ends, "dev", DEVICE], check=True)
     subprocess.run(["ip", "link", "set", DEVICE, "up"], check=True)
     return device
 

@@ -14,6 +14,18 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 pub struct End {
     pub pid: u32,
     pub address: Ipv4Addr,
+    /// Length of the prefix of the end's network; `None` for a point-to-point link.
+    pub prefix: Option<u8>,
+}
+
+impl End {
+    pub fn new(pid: u32, address: Ipv4Addr) -> Self {
+        Self { pid, address, prefix: None }
+    }
+
+    fn text(self) -> String {
+        self.prefix.map_or(self.address.to_string(), |prefix| format!("{}/{prefix}", self.address))
+    }
 }
 
 /// Delay and loss of a link.
@@ -36,7 +48,7 @@ impl Link {
         let log = std::fs::File::create(&errors).map_err(|e| e.to_string())?;
         let mut child = Command::new("python3")
             .args(["-c", SCRIPT, "--ends"])
-            .args([a.pid.to_string(), a.address.to_string(), b.pid.to_string(), b.address.to_string()])
+            .args([a.pid.to_string(), a.text(), b.pid.to_string(), b.text()])
             .arg(format!("--delay={}", quality.delay.as_secs_f64() * 1000.0))
             .arg(format!("--loss={}", quality.loss_percent))
             .arg("--ready")

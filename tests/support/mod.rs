@@ -27,6 +27,7 @@ pub mod netns;
 pub mod pia;
 pub mod qbt;
 pub mod real_client;
+pub mod real_deluge;
 pub mod rows;
 mod temp_dir;
 pub mod world;

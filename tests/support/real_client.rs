@@ -121,8 +121,8 @@ pub fn change_port(pia: &Pia) {
 /// Namespace of the far end, near end and far end of a link that serves as the tunnel.
 pub fn ends() -> (netns::Namespace, End, End) {
     let far_end = netns::Namespace::new().expect("a second namespace");
-    let own = End { pid: std::process::id(), address: [10, 10, 229, 5].into() };
-    let gateway = End { pid: far_end.pid(), address: [10, 10, 224, 1].into() };
+    let own = End::new(std::process::id(), [10, 10, 229, 5].into());
+    let gateway = End::new(far_end.pid(), [10, 10, 224, 1].into());
     (far_end, own, gateway)
 }
 

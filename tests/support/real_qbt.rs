@@ -34,10 +34,23 @@ pub struct Options {
     pub web_port: u16,
     /// Port for peers at the start.
     pub listen_port: u16,
-    /// Device to bind to, with all its addresses; `None` binds to 127.0.0.1.
-    pub device: Option<&'static str>,
+    /// Where it listens for peers.
+    pub interface: Interface,
     /// `None` for a Web UI without TLS.
     pub https: Option<Https>,
+}
+
+/// Setting of the network interface.
+#[derive(Clone, Copy, Debug)]
+pub enum Interface {
+    /// 127.0.0.1.
+    Loopback,
+    /// A device with all its addresses.
+    Device(&'static str),
+    /// The default: a socket for each address of this host.
+    Any,
+    /// A socket for each IPv6 address of this host.
+    AnyIpv6,
 }
 
 /// PEM files of an HTTPS Web UI with a certificate from a private CA.
@@ -62,7 +75,7 @@ impl Https {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { local_host_auth: true, web_port: 8080, listen_port: 50_000, device: None, https: None }
+        Self { local_host_auth: true, web_port: 8080, listen_port: 50_000, interface: Interface::Loopback, https: None }
     }
 }
 
@@ -303,11 +316,15 @@ fn configuration(options: &Options, profile: &Path) -> String {
             https.key.display()
         )
     });
-    let (session, connection) = match options.device {
-        None => {
+    let (session, connection) = match options.interface {
+        Interface::Loopback => {
             ("Session\\InterfaceAddress=127.0.0.1\n".to_owned(), "Connection\\InterfaceAddress=127.0.0.1\n".to_owned())
         }
-        Some(device) => (
+        Interface::Any => (String::new(), String::new()),
+        Interface::AnyIpv6 => {
+            ("Session\\InterfaceAddress=::\n".to_owned(), "Connection\\InterfaceAddress=::\n".to_owned())
+        }
+        Interface::Device(device) => (
             format!("Session\\Interface={device}\nSession\\InterfaceName={device}\n"),
             format!("Connection\\Interface={device}\nConnection\\InterfaceName={device}\n"),
         ),
