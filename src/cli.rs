@@ -2,14 +2,16 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::config::ConfigError;
+use crate::config::paths::ServiceUser;
 use crate::error::io_message;
 use crate::keeper::step::Progress;
+use crate::privileges::{self, Refusal, Use};
 use crate::service::{Exit, Service, error_lines, health};
 use crate::settings::{self, PortProvider, Settings, VARIABLES};
 use crate::signals::Signals;
@@ -202,12 +204,52 @@ fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn configuration(file: Option<&Path>) -> Result<Settings, Failure> {
-    Ok(settings::variables(file).and_then(Settings::new)?)
+/// Reads the settings and becomes the owner of `STATE_DIR`, if that is not root. Invalid settings are an error only for a command that
+/// needs them.
+fn prepare(file: Option<&Path>, purpose: Use) -> Result<(PathBuf, Result<Settings, ConfigError>), Failure> {
+    let mut all = settings::variables(file)?;
+    all.typed = purpose != Use::Serves;
+    let state_dir = settings::state_dir(&all);
+    let service = all.service_user.clone();
+    let settings = Settings::new(all);
+    let mut folders = Vec::new();
+    if let Ok(settings) = &settings {
+        // A different user cannot open /dev/stderr.
+        if purpose != Use::Reads && settings.log_file.as_ref().is_some_and(|path| path.starts_with("/dev")) {
+            start_log(settings);
+        }
+        folders.extend(settings.log_file.as_deref().and_then(Path::parent));
+        folders.extend(settings.port.token_file().and_then(Path::parent));
+    }
+    become_owner(&state_dir, &folders, purpose, service.as_ref())?;
+    Ok((state_dir, settings))
+}
+
+fn become_owner(
+    state_dir: &Path,
+    folders: &[&Path],
+    purpose: Use,
+    service: Option<&ServiceUser>,
+) -> Result<(), Failure> {
+    privileges::become_owner(state_dir, folders, purpose, service).map_err(|refusal| {
+        let folder = state_dir.display();
+        match refusal {
+            Refusal::NotStarted => {
+                Failure::new(EXIT_CONFIG, format!("STATE_DIR {folder} does not exist; start the service first"))
+            }
+            Refusal::OwnedByRoot => {
+                let line = format!("STATE_DIR {folder} belongs to root, but the service has a user of its own");
+                Failure::new(EXIT_CONFIG, format!("{line}; restart the service, which takes the folder over"))
+            }
+            Refusal::Failed(error) => Failure::new(EXIT_FAILED, format!("cannot give up root's rights: {error}")),
+        }
+    })
 }
 
 fn check_configuration(file: Option<&Path>) -> Result<(), Failure> {
-    let settings = configuration(file)?;
+    let mut all = settings::variables(file)?;
+    all.typed = true;
+    let settings = Settings::new(all)?;
     for warning in &settings.warnings {
         print(&format!("warning: {}\n", one_line(warning)));
     }
@@ -215,10 +257,14 @@ fn check_configuration(file: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads the settings, starts the log, and locks `STATE_DIR` under the name `who`.
-fn acquire(file: Option<&Path>, who: &str) -> Result<(Settings, State), Failure> {
-    let settings = configuration(file)?;
+/// Works once; further calls change nothing.
+fn start_log(settings: &Settings) {
     logging::init(settings.log_level, settings.log_file.as_deref());
+}
+
+/// Starts the log, and locks `STATE_DIR` under the name `who`.
+fn acquire(settings: Settings, who: &str) -> Result<(Settings, State), Failure> {
+    start_log(&settings);
     let state = State::acquire(&settings.state_dir, who).map_err(|who| {
         let line = format!("STATE_DIR is already in use by {who}; stop that process, or set a different STATE_DIR");
         Failure::new(EXIT_LOCKED, line)
@@ -227,7 +273,8 @@ fn acquire(file: Option<&Path>, who: &str) -> Result<(Settings, State), Failure>
 }
 
 fn daemon(file: Option<&Path>) -> Result<(), Failure> {
-    let (settings, state) = acquire(file, "the service")?;
+    let (_, settings) = prepare(file, Use::Serves)?;
+    let (settings, state) = acquire(settings?, "the service")?;
     let signals = Signals::install()
         .map_err(|error| Failure::new(EXIT_FAILED, format!("cannot install signal handlers: {error}")))?;
     let (mut service, mut observer) = Service::new(settings, state, true);
@@ -243,7 +290,8 @@ fn daemon(file: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn once(file: Option<&Path>) -> Result<(), Failure> {
-    let (settings, state) = acquire(file, "once")?;
+    let (_, settings) = prepare(file, Use::Writes)?;
+    let (settings, state) = acquire(settings?, "once")?;
     let (mut service, mut observer) = Service::new(settings, state, false);
     let complete = service.run_once(observer.as_mut());
     let problems = service.problems();
@@ -252,7 +300,8 @@ fn once(file: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn check(file: Option<&Path>) -> Result<(), Failure> {
-    let settings = configuration(file)?;
+    let (_, settings) = prepare(file, Use::Reads)?;
+    let settings = settings?;
     // The rows already show every problem, so the log is enabled only for LOG_LEVEL=DEBUG or TRACE.
     if settings.log_level >= log::LevelFilter::Debug {
         logging::init(settings.log_level, None);
@@ -271,7 +320,7 @@ const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
 const LEASED_ELSEWHERE: &str = "the port is leased by another program; use that program to get a different port";
 
 fn renew(file: Option<&Path>) -> Result<(), Failure> {
-    let state_dir = settings::state_dir(&settings::variables(file)?);
+    let (state_dir, settings) = prepare(file, Use::Writes)?;
     let result = if matches!(state::presence(&state_dir), Presence::Running(_)) {
         if Status::read(&state_dir).ok().flatten().is_some_and(|status| status.follows) {
             Err(LEASED_ELSEWHERE.to_owned())
@@ -282,7 +331,7 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
             })
         }
     } else {
-        let (settings, state) = acquire(file, "renew")?;
+        let (settings, state) = acquire(settings?, "renew")?;
         if let PortProvider::Source(_) = settings.port {
             return Err(Failure::new(EXIT_FAILED, LEASED_ELSEWHERE.to_owned()));
         }
@@ -306,7 +355,9 @@ enum Show {
 }
 
 fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
-    let state_dir = settings::state_dir(&settings::variables(file)?);
+    let all = settings::variables(file)?;
+    let state_dir = settings::state_dir(&all);
+    become_owner(&state_dir, &[], Use::Reads, all.service_user.as_ref())?;
     let presence = state::presence(&state_dir);
     let status = Status::read(&state_dir).map_err(|problem| Failure::new(EXIT_FAILED, problem))?;
     let Some(status) = status else {
@@ -336,9 +387,12 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
 }
 
 fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
-    let mut published = settings::variables(file).and_then(|all| settings::published_ca(&all))?;
+    let all = settings::variables(file)?;
+    let mut published = settings::published_ca(&all)?;
     if let Some(path) = path {
         published = published.kept_in(path.into());
+    } else if settings::state_dir(&all).exists() {
+        become_owner(&settings::state_dir(&all), &[], Use::Reads, None)?;
     }
     let path = published.file().display().to_string();
     if matches!(published.stored(), Ok(Some(_))) {

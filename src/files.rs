@@ -3,18 +3,80 @@
 //!
 //! Nothing here blocks, even if a path is a FIFO or a device: binding must go on.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fstat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 /// Largest file that is read, in bytes. Ours are far smaller, so a larger one must be the wrong file.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Value on every Linux architecture that we build for (include/uapi/asm-generic/fcntl.h).
-const O_NONBLOCK: i32 = 0o4000;
+/// Folders that this process opened before it gave up root's rights: it may not be able to reach them by their paths any more.
+static HELD: OnceLock<Vec<(PathBuf, OwnedFd)>> = OnceLock::new();
+
+/// Keeps folders open, so that the files in them stay accessible by their paths. Works once, and skips folders that do not exist.
+pub fn hold(folders: &[&Path]) {
+    let open = |folder: &&Path| {
+        let opened = openat(CWD, *folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        Some((folder.to_path_buf(), opened.ok()?))
+    };
+    let _ = HELD.set(folders.iter().filter_map(open).collect());
+}
+
+/// The open folder `folder`, if it is held.
+pub fn held(folder: &Path) -> Option<BorrowedFd<'static>> {
+    HELD.get()?.iter().find(|(held, _)| held == folder).map(|(_, fd)| fd.as_fd())
+}
+
+/// Where to look a path up: the held folder and the file's name, or the path itself.
+fn place(path: &Path) -> (BorrowedFd<'static>, &Path) {
+    match (held(folder_of(path)), path.file_name()) {
+        (Some(folder), Some(name)) => (folder, Path::new(name)),
+        _ => (CWD, path),
+    }
+}
+
+/// Opens `path` without waiting for the other end of a pipe.
+fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
+    let (folder, name) = place(path);
+    let mode = Mode::RUSR | Mode::WUSR;
+    Ok(openat(folder, name, flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, mode)?.into())
+}
+
+/// Opens `path` for writing. Follows a link only if neither the link nor its folder is another user's: root would write to any file
+/// that the other user chooses. For the same reason, refuses a file with more than one name.
+fn open_to_write(path: &Path, flags: OFlags) -> io::Result<File> {
+    let file = match open_with(path, flags | OFlags::NOFOLLOW) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
+            if !is_our_link(path) {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "is a link that another user can change"));
+            }
+            open_with(path, flags)?
+        }
+        opened => opened?,
+    };
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.nlink() > 1 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "has a second name (hard link)"));
+    }
+    Ok(file)
+}
+
+fn is_our_link(path: &Path) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    let ours = |stat: &Stat| stat.st_uid == 0 || stat.st_uid == us;
+    let (folder, name) = place(path);
+    let link = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    let folder = held(folder_of(path)).map_or_else(|| statat(CWD, folder_of(path), AtFlags::empty()), fstat);
+    // In a folder with the sticky bit, other users cannot replace our link.
+    let closed = |stat: &Stat| stat.st_mode & 0o022 == 0 || stat.st_mode & 0o1000 != 0;
+    link.is_ok_and(|link| ours(&link)) && folder.is_ok_and(|folder| ours(&folder) && closed(&folder))
+}
 
 /// How a file is protected against a power cut while it is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,17 +89,24 @@ pub enum Durability {
 
 /// Reads a text file of at most 64 KiB.
 pub fn read(path: &Path) -> io::Result<String> {
+    Ok(read_with_metadata(path)?.0)
+}
+
+/// Reads a text file of at most 64 KiB, with the metadata of the file that was read, whatever the path leads to by now.
+pub fn read_with_metadata(path: &Path) -> io::Result<(String, Metadata)> {
     let mut text = String::new();
-    let read = open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    let file = open(path)?;
+    let metadata = file.metadata()?;
+    let read = file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
     if read as u64 > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than 64 KiB"));
     }
-    Ok(text)
+    Ok((text, metadata))
 }
 
 /// Opens a regular file for reading. Refuses pipes and devices: a pipe may have no writer, and a device no end.
 pub fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    let file = open_with(path, OFlags::RDONLY)?;
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -50,12 +119,9 @@ pub fn open(path: &Path) -> io::Result<File> {
 
 /// Opens a file (0600) for locking; creates the file and its folder if missing.
 pub fn open_to_lock(path: &Path) -> io::Result<File> {
-    let folder = folder_of(path);
-    make_folder(folder)?;
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NONBLOCK);
-    let file = file.open(path)?;
-    chown_to_owner_of(folder, &file)?;
+    make_folder(folder_of(path))?;
+    let file = open_to_write(path, OFlags::RDWR | OFlags::CREATE)?;
+    chown_to_owner_of(folder_of(path), &file)?;
     Ok(file)
 }
 
@@ -68,7 +134,7 @@ pub fn rewrite(mut file: &File, bytes: &[u8]) -> io::Result<()> {
 /// Opens a log for appending: a file (created with mode 0600 if missing), a device, or a pipe, which is what `/dev/stderr` often
 /// is. Fails for a pipe without a reader; a full pipe loses lines.
 pub fn append(path: &Path) -> io::Result<File> {
-    let opened = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(O_NONBLOCK).open(path);
+    let opened = open_to_write(path, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE);
     opened.map_err(|error| match Errno::from_io_error(&error) {
         Some(Errno::NXIO) => io::Error::new(error.kind(), "no process is reading from it"),
         _ => error,
@@ -78,7 +144,7 @@ pub fn append(path: &Path) -> io::Result<File> {
 /// Truncates a log to its last `keep` bytes, and drops a partial first line. Works in place, because the service may not rename
 /// files in /var/log and other programs may have the log open.
 pub fn keep_tail(path: &Path, keep: u64) -> io::Result<()> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut file = open_to_write(path, OFlags::RDWR)?;
     file.seek(io::SeekFrom::Start(file.metadata()?.len().saturating_sub(keep)))?;
     let mut end = Vec::new();
     file.read_to_end(&mut end)?;
@@ -91,8 +157,7 @@ pub fn keep_tail(path: &Path, keep: u64) -> io::Result<()> {
 /// Overwrites a world-readable file (0644) in place, because users mount single files into containers and watch them for changes.
 /// Writes first and truncates afterwards, so that the file is never empty.
 pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(false).custom_flags(O_NONBLOCK).open(path)?;
+    let mut file = open_to_write(path, OFlags::WRONLY | OFlags::CREATE)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"));
     }
@@ -120,7 +185,11 @@ pub fn is_absent(error: &io::Error) -> bool {
 
 /// Deletes a file if it exists.
 pub fn remove(path: &Path) -> io::Result<()> {
-    fs::remove_file(path).or_else(|error| if is_absent(&error) { Ok(()) } else { Err(error) })
+    let (folder, name) = place(path);
+    match unlinkat(folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Formats a path for messages. Hides a relative path, because it may be a secret typed in place of a file name.
@@ -141,19 +210,29 @@ pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()
 fn replace(path: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
     let folder = folder_of(path);
     let temporary = temporary_for(path);
-    let result =
-        write_temporary(&temporary, folder, bytes, durability, mode).and_then(|()| fs::rename(&temporary, path));
+    let ((from, temporary_name), (to, name)) = (place(&temporary), place(path));
+    let result = write_temporary(&temporary, folder, bytes, durability, mode)
+        .and_then(|()| Ok(renameat(from, temporary_name, to, name)?));
     if result.is_err() {
-        let _ = fs::remove_file(&temporary);
+        let _ = remove(&temporary);
         return result;
     }
     if durability == Durability::Durable {
-        File::open(folder)?.sync_all()?;
+        open_folder(folder)?.sync_all()?;
     }
     Ok(())
 }
 
+fn open_folder(folder: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let (at, path) = held(folder).map_or((CWD, folder), |held| (held, Path::new(".")));
+    Ok(openat(at, path, flags, Mode::empty())?.into())
+}
+
 fn make_folder(folder: &Path) -> io::Result<()> {
+    if held(folder).is_some() {
+        return Ok(());
+    }
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
@@ -161,7 +240,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 pub fn probe_folder(folder: &Path) -> io::Result<()> {
     let probe = folder.join("probe");
     write(&probe, &[b'\n'; 2048], Durability::Volatile)?;
-    fs::remove_file(probe)
+    remove(&probe)
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -179,7 +258,7 @@ fn temporary_for(path: &Path) -> PathBuf {
 fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
     // Deleting first and then using `create_new` never follows a symlink that another user has planted.
     remove(path)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = open_with(path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
     file.write_all(bytes)?;
     // The umask may have cleared bits of the mode.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
@@ -192,8 +271,11 @@ fn write_temporary(path: &Path, folder: &Path, bytes: &[u8], durability: Durabil
 
 /// If root created the file in a folder that belongs to the service's user, makes that user the file's owner.
 fn chown_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
+    if file.metadata()?.uid() != 0 {
+        return Ok(());
+    }
     let owner = fs::metadata(folder)?;
-    if file.metadata()?.uid() == 0 && owner.uid() != 0 {
+    if owner.uid() != 0 {
         // Change the open file rather than the path: by now, the path may lead to a different file.
         fchown(file, Some(owner.uid()), Some(owner.gid()))?;
     }

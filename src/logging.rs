@@ -71,8 +71,10 @@ pub fn init(level: LevelFilter, file: Option<&Path>) {
             writeln!(line, "{now:.0} {:<5} {}", record.level(), text(record))
         });
     }
-    builder.filter_module(env!("CARGO_CRATE_NAME"), level).target(target).init();
-    if let Some(problem) = problem {
+    builder.filter_module(env!("CARGO_CRATE_NAME"), level).target(target);
+    if builder.try_init().is_ok()
+        && let Some(problem) = problem
+    {
         log::warn!("{problem}; logging to standard output");
     }
 }

@@ -14,6 +14,7 @@ mod keeper;
 mod kernel;
 mod logging;
 mod pia;
+mod privileges;
 mod secret;
 mod service;
 mod settings;

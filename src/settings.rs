@@ -125,6 +125,16 @@ pub enum PortProvider {
     Source(Source),
 }
 
+impl PortProvider {
+    /// Cache file for the token; `None` if a different program leases the port.
+    pub fn token_file(&self) -> Option<&Path> {
+        match self {
+            Self::Pia(pia) => Some(pia.account.token_file()),
+            Self::Source(_) => None,
+        }
+    }
+}
+
 /// Folder for lease and status, the only setting that `status` and `healthcheck` need.
 pub fn state_dir(all: &Variables) -> PathBuf {
     state_dir_of(&Reader::new(all))

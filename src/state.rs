@@ -4,9 +4,8 @@
 //! The lock shows whether a daemon is running, and stops a second daemon or `check` from writing at the same time. However a
 //! process ends, the kernel releases its lock.
 
-use std::fs::{File, Permissions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +15,8 @@ use jiff::Timestamp;
 use miniserde::{Deserialize, Serialize, json};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::error::io_message;
 use crate::files::{self, Durability};
@@ -84,12 +85,14 @@ impl State {
     /// Opens the Unix socket for renewal requests: each connection requests a different port. With mode 0600, only the folder's
     /// owner can connect.
     pub fn listen_for_requests(&self) -> io::Result<UnixListener> {
-        let path = self.folder.join(REQUESTS);
-        files::remove(&path)?;
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
+        files::remove(&self.folder.join(REQUESTS))?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // The file gets the mode of its socket.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        bind(&socket, &SocketAddrUnix::new(requests(&self.folder))?)?;
+        listen(&socket, MAX_REQUESTS)?;
+        Ok(socket.into())
     }
 
     fn rejections_path(&self) -> PathBuf {
@@ -136,7 +139,7 @@ impl State {
 
 /// Asks the daemon that owns `folder` for a different port, and returns the daemon's [`reply`].
 pub fn request_renewal(folder: &Path, timeout: Duration) -> io::Result<Result<String, String>> {
-    let stream = UnixStream::connect(folder.join(REQUESTS))?;
+    let stream = UnixStream::connect(requests(folder))?;
     stream.set_read_timeout(Some(timeout))?;
     let mut line = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut line)?;
@@ -158,6 +161,13 @@ pub fn reply(mut requester: &UnixStream, result: &Result<String, String>) -> io:
 
 /// Name of the socket for renewal requests.
 const REQUESTS: &str = "requests";
+/// Maximum number of requests that wait to be accepted.
+const MAX_REQUESTS: i32 = 16;
+
+/// Path of the socket: relative to the current folder if that is `folder`.
+fn requests(folder: &Path) -> PathBuf {
+    if files::held(folder).is_some() { PathBuf::from(REQUESTS) } else { folder.join(REQUESTS) }
+}
 /// First character of a reply: the renewal succeeded, or failed.
 const SUCCEEDED: &str = "+";
 const FAILED: &str = "-";
@@ -202,7 +212,8 @@ pub fn presence(folder: &Path) -> Presence {
 
 /// Presence without a lock file: nothing has run yet, unless a daemon could not create the file.
 fn without_lock(folder: &Path) -> Presence {
-    match folder.try_exists().and_then(|exists| if exists { files::probe_folder(folder) } else { Ok(()) }) {
+    let exists = if files::held(folder).is_some() { Ok(true) } else { folder.try_exists() };
+    match exists.and_then(|exists| if exists { files::probe_folder(folder) } else { Ok(()) }) {
         Ok(()) => Presence::Stopped,
         Err(error) => Presence::Unknown(format!("cannot write to {}: {}", folder.display(), io_message(&error))),
     }

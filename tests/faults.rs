@@ -15,6 +15,8 @@ mod container;
 mod gateway;
 #[path = "faults/remotes.rs"]
 mod remotes;
+#[path = "faults/root.rs"]
+mod root;
 #[path = "faults/state.rs"]
 mod state;
 mod support;
@@ -48,6 +50,7 @@ fn main() {
         clock::rows(),
         check::rows(),
         container::rows(),
+        root::rows(),
     ]
     .concat();
     libtest_mimic::run(&arguments, rows.into_iter().map(Row::into_trial).collect()).exit();

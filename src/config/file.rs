@@ -18,8 +18,11 @@ pub enum Unreadable {
 
 /// Reads the file at `path`. Warns if the file is world-readable and sets a variable for which `is_secret` is true.
 pub fn read(path: &Path, is_secret: fn(&str) -> bool) -> Result<Variables, Unreadable> {
-    let text = files::read(path).map_err(Unreadable::File)?;
+    let (text, metadata) = files::read_with_metadata(path).map_err(Unreadable::File)?;
     let mut all = Variables::default();
+    if let Some((problem, remedy)) = paths::changeable(path, &metadata) {
+        all.changeable.push(SettingProblem::of_file(path, problem, remedy));
+    }
     let mut problems = Vec::new();
     let shell = paths::is_read_by_shell(path);
     for (index, line) in text.lines().enumerate() {

@@ -6,9 +6,11 @@ pub mod paths;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::Metadata;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
 
 use crate::error::io_message;
 use crate::files;
@@ -20,7 +22,7 @@ use paths::ServiceUser;
 /// Folders in which containers find secrets. The container engine sets the files' modes, so a world-readable one causes no warning.
 const CONTAINER_SECRETS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingProblem {
     variable: String,
     /// `None` for a secret, which is never shown.
@@ -41,6 +43,10 @@ impl SettingProblem {
 
     fn unreadable(path: &Path, error: &io::Error) -> Self {
         let (problem, remedy) = unusable(path, error);
+        Self::of_file(path, problem, remedy)
+    }
+
+    fn of_file(path: &Path, problem: String, remedy: String) -> Self {
         Self { variable: paths::known_as(path).display().to_string(), value: None, problem, remedy }
     }
 }
@@ -54,7 +60,7 @@ fn unusable(path: &Path, error: &io::Error) -> (String, String) {
             "replace this folder with a file; Docker creates a folder if the file to mount does not exist".to_owned()
         }
         ErrorKind::PermissionDenied => {
-            let us = our_uid().map_or("USER".to_owned(), |uid| uid.to_string());
+            let us = geteuid().as_raw();
             if CONTAINER_SECRETS.iter().any(|folder| path.starts_with(folder)) {
                 format!("on the host, run this for the mounted file: sudo chown {us} FILE")
             } else {
@@ -100,6 +106,10 @@ pub struct Variables {
     /// User of the service that reads the same file; `None` unless this is a manual command run by root.
     pub service_user: Option<ServiceUser>,
     pub warnings: Vec<String>,
+    /// Files that root has read, but that another user can change.
+    pub changeable: Vec<SettingProblem>,
+    /// A command that root has typed: it does not go on with such files. The service does, with a warning.
+    pub typed: bool,
     /// A problem that may explain the other problems, shown after them.
     pub hint: Option<SettingProblem>,
 }
@@ -121,13 +131,9 @@ pub fn variables(path: Option<&Path>, is_secret: fn(&str) -> bool) -> Result<Var
     if let Some(file) = file {
         all.file = Some(paths::known_as(file).to_owned());
         // A process that has the service's credentials is the service itself.
-        all.service_user = ServiceUser::of(file).filter(|_| credentials.is_none() && our_uid() == Some(0));
+        all.service_user = ServiceUser::of(file).filter(|_| credentials.is_none() && geteuid().is_root());
     }
     Ok(all)
-}
-
-fn our_uid() -> Option<u32> {
-    Some(std::fs::metadata("/proc/self").ok()?.uid())
 }
 
 /// Reads `path`; `usual` is true if `path` is the default and not the user's choice.
@@ -170,6 +176,8 @@ impl<T: Into<String>> From<T> for InvalidValue {
 pub struct Reader<'a> {
     all: &'a Variables,
     problems: Vec<SettingProblem>,
+    /// Files that root has read, but that another user can change.
+    changeable: Vec<SettingProblem>,
     /// Warnings about values that are odd but valid.
     pub warnings: Vec<String>,
     /// One message per unknown name, because a misspelt name may be the reason for a problem.
@@ -178,11 +186,21 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(all: &'a Variables) -> Self {
-        Self { all, problems: Vec::new(), warnings: all.warnings.clone(), unknown: Vec::new() }
+        let (problems, changeable) = (Vec::new(), all.changeable.clone());
+        Self { all, problems, changeable, warnings: all.warnings.clone(), unknown: Vec::new() }
     }
 
     /// Returns `value` and the warnings, or else all problems, ending with `hint`.
-    pub fn finish<T>(self, value: Option<T>, hint: Option<SettingProblem>) -> Result<(T, Vec<String>), ConfigError> {
+    pub fn finish<T>(
+        mut self,
+        value: Option<T>,
+        hint: Option<SettingProblem>,
+    ) -> Result<(T, Vec<String>), ConfigError> {
+        if self.all.typed {
+            self.problems.append(&mut self.changeable);
+        } else {
+            self.warnings.extend(self.changeable.iter().map(ToString::to_string));
+        }
         match value {
             Some(value) if self.problems.is_empty() => Ok((value, [self.unknown, self.warnings].concat())),
             _ => Err(ConfigError { problems: self.problems.into_iter().chain(hint).collect(), unknown: self.unknown }),
@@ -258,9 +276,10 @@ impl<'a> Reader<'a> {
         let file = self.get(&file_name).map(str::to_owned);
         if value.is_none() && file.is_none() {
             let credential = Path::new(self.get("CREDENTIALS_DIRECTORY").unwrap_or(paths::CREDENTIALS)).join(name);
-            let text = match files::read(&credential) {
-                Ok(text) => {
+            let text = match files::read_with_metadata(&credential) {
+                Ok((text, metadata)) => {
                     self.warn_if_exposed(&credential);
+                    self.judge(&credential, &metadata);
                     text
                 }
                 // Only root can read the source files of systemd's credentials; to other users, the credentials count as unset.
@@ -297,11 +316,25 @@ impl<'a> Reader<'a> {
     /// the file.
     pub fn file(&mut self, name: &str) -> Option<String> {
         let path = Path::new(self.get(name)?);
-        let read = files::read(path).map_err(|error| unusable(path, &error)).and_then(|text| {
+        let read = files::read_with_metadata(path).map_err(|error| unusable(path, &error)).and_then(|read| {
             let reached = self.all.service_user.as_ref().map_or(Ok(()), |user| user.may_read(path));
-            reached.map(|()| text).map_err(|unreachable| unreachable.describe(path))
+            reached.map(|()| read).map_err(|unreachable| unreachable.describe(path))
+        });
+        let read = read.map(|(text, metadata)| {
+            // Certificates are not secret, and may be any user's.
+            if name.ends_with("_FILE") {
+                self.judge(path, &metadata);
+            }
+            text
         });
         read.map_err(|(problem, remedy)| self.problem(name, Some(&files::display_path(path)), problem, remedy)).ok()
+    }
+
+    /// Notes a file that root reads, but that another user can change.
+    fn judge(&mut self, path: &Path, file: &Metadata) {
+        if let Some((problem, remedy)) = paths::changeable(path, file) {
+            self.changeable.push(SettingProblem::of_file(path, problem, remedy));
+        }
     }
 
     fn warn_if_exposed(&mut self, path: &Path) {

@@ -1,9 +1,11 @@
 //! Default paths of the service's settings, and the user that the service runs as. With both, a command run by root uses the
 //! service's settings and reports files that the service cannot read. `file.rs` parses the settings.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
 
 use crate::files;
 
@@ -49,7 +51,7 @@ pub fn known_as(path: &Path) -> &Path {
 }
 
 /// The user that the service runs as.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceUser {
     /// User and group ID; `None` for a dynamic user, which systemd allocates at each start.
     ids: Option<(u32, u32)>,
@@ -118,7 +120,9 @@ impl Unreachable {
                 (format!("is in {folder}, closed to the service"), "move it to /etc/pia-qbittorrent-sync".to_owned())
             }
             Self::Denied(true) => {
-                ("is not readable by the service".to_owned(), format!("run: chown {USER} {}", path.display()))
+                let path = path.display();
+                let remedy = format!("run: chown root:{USER} {path} && chmod 640 {path}");
+                ("is not readable by the service".to_owned(), remedy)
             }
             Self::Denied(false) => (
                 "is not readable by the service".to_owned(),
@@ -127,6 +131,38 @@ impl Unreachable {
             ),
         }
     }
+}
+
+/// User and group ID of the service's user; `None` if there is no such user.
+pub fn service_ids() -> Option<(u32, u32)> {
+    ids_of(USER, &files::read(Path::new("/etc/passwd")).ok()?)
+}
+
+/// What another user can do to a file that root reads: a command of root's would use that user's settings, or send a file of root's
+/// as a password. `file` is the metadata of the file that was read at `path`. `None` if this process is not root's, or if only root
+/// can change the file.
+pub fn changeable(path: &Path, file: &Metadata) -> Option<(String, String)> {
+    if !geteuid().is_root() {
+        return None;
+    }
+    let by_others =
+        |file: &Metadata| file.uid() != 0 || file.mode() & 0o002 != 0 || (file.mode() & 0o020 != 0 && file.gid() != 0);
+    let shown = files::display_path(path);
+    if by_others(file) {
+        let problem = format!("can be changed by a user other than root (owner {})", file.uid());
+        return Some((
+            problem,
+            format!("run: chown root {shown} && chmod go-w {shown}; the service needs read access"),
+        ));
+    }
+    // In a folder with the sticky bit, other users cannot replace the file.
+    let open = |folder: &&Path| {
+        fs::metadata(folder).is_ok_and(|at| by_others(&at) && (at.uid() != 0 || at.mode() & 0o1000 == 0))
+    };
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let open = path.ancestors().skip(1).chain(real.ancestors().skip(1)).filter(|path| path.is_absolute()).find(open)?;
+    let problem = format!("can be replaced by a user other than root, because {} is not root's alone", open.display());
+    Some((problem, "move it to /etc/pia-qbittorrent-sync".to_owned()))
 }
 
 /// User and group ID of `name`; `users` is the content of /etc/passwd.
