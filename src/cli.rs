@@ -104,7 +104,7 @@ const COMMANDS: [Command; 6] = [
     Command {
         name: "renew",
         takes: None,
-        help: "get a different port from PIA, e.g. because the current one is blocked or abused",
+        help: "get a different port from PIA, e.g. because the current one is blocked or gets unwanted traffic",
         more: "Works with or without a running service, and keeps the current port until the new one is bound.\n\
                Exit codes: 0 the port has changed, 1 the port is unchanged, 78 invalid settings.\n",
     },
@@ -326,8 +326,8 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
             Err(LEASED_ELSEWHERE.to_owned())
         } else {
             state::request_renewal(&state_dir, RENEWAL_LIMIT).unwrap_or_else(|error| {
-                let advice = "run this where the service runs, as root or as the service's user, or check the log";
-                Err(format!("the service does not answer: {}; {advice}", io_message(&error)))
+                let advice = "run 'renew' as root or as the service's user, in the service's container if it has one";
+                Err(format!("could not get an answer from the service: {}; {advice}", io_message(&error)))
             })
         }
     } else {

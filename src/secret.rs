@@ -78,7 +78,7 @@ fn echoes(text: &str, secrets: &[Secret]) -> bool {
     })
 }
 
-/// ASCII letters and digits in lower case, which survive changes of case, line breaks and wrong character sets.
+/// The ASCII letters and digits of a text in lower case: the same, whatever its case, line breaks or character set.
 fn alphanumeric(text: &str) -> Vec<u8> {
     text.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect()
 }
