@@ -273,10 +273,11 @@ fn acquire(settings: Settings, who: &str) -> Result<(Settings, State), Failure> 
 }
 
 fn daemon(file: Option<&Path>) -> Result<(), Failure> {
-    let (_, settings) = prepare(file, Use::Serves)?;
-    let (settings, state) = acquire(settings?, "the service")?;
+    // At once: SIGHUP would end a process without a handler.
     let signals = Signals::install()
         .map_err(|error| Failure::new(EXIT_FAILED, format!("cannot install signal handlers: {error}")))?;
+    let (_, settings) = prepare(file, Use::Serves)?;
+    let (settings, state) = acquire(settings?, "the service")?;
     let (mut service, mut observer) = Service::new(settings, state, true);
     match service.run(&signals, observer.as_mut()) {
         Exit::Stopped => Ok(()),

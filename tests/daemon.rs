@@ -988,3 +988,19 @@ fn a_session_that_ends_during_a_login_is_replaced() {
     assert!(wait_until(LATER, there), "{:?}\n{}", lock(&seen), daemon.log());
     assert!(daemon.world.qbt.ports().is_empty(), "qBittorrent is not touched");
 }
+
+/// A supervisor may send SIGHUP at any moment, for example while the previous process still has the lock.
+#[test]
+fn a_reload_during_the_start_does_not_end_the_daemon() {
+    let first = World::new().settle();
+    let mut second = first.world.setup.run();
+    let lock = first.world.setup.state_dir().join("lock");
+    let waits_for_lock = |pid: u32| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| std::fs::read_link(file.path()).ok()).any(|file| file == lock)
+    };
+    let pid = second.pid();
+    second.wait_until("the wait for the lock", || waits_for_lock(pid));
+    second.reload();
+    assert_eq!(second.wait_for_end(SOON).code(), Some(75), "{}", second.log());
+}
