@@ -150,10 +150,9 @@ pub fn changeable(path: &Path, file: &Metadata) -> Option<(String, String)> {
     let shown = files::display_path(path);
     if by_others(file) {
         let problem = format!("can be changed by a user other than root (owner {})", file.uid());
-        return Some((
-            problem,
-            format!("run: chown root {shown} && chmod go-w {shown}; the service needs read access"),
-        ));
+        let service = service_ids().is_some();
+        let (owner, mode) = if service { (format!("root:{USER}"), 640) } else { ("root".to_owned(), 600) };
+        return Some((problem, format!("run: chown {owner} {shown} && chmod {mode} {shown}")));
     }
     // In a folder with the sticky bit, other users cannot replace the file.
     let open = |folder: &&Path| {
