@@ -344,7 +344,7 @@ fn renew(file: Option<&Path>) -> Result<(), Failure> {
         result
     };
     let line = result.map_err(|line| Failure::new(EXIT_FAILED, line))?;
-    print(&format!("{line}\n"));
+    print(&format!("{}\n", one_line(&line)));
     Ok(())
 }
 
@@ -375,7 +375,7 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     let health = health::check(&status, &presence);
     match show {
         Show::Text => print(&status.describe(&presence, &health, Timestamp::now())),
-        Show::Json => print(&format!("{}\n", miniserde::json::to_string(&status))),
+        Show::Json => print(&format!("{}\n", status.to_json())),
         Show::Health if matches!(health, Health::Healthy(_)) => print(&format!("{}\n", health.message())),
         Show::Health => {}
     }

@@ -35,7 +35,7 @@ const fn from_file(name: &'static str, help: &'static str) -> Variable {
     Variable { name, default: "", help, from_file: true }
 }
 
-pub const VARIABLES: [Variable; 41] = [
+pub const VARIABLES: [Variable; 42] = [
     variable("PORT_SOURCE", "pia", "where the port comes from: pia, gluetun (its control server) or file:PATH"),
     from_file("PIA_USERNAME", "PIA user name; not needed while PIA_TOKEN_FILE holds a token"),
     from_file("PIA_PASSWORD", "PIA password"),
@@ -82,6 +82,11 @@ pub const VARIABLES: [Variable; 41] = [
     variable("NOTIFY_CA_CERT", "", "CA (PEM file) for PORT_CHANGE_URL and HEARTBEAT_URL, instead of Mozilla's"),
     variable("METRICS_FILE", "", "file for Prometheus metrics, for node_exporter's textfile collector"),
     variable("STATUS_ADDRESS", "", "ADDRESS:PORT of the status server: /metrics, /healthz, /status, /v1/portforward"),
+    variable(
+        "STATUS_HOSTS",
+        "",
+        "names with a dot under which the status server answers, e.g. nas.local; others get 421",
+    ),
     variable("LOG_LEVEL", "INFO", "TRACE, DEBUG, INFO, WARN, ERROR or CRITICAL"),
     variable("LOG_FILE", "", "file to log to, instead of standard output"),
     variable("STATE_DIRECTORY", "", "set by systemd; default for STATE_DIR"),

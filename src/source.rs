@@ -12,6 +12,7 @@ use crate::files;
 use crate::http::url::Url;
 use crate::http::{Connection, Request};
 use crate::json;
+use crate::keeper::lease::checked_port;
 use crate::keeper::step::{Exchange, Progress};
 use crate::secret::Secret;
 
@@ -153,14 +154,10 @@ pub(crate) fn forwarded(body: &str) -> Result<Option<u16>, Cause> {
     match first.or_else(|| fields.get("port")) {
         Some(Value::Number(Number::U64(0)) | Value::Null) => Ok(None),
         None if fields.contains_key("ports") => Ok(None),
-        Some(Value::Number(Number::U64(port))) => in_range(*port).map(Some),
+        Some(Value::Number(Number::U64(port))) => checked_port("port", *port).map(Some),
         Some(_) => Err(Cause::field("port", "is not a whole number")),
         None => Err(Cause::field("port", "is missing")),
     }
-}
-
-fn in_range(port: u64) -> Result<u16, Cause> {
-    u16::try_from(port).map_err(|_| Cause::field("port", format!("is {port}, not between 1 and 65535")))
 }
 
 /// Reads the first entry of a list separated by commas, white space or line breaks.
@@ -169,7 +166,7 @@ fn first_port(text: &str) -> Result<Option<u16>, Cause> {
         None | Some("null") => Ok(None),
         Some(entry) => match entry.parse() {
             Ok(0) => Ok(None),
-            Ok(port) => in_range(port).map(Some),
+            Ok(port) => checked_port("port", port).map(Some),
             Err(_) => Err(Cause::field("port", "in the file is not a number")),
         },
     }
@@ -198,8 +195,17 @@ mod tests {
         ] {
             assert_eq!(reply(body), Ok(port), "{body}");
         }
-        for body in ["", "[]", "{}", r#"{"port":70000}"#, r#"{"port":-1}"#, r#"{"port":"4711"}"#, r#"{"ports":["x"]}"#]
-        {
+        for body in [
+            "",
+            "[]",
+            "{}",
+            r#"{"port":70000}"#,
+            r#"{"port":22}"#,
+            r#"{"ports":[1023,4711]}"#,
+            r#"{"port":-1}"#,
+            r#"{"port":"4711"}"#,
+            r#"{"ports":["x"]}"#,
+        ] {
             assert!(reply(body).is_err(), "{body}");
         }
     }
@@ -213,7 +219,7 @@ mod tests {
         for text in ["", "\n", "0\n", "00", "null"] {
             assert_eq!(port(text), Ok(None), "{text:?}");
         }
-        for text in ["70000", "-1", "port 4711", "4711.5"] {
+        for text in ["70000", "22", "1023\n", "1023,4711", "-1", "port 4711", "4711.5"] {
             assert!(port(text).is_err(), "{text:?}");
         }
     }

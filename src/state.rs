@@ -139,15 +139,39 @@ impl State {
 
 /// Asks the daemon that owns `folder` for a different port, and returns the daemon's [`reply`].
 pub fn request_renewal(folder: &Path, timeout: Duration) -> io::Result<Result<String, String>> {
-    let stream = UnixStream::connect(requests(folder))?;
-    stream.set_read_timeout(Some(timeout))?;
-    let mut line = String::new();
-    stream.take(MAX_REPLY).read_to_string(&mut line)?;
+    let end = Instant::now() + timeout;
+    let mut stream = connect(&requests(folder))?;
+    let (mut reply, mut buffer) = (Vec::new(), [0; 1024]);
+    while reply.len() < MAX_REPLY {
+        // Limits the whole reply, because the service's user could send one byte at a time.
+        let remaining = end.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(remaining))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(bytes) => reply.extend_from_slice(&buffer[..bytes]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let line = String::from_utf8_lossy(&reply);
     match (line.strip_prefix(SUCCEEDED), line.strip_prefix(FAILED)) {
         (Some(line), _) => Ok(Ok(line.to_owned())),
         (_, Some(line)) => Ok(Err(line.to_owned())),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
+}
+
+/// Connects to a socket of the service, without waiting for room in its queue.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Answers a request for a different port.
@@ -171,8 +195,8 @@ fn requests(folder: &Path) -> PathBuf {
 /// First character of a reply: the renewal succeeded, or failed.
 const SUCCEEDED: &str = "+";
 const FAILED: &str = "-";
-/// Longest reply that is read, in bytes.
-const MAX_REPLY: u64 = 4096;
+/// Reading ends after this many bytes of a reply.
+const MAX_REPLY: usize = 4096;
 
 /// Name of the lock file, which contains a single line: the owner's name and process ID.
 const LOCK: &str = "lock";
@@ -247,6 +271,37 @@ mod tests {
         let state = State::acquire(&folder, "the daemon").unwrap();
         assert!(!state.is_read_only());
         assert!(matches!(presence(&folder), Presence::Unknown(reason) if reason.contains("cannot write to")));
+    }
+
+    #[test]
+    fn a_reply_that_drips_is_given_up_after_the_timeout() {
+        let dir = TempDir::new();
+        let socket = UnixListener::bind(dir.path().join(REQUESTS)).unwrap();
+        let drip = std::thread::spawn(move || {
+            let (mut client, _) = socket.accept().unwrap();
+            // 10 s, unless the reader hangs up.
+            for _ in 0..200 {
+                if client.write_all(SUCCEEDED.as_bytes()).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let reply = request_renewal(dir.path(), Duration::from_millis(200));
+        assert_eq!(reply.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+        drip.join().unwrap();
+    }
+
+    #[test]
+    fn a_full_queue_of_requests_does_not_block() {
+        let dir = TempDir::new();
+        let path = dir.path().join(REQUESTS);
+        let socket = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&socket, 0).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(request_renewal(dir.path(), Duration::from_millis(200)).is_err()));
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(true));
     }
 
     #[test]

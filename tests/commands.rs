@@ -3,6 +3,8 @@
 mod support;
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use jiff::{SignedDuration, Timestamp};
@@ -110,7 +112,16 @@ fn listed() -> (Vec<String>, Vec<String>) {
 fn ours_in(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit() && c != '_');
     let prefixes = ["PIA_", "QBITTORRENT_", "TRANSMISSION_", "DELUGE_", "GLUETUN_", "TORRENT_CLIENT", "PORT_SOURCE"];
-    let more = ["PORT_CHANGE", "HEARTBEAT_", "METRICS_", "STATUS_ADDRESS", "STATE_DIR", "CHECK_INTERVAL", "NOTIFY_CA"];
+    let more = [
+        "PORT_CHANGE",
+        "HEARTBEAT_",
+        "METRICS_",
+        "STATUS_ADDRESS",
+        "STATUS_HOSTS",
+        "STATE_DIR",
+        "CHECK_INTERVAL",
+        "NOTIFY_CA",
+    ];
     let is_ours = |word: &&str| prefixes.iter().chain(&more).any(|prefix| word.starts_with(prefix));
     words.filter(is_ours).map(str::to_owned).collect()
 }
@@ -919,6 +930,24 @@ fn status_shows_the_port_and_the_failures() {
     assert!(output.stdout.contains("it broke"), "{output:#?}");
 }
 
+/// The file belongs to the service's user, and root reads it in a terminal.
+#[test]
+fn status_as_json_has_no_raw_control_characters() {
+    let setup = Setup::new();
+    let mischief = "\u{1b}\u{7f}\u{85}\u{9b}2J\u{61c}\u{200b}\u{2028}\u{202e}\u{2066}\u{feff}";
+    let text = miniserde::json::to_string(&format!("a{mischief}b \u{fc} \"\\"));
+    let status = format!(
+        r#"{{"version":{text},"interval_s":300,"follows":false,"port":4711,"binds_failed":0,"client":{text},"listener_seen":false,"problems":[],"updated_at":{text}}}"#
+    );
+    fs::write(setup.state_dir().join("status.json"), status).expect("a status file");
+    let output = setup.run_once(&["status", "--json"]);
+    let raw: Vec<_> = output.stdout.trim_end().chars().filter(|c| mischief.replace("2J", "").contains(*c)).collect();
+    assert_eq!(raw, [], "{output:?}");
+    let shown: Value = miniserde::json::from_str(&output.stdout).expect("JSON");
+    let Value::Object(shown) = shown else { panic!("{output:?}") };
+    assert!(matches!(&shown["client"], Value::String(s) if *s == format!("a{mischief}b \u{fc} \"\\")), "{shown:?}");
+}
+
 #[test]
 fn status_shows_a_recovery() {
     let world = World::calm();
@@ -999,6 +1028,26 @@ fn renew_asks_the_running_service_for_a_different_port() {
         assert!(renewed.code == Some(1) && renewed.stderr.contains("PIA assigned port 50002 again"), "{renewed:?}");
     }
     assert_eq!(daemon.pia().bound().last(), Some(&50002));
+}
+
+/// The socket belongs to the service's user, and root reads it.
+#[test]
+fn renew_prints_no_control_characters_of_the_reply() {
+    let setup = Setup::new();
+    let lock = fs::File::create(setup.state_dir().join("lock")).expect("a lock file");
+    lock.lock().expect("a lock");
+    let socket = UnixListener::bind(setup.state_dir().join("requests")).expect("a socket");
+    for mark in ["+", "-"] {
+        let renewed = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut client, _) = socket.accept().expect("a request");
+                client.write_all(format!("{mark}a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\nb").as_bytes()).expect("a reply");
+            });
+            setup.run_once(&["renew"])
+        });
+        let shown = renewed.stdout.clone() + &renewed.stderr;
+        assert!(shown.ends_with("a?[2J?2J???b\n"), "{mark}: {renewed:?}");
+    }
 }
 
 #[test]

@@ -328,7 +328,7 @@ fn a_bad_payload_is_reported_and_not_applied() {
     let expiry = |text: &'static str| -> Change { Box::new(move |state| state.expires_at = Some(text.into())) };
     for_all(
         [
-            (port(0), ["port", "between 1 and 65535"]),
+            (port(0), ["port", "between 1024 and 65535"]),
             (port(70_000), ["port", "70000"]),
             (port(-1), ["port", "-1"]),
             (payload("***".into()), ["payload", "base64"]),
@@ -717,7 +717,7 @@ const MISCHIEF: &str = "\r\n\u{85}\u{2028}\u{2029}\u{1b}\u{7f}\u{61c}\u{200b}\u{
 fn every_log_entry_is_one_line_even_with_control_characters() {
     let world = World::new();
     world.qbt.scripts.next(qbt::PREFERENCES, [Reply::text(500, format!("it{MISCHIEF}broke"))]);
-    let expires = Reply::json(200, lease(&format!(r#"{{"port":1,"expires_at":"so{}on"}}"#, "\u{202e}")));
+    let expires = Reply::json(200, lease(&format!(r#"{{"port":4711,"expires_at":"so{}on"}}"#, "\u{202e}")));
     world.pia.scripts.next(GET_SIGNATURE, [expires]);
     let mut daemon = world.run();
     daemon.fails(&["payload.expires_at", "so?on"]);

@@ -58,7 +58,7 @@ fn a_gluetun_that_refuses_or_sends_a_bad_reply_is_reported_and_recovers() {
 
     gluetun.scripts.always(CURRENT, Reply::json(200, r#"{"port":70000}"#));
     let mut daemon = setup.run();
-    daemon.expect_line("port source: bad reply: port is 70000, not between 1 and 65535");
+    daemon.expect_line("port source: bad reply: port is 70000, not between 1024 and 65535");
     gluetun.scripts.always(CURRENT, Reply::text(301, "moved").header("Location", "/elsewhere"));
     daemon.reload();
     daemon.expect_line("port source: HTTP 301");
@@ -131,6 +131,33 @@ fn a_port_file_is_followed_within_two_seconds() {
     daemon.expect_line("has no port now");
     assert_eq!(qbt.listening(), Some(4712));
     daemon.wait_for_status("a port", |status| status.port == Some(4712));
+}
+
+/// No VPN forwards a port below 1024, but a script may open it in a firewall.
+#[test]
+fn a_port_below_1024_reaches_neither_client_nor_file_nor_command() {
+    let qbt = Qbt::start(Flavour::V5_3);
+    let (gluetun, from_gluetun) = follow_gluetun(&qbt, 22);
+    let from_file = Setup::following(&qbt, "file:/nonexistent");
+    let port_file = from_file.dir().write("source", "22\n");
+    let from_file = from_file.env("PORT_SOURCE", format!("file:{}", port_file.display()));
+    let world = World::new();
+    world.pia.set(|state| state.next_port = 22);
+    for (setup, field) in [(from_gluetun, "port"), (from_file, "port"), (world.setup.clone(), "payload.port")] {
+        let (file, runs) = (setup.dir().path().join("forwarded_port"), setup.dir().path().join("runs"));
+        let setup = setup
+            .env("PORT_FILE", file.display().to_string())
+            .env("PORT_CHANGE_COMMAND", format!("sh -c 'echo $PORT >>{}'", runs.display()));
+        let once = setup.run_once(&["once"]);
+        let published = [file, runs].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+        assert_eq!((once.code, published), (Some(1), [String::new(), String::new()]), "{once:?}");
+        assert!(once.stderr.contains(&format!("{field} is 22, not between 1024 and 65535")), "{once:?}");
+    }
+    assert_eq!((qbt.ports(), world.qbt.ports()), (Vec::new(), Vec::new()), "no client was set to it");
+    gluetun.set(|state| state.port = 1024);
+    let mut daemon =
+        Setup::following(&qbt, "gluetun").env("GLUETUN_URL", gluetun.url()).env("GLUETUN_API_KEY", &gluetun.key).run();
+    daemon.expect_line("qBittorrent listens on port 1024");
 }
 
 #[test]

@@ -267,10 +267,36 @@ fn the_status_server_answers_while_the_gateway_hangs() {
     assert!(ask(address, "/status").contains(&format!("\"version\":\"{}\"", status.version)));
 }
 
+/// After DNS rebinding, the Host header of a web page's requests still has the page's own name.
+#[test]
+fn the_status_server_refuses_a_web_page_that_reaches_it_under_a_foreign_name() {
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let world = World::new().env("STATUS_ADDRESS", address.to_string()).env("STATUS_HOSTS", "nas.local, sync.example");
+    let mut daemon = world.settle();
+    let reply = |host: &str| ask_as(address, host, "/v1/portforward");
+    for host in ["127.0.0.1:9849", "[::1]:9849", "localhost", "gluetun:9849", "nas.local:9849", "Sync.Example."] {
+        assert!(reply(host).starts_with("HTTP/1.1 200 OK"), "{host}: {}", reply(host));
+    }
+    for host in ["evil.example:9849", "127.0.0.1.evil.example", "nas.local.evil.example", "evil.example:nas", "\u{ff}"]
+    {
+        let refused = reply(host);
+        assert!(refused.starts_with("HTTP/1.1 421 ") && refused.contains("STATUS_HOSTS"), "{host}: {refused}");
+        assert!(!refused.contains("47047"), "{host}: {refused}");
+    }
+    let line = "if that name is yours, set STATUS_HOSTS=nas.local,sync.example,evil.example";
+    daemon.expect_line(line);
+    assert_eq!(daemon.lines_at("WARN", "STATUS_ADDRESS: refused").len(), 1, "{}", daemon.log());
+}
+
 fn ask(address: SocketAddr, path: &str) -> String {
+    ask_as(address, "x", path)
+}
+
+/// Sends `host` as the Host header.
+fn ask_as(address: SocketAddr, host: &str, path: &str) -> String {
     let mut reply = String::new();
     if let Ok(mut client) = TcpStream::connect(address) {
-        client.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("a request");
+        client.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).expect("a request");
         let _ = client.read_to_string(&mut reply);
     }
     reply
@@ -302,7 +328,8 @@ fn an_invalid_notification_setting_is_reported_before_anything_is_sent() {
         .env("PORT_CHANGE_COMMAND", "/nonexistent/hook {port} secret-token")
         .env("PORT_CHANGE_URL", "ftp://secret-token/")
         .env("HEARTBEAT_URL", "http://user:secret-token@x/")
-        .env("STATUS_ADDRESS", "9849");
+        .env("STATUS_ADDRESS", "9849")
+        .env("STATUS_HOSTS", "http://nas.local:9849/");
     let check = world.setup.run_once(&["check", "--config-only"]);
     assert_eq!(check.code, Some(78), "{check:?}");
     for line in [
@@ -310,6 +337,7 @@ fn an_invalid_notification_setting_is_reported_before_anything_is_sent() {
         "PORT_CHANGE_URL: has a scheme that is neither http nor https; ",
         "HEARTBEAT_URL: contains a user name; ",
         "STATUS_ADDRESS=9849: is not an address with a port; ",
+        "STATUS_HOSTS=http://nas.local:9849/: has characters no host name contains; ",
     ] {
         assert!(check.stderr.contains(line), "{line}: {check:?}");
     }

@@ -5,11 +5,22 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::error::Cause;
 use crate::secret::Secret;
 use crate::time::Now;
 
 /// Renewal begins this long before the lease expires.
 pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(15 * 60);
+
+/// Lowest port that is accepted. No VPN forwards a lower one, and a hook may open the port in a firewall: a lower one could be that
+/// of SSH.
+pub const MIN_PORT: u16 = 1024;
+
+/// Checks a port that PIA or another program has sent in `field`.
+pub fn checked_port(field: &'static str, port: u64) -> Result<u16, Cause> {
+    let in_range = u16::try_from(port).ok().filter(|port| *port >= MIN_PORT);
+    in_range.ok_or_else(|| Cause::field(field, format!("is {port}, not between {MIN_PORT} and 65535")))
+}
 
 /// The right to use a port, valid for about two months on every PIA server that supports port forwarding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +29,7 @@ pub struct Lease {
     pub payload: Secret,
     /// Base64, as received.
     pub signature: Secret,
-    /// 1 to 65535.
+    /// 1024 to 65535.
     pub port: u16,
     pub expires_at: Timestamp,
 }

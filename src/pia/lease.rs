@@ -12,7 +12,7 @@ use miniserde::{Deserialize, Serialize};
 use crate::error::{Cause, io_message};
 use crate::files::{self, Durability};
 use crate::json;
-use crate::keeper::lease::Lease;
+use crate::keeper::lease::{Lease, MIN_PORT, checked_port};
 use crate::secret::Secret;
 use crate::text::one_line;
 
@@ -53,11 +53,10 @@ fn decode(payload: &Secret) -> Result<Object, Cause> {
 
 fn port(fields: &Object) -> Result<u16, Cause> {
     match fields.get("port") {
-        Some(Value::Number(Number::U64(port))) => match u16::try_from(*port) {
-            Ok(port) if port > 0 => Ok(port),
-            _ => Err(Cause::field("payload.port", format!("is {port}, not between 1 and 65535"))),
-        },
-        Some(Value::Number(other)) => Err(Cause::field("payload.port", format!("is {other}, not between 1 and 65535"))),
+        Some(Value::Number(Number::U64(port))) => checked_port("payload.port", *port),
+        Some(Value::Number(other)) => {
+            Err(Cause::field("payload.port", format!("is {other}, not between {MIN_PORT} and 65535")))
+        }
         Some(_) => Err(Cause::field("payload.port", "is not a number")),
         None => Err(Cause::field("payload.port", "is missing")),
     }
@@ -166,7 +165,7 @@ mod tests {
     fn fractional_seconds_may_have_any_length() {
         for digits in 0..=9 {
             let fraction = if digits == 0 { String::new() } else { format!(".{}", "1".repeat(digits)) };
-            let text = format!(r#"{{"port":1,"expires_at":"2026-12-01T00:00:00{fraction}Z"}}"#);
+            let text = format!(r#"{{"port":4711,"expires_at":"2026-12-01T00:00:00{fraction}Z"}}"#);
             assert_eq!(parse(&text).unwrap().expires_at.as_second(), 1_796_083_200, "{digits}");
         }
     }
@@ -174,9 +173,9 @@ mod tests {
     #[test]
     fn without_expiry_a_lease_lasts_two_months_from_creation_or_now() {
         let from = |text: &str| parse(text).unwrap().expires_at.to_string();
-        assert_eq!(from(r#"{"port":1,"created_at":"2026-01-01T00:00:00Z"}"#), "2026-03-02T00:00:00Z");
-        assert_eq!(from(r#"{"port":1}"#), "2027-01-22T00:00:00Z");
-        assert_eq!(from(r#"{"port":1,"expires_at":null}"#), "2027-01-22T00:00:00Z");
+        assert_eq!(from(r#"{"port":4711,"created_at":"2026-01-01T00:00:00Z"}"#), "2026-03-02T00:00:00Z");
+        assert_eq!(from(r#"{"port":4711}"#), "2027-01-22T00:00:00Z");
+        assert_eq!(from(r#"{"port":4711,"expires_at":null}"#), "2027-01-22T00:00:00Z");
     }
 
     #[test]
@@ -185,17 +184,27 @@ mod tests {
             |result: Result<Lease, String>, what: &str| assert_eq!(result.unwrap_err(), format!("bad reply: {what}"));
         fails(parse_base64("***".into()), "payload is not base64");
         fails(parse_base64(BASE64_STANDARD.encode([0xff, 0xfe])), "payload does not decode to UTF-8");
-        for inner in ["", "[]", "{", "7", "{\"port\":1} x"] {
+        for inner in ["", "[]", "{", "7", "{\"port\":4711} x"] {
             fails(parse_base64(BASE64_STANDARD.encode(inner)), "payload does not decode to a JSON object");
         }
-        for port in ["0", "65536", "70000", "-1", "1.5"] {
-            fails(parse(&format!(r#"{{"port":{port}}}"#)), &format!("payload.port is {port}, not between 1 and 65535"));
+        for port in ["0", "22", "1023", "65536", "70000", "-1", "1.5"] {
+            fails(
+                parse(&format!(r#"{{"port":{port}}}"#)),
+                &format!("payload.port is {port}, not between 1024 and 65535"),
+            );
         }
         fails(parse(r#"{"port":"47047"}"#), "payload.port is not a number");
         fails(parse("{}"), "payload.port is missing");
-        fails(parse(r#"{"port":1,"expires_at":"soon"}"#), "payload.expires_at is not an RFC 3339 time: soon");
-        fails(parse(r#"{"port":1,"expires_at":12}"#), "payload.expires_at is not a string");
-        fails(parse(r#"{"port":1,"created_at":"x"}"#), "payload.created_at is not an RFC 3339 time: x");
+        fails(parse(r#"{"port":4711,"expires_at":"soon"}"#), "payload.expires_at is not an RFC 3339 time: soon");
+        fails(parse(r#"{"port":4711,"expires_at":12}"#), "payload.expires_at is not a string");
+        fails(parse(r#"{"port":4711,"created_at":"x"}"#), "payload.created_at is not an RFC 3339 time: x");
+    }
+
+    #[test]
+    fn ports_from_1024_to_65535_are_accepted() {
+        for port in [1024, 65535] {
+            assert_eq!(parse(&format!(r#"{{"port":{port}}}"#)).map(|lease| lease.port), Ok(port));
+        }
     }
 
     #[test]
@@ -204,9 +213,9 @@ mod tests {
         let store = LeaseStore::new(dir.path());
         // JSON ignores trailing white space; base64 turns 3 bytes into 4.
         let payload =
-            |spaces: usize| Secret::new(BASE64_STANDARD.encode(format!("{{\"port\":1}}{}", " ".repeat(spaces))));
+            |spaces: usize| Secret::new(BASE64_STANDARD.encode(format!("{{\"port\":4711}}{}", " ".repeat(spaces))));
         let parse = |payload, length| super::parse(payload, Secret::new("s".repeat(length)), NOW.parse().unwrap());
-        let fits = MAX_LENGTH / 4 * 3 - r#"{"port":1}"#.len();
+        let fits = MAX_LENGTH / 4 * 3 - r#"{"port":4711}"#.len();
         let lease = parse(payload(fits), MAX_LENGTH).unwrap();
         store.save(&lease).unwrap();
         assert_eq!(store.load(), Ok(Some(lease)));
@@ -220,7 +229,8 @@ mod tests {
 
     #[test]
     fn text_from_a_payload_is_shortened_and_made_printable() {
-        let error = parse(&format!(r#"{{"port":1,"expires_at":"in\u001b a \u00fc{}"}}"#, "x".repeat(50))).unwrap_err();
+        let error =
+            parse(&format!(r#"{{"port":4711,"expires_at":"in\u001b a \u00fc{}"}}"#, "x".repeat(50))).unwrap_err();
         assert!(error.ends_with(&format!(": in? a ü{}", "x".repeat(33))), "{error}");
     }
 

@@ -40,6 +40,8 @@ pub struct Settings {
     heartbeat: Option<Webhook>,
     metrics_file: Option<PathBuf>,
     address: Option<SocketAddr>,
+    /// Names with a dot under which the status server answers.
+    hosts: Vec<String>,
 }
 
 impl Settings {
@@ -47,6 +49,7 @@ impl Settings {
     pub fn read(reader: &mut Reader) -> Self {
         let roots = read_roots(reader, "NOTIFY_CA_CERT");
         let remedy = "use an address and a port, e.g. 127.0.0.1:9849";
+        let hosts_remedy = "use names without a port, separated by commas, e.g. nas.local";
         Self {
             port_file: reader.get("PORT_FILE").map(PathBuf::from),
             command: command::read(reader),
@@ -56,6 +59,7 @@ impl Settings {
             address: reader.optional(status_server::NAME, remedy, |text| {
                 text.parse::<SocketAddr>().map_err(|_| "is not an address with a port".to_owned())
             }),
+            hosts: reader.optional(status_server::HOSTS, hosts_remedy, status_server::parse_hosts).unwrap_or_default(),
         }
     }
 }
@@ -148,7 +152,7 @@ impl Views {
             url,
             heartbeat: settings.heartbeat.map(|webhook| Heartbeat::new(webhook, interval)),
             metrics_file: settings.metrics_file.map(MetricsFile::new),
-            status_server: address.map(|address| StatusServer::new(address, check_health)),
+            status_server: address.map(|address| StatusServer::new(address, settings.hosts, check_health)),
             counts: Counts::default(),
         }
     }

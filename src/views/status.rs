@@ -13,7 +13,7 @@ use crate::keeper::step::{Connectivity, ListenState};
 use crate::keeper::tunnel::GatewayRoute;
 use crate::keeper::{Remote, Snapshot};
 use crate::state::Presence;
-use crate::text::one_line;
+use crate::text::{escape_json, one_line};
 use crate::time::{human_duration, rfc3339};
 
 /// A followed port counts as lost if its source has not answered for this long.
@@ -149,13 +149,17 @@ impl Status {
         }
     }
 
+    pub fn to_json(&self) -> String {
+        escape_json(&json::to_string(self))
+    }
+
     fn path(state_dir: &Path) -> PathBuf {
         state_dir.join("status.json")
     }
 
     pub fn write(&self, state_dir: &Path) -> Result<(), String> {
         let path = Self::path(state_dir);
-        files::write(&path, json::to_string(self).as_bytes(), Durability::Volatile)
+        files::write(&path, self.to_json().as_bytes(), Durability::Volatile)
             .map_err(|error| format!("{}: {}", path.display(), io_message(&error)))
     }
 
