@@ -295,6 +295,7 @@ impl Cause {
             Self::Lookup { .. } => "check the name; if it is right, check DNS (/etc/resolv.conf)",
             Self::CertificateExpired(_) | Self::CertificateNotYetValid(_) => "check this system's clock",
             Self::LockedOut(_) => "wait until the lockout is over; no other action is needed",
+            Self::RouteChanged => "check that the VPN is up",
             Self::Timeout { .. } | Self::Closed(_) | Self::Broken { .. } => {
                 "if this keeps happening, check the network"
             }
