@@ -17,8 +17,8 @@ use crate::http::dial::{Guard, Interrupt};
 use crate::keeper::tunnel::{Device, GatewayRoute};
 use events::{Events, RouteWatch};
 use netlink::{Address, Link, Query, Route};
-pub use sockets::inspect;
 use sockets::is_public;
+pub use sockets::{inspect, listener_owner};
 
 /// A public address, whose route is the default route unless the user has routed it differently; nothing is sent there.
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1)), 443);

@@ -14,6 +14,7 @@ use miniserde::json::{Number, Value};
 use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
 use crate::error::{AuthMethod, Call, Cause, Error, Phase};
+use crate::http::dial::Guard;
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
@@ -298,6 +299,10 @@ impl TorrentClient for Deluge {
     }
 
     /// Also marks the web interface's connection as unchecked, because the daemon may have stopped by the next call.
+    fn guard_by(&mut self, guard: Guard) {
+        self.connection.guard_by(guard);
+    }
+
     fn disconnect(&mut self) {
         self.daemon = Daemon::Unchecked;
         self.connection.disconnect();

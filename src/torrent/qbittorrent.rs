@@ -13,6 +13,7 @@ use miniserde::json::{Number, Value};
 use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
 use crate::error::{AuthMethod, Call, Cause, Error, Phase, Retry};
+use crate::http::dial::Guard;
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
@@ -422,6 +423,10 @@ impl TorrentClient for QBittorrent {
 
     fn dialled(&self) -> Option<SocketAddr> {
         self.connection.dialled()
+    }
+
+    fn guard_by(&mut self, guard: Guard) {
+        self.connection.guard_by(guard);
     }
 
     fn disconnect(&mut self) {
