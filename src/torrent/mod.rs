@@ -83,7 +83,7 @@ fn read_endpoint(
     let url = reader.parsed(host, default, &format!("use a URL, e.g. {default}"), Url::parse);
     let roots = read_roots(reader, ca);
     let url = url?;
-    if !url.https && !url.is_local() && shows_password {
+    if url.is_exposed() && shows_password {
         reader.warnings.push(format!(
             "the password is sent to {} unencrypted; use https in {host} unless you trust the network in between",
             url.host
