@@ -1,4 +1,5 @@
-//! Runs each step against its remote, one exchange at a time. Makes no decisions.
+//! Runs each step against its remote, one exchange at a time. Makes no decisions, except that a different user's program gets no
+//! credentials of the client.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
