@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -185,6 +186,14 @@ pub enum Cause {
     HttpStatus(u16),
     /// No tunnel is up, so the gateway cannot be found.
     NoTunnel,
+    /// A program of a different user listens where the torrent client has accepted our credentials.
+    ListenerChanged {
+        at: SocketAddr,
+        /// `None` if the kernel shows no listener any more.
+        user: Option<u32>,
+        /// The user whose program accepted the credentials.
+        before: u32,
+    },
     /// The torrent client rejected our Host header with this HTTP status.
     HostRejected(u16),
     /// Deluge's web interface is not connected to its daemon.
@@ -295,6 +304,10 @@ impl Cause {
             Self::Lookup { .. } => "check the name; if it is right, check DNS (/etc/resolv.conf)",
             Self::CertificateExpired(_) | Self::CertificateNotYetValid(_) => "check this system's clock",
             Self::LockedOut(_) => "wait until the lockout is over; no other action is needed",
+            Self::ListenerChanged { .. } => {
+                "nothing is sent to that program (see ss -tlnp); if it is the client, restart this service"
+            }
+            Self::RouteChanged => "check that the VPN is up",
             Self::Timeout { .. } | Self::Closed(_) | Self::Broken { .. } => {
                 "if this keeps happening, check the network"
             }
@@ -335,6 +348,12 @@ impl fmt::Display for Cause {
                     .map_or(Ok(()), |Attempt { at, error }| write!(f, "; {at}: {}", error.cause.brief()))
             }
             Self::WrongCertificate { .. } => f.write_str("received a different certificate than expected"),
+            Self::ListenerChanged { at, user: Some(user), before } => {
+                write!(f, "user {user} listens on {at} instead of user {before}")
+            }
+            Self::ListenerChanged { at, user: None, before } => {
+                write!(f, "no listener of user {before} on {at} any more")
+            }
             Self::RouteChanged => f.write_str("cancelled because the tunnel changed"),
             Self::NotTls => f.write_str("the server does not speak TLS"),
             Self::Tls(text) => write!(f, "TLS: {text}"),

@@ -7,6 +7,7 @@ use log::LevelFilter;
 use strsim::osa_distance;
 
 use crate::config::{self, ConfigError, InvalidValue, Reader, Variables};
+use crate::http::url::Url;
 use crate::pia::Pia;
 use crate::pia::trust::{self, Published};
 use crate::source::Source;
@@ -164,6 +165,7 @@ impl Settings {
         let mut reader = Reader::new(&all);
         warn_about_unknown(&mut reader);
         warn_about_strays(&mut reader, &all);
+        warn_about_exposed_key(&mut reader, &all);
         let settings = Self::read(&mut reader);
         let (settings, warnings) = reader.finish(settings, hint)?;
         let origin = all.file.map_or("from the environment".to_owned(), |file| format!("from {}", file.display()));
@@ -275,6 +277,22 @@ fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
 /// Allows one typo, or two if the known name has at least 16 characters.
 fn is_mistyped(name: &str, known: &str) -> bool {
     known.len().abs_diff(name.len()) <= 2 && osa_distance(name, known) <= (known.len() / 8).clamp(1, 2)
+}
+
+/// gluetun's control server has no https, so the usual advice would not help.
+fn warn_about_exposed_key(reader: &mut Reader, all: &Variables) {
+    let url = reader.get("GLUETUN_URL").and_then(|url| Url::parse(url).ok()).filter(Url::is_exposed);
+    if let Some(url) = url
+        && reader.get("PORT_SOURCE") == Some("gluetun")
+        // Read again later, with its problems.
+        && Reader::new(all).secret("GLUETUN_API_KEY").is_some()
+    {
+        reader.warnings.push(format!(
+            "GLUETUN_API_KEY is sent to {} unencrypted; share gluetun's network and unset GLUETUN_URL unless you trust the network in \
+             between",
+            url.host
+        ));
+    }
 }
 
 /// Warns a user who runs a command manually about variables in the shell, because the service reads only its configuration file.
@@ -506,6 +524,32 @@ mod tests {
             .with("QBITTORRENT_PASSWORD", "b")
             .with("QBITTORRENT_API_KEY", "qbt_x")
             .warns("QBITTORRENT_API_KEY is set");
+    }
+
+    #[test]
+    fn a_secret_that_crosses_a_network_unencrypted_is_a_warning() {
+        let gluetun = |url: &str| {
+            Vars::good().with("PORT_SOURCE", "gluetun").with("GLUETUN_URL", url).with("GLUETUN_API_KEY", "key")
+        };
+        for (name, secret) in
+            [("QBITTORRENT_HOST", "QBITTORRENT_API_KEY"), ("PORT_CHANGE_URL", ""), ("HEARTBEAT_URL", "")]
+        {
+            let with = |url: &str| match secret {
+                "" => Vars::good().with(name, url),
+                secret => Vars::good().with(secret, "qbt_x").with(name, url),
+            };
+            with("http://nas.lan:8080/x").warns(&format!("nas.lan unencrypted; use https in {name} unless you trust"));
+            for quiet in ["https://nas.lan:8080/x", "http://localhost:8080/x", "http://127.1.2.3/x", "http://[::1]/x"] {
+                assert!(with(quiet).config().unwrap().warnings.is_empty(), "{name}={quiet}");
+            }
+        }
+        let warnings = |vars: Vars| vars.config().unwrap_or_else(|e| panic!("{e:?}")).warnings.join("\n");
+        let crosses = "GLUETUN_API_KEY is sent to nas.lan unencrypted";
+        assert!(warnings(gluetun("http://nas.lan:8000")).contains(crosses));
+        assert!(!warnings(gluetun("http://127.0.0.1:8000")).contains("unencrypted"));
+        let mut without_a_key = gluetun("http://nas.lan:8000");
+        without_a_key.vars.remove("GLUETUN_API_KEY");
+        assert!(!warnings(without_a_key).contains("unencrypted"));
     }
 
     #[test]

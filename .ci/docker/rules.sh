@@ -52,6 +52,12 @@ test_rules() {
   done <contrib/compose/wireguard/post-rules.txt
   check 'docker/rules: with the rules, TCP gets in through the tunnel' reaches "$world" tcp 10.7.0.2 "$first_port"
   check 'docker/rules: with the rules, UDP gets in through the tunnel' reaches "$world" udp 10.7.0.2 "$first_port"
+  for line in '8000 control server' '8080 Web UI' '8388 Shadowsocks server' '8888 HTTP proxy' '9849 status server'; do
+    check "docker/rules: with the rules, the ${line#* } cannot be reached through the tunnel" \
+      refuses reaches "$world" tcp 10.7.0.2 "${line%% *}"
+  done
+  check 'docker/rules: with the rules, the Shadowsocks server cannot be reached over UDP either' \
+    refuses reaches "$world" udp 10.7.0.2 8388
   check 'docker/rules: with the rules, TCP does not get in through the other device' refuses reaches "$world" tcp 172.30.0.2 "$first_port"
   check 'docker/rules: with the rules, UDP does not get in through the other device' refuses reaches "$world" udp 172.30.0.2 "$first_port"
   check 'docker/rules: with the rules, a port below 1024 stays closed' refuses reaches "$world" tcp 10.7.0.2 22

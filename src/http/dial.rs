@@ -30,6 +30,10 @@ pub trait Interrupt {
     fn is_due(&self) -> bool;
 }
 
+/// Decides about each request, once its connection is open and the server has proved its identity, whether it may be sent:
+/// called with the local and the remote address of the socket.
+pub type Guard = Rc<dyn Fn(SocketAddr, SocketAddr) -> Result<(), Cause>>;
+
 /// I/O error of an exchange that an [`Interrupt`] has ended. No call to a TCP socket returns ECANCELED.
 const INTERRUPTED: Errno = Errno::CANCELED;
 
@@ -44,6 +48,13 @@ pub struct Tcp {
 impl Tcp {
     pub fn remote_address(&self) -> Option<SocketAddr> {
         self.stream.peer_addr().ok()
+    }
+
+    /// Asks `guard` whether a request may be sent now.
+    pub fn pass(&self, guard: &Guard) -> Result<(), Cause> {
+        let ends = self.stream.local_addr().and_then(|local| Ok((local, self.stream.peer_addr()?)));
+        let (local, remote) = ends.map_err(|error| classify(error, Phase::Send, self.deadline))?;
+        guard(local, remote)
     }
 
     fn remaining(&self) -> io::Result<Duration> {

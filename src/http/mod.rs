@@ -193,6 +193,7 @@ pub struct Connection {
     address: Option<SocketAddr>,
     source: Option<IpAddr>,
     interrupt: Option<Rc<dyn dial::Interrupt>>,
+    guard: Option<dial::Guard>,
 }
 
 /// An open TCP connection, encrypted if `tls` is set.
@@ -241,13 +242,16 @@ impl Connection {
             address: None,
             source: None,
             interrupt: None,
+            guard: None,
         }
     }
 
-    /// A new connection, not yet opened, to a different port on this host; all other settings are the same.
+    /// A new connection, not yet opened, to a different port of the server that was dialled last; all other settings are the same.
     #[must_use]
     pub fn at_port(&self, port: u16) -> Self {
-        let connection = Self::new(self.host.clone(), port, self.host_header.clone(), self.tls.clone());
+        // Not by name: a second lookup may lead to a different server.
+        let host = self.address.map_or_else(|| self.host.clone(), |address| address.ip().to_string());
+        let connection = Self::new(host, port, self.host_header.clone(), self.tls.clone());
         Self { source: self.source, interrupt: self.interrupt.clone(), ..connection }
     }
 
@@ -273,6 +277,11 @@ impl Connection {
     /// Sets the event that can end an exchange before its deadline; applies to connections opened from now on.
     pub fn interrupt_by(&mut self, interrupt: Option<Rc<dyn dial::Interrupt>>) {
         self.interrupt = interrupt;
+    }
+
+    /// Sets the guard that each request has to pass.
+    pub fn guard_by(&mut self, guard: dial::Guard) {
+        self.guard = Some(guard);
     }
 
     /// Takes over an open TCP connection; with TLS, completes the handshake first.
@@ -322,6 +331,9 @@ impl Connection {
             self.secured(tcp)?
         };
         stream.tcp.deadline = deadline;
+        if let Some(guard) = &self.guard {
+            stream.tcp.pass(guard)?;
+        }
         wire::write_request(&mut stream, &self.host_header, request)
             .map_err(|e| dial::classify(e, Phase::Send, deadline))?;
         let (mut response, reusable) = wire::read_response(&mut stream, deadline)?;

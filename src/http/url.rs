@@ -41,9 +41,11 @@ impl Url {
         Ok(Self { https, host, port, path: path.to_owned() })
     }
 
-    /// True if the host is this machine: requests to it never cross a network.
-    pub fn is_local(&self) -> bool {
-        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    /// True if requests cross a network unencrypted; those to this machine do not.
+    pub fn is_exposed(&self) -> bool {
+        let is_local =
+            self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        !self.https && !is_local
     }
 
     /// Host header without a port.

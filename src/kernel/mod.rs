@@ -12,12 +12,13 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use crate::http::dial::Interrupt;
+use crate::error::Cause;
+use crate::http::dial::{Guard, Interrupt};
 use crate::keeper::tunnel::{Device, GatewayRoute};
 use events::{Events, RouteWatch};
 use netlink::{Address, Link, Query, Route};
-pub use sockets::inspect;
 use sockets::is_public;
+pub use sockets::{inspect, listener_owner};
 
 /// A public address, whose route is the default route unless the user has routed it differently; nothing is sent there.
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1)), 443);
@@ -79,6 +80,16 @@ impl Network {
     /// Returns an interrupt that ends an exchange with `to` once the route to `to` differs from `route`.
     pub fn watch(&self, to: SocketAddr, route: GatewayRoute) -> Option<Rc<dyn Interrupt>> {
         Some(Rc::new(RouteWatch::new(self.events.as_ref()?, self.vpn.clone(), to, route)?))
+    }
+
+    /// Returns a guard that lets a request pass only if its connection still takes `route`, and if that leads through a tunnel.
+    pub fn guard(&self, route: GatewayRoute) -> Guard {
+        let vpn = self.vpn.clone();
+        Rc::new(move |local, remote| {
+            let now = Self::snapshot(vpn.as_deref()).route_from(remote, Some(local.ip()));
+            let same = now.is_ok_and(|now| now.is_tunnel() && now.local == route.local && now.device == route.device);
+            if same { Ok(()) } else { Err(Cause::RouteChanged) }
+        })
     }
 
     /// Route that a connection to `to` would take now, or the kernel's error if there is none.

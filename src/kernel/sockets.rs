@@ -1,7 +1,7 @@
 //! Inspects the sockets on a port (`NETLINK_SOCK_DIAG`): listeners, their devices, and connections from incoming peers.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Network;
 use super::netlink::{Link, Query, Socket, TCP, UDP};
@@ -34,6 +34,20 @@ pub fn inspect(network: &Network, of: &Inspection, api: Option<u16>) -> io::Resu
     let other_user =
         !owners.is_empty() && listeners.iter().any(|socket| owners.iter().all(|owner| owner.uid != socket.uid));
     Ok(PortSockets { tcp: listen_state(network, &listeners, route), udp, incoming_peer, inodes, foreign, other_user })
+}
+
+/// User whose socket accepts connections to `address`, which is ours; `None` if the kernel shows no such socket.
+pub fn listener_owner(address: SocketAddr) -> Option<u32> {
+    let listeners = sockets(TCP, address.port(), &[LISTENING]).ok()?;
+    // The kernel prefers the socket with the more specific address.
+    let rank = |socket: &Socket| match socket.local.ip() {
+        ip if ip == address.ip() => Some(2),
+        ip if !ip.is_unspecified() => None,
+        ip if ip.is_ipv4() == address.is_ipv4() => Some(1),
+        _ => (address.is_ipv4() && !socket.v6only).then_some(0),
+    };
+    let best = listeners.iter().filter_map(|socket| Some((rank(socket)?, socket.uid))).max_by_key(|(rank, _)| *rank);
+    best.map(|(_, uid)| uid)
 }
 
 /// Sockets of both families on `port`, in any of `states`.
@@ -225,6 +239,21 @@ mod tests {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let seen = look(udp.local_addr().unwrap().port(), Vec::new());
         assert_eq!((&seen.tcp, seen.listen_state()), (&ListenState::Missing, &ListenState::Reachable));
+    }
+
+    #[test]
+    fn the_owner_of_a_listener_is_found() {
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), listener.local_addr().unwrap().port());
+        let own = rustix::process::getuid().as_raw();
+        for ip in ["127.0.0.1", "127.7.7.7", "::1"] {
+            assert_eq!(listener_owner(at(ip)), Some(own), "{ip}");
+        }
+        let closed = at("127.99.99.99");
+        drop(listener);
+        assert_eq!(listener_owner(closed), None);
+        let specific = TcpListener::bind("127.8.8.8:0").unwrap().local_addr().unwrap();
+        assert_eq!(listener_owner(SocketAddr::from(([127, 9, 9, 9], specific.port()))), None, "of a different address");
     }
 
     #[test]

@@ -329,9 +329,21 @@ impl Gateway {
         }
     }
 
-    /// Connection to the gateway's token API on port 443, with the same certificate checks as the port-forwarding API.
+    /// Connection to the gateway's token API on port 443, with the same certificate checks as the port-forwarding API. Without
+    /// `PIA_HOSTNAME`, it sends nothing unless it leads through the tunnel from its first packet to the moment of sending.
     pub fn login_connection(&mut self, call: Call, network: &Network) -> Exchange<Connection> {
-        Ok(self.connection(call, network)?.map(|connection| connection.at_port(LOGIN_PORT)))
+        let Progress::Done(connection) = self.connection(call, network)? else { return Ok(Progress::More) };
+        let mut connection = connection.at_port(LOGIN_PORT);
+        if self.hostname.is_none() {
+            let route = self.dialled().and_then(|address| network.route_to(address).ok());
+            let Some(route) = route.filter(GatewayRoute::is_tunnel) else {
+                return Err(failed(call, Cause::RouteChanged));
+            };
+            // While the tunnel is down, no connection from its address can be opened.
+            connection.bind_to(Some(route.local));
+            connection.guard_by(network.guard(route));
+        }
+        Ok(Progress::Done(connection))
     }
 
     /// `getSignature`: requests a new lease.

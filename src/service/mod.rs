@@ -284,6 +284,7 @@ impl Service {
                 Some(Event::Reload) => {
                     ::log::info!("reload: binding and checking now");
                     self.notifier.send("RELOADING=1");
+                    self.remotes.forget_client_owner();
                     self.keeper.retry_now(time::now());
                     self.ready = false;
                     return;

@@ -1,6 +1,9 @@
-//! Runs each step against its remote, one exchange at a time. Makes no decisions.
+//! Runs each step against its remote, one exchange at a time. Makes no decisions, except that a different user's program gets no
+//! credentials of the client.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use crate::error::{Call, Cause, Error, Retry};
 use crate::keeper::step::{Completed, Exchange, Progress, Step};
@@ -18,12 +21,41 @@ use crate::views::status::remote_name;
 pub struct Remotes {
     pub port: PortProvider,
     pub client: Box<dyn TorrentClient>,
+    client_owner: Rc<ClientOwner>,
+}
+
+/// User who owns the client's listener on this machine, so that the credentials never go to a local program of a different user that
+/// has taken the port of a client that is down. In memory only: after a restart or a reload, the client may have a new user.
+#[derive(Default)]
+struct ClientOwner {
+    /// User whose program has accepted the credentials.
+    accepted: Cell<Option<u32>>,
+    /// User at the last connection.
+    latest: Cell<Option<u32>>,
+}
+
+impl ClientOwner {
+    /// Lets a request pass unless a different user's program listens. Every program of root's is trusted.
+    fn guard(&self, local: SocketAddr, remote: SocketAddr) -> Result<(), Cause> {
+        // Only a connection within this machine has the same address at both ends.
+        if local.ip() != remote.ip() && !remote.ip().is_loopback() {
+            return Ok(());
+        }
+        let user = kernel::listener_owner(remote);
+        self.latest.set(user);
+        match self.accepted.get() {
+            Some(before) if user != Some(before) && user != Some(0) => {
+                Err(Cause::ListenerChanged { at: remote, user, before })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Remotes {
     /// Builds the remotes, and a keeper that starts with the lease that an earlier run stored. Sends nothing.
     pub fn new(settings: Settings, state: &State, hands_off: bool, seed: u64, now: Now) -> (Self, Keeper) {
-        let Settings { mut port, client, interval, isolation, .. } = settings;
+        let Settings { mut port, mut client, interval, isolation, .. } = settings;
         let origin = match &mut port {
             PortProvider::Pia(pia) => {
                 if state.is_read_only() {
@@ -40,7 +72,12 @@ impl Remotes {
             }
         };
         let setup = Setup { interval, origin, profile: client.profile(), hands_off, isolation, seed };
-        (Self { port, client }, Keeper::new(setup, now))
+        let client_owner = Rc::new(ClientOwner::default());
+        if client.credentials().is_some() {
+            let owner = Rc::clone(&client_owner);
+            client.guard_by(Rc::new(move |local, remote| owner.guard(local, remote)));
+        }
+        (Self { port, client, client_owner }, Keeper::new(setup, now))
     }
 
     /// Credentials for a remote, and the error to report if the remote rejected them recently.
@@ -83,7 +120,14 @@ impl Remotes {
         let client = self.client.as_mut();
         let set = |exchange: Exchange<()>| Ok(exchange?.map(|()| Completed::PortSet));
         match step {
-            Step::ReadPort => Ok(client.port()?.map(Completed::Port)),
+            Step::ReadPort => {
+                let port = client.port()?;
+                let owner = &self.client_owner;
+                if let Progress::Done(_) = port {
+                    owner.accepted.set(owner.accepted.get().or(owner.latest.get()));
+                }
+                Ok(port.map(Completed::Port))
+            }
             Step::SetPort(port) => set(client.set_port(*port, false)),
             Step::BounceAway { other, .. } => set(client.set_port(*other, false)),
             Step::BounceBack(port) => set(client.set_port(*port, true)),
@@ -143,6 +187,11 @@ impl Remotes {
         if let PortProvider::Pia(pia) = &mut self.port {
             pia.gateway.forget();
         }
+    }
+
+    /// Accepts a client that runs as a different user from now on.
+    pub fn forget_client_owner(&self) {
+        self.client_owner.accepted.set(None);
     }
 
     /// Closes all connections before a wait, because the remotes would close idle connections anyway.

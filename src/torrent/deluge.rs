@@ -14,6 +14,7 @@ use miniserde::json::{Number, Value};
 use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
 use crate::error::{AuthMethod, Call, Cause, Error, Phase};
+use crate::http::dial::Guard;
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
@@ -295,6 +296,10 @@ impl TorrentClient for Deluge {
 
     fn dialled(&self) -> Option<SocketAddr> {
         self.connection.dialled()
+    }
+
+    fn guard_by(&mut self, guard: Guard) {
+        self.connection.guard_by(guard);
     }
 
     /// Also marks the web interface's connection as unchecked, because the daemon may have stopped by the next call.

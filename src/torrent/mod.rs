@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 
 use crate::config::Reader;
 use crate::error::Error;
+use crate::http::dial::Guard;
 use crate::http::tls::{Tls, read_roots, tls_to};
 use crate::http::url::Url;
 use crate::keeper::client::ClientProfile;
@@ -39,6 +40,8 @@ pub trait TorrentClient {
     fn reannounce(&mut self) -> Exchange<()>;
     /// Remote address of the last connection.
     fn dialled(&self) -> Option<SocketAddr>;
+    /// Sets the guard that each request has to pass.
+    fn guard_by(&mut self, guard: Guard);
     /// Closes the connection but keeps the session.
     fn disconnect(&mut self);
     /// Ends the session, so that short-lived processes do not leave sessions behind.
@@ -80,7 +83,7 @@ fn read_endpoint(
     let url = reader.parsed(host, default, &format!("use a URL, e.g. {default}"), Url::parse);
     let roots = read_roots(reader, ca);
     let url = url?;
-    if !url.https && !url.is_local() && shows_password {
+    if url.is_exposed() && shows_password {
         reader.warnings.push(format!(
             "the password is sent to {} unencrypted; use https in {host} unless you trust the network in between",
             url.host

@@ -13,6 +13,7 @@ use miniserde::json::{Number, Value};
 use super::{TorrentClient, cookie_pair, read_endpoint};
 use crate::config::Reader;
 use crate::error::{AuthMethod, Call, Cause, Error, Phase, Retry};
+use crate::http::dial::Guard;
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
@@ -29,7 +30,7 @@ const TORRENTS: Call = Call::Client("qBittorrent torrents/info");
 const TORRENT_PEERS: Call = Call::Client("qBittorrent sync/torrentPeers");
 /// Maximum number of torrents whose peer lists are searched for incoming peers; with hundreds of torrents, the lists
 /// would add up to megabytes.
-const MAX_TORRENTS: &str = "5";
+const MAX_TORRENTS: usize = 5;
 /// Maximum number of cookies to keep; qBittorrent and a proxy or two set fewer.
 const MAX_COOKIES: usize = 8;
 /// Maximum length of a `name=value` pair in bytes; browsers accept at least this length (RFC 6265, section 6.1).
@@ -388,13 +389,15 @@ impl TorrentClient for QBittorrent {
 
     fn inbound(&mut self) -> Exchange<Inbound> {
         let Some(hashes) = &mut self.active else {
-            let fields = [("filter", "active"), ("limit", MAX_TORRENTS)];
+            let limit = MAX_TORRENTS.to_string();
+            let fields = [("filter", "active"), ("limit", limit.as_str())];
             let torrents = self.ask::<Vec<Torrent>>(TORRENTS, "torrents/info", &fields)?;
             let Progress::Done(torrents) = torrents else { return Ok(Progress::More) };
             if torrents.is_empty() {
                 return Ok(Progress::Done(Inbound::Idle));
             }
-            self.active = Some(torrents.into_iter().map(|torrent| torrent.hash).collect());
+            // A server may ignore the limit.
+            self.active = Some(torrents.into_iter().take(MAX_TORRENTS).map(|torrent| torrent.hash).collect());
             return Ok(Progress::More);
         };
         let Some(hash) = hashes.pop() else {
@@ -424,6 +427,10 @@ impl TorrentClient for QBittorrent {
         self.connection.dialled()
     }
 
+    fn guard_by(&mut self, guard: Guard) {
+        self.connection.guard_by(guard);
+    }
+
     fn disconnect(&mut self) {
         self.connection.disconnect();
     }
@@ -440,6 +447,10 @@ impl TorrentClient for QBittorrent {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
     use crate::config::Variables;
 
@@ -468,6 +479,28 @@ mod tests {
         client.keep_cookie(&pair(MAX_COOKIE));
         client.keep_cookie(&pair(MAX_COOKIE + 1));
         assert_eq!(client.cookies.last(), Some(&Secret::new(pair(MAX_COOKIE))));
+    }
+
+    #[test]
+    fn a_server_that_ignores_the_limit_costs_few_calls() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let torrents: Vec<_> = (0..1000).map(|n| format!(r#"{{"hash":"{n:040}"}}"#)).collect();
+            let torrents = format!("[{}]", torrents.join(","));
+            let mut stream = listener.accept().unwrap().0;
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            while let Some(request) = lines.find(|line| line.starts_with("GET ")) {
+                let body = if request.contains("torrents/info") { &torrents } else { r#"{"peers":{}}"# };
+                let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(reply.as_bytes()).unwrap();
+            }
+        });
+        let values = [("QBITTORRENT_HOST".to_owned(), host)].into();
+        let all = Variables { values, ..Variables::default() };
+        let mut client = QBittorrent::read(&mut Reader::new(&all)).unwrap();
+        let calls = (1..=2000).find(|_| matches!(client.inbound().unwrap(), Progress::Done(Inbound::NoneSeen)));
+        assert_eq!(calls, Some(1 + MAX_TORRENTS + 1));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use miniserde::json::{Number, Value};
 use super::{TorrentClient, read_endpoint};
 use crate::config::Reader;
 use crate::error::{AuthMethod, Call, Cause, Error, Phase, Retry};
+use crate::http::dial::Guard;
 use crate::http::url::Url;
 use crate::http::{Connection, Content, Request, Response};
 use crate::json;
@@ -326,6 +327,10 @@ impl TorrentClient for Transmission {
 
     fn dialled(&self) -> Option<SocketAddr> {
         self.connection.dialled()
+    }
+
+    fn guard_by(&mut self, guard: Guard) {
+        self.connection.guard_by(guard);
     }
 
     fn disconnect(&mut self) {

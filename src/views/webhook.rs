@@ -27,7 +27,14 @@ impl Webhook {
             let tls = if url.https { Some(tls_to(&url.host, roots).map_err(|cause| cause.to_string())?) } else { None };
             Ok(Self { name, url, tls, template })
         });
-        parsed.map_err(|problem| reader.problem(name, None, problem, "use an http or https URL")).ok()
+        let webhook = parsed.map_err(|problem| reader.problem(name, None, problem, "use an http or https URL")).ok()?;
+        if webhook.url.is_exposed() {
+            reader.warnings.push(format!(
+                "the URL with any secret in it is sent to {} unencrypted; use https in {name} unless you trust the network in between",
+                webhook.url.host
+            ));
+        }
+        Some(webhook)
     }
 
     pub fn template(&self) -> &str {

@@ -1,12 +1,18 @@
 //! Misbehaviour on the wire: every kind that the daemon must survive, shown by each of its remotes.
 
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use super::support::daemon::Daemon;
 use super::support::pia::{self, BIND_PORT, GET_SIGNATURE, LOGIN};
 use super::support::qbt::PREFERENCES;
+use super::support::rows::missing;
 use super::support::world::World;
-use super::support::{Mood, Reply};
+use super::support::{Killed, Mood, Reply, lock, wait_until};
 use super::{Fault, MEASURED, MEMORY, REPORT_LIMIT, Row, assert_harmless};
 
 const GIGABYTE: usize = 1 << 30;
@@ -57,8 +63,73 @@ pub fn rows() -> Vec<Row> {
     }
     rows.push(Row::new("qBittorrent sets huge cookies and sends a reply of 260 KB", sets_huge_cookies));
     rows.push(Row::new("the gateway refuses a lease of the maximum length", refuses_the_longest_lease));
+    rows.push(Row::new("a different user takes qBittorrent's port while it is down", a_different_user_takes_the_port));
     rows.extend(outages());
     rows
+}
+
+/// Accepts connections as a different user, prints what they send, and asks for a login.
+const IMPOSTOR: &str = "
+import os, socket, sys
+try:
+    os.setuid(65533)
+except PermissionError:
+    sys.exit('only root can become a different user')
+server = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print('listens', flush=True)
+while True:
+    connection = server.accept()[0]
+    connection.settimeout(5)
+    try:
+        request = connection.recv(4096)
+        if request:
+            print(request, flush=True)
+        connection.sendall(b'HTTP/1.1 403 Forbidden\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n')
+    except OSError:
+        pass
+    connection.close()
+";
+
+/// Starts a program of a different user at `address`; also returns its output so far.
+fn impostor(address: SocketAddr) -> (Killed, Arc<Mutex<String>>) {
+    let mut child = Command::new("python3")
+        .args(["-c", IMPOSTOR, &address.ip().to_string(), &address.port().to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| missing(format!("python3: {error}")));
+    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let (child, output) = (Killed(child), Arc::new(Mutex::new(String::new())));
+    let collected = Arc::clone(&output);
+    thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            lock(&collected).push_str(&line);
+        }
+    });
+    if !wait_until(REPORT_LIMIT, || lock(&output).contains("listens")) {
+        missing("root, to start a program as a different user");
+    }
+    (child, output)
+}
+
+fn a_different_user_takes_the_port() {
+    let mut daemon = World::new().settle();
+    daemon.skip_log();
+    daemon.qbt().pause();
+    let (child, received) = impostor(daemon.qbt().address());
+    // Several intervals.
+    daemon.wait_for_binds(4);
+    assert_eq!(*lock(&received), "listens", "{}", daemon.log());
+    daemon.fails_within(REPORT_LIMIT, &["qBittorrent", "user 65533 listens on 127.", "instead of user 0", "ss -tlnp"]);
+    drop(child);
+    daemon.qbt().resume();
+    daemon.expect_line("qBittorrent: recovered after");
+    daemon.qbt().pause();
+    let (_child, received) = impostor(daemon.qbt().address());
+    daemon.fails_within(REPORT_LIMIT, &["user 65533 listens"]);
+    // The user has given the client a different user.
+    daemon.reload();
+    daemon.wait_until("a request after the reload", || lock(&received).contains("POST /api/v2/auth/login"));
 }
 
 /// Refused connections, from the start or later, each with the words in the log.

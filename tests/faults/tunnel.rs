@@ -62,17 +62,31 @@ impl Wires {
     }
 
     fn world_with(&self, tunnel_login: bool) -> World {
-        let options = pia::Options {
-            tunnel_login,
-            namespace_of: Some(self.server.pid()),
-            address: Ipv4Addr::UNSPECIFIED.into(),
-            gateway_port: PORT,
-            ..pia::Options::default()
-        };
-        let world = World::with(options, qbt::Options { flavour: Flavour::V4_5, ..qbt::Options::default() });
-        std::fs::write(world.setup.token_file(), world.pia.make_token()).expect("a token file");
-        world.without(&["PIA_GATEWAY"]).env("LOG_LEVEL", "INFO")
+        world_of(pia_in(&self.server, tunnel_login))
     }
+}
+
+/// A PIA at each address of a namespace.
+fn pia_in(namespace: &Namespace, tunnel_login: bool) -> pia::Options {
+    pia::Options {
+        tunnel_login,
+        namespace_of: Some(namespace.pid()),
+        address: Ipv4Addr::UNSPECIFIED.into(),
+        gateway_port: PORT,
+        ..pia::Options::default()
+    }
+}
+
+/// A PIA that gives tokens at port 443 of each address of a namespace, to clients that do not know its name.
+fn anonymous(namespace: &Namespace) -> pia::Options {
+    pia::Options { anonymous: true, ..pia_in(namespace, true) }
+}
+
+/// A daemon that has a token and searches for the gateway.
+fn world_of(pia: pia::Options) -> World {
+    let world = World::with(pia, qbt::Options { flavour: Flavour::V4_5, ..qbt::Options::default() });
+    std::fs::write(world.setup.token_file(), world.pia.make_token()).expect("a token file");
+    world.without(&["PIA_GATEWAY"]).env("LOG_LEVEL", "INFO")
 }
 
 fn parsed(address: &str) -> Ipv4Addr {
@@ -182,7 +196,70 @@ fn neighbours() -> Vec<Row> {
             let check = daemon.world.setup.run_once(&["check"]);
             assert!(check.stdout.contains("FAIL tunnel"), "{check:?}");
         }),
+        Row::isolated("the tunnel drops during the login in it: the LAN gets no password", || {
+            the_tunnel_drops_during_a_login(
+                false,
+                "cannot connect to 10.10.224.1:443: cannot assign requested address",
+            );
+        }),
+        Row::isolated("the tunnel drops during the login in it, its address stays: the LAN gets no password", || {
+            the_tunnel_drops_during_a_login(true, "cancelled because the tunnel changed");
+        }),
+        Row::isolated("the gateway's name leads to the LAN after the first call: the LAN gets no password", || {
+            let hosts = TempDir::new();
+            let entry = |address: &str| {
+                let names = pia::WEBSITES.map(|name| format!("127.0.0.66 {name}\n")).concat();
+                hosts.write("hosts", format!("{names}{address} gateway.test\n"))
+            };
+            mount_over(&entry("10.10.224.1"), "/etc/hosts");
+            let router = lan();
+            ip(router.pid(), "addr add 192.168.1.1/24 dev eth0");
+            let mut wires = Wires::new();
+            wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+            // A router with a certificate of PIA's CA.
+            let in_lan = pia::Pia::with(anonymous(&router));
+            let world = world_of(anonymous(&wires.server)).env("PIA_GATEWAY", "gateway.test");
+            let world = world.without(&["PIA_LOGIN_URL", "PIA_HOSTNAME"]);
+            std::fs::write(world.setup.token_file(), "refused").expect("a token file");
+            world.pia.scripts.next(pia::GET_SIGNATURE, [pia::login_failed().after(Duration::from_secs(2))]);
+            let mut daemon = world.run();
+            let Running { daemon: child, world } = &mut daemon;
+            child.wait_until("the first call", || world.pia.counts().signatures == 1);
+            entry("192.168.1.1");
+            child.wait_until("a login", || world.pia.counts().tunnel_logins + in_lan.counts().tunnel_logins == 1);
+            assert_eq!(in_lan.counts().tunnel_logins, 0, "{}", daemon.log());
+        }),
     ]
+}
+
+/// Replaces a tunnel that carries no packets by a LAN, while a login in the tunnel waits for its connection. The LAN's router has the
+/// gateway's address and a certificate of PIA's CA.
+fn the_tunnel_drops_during_a_login(address_stays: bool, cause: &str) {
+    super::gateway::websites_are_at("127.0.0.66");
+    let router = lan();
+    for arguments in
+        ["addr add 192.168.1.1/24 dev eth0", "addr add 10.10.224.1/32 dev lo", "route add 10.10.229.5 via 192.168.1.7"]
+    {
+        ip(router.pid(), arguments);
+    }
+    let mut wires = Wires::new();
+    wires.tunnel("10.10.229.5/19", "10.10.224.1", Quality::default());
+    wires.link().down();
+    if address_stays {
+        ip_here("addr add 10.10.229.5/32 dev lo");
+    }
+    let world = world_of(anonymous(&router)).without(&["PIA_LOGIN_URL", "PIA_HOSTNAME"]);
+    let world = world.env("PIA_GATEWAY", "10.10.224.1").env("LOG_LEVEL", "DEBUG");
+    std::fs::remove_file(world.setup.token_file()).expect("a token file");
+    // Unlike the daemon, this command is not notified of changes of the tunnel.
+    let mut daemon = Running { daemon: world.setup.run_with(&["once"]), world };
+    daemon.wait_for_line("apiv2.privateinternetaccess.com failed: ", REPORT_LIMIT);
+    // Longer than the moment between this line and the first packet.
+    std::thread::sleep(Duration::from_millis(300));
+    wires.drop_tunnel();
+    let ended = daemon.daemon.wait_for_end(REPORT_LIMIT);
+    assert_eq!((ended.code(), daemon.pia().counts().tunnel_logins), (Some(1), 0), "{}", daemon.log());
+    assert_eq!(daemon.lines_at("DEBUG", &format!("login at the gateway failed: {cause}")).len(), 1, "{}", daemon.log());
 }
 
 fn discovery() -> Vec<Row> {
