@@ -503,8 +503,8 @@ fn the_state_directory_is_created() {
     let world = World::calm();
     let dir = world.setup.dir().path().join("a/b");
     let world = world.env("STATE_DIR", dir.display().to_string());
-    assert_eq!(world.setup.run_once(&["once"]).code, Some(0));
-    assert_eq!((mode(&dir), mode(&world.setup.lease_file())), (0o700, 0o600));
+    let daemon = world.bind();
+    assert_eq!((mode(&dir), mode(&daemon.world.setup.lease_file())), (0o700, 0o600));
 }
 
 // ---- log

@@ -297,7 +297,7 @@ impl Client {
             } else {
                 format!("the client has port {}, but the leased port is {wanted}", seen.port)
             };
-            return Err(finding(Call::ClientPort, problem, "start the service, which sets the port, or check its log"));
+            return Err(finding(Call::ClientPort, problem, "check the log of the service, which should set the port"));
         }
         if self.change.is_some() {
             self.stuck = true;

@@ -1552,7 +1552,7 @@ fn hands_off_does_not_change_the_client() {
     bench.completes("poll", Completed::Source(Some(PORT)));
     let outcome = bench.reads(6881);
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
-    assert!(error.to_string().contains("6881") && error.advice.contains("start the service"));
+    assert!(error.to_string().contains("6881") && error.advice.contains("log of the service"));
     bench.pass(6);
     bench.reads(PORT.into());
     let (_, outcome) = poll_until_notice(&mut bench);

@@ -166,7 +166,7 @@ fn message(level: Level, notice: &Notice, observer: &LogObserver) -> String {
         Notice::ClockJumped(jump) => {
             let direction = if jump.is_positive() { "forward" } else { "back" };
             let by = human_duration(jump.unsigned_abs());
-            format!("the clock jumped {direction} by {by}, or the machine was suspended; binding now")
+            format!("the clock jumped {direction} by {by}, or the machine was suspended; checking everything now")
         }
         Notice::Clock(ClockChange::Correct) => "this system's clock agrees with the gateway's again".to_owned(),
         Notice::Clock(ClockChange::Wrong { behind }) => {
