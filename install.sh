@@ -189,13 +189,31 @@ is_safe_folder() {
   done
 }
 
-# is_roots FOLDER: is_safe_folder without the user who runs sudo, for files that root uses later, e.g. at boot.
-is_roots() {
-  ! is_on_flash "$1" || return 0
+# is_roots FOLDER: is_safe_folder for files that root uses later, e.g. at boot.
+is_roots() { is_on_flash "$1" || trust_root_alone is_safe_folder "$1"; }
+
+# trust_root_alone COMMAND...: without the user who runs sudo.
+trust_root_alone() {
   caller=$sudo_uid sudo_uid=0 safe=''
-  ! is_safe_folder "$1" || safe=yes
+  ! "$@" || safe=yes
   sudo_uid=$caller
   [ -n "$safe" ]
+}
+
+# Root acts on the settings: it creates STATE_DIR, for example. A link in a folder of root's is root's.
+are_settings_roots() {
+  [ -e "$settings" ] || return 0
+  is_roots "${settings%/*}" || return 1
+  file=$(readlink -f "$settings")
+  is_roots "${file%/*}" && { is_on_flash "${file%/*}" || trust_root_alone is_protected "$file"; }
+}
+
+# Without an init system the service's user must still be able to read the settings.
+check_settings() {
+  ! are_settings_roots || return 0
+  remedy="chown root $settings && chmod go-w $settings"
+  [ "$init$prefix" != none ] || remedy="chown root:$user $settings && chmod 640 $settings"
+  fatal "$reason: only root may change the settings, because root uses them, too. Run: $remedy"
 }
 
 # Unraid's flash drive has no file owners: a user who can write to it can change all of Unraid.
@@ -259,6 +277,7 @@ detect_init() {
   esac
   [ -n "$uninstall" ] || {
     [ -z "$prefix" ] || check_prefix
+    check_settings
     [ -n "$dry_run" ] || check_writable "$binary"
   }
 }
@@ -1303,6 +1322,7 @@ remove_from_go() {
 
 # Lists the paths in the settings, which may be outside our folders.
 list_external_files() {
+  are_settings_roots || return 0
   for variable in STATE_DIR LOG_FILE PORT_FILE METRICS_FILE PIA_TOKEN_FILE PIA_CA_CERT PIA_LOGIN_CA_CERT \
     QBITTORRENT_CA_CERT TRANSMISSION_CA_CERT DELUGE_CA_CERT NOTIFY_CA_CERT; do
     read_setting "$variable"
