@@ -14,9 +14,9 @@ Installs or upgrades pia-qbittorrent-sync. Never overwrites an existing configur
   --init INIT                 init system that starts the service (default: the one that is running): systemd (235 or later;
                               credentials need 247), openrc, procd (OpenWrt), unraid, dsm (Synology), none (binary and
                               configuration only). procd, unraid and dsm were tested on stand-ins, not on real devices
-  --prefix DIR                install everything into DIR, a folder of its own (bin, etc, state, and run.sh to start the
-                              service), for systems that are read-only or reset by updates: TrueNAS, DSM. Works with
-                              --init none, unraid or dsm
+  --prefix DIR                install everything into DIR, a folder of its own that only root can write to (bin, etc, state,
+                              and run.sh to start the service), for systems that are read-only or reset by updates: TrueNAS,
+                              DSM. Works with --init none, unraid or dsm
   --binary PATH               install this binary. Default: the first one found of: a binary next to install.sh, a cargo
                               build in this folder, the release for this machine. Files next to install.sh are used only
                               if no user but root and you (sudo) can write to them
@@ -118,15 +118,14 @@ parse_options() {
   '' | systemd | openrc | procd | unraid | dsm | none) ;;
   *) reject_usage "--init must be systemd, openrc, procd, unraid, dsm or none, not $init" ;;
   esac
-  # The prefix is copied unquoted into scripts and settings.
-  case $prefix in
-  '') ;;
-  /*[!/]*) prefix=${prefix%/} ;;
+  case $prefix/ in
+  / | /*[!/]*) prefix=${prefix%/} ;;
   *) reject_usage '--prefix must be an absolute path other than /' ;;
   esac
-  case $prefix in
-  *[!A-Za-z0-9._/-]*) reject_usage "--prefix may contain only letters, digits and . _ - /, not $prefix" ;;
+  case $prefix/ in
+  */../*) reject_usage "--prefix may not contain .., as $prefix does" ;;
   esac
+  check_prefix_name
   [ -z "$url" ] || [ -n "$sha256" ] || reject_usage '--url needs the --sha256 of that file'
   [ -z "$given_binary" ] || [ -z "$url" ] || reject_usage 'use either --binary or --url, not both'
   [ -z "$purge" ] || [ -n "$uninstall" ] || reject_usage '--purge needs --uninstall'
@@ -134,6 +133,13 @@ parse_options() {
     sha256=$(printf '%s' "$sha256" | tr 'A-F' 'a-f')
     is_sha256 "$sha256" || reject_usage '--sha256 must be 64 hexadecimal digits'
   fi
+}
+
+# The prefix is copied unquoted into scripts and settings.
+check_prefix_name() {
+  case $prefix in
+  *[!A-Za-z0-9._/-]*) reject_usage "--prefix may contain only letters, digits and . _ - /, not $prefix" ;;
+  esac
 }
 
 # Files are checked in this folder and installed from it, so no other user may be able to swap the folder.
@@ -183,6 +189,42 @@ is_safe_folder() {
   done
 }
 
+# is_roots FOLDER: is_safe_folder for files that root uses later, e.g. at boot.
+is_roots() { is_on_flash "$1" || trust_root_alone is_safe_folder "$1"; }
+
+# trust_root_alone COMMAND...: without the user who runs sudo.
+trust_root_alone() {
+  caller=$sudo_uid sudo_uid=0 safe=''
+  ! "$@" || safe=yes
+  sudo_uid=$caller
+  [ -n "$safe" ]
+}
+
+# Root acts on the settings: it creates STATE_DIR, for example. A link in a folder of root's is root's.
+are_settings_roots() {
+  [ -e "$settings" ] || return 0
+  is_roots "${settings%/*}" || return 1
+  file=$(readlink -f "$settings")
+  is_roots "${file%/*}" && { is_on_flash "${file%/*}" || trust_root_alone is_protected "$file"; }
+}
+
+# Without an init system the service's user must still be able to read the settings.
+check_settings() {
+  ! are_settings_roots || return 0
+  remedy="chown root $settings && chmod go-w $settings"
+  [ "$init$prefix" != none ] || remedy="chown root:$user $settings && chmod 640 $settings"
+  fatal "$reason: only root may change the settings, because root uses them, too. Run: $remedy"
+}
+
+# Unraid's flash drive has no file owners: a user who can write to it can change all of Unraid.
+is_on_flash() {
+  [ "$init" = unraid ] || return 1
+  case $(CDPATH='' cd -P -- "$1" && pwd -P)/ in
+  /boot/*) ;;
+  *) return 1 ;;
+  esac
+}
+
 # Finds the init system that is running, because several may be installed.
 detect_init() {
   if [ -e /etc/openwrt_release ]; then
@@ -206,13 +248,18 @@ detect_init() {
   elif [ "$init" != none ] && [ "$init" != "$running_init" ]; then
     warn "$init is not running here: the service will be installed and enabled, but not started"
   fi
+  default_prefix=''
   case $init in
-  unraid) prefix=${prefix:-/boot/config/plugins/$name} ;;
+  unraid)
+    prefix=${prefix:-/boot/config/plugins/$name}
+    default_prefix='; the default is on the flash drive'
+    ;;
   dsm) prefix=${prefix:-/usr/local/$name} ;;
   procd) binary=/usr/bin/$name templates=/usr/share/$name state=$etc/state ;;
   esac
   executable=$binary
   if [ -n "$prefix" ]; then
+    resolve_prefix
     case $init in
     systemd | openrc | procd) reject_usage "--prefix does not work with --init $init" ;;
     esac
@@ -230,6 +277,7 @@ detect_init() {
   esac
   [ -n "$uninstall" ] || {
     [ -z "$prefix" ] || check_prefix
+    check_settings
     [ -n "$dry_run" ] || check_writable "$binary"
   }
 }
@@ -246,12 +294,30 @@ find_nearest_folder() {
   printf '%s\n' "${folder:-/}"
 }
 
-# Root runs the files in the prefix, and --uninstall removes them.
+# Replaces links in the prefix, because another user may be able to change one later.
+resolve_prefix() {
+  nearest=$(find_nearest_folder "$prefix")
+  prefix=$(CDPATH='' cd -P -- "$nearest" && pwd -P)${prefix#"$nearest"}
+  check_prefix_name
+}
+
 check_prefix() {
   is_own_prefix || fatal "$prefix contains other files: choose a folder of its own, e.g. --prefix $prefix/$name"
-  # Unraid's flash drive has no file owners.
-  [ "$init" = unraid ] || is_safe_folder "$(find_nearest_folder "$prefix")" ||
-    fatal "$reason: root would run any file placed there. Choose a --prefix that only root can write to"
+  is_roots_prefix ||
+    fatal "$reason: root would run any file placed there. ${remedy:-Choose a --prefix that only root can write to$default_prefix}"
+}
+
+# Root runs the files in the prefix, and --uninstall removes them, so only root may be able to change them. Otherwise sets $reason,
+# and $remedy if the folder itself is root's.
+is_roots_prefix() {
+  remedy=''
+  nearest=$(find_nearest_folder "$prefix")
+  is_roots "$nearest" || return 1
+  ! is_on_flash "$nearest" || return 0
+  open=$(find "$prefix" \( ! -user 0 -o ! -type l \( -perm -020 -o -perm -002 \) \) 2>/dev/null | head -n 1 | tr -c 'A-Za-z0-9._/\n-' '?')
+  reason="users other than root can change $open"
+  remedy="If you trust these files, run: chown -hR 0:0 $prefix; chmod -R go-w $prefix"
+  [ -z "$open" ]
 }
 
 # Leftovers of an interrupted run do not count as other files, and a configuration kept by --uninstall counts as ours.
@@ -262,8 +328,7 @@ is_own_prefix() {
 # check_writable FILE: detects a read-only /usr before anything is changed.
 check_writable() {
   folder=$(find_nearest_folder "${1%/*}")
-  probe=${folder%/}/.$name.probe
-  (umask 077 && : >"$probe") 2>/dev/null ||
+  probe=$(mktemp "${folder%/}/.$name.XXXXXX" 2>/dev/null) ||
     fatal "cannot write to $folder: choose a different folder with --prefix, e.g. --prefix /mnt/POOL/$name"
   rm -f "$probe"
 }
@@ -438,7 +503,8 @@ stage_file() {
   make_folder "${2%/*}" 755
   part=${2%/*}/.${2##*/}.part
   rm -f "$part"
-  cp "$1" "$part"
+  # noclobber: never through a link.
+  (set -C && cat "$1" >"$part")
   set_mode "$3" "$part"
 }
 
@@ -469,10 +535,27 @@ strip_returns() {
 remove() {
   for path; do
     if [ -e "$path" ] || [ -L "$path" ]; then
-      run rm -rf "$path"
+      if [ -z "$dry_run" ] && is_users_folder "$path"; then
+        remove_as_user "$path" || continue
+      else
+        run rm -rf "$path"
+      fi
       info "${dry_run:+would have }removed $path"
     fi
   done
+}
+
+is_users_folder() { id -u "$user" >/dev/null 2>&1 && [ -n "$(find "$1" -prune -type d -user "$user")" ]; }
+
+# remove_as_user FOLDER: the service's user empties its own folder. Busybox's rm follows a link that a live process of that user
+# swaps in for a folder, so rm by root could delete any file. setsid, because that user must not reach root's terminal.
+remove_as_user() {
+  setsid su -s /bin/sh "$user" -c "rm -rf '$1'" </dev/null >"$stage/output" 2>&1 || true
+  rmdir "$1" || {
+    left=yes
+    warn "$1 was not removed: end all processes of $user and run this again"
+    return 1
+  }
 }
 
 # --- installing
@@ -735,7 +818,7 @@ support_old_systemd() {
     record_change
     install_file "$stage/before-247.conf" "$old_systemd_drop_in" 644
   fi
-  run chgrp -R "$user" "$etc/credentials" "$config"
+  run chgrp -hR "$user" "$etc/credentials" "$config"
   run chmod 640 "$config"
   run chmod -R g+rX,o-rwx "$etc/credentials"
 }
@@ -774,8 +857,12 @@ install_rc_d_script() {
 make_state_folder() {
   folder=$(find_state_folder)
   [ ! -d "$folder" ] || return 0
+  is_roots "$(find_nearest_folder "$folder")" || {
+    warn "$reason, so root does not create STATE_DIR $folder there; create it for the service's user"
+    return 0
+  }
   make_folder "$folder" 700
-  ! id -u "$user" >/dev/null 2>&1 || run chown "$user:$user" "$folder"
+  ! id -u "$user" >/dev/null 2>&1 || run chown -h "$user:$user" "$folder"
 }
 
 find_state_folder() {
@@ -977,8 +1064,14 @@ migrate_ca() {
   fi
   if [ ! -e "$ca" ]; then
     strip_returns "$file"
+    # Only certificates, because every user can read the copy, and the file may be a link to a secret of root's.
+    sed -n '/^-----BEGIN CERTIFICATE-----/,/^-----END CERTIFICATE-----/p' "$stripped" >"$stage/ca"
+    [ -s "$stage/ca" ] || {
+      warn "PIA_CA_CERT=$file: contains no certificate; remove it from $config or correct it"
+      return 0
+    }
     record_change
-    install_file "$stripped" "$ca" 644
+    install_file "$stage/ca" "$ca" 644
   fi
   sed "s|^PIA_CA_CERT=.*|PIA_CA_CERT=$ca|" "$stage/old" >"$stage/new"
   mv "$stage/new" "$stage/old"
@@ -1134,7 +1227,7 @@ show_next_steps() {
     ;;
   none)
     invocation=$program
-    start="$program, from the init system of this machine; to run it as $user: chown $user $config"
+    start="$program, from the init system of this machine; to run it as $user: chgrp $user $config && chmod 640 $config"
     log='standard output, or LOG_FILE'
     if [ -n "$prefix" ]; then
       invocation="$program --config $config"
@@ -1160,6 +1253,7 @@ Next steps:'
 # --- uninstalling
 
 uninstall_all() {
+  left=''
   if [ -n "$prefix" ]; then
     uninstall_prefix
     return
@@ -1195,6 +1289,8 @@ uninstall_all() {
 # Removes files by name, not the whole folder. Other installations on this machine are not touched.
 uninstall_prefix() {
   is_own_prefix || fatal "$prefix was not installed by this script; nothing was removed"
+  is_roots_prefix || fatal "$reason; nothing was removed." \
+    "${remedy:-End the process in /var/run/$name.pid, remove what starts it at boot, and delete $prefix yourself}"
   [ ! -e "$service" ] || run sh "$service" stop
   case $init in
   unraid)
@@ -1226,6 +1322,7 @@ remove_from_go() {
 
 # Lists the paths in the settings, which may be outside our folders.
 list_external_files() {
+  are_settings_roots || return 0
   for variable in STATE_DIR LOG_FILE PORT_FILE METRICS_FILE PIA_TOKEN_FILE PIA_CA_CERT PIA_LOGIN_CA_CERT \
     QBITTORRENT_CA_CERT TRANSMISSION_CA_CERT DELUGE_CA_CERT NOTIFY_CA_CERT; do
     read_setting "$variable"
@@ -1239,14 +1336,20 @@ show_external_files() {
 }
 
 delete_user() {
-  if ! id -u "$user" >/dev/null 2>&1 || [ -d "$python" ]; then
+  if ! id -u "$user" >/dev/null 2>&1 || [ -d "$python" ] || [ -n "$left" ]; then
     return 0
   fi
   if command -v userdel >/dev/null; then
-    run userdel "$user"
+    set -- userdel "$user"
   elif command -v deluser >/dev/null; then
-    run deluser "$user"
+    set -- deluser "$user"
+  else
+    return 0
   fi
+  run "$@" || {
+    warn "user $user was not removed: end its processes, then run: $*"
+    return 0
+  }
   info "${dry_run:+would have }removed user $user"
 }
 

@@ -341,7 +341,7 @@ fn taken_from_a_random_port(suite: &str) {
     taken(suite, &Options { more: r#""peer-port-random-on-start": true,"#, ..Options::default() });
 }
 
-/// NAT-PMP and `UPnP` find no router in this namespace.
+/// It asks the router for the port, and there is no router in this namespace.
 fn taken_from_a_forwarding_client(suite: &str) {
     taken(suite, &Options { forwarding: true, ..Options::default() });
 }

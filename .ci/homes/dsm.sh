@@ -14,7 +14,8 @@ test_dsm() {
     prints "$machine" "/$prefix/bin/$name --config /$config check"
   check 'homes/dsm: the rc.d script starts the service' enter "$machine" "$script" start
   check 'homes/dsm: the service is healthy' wait_for 10 is_well "$machine" "$config"
-  check_reused_pid "$machine" "$script"
+  check_reused_pid "$machine" "$script" "$config" 1000
+  check_reused_pid "$machine" "$script" "$config" 0
   check 'homes/dsm: the rc.d script stops the service' enter "$machine" "$script" stop
   check 'homes/dsm: no process is left after the stop' wait_for 5 is_stopped "$machine"
   check 'homes/dsm: --uninstall succeeds' installs "$machine" --uninstall
@@ -23,15 +24,19 @@ test_dsm() {
   remove_machine "$machine"
 }
 
-# check_reused_pid MACHINE SCRIPT: the number in the PID file is a different program's by now.
+# check_reused_pid MACHINE SCRIPT CONFIGURATION USER: after the death of the loop its PID has become that of a different program, with
+# run.sh in its command line.
 check_reused_pid() {
-  local pid_file=$1/root/var/run/$name.pid stranger
-  cp "$pid_file" "$1/loop.pid"
-  enter "$1" sleep 100 &
+  local machine=$1 pid_file=$1/root/var/run/$name.pid program=user\ $4 stranger
+  cp "$pid_file" "$machine/loop.pid"
+  enter "$machine" "$2" stop
+  nsenter --net="/run/netns/$(network_name "$machine")" chroot --userspec="$4:$4" "$machine/root" sh -c 'sleep 300; :' run.sh &
   stranger=$!
-  printf '%s\n' "$stranger" >"$pid_file"
-  check "homes/dsm: stop succeeds when the PID file has another program's number" enter "$1" "$2" stop
-  check 'homes/dsm: stop spares that other program' kill -0 "$stranger"
+  wait_for 10 grep -q run.sh "/proc/$stranger/cmdline"
+  sed "s/^[0-9]*/$stranger/" "$machine/loop.pid" >"$pid_file"
+  check "homes/dsm: stop succeeds when the PID file has the number of a program of $program" enter "$machine" "$2" stop
+  check "homes/dsm: stop spares the program of $program" kill -0 "$stranger"
+  check "homes/dsm: start succeeds when the PID file has the number of a program of $program" enter "$machine" "$2" start
+  check "homes/dsm: the service is healthy next to the program of $program" wait_for 10 is_well "$machine" "$3"
   end_process "$stranger"
-  cp "$1/loop.pid" "$pid_file"
 }

@@ -13,6 +13,7 @@ test_truenas() {
   add_other_installation "$machine"
   check_prefix_installation "$machine" "$prefix"
   check_wrong_settings "$machine" "$prefix"
+  check_planted_script "$machine" "$prefix"
   check_prefix_removal "$machine" "$prefix"
   remove_machine "$machine"
 }
@@ -35,9 +36,54 @@ check_prefixes() {
   check 'homes/truenas: the installer refuses a --prefix to which every user can write and changes nothing' \
     leaves_unchanged "$machine" refuses_with "$machine" 1 "others can write to /$prefix: root would run" --prefix "/$prefix"
   chmod 755 "$machine/root/$prefix"
+  check_planted_folders "$machine" "$prefix"
   for folder in /pia /pia/in/there; do
     check "homes/truenas: the --prefix $folder need not exist" would_install "$machine" --prefix "$folder"
   done
+}
+
+# check_planted_folders MACHINE PREFIX: a user who can write to a part of the prefix, or replace a part of its path.
+check_planted_folders() {
+  local machine=$1 root=$1/root prefix=$2
+  mkdir "$root/$prefix/bin"
+  chown 1000 "$root/$prefix/bin"
+  check 'homes/truenas: the installer refuses a --prefix with a folder of another user and changes nothing' \
+    leaves_unchanged "$machine" refuses_with "$machine" 1 "users other than root can change /$prefix/bin: root would run" --prefix "/$prefix"
+  rmdir "$root/$prefix/bin"
+  chown 1000 "$root/$prefix"
+  check "homes/truenas: the installer refuses a --prefix of sudo's user and changes nothing" \
+    leaves_unchanged "$machine" refuses_with "$machine" 1 "/$prefix belongs to another user: root would run" SUDO_UID=1000 --prefix "/$prefix"
+  chown 0 "$root/$prefix"
+  check 'homes/truenas: the installer refuses a --prefix with ..' refuses_with "$machine" 64 'may not contain ..' --prefix "/$prefix/new/../.."
+  ln -s /mnt/pool "$root/home/link"
+  check 'homes/truenas: the installer replaces a link in --prefix by the folder itself' \
+    prints_for "$machine" "/$prefix/bin/$name" --dry-run --prefix /home/link/pia
+  rm "$root/home/link"
+}
+
+# prints_for MACHINE PART OPTION...
+prints_for() { installs "$1" "${@:3}" && prints "$1" "$2"; }
+
+# check_planted_script MACHINE PREFIX: another user has replaced run.sh, or can.
+check_planted_script() {
+  local machine=$1 folder=$1/root/$2 script=/$2/run.sh
+  cp -p "$folder/run.sh" "$machine/run.sh"
+  printf '#!/bin/sh\n: >/planted\n' >"$folder/run.sh"
+  chown 1000 "$folder/run.sh"
+  check "homes/truenas: --uninstall refuses a --prefix with another user's run.sh and changes nothing" \
+    leaves_unchanged "$machine" refuses_with "$machine" 1 "users other than root can change $script; nothing was removed" \
+    SUDO_UID=1000 --uninstall --prefix "/$2"
+  check "homes/truenas: an upgrade refuses a --prefix with another user's run.sh and changes nothing" \
+    leaves_unchanged "$machine" refuses_with "$machine" 1 "users other than root can change $script: root would run" --prefix "/$2"
+  check 'homes/truenas: the installer prints the command for files that the user trusts' \
+    prints "$machine" "run: chown -hR 0:0 /$2; chmod -R go-w /$2"
+  chown 0 "$folder/run.sh"
+  chmod 777 "$folder"
+  check 'homes/truenas: --uninstall refuses a --prefix to which every user can write and changes nothing' \
+    leaves_unchanged "$machine" refuses_with "$machine" 1 "others can write to /$2; nothing was removed" --uninstall --purge --prefix "/$2"
+  check "homes/truenas: root does not run another user's run.sh" has_no "$machine" planted
+  chmod 755 "$folder"
+  cp -p "$machine/run.sh" "$folder/run.sh"
 }
 
 # would_install MACHINE OPTION...: in limited time.

@@ -12,12 +12,32 @@ test_unraid() {
   mkdir -p "$machine/root/boot/config"
   printf '#!/bin/bash\n/usr/local/sbin/emhttp &\n' >"$machine/root/boot/config/go"
   cp "$machine/root/boot/config/go" "$machine/go"
+  check_shares "$machine"
   check_unraid_installation "$machine" "boot/config/plugins/$name"
   check_unraid_service "$machine" "boot/config/plugins/$name"
   check 'homes/unraid: --uninstall --purge succeeds' installs "$machine" --uninstall --purge
   check 'homes/unraid: --purge restores the go file' cmp "$machine/root/boot/config/go" "$machine/go"
   check 'homes/unraid: --purge removes every file of ours' is_gone "$machine"
   remove_machine "$machine"
+}
+
+# Unraid's shares belong to its user for shares, and every user of the network can write to them.
+check_shares() {
+  local machine=$1 user=$1/root/mnt/user share=/mnt/user/appdata
+  mkdir -p "$user/appdata"
+  chown 99:100 "$user/appdata"
+  check 'homes/unraid: the installer refuses a --prefix in a share of another user and changes nothing' \
+    leaves_unchanged "$machine" refuses_with "$machine" 1 "$share belongs to another user: root would run" --prefix "$share/pia"
+  check 'homes/unraid: the installer names the default for a share' prints "$machine" 'the default is on the flash drive'
+  chown 0:0 "$user/appdata"
+  chmod 777 "$user/appdata"
+  check 'homes/unraid: the installer refuses a --prefix in a share to which every user can write and changes nothing' \
+    leaves_unchanged "$machine" refuses_with "$machine" 1 "others can write to $share: root would run" --prefix "$share/pia"
+  chmod 755 "$user/appdata"
+  chmod 777 "$user"
+  check 'homes/unraid: the installer refuses a --prefix below a folder to which every user can write and changes nothing' \
+    leaves_unchanged "$machine" refuses_with "$machine" 1 'others can write to /mnt/user: root would run' --prefix "$share/pia"
+  rm -r "$user"
 }
 
 # check_unraid_installation MACHINE PREFIX

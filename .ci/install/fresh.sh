@@ -30,8 +30,22 @@ test_fresh() {
   check 'install/fresh: no file takes the place of the missing CA' has_no_state "$machine"
   check 'install/fresh: the installer names the missing settings' prints "$machine" 'PIA_USERNAME: is not set'
   check 'install/fresh: the installer names the next step' prints "$machine" 'pia-qbittorrent-sync check'
+  check_user_of_settings "$machine"
   check 'install/fresh: the installer leaves no temporary files' is_tidy "$machine"
   check 'install/fresh: a second run changes nothing' changes_nothing "$machine"
   check 'install/fresh: a second run reports that nothing has changed' prints "$machine" 'nothing has changed'
   remove_machine "$machine"
+}
+
+# The service's user may read the settings, but root reads them, too: they must stay root's.
+check_user_of_settings() {
+  local machine=$1 typed
+  typed=$(sed -n 's/.*to run it as pia-sync: //p' "$machine/output")
+  printf 'PIA_USERNAME=p1234567\nPIA_PASSWORD=x\n' >>"$machine/root/$etc/config.env"
+  check "install/fresh: the command that lets the service's user read the settings succeeds" enter "$machine" sh -c "$typed"
+  check 'install/fresh: the settings still belong to root, and no other user can change them' \
+    eq "$(enter "$machine" stat -c '%a %U %G' "/$etc/config.env")" '640 root pia-sync'
+  check "install/fresh: the service's user can read the settings" \
+    enter "$machine" su -s /bin/sh pia-sync -c "/$installed check --config-only"
+  enter "$machine" sh -c "chgrp root /$etc/config.env && chmod 600 /$etc/config.env"
 }

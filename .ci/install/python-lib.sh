@@ -15,6 +15,8 @@ add_python() {
   cp "$(type -P sleep)" "$root/opt/$name/venv/bin/python"
   case $2 in
   systemd)
+    # In the file, next to the certificate; the installed copy is for every user to read.
+    printf 'a secret of root\n' >>"$root/opt/$name/ca.pem"
     printf 'CHECK_INTERVAL="250"\n' >"$root/etc/pia-extra"
     python_unit >"$root/$unit"
     ;;
@@ -93,7 +95,7 @@ PIA_TOKEN_FILE='/run/pia/token'
 QBITTORRENT_HOST="http://127.0.0.1:9/it's"
 SETTINGS
     )"
-  check "$scenario: the old CA certificate is copied to a folder that the service sees" \
+  check "$scenario: the old CA certificate, and nothing else of its file, is copied to a folder that the service sees" \
     has_copy "$machine" "$etc/ca.rsa.4096.crt" "$machine/ca/ca.pem"
   check "$scenario: every user can read the CA certificate" has_mode "$machine" "$etc/ca.rsa.4096.crt" 644
   check "$scenario: a copy of the old unit is kept, for root only" has_mode "$machine" "$etc/replaced-$name.service" 600

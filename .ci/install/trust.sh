@@ -12,6 +12,7 @@ test_trust() {
   make_machine "$machine"
   add_release "$machine"
   chmod 1777 "$machine/root/tmp"
+  check_writable_bin "$machine"
   check_in_tmp "$machine"
   check_folders "$machine"
   check_single_files "$machine"
@@ -41,6 +42,17 @@ trusts() {
 installs_quietly() {
   run_planted "$@"
   has_status "$1" 0 && omits "$1" 'not used'
+}
+
+# Debian's group staff may write to /usr/local.
+check_writable_bin() {
+  local machine=$1 root=$1/root suffix
+  printf 'precious\n' >"$root/srv/precious"
+  for suffix in probe part; do ln -s /srv/precious "$root/usr/local/bin/.$name.$suffix"; done
+  run_planted "$machine" /src
+  check 'install/trust: an installation succeeds next to planted links' has_status "$machine" 0
+  check 'install/trust: nothing is written through links with the names of temporary files' eq "$(cat "$root/srv/precious")" precious
+  rm -f "$root/usr/local/bin/.$name".*
 }
 
 check_in_tmp() {

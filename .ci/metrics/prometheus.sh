@@ -17,10 +17,10 @@ print_config() {
   printf '  - job_name: node\n    static_configs:\n      - targets: ["%s"]\n' "$node_exporter"
 }
 
-# start_prometheus FOLDER COLLECTED: with the folder of the text.
+# start_prometheus FOLDER COLLECTED: with the folder of the text, by a pattern as in the README.
 start_prometheus() {
   start "$1/node_exporter.log" "$tools/bin/prometheus-node-exporter" --web.listen-address="$node_exporter" \
-    --collector.disable-defaults --collector.textfile --collector.textfile.directory="$2"
+    --collector.disable-defaults --collector.textfile --collector.textfile.directory="$2*"
   start "$1/prometheus.log" "$tools/bin/prometheus" --web.listen-address="$prometheus" --config.file="$1/prometheus.yml" \
     --storage.tsdb.path="$1/tsdb"
 }

@@ -17,6 +17,12 @@ write_init_script() {
   chmod 755 "$1/etc/init.d/$name"
 }
 
+# plant_link ROOT: every user can make a link in /tmp.
+plant_link() {
+  printf 'precious\n' >"$1/etc/precious"
+  inside ln -s /etc/precious "/tmp/$name.was-running"
+}
+
 # test_ipk_scripts ROOT LOG UNPACKED: with the folder of the package's files.
 test_ipk_scripts() {
   local root=$1 log=$2
@@ -35,7 +41,9 @@ test_ipk_scripts() {
   run_script "$log" 1 postinst configure
   check 'packages/ipk-scripts: postinst of an upgrade does not start a stopped service' eq "$(calls "$root")" ''
   : >"$root/runs"
+  plant_link "$root"
   run_script "$log" 1 prerm upgrade "$later"
+  check 'packages/ipk-scripts: prerm of an upgrade does not write through a link in /tmp' eq "$(cat "$root/etc/precious")" precious
   check 'packages/ipk-scripts: prerm of an upgrade stops a running service' eq "$(calls "$root")" 'running stop '
   run_script "$log" 1 postinst configure
   check 'packages/ipk-scripts: postinst of an upgrade starts a service that ran before' eq "$(calls "$root")" 'start '

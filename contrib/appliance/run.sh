@@ -29,9 +29,17 @@ find_binary() {
   binary=$copy
 }
 
-# Prints the process ID of the running loop. A stale pidfile may contain the ID of a different program.
+# identify PID: prints the start time of the process if it runs as root. With the process ID it is unique until the next boot. The
+# program's name in front of it may contain spaces and parentheses.
+identify() {
+  grep -q '^Uid:[[:space:]]*0[[:space:]]' "/proc/$1/status" 2>/dev/null && sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20
+}
+
+# Prints the process ID of the running loop. A stale pidfile may contain the ID of a different program, of any user.
 pid() {
-  [ -s "$pidfile" ] && read -r pid <"$pidfile" && grep -q run.sh "/proc/$pid/cmdline" 2>/dev/null && printf '%s\n' "$pid"
+  pid='' started=''
+  [ ! -s "$pidfile" ] || read -r pid started <"$pidfile"
+  [ -n "$started" ] && [ "$(identify "$pid")" = "$started" ] && printf '%s\n' "$pid"
 }
 
 print_log_line() { printf '%s %s: %s\n' "$(date)" "$name" "$*"; }
@@ -78,7 +86,7 @@ start() {
   check_settings
   # exec, because a shell that redirects only a function keeps the old output open, and a reader of that output would wait.
   (exec </dev/null >>"$log" 2>&1 && keep_running) &
-  printf '%s\n' $! >"$pidfile"
+  printf '%s %s\n' $! "$(identify $!)" >"$pidfile"
   echo "$name started"
 }
 
