@@ -10,8 +10,8 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use crate::config::paths::{self, ServiceUser};
 use crate::files;
 
-/// User that owns nothing, if there is no other one to become.
-const NOBODY: u32 = 65534;
+/// The kernel's overflow user and group, who own nothing: for root, if there is no other user to become.
+const OVERFLOW_ID: u32 = 65534;
 
 /// What a command does in `STATE_DIR`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn become_owner(
         (Ok(_), Use::Writes | Use::Serves) if service.is_some() => return Err(Refusal::OwnedByRoot),
         (Ok(_), _) => return Ok(()),
         (Err(_), Use::Serves) if service.is_none() => return Ok(()),
-        (Err(_), Use::Reads) => paths::service_ids().unwrap_or((NOBODY, NOBODY)),
+        (Err(_), Use::Reads) => paths::service_ids().unwrap_or((OVERFLOW_ID, OVERFLOW_ID)),
         (Err(_), Use::Writes | Use::Serves) => return Err(Refusal::NotStarted),
     };
     files::hold(&[&[state_dir], others].concat());
