@@ -239,9 +239,9 @@ fn become_owner(
             }
             Refusal::OwnedByRoot => {
                 let line = format!("STATE_DIR {folder} belongs to root, but the service has a user of its own");
-                Failure::new(EXIT_CONFIG, format!("{line}; restart the service, which takes the folder over"))
+                Failure::new(EXIT_CONFIG, format!("{line}; restart the service, which then becomes its owner"))
             }
-            Refusal::Failed(error) => Failure::new(EXIT_FAILED, format!("cannot give up root's rights: {error}")),
+            Refusal::Failed(error) => Failure::new(EXIT_FAILED, format!("cannot drop root's rights: {error}")),
         }
     })
 }

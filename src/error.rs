@@ -367,7 +367,7 @@ impl fmt::Display for Cause {
                     AuthMethod::Password => "user name or password rejected",
                     AuthMethod::ApiKey => "API key rejected",
                 })?;
-                f.write_str(if *before { " a while ago" } else { "" })
+                f.write_str(if *before { " earlier" } else { "" })
             }
             Self::NoCredentials => f.write_str("a password is required, but none is set"),
             Self::LockedOut(Some(wait)) => write!(f, "locked out for {} s after too many logins", wait.as_secs()),
@@ -585,7 +585,7 @@ mod tests {
                 Cause::CredentialsRejected { what: AuthMethod::Password, before: false },
                 "user name or password rejected",
             ),
-            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: true }, "API key rejected a while ago"),
+            (Cause::CredentialsRejected { what: AuthMethod::ApiKey, before: true }, "API key rejected earlier"),
             (Cause::NoCredentials, "a password is required, but none is set"),
             (locked(Some(59)), "locked out for 59 s after too many logins"),
             (locked(None), "locked out after too many logins"),

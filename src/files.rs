@@ -62,7 +62,7 @@ fn open_to_write(path: &Path, flags: OFlags) -> io::Result<File> {
     };
     let metadata = file.metadata()?;
     if metadata.is_file() && metadata.nlink() > 1 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "has a second name (hard link)"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "has more than one hard link"));
     }
     Ok(file)
 }

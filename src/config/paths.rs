@@ -117,7 +117,7 @@ impl Unreachable {
     pub fn describe(&self, path: &Path) -> (String, String) {
         match self {
             Self::Hidden(folder) => {
-                (format!("is in {folder}, closed to the service"), "move it to /etc/pia-qbittorrent-sync".to_owned())
+                (format!("is in {folder}, hidden from the service"), "move it to /etc/pia-qbittorrent-sync".to_owned())
             }
             Self::Denied(true) => {
                 let path = path.display();
@@ -160,7 +160,7 @@ pub fn changeable(path: &Path, file: &Metadata) -> Option<(String, String)> {
     };
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let open = path.ancestors().skip(1).chain(real.ancestors().skip(1)).filter(|path| path.is_absolute()).find(open)?;
-    let problem = format!("can be replaced by a user other than root, because {} is not root's alone", open.display());
+    let problem = format!("can be replaced by a user other than root, who can write to {}", open.display());
     Some((problem, "move it to /etc/pia-qbittorrent-sync".to_owned()))
 }
 

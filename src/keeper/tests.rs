@@ -1386,7 +1386,7 @@ fn a_port_does_not_confirm_a_tunnel_that_is_lost() {
     let outside = GatewayRoute { device: Some(eth0), ..route(2) };
     let outcome = bench.keeper.observe_route(bench.now, None, Ok(outside.clone())).expect("the tunnel is lost");
     let Some((Level::Error, Notice::Failed { error, .. })) = outcome.notice else { panic!("{outcome:?}") };
-    assert_eq!(error.to_string(), "tunnel: the route has left tun0 for eth0");
+    assert_eq!(error.to_string(), "tunnel: traffic now leaves through eth0 instead of tun0");
     assert!(bench.keeper.observe_route(bench.now, None, Ok(outside)).is_none(), "reported once");
     bench.pass(16);
     let outcome = bench.completes("poll", Completed::Source(Some(PORT)));

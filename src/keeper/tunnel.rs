@@ -156,7 +156,7 @@ impl Tunnel {
 
 fn outside(tunnel: &str, to: &GatewayRoute) -> Error {
     let device = to.device.as_ref().map_or("a different device", |device| &device.name);
-    let problem = format!("the route has left {tunnel} for {device}");
+    let problem = format!("traffic now leaves through {device} instead of {tunnel}");
     let advice = "check that the VPN is up; the service continues as soon as the tunnel is back";
     Error::new(Call::Route, Cause::Other(problem)).advise(Some(advice))
 }

@@ -284,7 +284,7 @@ impl Status {
             && device.index != index
             && !device.tunnel
         {
-            return Err(format!("the route has left {before} for {}; check that the VPN is up", device.name));
+            return Err(format!("traffic now leaves through {} instead of {before}; check that the VPN is up", device.name));
         }
         if let Some(local) = &self.local_address
             && *local != now.local.to_string()

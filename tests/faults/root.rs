@@ -162,7 +162,7 @@ fn rights() -> Vec<Row> {
             fs::remove_file(&file).expect("a link");
             fs::hard_link(&home.victim, &file).expect("a second name");
             let output = setup.run_once(&["once"]);
-            assert!(output.stdout.contains("has a second name"), "{output:?}");
+            assert!(output.stdout.contains("has more than one hard link"), "{output:?}");
             home.assert_untouched();
             fs::remove_file(&file).expect("a name");
             setup.run_once(&["once"]);

@@ -508,7 +508,7 @@ fn a_followed_tunnel_is_recreated(has_lan: bool) {
     assert!(wait_until(REPORT_LIMIT, || health().code == Some(0)), "{:?}", health());
     wires.drop_tunnel();
     assert_eq!(health().code, Some(1), "at once");
-    let words = if has_lan { "the route has left pialink for eth0" } else { "tunnel: no route to the Internet" };
+    let words = if has_lan { "through eth0 instead of pialink" } else { "tunnel: no route to the Internet" };
     daemon.wait_for_line(words, REBOUND);
     // The source still has the port, but that says nothing about the tunnel.
     std::thread::sleep(Duration::from_secs(4));
@@ -538,7 +538,7 @@ fn vpn_interface() {
     let health = || setup.run_once(&["healthcheck"]);
     assert!(wait_until(REPORT_LIMIT, || health().code == Some(0)), "{:?}", health());
     wires.drop_tunnel();
-    daemon.wait_for_line("the route has left pialink for wg0", REBOUND);
+    daemon.wait_for_line("through wg0 instead of pialink", REBOUND);
     assert_eq!(health().code, Some(1));
 }
 
