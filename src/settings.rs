@@ -50,7 +50,11 @@ pub const VARIABLES: [Variable; 42] = [
     variable("PIA_LOGIN_CA_CERT", "", "CA certificates (PEM file) for the login, instead of Mozilla's"),
     variable("GLUETUN_URL", "http://127.0.0.1:8000", "gluetun's control server"),
     from_file("GLUETUN_API_KEY", "API key for gluetun's control server"),
-    variable("VPN_INTERFACE", "", "the VPN's network device, e.g. tun0, instead of the one found in the routing tables"),
+    variable(
+        "VPN_INTERFACE",
+        "",
+        "the VPN's network device, e.g. tun0, instead of the one found in the routing tables",
+    ),
     variable("TORRENT_CLIENT", "qbittorrent", "torrent client: qbittorrent, transmission or deluge"),
     variable("QBITTORRENT_HOST", "http://localhost:8080", "base URL of qBittorrent's Web UI"),
     from_file("QBITTORRENT_USERNAME", "Web UI user name, if qBittorrent requires a login"),

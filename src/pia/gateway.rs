@@ -321,10 +321,11 @@ impl Gateway {
     fn warn_if_unnamed(&mut self) {
         if self.unnamed
             && let Some(names) = self.certificate_names().map(|names| names.join(", "))
+            && !names.is_empty()
         {
             self.unnamed = false;
             log::warn!(
-                "PIA_HOSTNAME is not set, so any PIA server is accepted; to accept only this one, set PIA_HOSTNAME={names}"
+                "no server name is set, so any PIA server is accepted; to accept only this one, set PIA_HOSTNAME={names}"
             );
         }
     }
@@ -435,7 +436,7 @@ fn advice_for_address(error: &Error) -> Option<&'static str> {
         }
         Cause::UnknownIssuer => "unset PIA_CA_CERT; if it is not set, this is not PIA's gateway: set PIA_GATEWAY=auto",
         Cause::NotTls | Cause::Tls(_) => "this is probably not PIA's gateway: set PIA_GATEWAY=auto",
-        _ if error.retry == Retry::TokenRefused => {
+        Cause::Http { status: 401 | 403, .. } if error.call == Call::GetSignature && error.retry == Retry::Backoff => {
             "set PIA_GATEWAY=auto: the gateway's address is inside the tunnel, not the public one"
         }
         _ => return None,
@@ -486,18 +487,25 @@ fn accepted(response: &Response, call: Call) -> Result<Object, Error> {
     Err(refusal(response.status, &words, call, cause))
 }
 
+const BAD_TOKEN_ADVICE: &str = "if this keeps happening with a new token, connect the VPN to a different server";
+
 /// Classifies a refusal by its HTTP status and wording (source: PIA's own clients and their issue threads).
 fn refusal(status: u16, words: &str, call: Call, cause: Cause) -> Error {
     let words = words.to_ascii_lowercase();
     let of_the_lease = |advice| Some((Retry::LeaseRefused, advice));
     let again = "no action needed: requesting a new signature";
     let known = match status {
+        // Traces show these words without their status.
+        _ if words.contains("login failed") && call == Call::GetSignature => {
+            Some((Retry::TokenRefused, BAD_TOKEN_ADVICE))
+        }
         429 | 500.. => None,
         _ if words.contains("no auth data") => Some((Retry::Refused, "this is a bug in this program: report it")),
-        401 | 403 if call == Call::GetSignature => Some((
-            Retry::TokenRefused,
-            "check that the VPN's routes lead to the gateway; if they do, reconnect the VPN",
-        )),
+        // The request did not come through the tunnel: no token and no lease can help.
+        401 | 403 if words.contains("unauthorized client") => {
+            Some((Retry::Backoff, "check that the VPN's routes lead to the gateway; if they do, reconnect the VPN"))
+        }
+        401 | 403 if call == Call::GetSignature => Some((Retry::TokenRefused, BAD_TOKEN_ADVICE)),
         _ if words.contains("expired") || words.contains("bad signature") => of_the_lease(again),
         409 => of_the_lease("requesting a new port; if this keeps happening, connect the VPN to a different server"),
         _ if words.contains("is busy") => {
@@ -553,11 +561,14 @@ mod tests {
     #[test]
     fn every_documented_refusal_is_recognised() {
         for (status, words, call, retry, advice) in [
-            (401, "Unauthorized client", Call::GetSignature, Retry::TokenRefused, "routes"),
-            (403, "", Call::GetSignature, Retry::TokenRefused, "routes"),
-            (401, "token expired", Call::GetSignature, Retry::TokenRefused, "routes"),
+            (401, "Unauthorized client", Call::GetSignature, Retry::Backoff, "routes"),
+            (403, "", Call::GetSignature, Retry::TokenRefused, "new token"),
+            (401, "token expired", Call::GetSignature, Retry::TokenRefused, "new token"),
+            (401, "Login failed!", Call::GetSignature, Retry::TokenRefused, "new token"),
+            (200, "Login failed!", Call::GetSignature, Retry::TokenRefused, "new token"),
+            (500, "Login failed!", Call::GetSignature, Retry::TokenRefused, "new token"),
             (401, " bad signature", Call::BindPort, Retry::LeaseRefused, "requesting a new signature"),
-            (401, "Unauthorized client", Call::BindPort, Retry::LeaseRefused, "requesting a new signature"),
+            (401, "Unauthorized client", Call::BindPort, Retry::Backoff, "routes"),
             (409, "ERROR Port 4711 is busy", Call::BindPort, Retry::LeaseRefused, "to a different server"),
             (200, "ERROR Port 4711 is busy", Call::BindPort, Retry::LeaseRefused, "to a different server"),
             (200, "ERROR no auth data", Call::GetSignature, Retry::Refused, "a bug in this program"),

@@ -38,8 +38,7 @@ impl Pia {
         let token_file = account::token_file(reader);
         let credentials = credentials(reader, &token_file);
         let address = GatewayAddress::read(reader);
-        let hostname = reader.get("PIA_HOSTNAME").map(str::to_owned);
-        let policy = name_policy(reader);
+        let (hostname, policy) = server_name(reader);
         let given = read_roots(reader, "PIA_CA_CERT");
         let published = published(reader, state_dir);
         let remedy = "use an https URL";
@@ -93,6 +92,23 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
         reader.problem("PIA_USERNAME", None, problem, remedy);
     }
     pair.map(|(username, password)| Credentials { username, password })
+}
+
+/// Name of the VPN server, and the check of its certificate. A name with a dot is a region's, from an OpenVPN file: with it, the
+/// gateway shows the certificate of a public CA (source: traces).
+fn server_name(reader: &mut Reader) -> (Option<String>, NamePolicy) {
+    let policy = name_policy(reader);
+    let name = reader.get("PIA_HOSTNAME").map(str::to_owned);
+    match name {
+        Some(region) if region.contains('.') && !matches!(policy, NamePolicy::Any) => {
+            reader.warnings.push(format!(
+                "PIA_HOSTNAME={region} is ignored, because it is a region's host name and not a server's; the check command shows \
+                 the server's name"
+            ));
+            (None, NamePolicy::Any)
+        }
+        name => (name, policy),
+    }
 }
 
 fn name_policy(reader: &mut Reader) -> NamePolicy {

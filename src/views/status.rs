@@ -284,7 +284,10 @@ impl Status {
             && device.index != index
             && !device.tunnel
         {
-            return Err(format!("traffic now leaves through {} instead of {before}; check that the VPN is up", device.name));
+            return Err(format!(
+                "traffic now leaves through {} instead of {before}; check that the VPN is up",
+                device.name
+            ));
         }
         if let Some(local) = &self.local_address
             && *local != now.local.to_string()

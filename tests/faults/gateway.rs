@@ -91,20 +91,23 @@ fn refusals() -> Vec<Row> {
     }));
     rows.push(Row::new("getSignature: every token is rejected", || {
         let refuse = |world: &World| world.pia.scripts.always(GET_SIGNATURE, pia::login_failed());
-        costs_one_login(refuse, &["getSignature", "Login failed!"], |world| world.pia.scripts.clear());
+        costs_logins(1, refuse, &["getSignature", "Login failed!"], |world| world.pia.scripts.clear());
     }));
     rows.push(Row::new("getSignature: the request does not come through the tunnel", || {
         let outside = |world: &World, outside| world.pia.set(|state| state.outside_tunnel = outside);
         let words = ["getSignature", "Unauthorized client", "set PIA_GATEWAY=auto"];
-        costs_one_login(|world| outside(world, true), &words, |world| outside(world, false));
+        costs_logins(0, |world| outside(world, true), &words, |world| outside(world, false));
     }));
     rows
 }
 
-/// Asserts that a lasting refusal of tokens is reported with `words` and costs one login, however often getSignature
-/// is retried.
-fn costs_one_login(refuse: impl Fn(&World), words: &[&str], relief: impl Fn(&World)) {
-    let mut fault = Fault::from_start(World::new(), refuse).logs(words);
+/// Asserts that a lasting refusal is reported with `words` and costs this many logins, however often
+/// getSignature is retried.
+fn costs_logins(more: usize, refuse: impl Fn(&World), words: &[&str], relief: impl Fn(&World)) {
+    let world = World::new();
+    // Only a token from the file may be too old.
+    std::fs::write(world.setup.token_file(), world.pia.make_token()).expect("a token file");
+    let mut fault = Fault::from_start(world, refuse).logs(words);
     for _ in 0..3 {
         let before = fault.daemon.pia().counts().signatures;
         fault.daemon.reload();
@@ -113,7 +116,7 @@ fn costs_one_login(refuse: impl Fn(&World), words: &[&str], relief: impl Fn(&Wor
     }
     assert_eq!(fault.daemon.lines_at("ERROR", "").len(), 1, "repetitions are not errors\n{}", fault.daemon.log());
     let daemon = fault.relieve(relief).recovers();
-    assert_eq!(daemon.pia().counts().logins, 1, "no login storm");
+    assert_eq!(daemon.pia().counts().logins, more, "no login storm");
 }
 
 /// The gateway's host name.
@@ -149,6 +152,12 @@ fn certificates() -> Vec<Row> {
         })
     });
     let mut rows: Vec<Row> = named.chain(anonymous).collect();
+    rows.push(Row::new("PIA_HOSTNAME is a region's host name", || {
+        let mut daemon = without_a_name().env("PIA_HOSTNAME", "de-frankfurt.privacy.network").run();
+        daemon.expect_line("PIA_HOSTNAME=de-frankfurt.privacy.network is ignored");
+        daemon.settled(47047);
+        assert_eq!(daemon.count_lines("PIA_CA_CERT") + daemon.count_lines("PIA_GATEWAY"), 0, "{}", daemon.log());
+    }));
     rows.push(Row::new("without PIA_HOSTNAME a different gateway of PIA is accepted", || {
         let daemon = without_a_name().settle();
         let warnings = daemon.lines_at("WARN", "PIA_HOSTNAME");
