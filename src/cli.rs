@@ -241,15 +241,19 @@ fn become_owner(
                 let line = format!("STATE_DIR {folder} belongs to root, but the service has a user of its own");
                 Failure::new(EXIT_CONFIG, format!("{line}; restart the service, which then becomes its owner"))
             }
+            Refusal::Replaceable(open) => {
+                let line =
+                    format!("STATE_DIR {folder} can be replaced by another user, who can write to {}", open.display());
+                Failure::new(EXIT_CONFIG, format!("{line}; use a folder below folders of root's"))
+            }
             Refusal::Failed(error) => Failure::new(EXIT_FAILED, format!("cannot drop root's rights: {error}")),
         }
     })
 }
 
 fn check_configuration(file: Option<&Path>) -> Result<(), Failure> {
-    let mut all = settings::variables(file)?;
-    all.typed = true;
-    let settings = Settings::new(all)?;
+    // The service's scripts ask this, too, and the service itself only warns about files that others can change.
+    let settings = settings::variables(file).and_then(Settings::new)?;
     for warning in &settings.warnings {
         print(&format!("warning: {}\n", one_line(warning)));
     }
@@ -358,7 +362,7 @@ enum Show {
 fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
     let all = settings::variables(file)?;
     let state_dir = settings::state_dir(&all);
-    become_owner(&state_dir, &[], Use::Reads, all.service_user.as_ref())?;
+    become_owner(&state_dir, &[], Use::Shows, all.service_user.as_ref())?;
     let presence = state::presence(&state_dir);
     let status = Status::read(&state_dir).map_err(|problem| Failure::new(EXIT_FAILED, problem))?;
     let Some(status) = status else {
@@ -388,7 +392,8 @@ fn status(file: Option<&Path>, show: Show) -> Result<(), Failure> {
 }
 
 fn fetch_ca(file: Option<&Path>, path: Option<&str>) -> Result<(), Failure> {
-    let all = settings::variables(file)?;
+    let mut all = settings::variables(file)?;
+    all.typed = true;
     let mut published = settings::published_ca(&all)?;
     if let Some(path) = path {
         published = published.kept_in(path.into());

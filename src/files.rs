@@ -60,8 +60,11 @@ fn open_to_write(path: &Path, flags: OFlags) -> io::Result<File> {
         }
         opened => opened?,
     };
-    let metadata = file.metadata()?;
-    if metadata.is_file() && metadata.nlink() > 1 {
+    let (metadata, (folder, name)) = (file.metadata()?, place(path));
+    // One call shows which file the path leads to, and how many names it has; a second call could see a name removed.
+    let only_name = statat(folder, name, AtFlags::empty())
+        .is_ok_and(|at| (at.st_dev, at.st_ino, at.st_nlink) == (metadata.dev(), metadata.ino(), 1));
+    if metadata.is_file() && !only_name {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "has more than one hard link"));
     }
     Ok(file)
@@ -238,7 +241,8 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 
 /// Checks that `folder` (created if missing) accepts a file of 2 KiB. An empty file could be written even to a full disk.
 pub fn probe_folder(folder: &Path) -> io::Result<()> {
-    let probe = folder.join("probe");
+    // No other program has a file of this name, which is replaced and deleted.
+    let probe = folder.join(concat!(env!("CARGO_PKG_NAME"), ".probe"));
     write(&probe, &[b'\n'; 2048], Durability::Volatile)?;
     remove(&probe)
 }

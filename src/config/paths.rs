@@ -21,6 +21,8 @@ const UNITS: [&str; 2] =
 /// Drop-in that install.sh adds on systemd before 247, which does not support credentials.
 const WITHOUT_CREDENTIALS: &str = "/etc/systemd/system/pia-qbittorrent-sync.service.d/before-247.conf";
 const INIT_SCRIPT: &str = "/etc/init.d/pia-qbittorrent-sync";
+/// Longest chain of links that is followed.
+const MAX_LINKS: usize = 16;
 /// The service's user, unless systemd allocates a dynamic one.
 const USER: &str = "pia-sync";
 /// Folders that the unit's `ProtectHome=` and `PrivateTmp=` hide.
@@ -145,23 +147,45 @@ pub fn changeable(path: &Path, file: &Metadata) -> Option<(String, String)> {
     if !geteuid().is_root() {
         return None;
     }
-    let by_others =
-        |file: &Metadata| file.uid() != 0 || file.mode() & 0o002 != 0 || (file.mode() & 0o020 != 0 && file.gid() != 0);
     let shown = files::display_path(path);
-    if by_others(file) {
+    if file.uid() != 0 || file.mode() & 0o022 != 0 {
         let problem = format!("can be changed by a user other than root (owner {})", file.uid());
         let service = service_ids().is_some();
         let (owner, mode) = if service { (format!("root:{USER}"), 640) } else { ("root".to_owned(), 600) };
         return Some((problem, format!("run: chown {owner} {shown} && chmod {mode} {shown}")));
     }
-    // In a folder with the sticky bit, other users cannot replace the file.
-    let open = |folder: &&Path| {
-        fs::metadata(folder).is_ok_and(|at| by_others(&at) && (at.uid() != 0 || at.mode() & 0o1000 == 0))
-    };
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let open = path.ancestors().skip(1).chain(real.ancestors().skip(1)).filter(|path| path.is_absolute()).find(open)?;
+    let open = open_above(path, 0)?;
     let problem = format!("can be replaced by a user other than root, who can write to {}", open.display());
     Some((problem, "move it to /etc/pia-qbittorrent-sync".to_owned()))
+}
+
+/// A folder, or a link, on the way to `path` with which a user other than root and `uid` can make the path lead to a different place.
+pub fn open_above(path: &Path, uid: u32) -> Option<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        if let Some(open) = path.ancestors().skip(1).find(|folder| is_open(folder, uid)) {
+            return Some(open.to_owned());
+        }
+        // The next stop is behind the first link on the way, which is as good as its own folder.
+        let link = path.ancestors().collect::<Vec<_>>().into_iter().rev().find(|at| at.is_symlink())?;
+        // In a folder with the sticky bit, only the link's owner can replace it.
+        if fs::symlink_metadata(link).is_ok_and(|link| link.uid() != 0 && link.uid() != uid) {
+            return Some(link.to_owned());
+        }
+        let target = link.parent()?.join(fs::read_link(link).ok()?);
+        let rest = path.strip_prefix(link).ok()?;
+        path = if rest.as_os_str().is_empty() { target } else { target.join(rest) };
+    }
+    Some(path)
+}
+
+/// True if a user other than root and `uid` can replace what is in `folder`.
+fn is_open(folder: &Path, uid: u32) -> bool {
+    !folder.as_os_str().is_empty()
+        && fs::metadata(folder).is_ok_and(|folder| {
+            let ours = folder.uid() == 0 || folder.uid() == uid;
+            !ours || (folder.mode() & 0o022 != 0 && folder.mode() & 0o1000 == 0)
+        })
 }
 
 /// User and group ID of `name`; `users` is the content of /etc/passwd.

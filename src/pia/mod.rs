@@ -94,7 +94,7 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
     pair.map(|(username, password)| Credentials { username, password })
 }
 
-/// Name of the VPN server, and the check of its certificate. A name with a dot is a region's, from an OpenVPN file: with it, the
+/// Name of the VPN server, and the check of its certificate. A name with a dot is a region's, from PIA's files for `OpenVPN`: with it, the
 /// gateway shows the certificate of a public CA (source: traces).
 fn server_name(reader: &mut Reader) -> (Option<String>, NamePolicy) {
     let policy = name_policy(reader);

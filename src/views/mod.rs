@@ -19,6 +19,7 @@ use crate::config::Reader;
 use crate::http::percent_encoded;
 use crate::http::tls::read_roots;
 use crate::keeper::Outcome;
+use crate::privileges;
 use crate::secret::Secret;
 use crate::time;
 use heartbeat::{Heartbeat, Ping};
@@ -134,7 +135,11 @@ pub struct Views {
 impl Views {
     /// `interval` is the time between two binds. The status server runs only if `long_running`.
     pub fn new(settings: Settings, interval: Duration, check_health: HealthCheck, long_running: bool) -> Self {
-        let command = settings.command.map(|words| {
+        // A program of the service's user would share root's terminal.
+        if settings.command.is_some() && privileges::are_dropped() {
+            log::warn!("{} is not run by a command that root has typed; the service runs it", command::NAME);
+        }
+        let command = settings.command.filter(|_| !privileges::are_dropped()).map(|words| {
             let run = move |change| command::run(&words, &change);
             Subscriber::new(Outbox::with_reaper(command::NAME, run, command::reap))
         });

@@ -15,7 +15,7 @@ const SERVICE: u32 = 61_234;
 const SECRET: &str = "a file of root's\n";
 
 pub fn rows() -> Vec<Row> {
-    [links(), rights()].concat()
+    [links(), rights(), folders()].concat()
 }
 
 fn row(name: &str, body: fn(&mut Home)) -> Row {
@@ -76,12 +76,39 @@ fn links() -> Vec<Row> {
 /// As whom a command works.
 fn rights() -> Vec<Row> {
     vec![
-        row("the command for a new port does not run as root", |home| {
+        row("the command for a new port is the service's, and does not run at root's terminal", |home| {
             let ran = home.state.join("ran-as");
-            home.setup = home.setup.clone().env("PORT_CHANGE_COMMAND", format!("sh -c 'id -u >{}'", ran.display()));
+            let setup = home.setup.clone().env("PORT_CHANGE_COMMAND", format!("sh -c 'id -u >{}'", ran.display()));
             home.open_folders();
+            let output = setup.run_once(&["once"]);
+            assert_eq!(output.code, Some(0), "{output:?}");
+            assert!(
+                output.stdout.contains("PORT_CHANGE_COMMAND is not run by a command that root has typed"),
+                "{output:?}"
+            );
+            assert!(!ran.exists());
+        }),
+        row("a folder above STATE_DIR of a different user ends a typed command", |home| {
+            let alice = home.dir.path().join("alice");
+            fs::create_dir(&alice).expect("a folder");
+            chown(&alice, Some(SERVICE + 1), Some(SERVICE + 1)).expect("an owner");
+            let state = alice.join("state");
+            symlink(&home.state, &state).expect("a link");
+            lchown(&state, Some(SERVICE + 1), Some(SERVICE + 1)).expect("an owner");
+            let setup = home.setup.clone().env("STATE_DIR", text(&state));
+            for command in [&["once"][..], &["check"], &["renew"]] {
+                let output = setup.run_once(command);
+                assert_eq!(output.code, Some(78), "{command:?}: {output:?}");
+                assert!(output.stderr.contains("can be replaced by another user"), "{output:?}");
+            }
+            setup.run_once(&["status"]);
+            assert_eq!(files_in(&home.state), Vec::<PathBuf>::new());
+        }),
+        row("the group of STATE_DIR does not give away root's group", |home| {
+            chown(&home.state, Some(SERVICE), Some(0)).expect("an owner");
             home.succeeds(&["once"]);
-            assert_eq!(fs::read_to_string(&ran).expect("the command has run"), format!("{SERVICE}\n"));
+            let lease = fs::metadata(home.state.join("lease.json")).expect("a file");
+            assert!(lease.uid() == SERVICE && lease.gid() != 0, "{} {}", lease.uid(), lease.gid());
         }),
         row("a secret that another user can change is not used by a typed command", |home| {
             let file = home.state.join("password");
@@ -90,7 +117,10 @@ fn rights() -> Vec<Row> {
             let setup =
                 home.setup.clone().without("QBITTORRENT_PASSWORD").env("QBITTORRENT_PASSWORD_FILE", text(&file));
             let before = home.world.qbt.counts();
-            for command in [&["once"][..], &["check"], &["renew"], &["check", "--config-only"]] {
+            // The scripts that start a service ask this, and the service only warns.
+            let output = setup.run_once(&["check", "--config-only"]);
+            assert!(output.code == Some(0) && output.stdout.contains("warning: "), "{output:?}");
+            for command in [&["once"][..], &["check"], &["renew"]] {
                 let output = setup.run_once(command);
                 assert_eq!(output.code, Some(78), "{output:?}");
                 assert!(output.stderr.contains("can be changed by a user other than root"), "{output:?}");
@@ -104,6 +134,12 @@ fn rights() -> Vec<Row> {
             assert!(output.stderr.contains("can be replaced by a user other than root"), "{output:?}");
             assert_eq!(home.world.qbt.counts(), before, "no request was sent");
         }),
+    ]
+}
+
+/// Whom `STATE_DIR` may belong to, and where it may be.
+fn folders() -> Vec<Row> {
+    vec![
         row("without STATE_DIR, check creates nothing and once refers to the service", |home| {
             fs::remove_dir(&home.state).expect("an empty folder");
             home.setup =
