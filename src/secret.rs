@@ -44,8 +44,8 @@ impl Secret {
 /// Returns the first `limit` characters of `text`, or `None` if they might reveal one of `secrets`. Anything that looks like a
 /// secret is hidden too, because a server may send a new one.
 ///
-/// Does not redact or decode parts of the text, because that would require knowing every way to encode a character. Instead, any
-/// piece of a secret (plain or in base64) and any character that begins an escape hide the whole text. The search covers twice the
+/// Redacting or decoding parts of the text would require knowing every way to encode a character. Instead, the whole text is hidden
+/// if it contains any piece of a secret (plain or in base64), or any character that begins an escape. The search covers twice the
 /// limit, so that it also finds a secret that the limit would cut in two.
 pub fn safe_excerpt<'a>(text: &'a str, secrets: &[Secret], limit: usize) -> Option<&'a str> {
     let first = |count| text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end]);

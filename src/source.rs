@@ -167,7 +167,7 @@ fn first_port(text: &str) -> Result<Option<u16>, Cause> {
         Some(entry) => match entry.parse() {
             Ok(0) => Ok(None),
             Ok(port) => checked_port("port", port).map(Some),
-            Err(_) => Err(Cause::field("port", "in the file is not a number")),
+            Err(_) => Err(Cause::field("port", "is not a number")),
         },
     }
 }

@@ -337,7 +337,7 @@ fn an_invalid_notification_setting_is_reported_before_anything_is_sent() {
         "PORT_CHANGE_URL: has a scheme that is neither http nor https; ",
         "HEARTBEAT_URL: contains a user name; ",
         "STATUS_ADDRESS=9849: is not an address with a port; ",
-        "STATUS_HOSTS=http://nas.local:9849/: has characters no host name contains; ",
+        "STATUS_HOSTS=http://nas.local:9849/: contains characters that are not allowed in a host name; ",
     ] {
         assert!(check.stderr.contains(line), "{line}: {check:?}");
     }

@@ -80,7 +80,7 @@ pub struct Gateway {
     /// search.
     how: Option<String>,
     search: Option<Search>,
-    /// Indexes of the tunnels that were there when the gateway was found in a different one: not PIA's.
+    /// Indexes of the other tunnels that existed when a search found the gateway: they are not PIA's.
     others: Vec<u32>,
     /// True once the gateway has accepted a call through the current tunnel.
     served: bool,

@@ -153,7 +153,13 @@ fn serve(client: &Client, server: &Server) -> io::Result<()> {
 /// Parses `STATUS_HOSTS`: names separated by commas or white space.
 pub fn parse_hosts(text: &str) -> Result<Vec<String>, &'static str> {
     let names = text.split([',', ' ', '\t']).filter(|name| !name.is_empty());
-    let parse = |name| if is_name(name) { Ok(comparable(name)) } else { Err("has characters no host name contains") };
+    let parse = |name| {
+        if is_name(name) {
+            Ok(comparable(name))
+        } else {
+            Err("contains characters that are not allowed in a host name")
+        }
+    };
     names.map(parse).collect()
 }
 
