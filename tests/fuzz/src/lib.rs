@@ -22,6 +22,8 @@ pub mod keeper;
 pub mod kernel;
 #[path = "../../../src/pia/mod.rs"]
 pub mod pia;
+#[path = "../../../src/privileges.rs"]
+pub mod privileges;
 #[path = "../../../src/secret.rs"]
 pub mod secret;
 #[path = "../../../src/settings.rs"]
