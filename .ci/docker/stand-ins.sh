@@ -23,7 +23,7 @@ DOCKERFILE
 
 # make_qbittorrent FOLDER: with the real qbittorrent-nox of Debian 13.
 make_qbittorrent() {
-  local folder=$1 suite=trixie client=${CLIENT_ROOTS:-/var/tmp/pia-qbittorrent-sync/clients}/qbittorrent
+  local folder=$1 suite=trixie client=${CLIENT_ROOTS:-$CACHE/clients}/qbittorrent
   .ci/fetch-client qbittorrent "$suite" >/dev/null
   cp -R .ci/docker/qbittorrent "$folder"
   mkdir -p "$folder/qbittorrent" "$folder/tmp"
