@@ -61,7 +61,7 @@ check_lease() {
 check_outages() {
   local stack=$1
   docker exec "$(container "$stack" gluetun)" /bin/tunnel down
-  check 'docker/wireguard: without a tunnel, the sidecar becomes unhealthy within 10 s' becomes "$stack" unhealthy 10 'tunnel'
+  check 'docker/wireguard: without a tunnel, the sidecar becomes unhealthy within 10 s' becomes "$stack" unhealthy 10 'traffic now leaves through eth0'
   docker exec "$(container "$stack" gluetun)" /bin/tunnel up
   check 'docker/wireguard: with the tunnel back, the sidecar becomes healthy within 60 s' becomes "$stack" healthy 60 "port $first_port bound"
   docker stop "$(container "$stack" qbittorrent)" >/dev/null
