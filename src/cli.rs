@@ -204,8 +204,8 @@ fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Reads the settings and becomes the owner of `STATE_DIR`, if that is not root. Invalid settings are an error only for a command that
-/// needs them.
+/// Reads the settings and becomes the owner of `STATE_DIR`, if that is not root. Invalid settings are an error only for a command
+/// that needs them.
 fn prepare(file: Option<&Path>, purpose: Use) -> Result<(PathBuf, Result<Settings, ConfigError>), Failure> {
     let mut all = settings::variables(file)?;
     all.typed = purpose != Use::Serves;

@@ -13,8 +13,9 @@ use jiff::Timestamp;
 
 use crate::time::{human_duration, rfc3339};
 
-/// A program that leases a port may take this long until it has one.
-const NO_PORT_YET: Duration = Duration::from_secs(60);
+/// A program that leases a port may take this long until it has one. After that, or after the same time without an answer, its port
+/// counts as lost.
+pub const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Stage of an exchange at which the deadline expired or the connection broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,7 +265,7 @@ impl Cause {
         match (self, earlier) {
             (Self::Http { status, .. }, Self::Http { status: before, .. }) => status == before,
             (Self::NoPort { since, .. }, Self::NoPort { since: before, .. }) => {
-                (*since < NO_PORT_YET) == (*before < NO_PORT_YET)
+                (*since < SOURCE_TIMEOUT) == (*before < SOURCE_TIMEOUT)
             }
             (Self::LockedOut(_), Self::LockedOut(_))
             | (Self::CertificateExpired(_), Self::CertificateExpired(_))
@@ -378,7 +379,7 @@ impl fmt::Display for Cause {
             Self::HostRejected(status) => write!(f, "HTTP {status}: the Host header was rejected"),
             Self::NotConnected => f.write_str("the web interface is not connected to its daemon"),
             Self::NoDaemon => f.write_str("the web interface has no daemon to connect to"),
-            Self::NoPort { source, since } if *since < NO_PORT_YET => write!(f, "{source} has no port now"),
+            Self::NoPort { source, since } if *since < SOURCE_TIMEOUT => write!(f, "{source} has no port now"),
             Self::NoPort { source, since } => write!(f, "{source} has had no port for {}", human_duration(*since)),
             Self::Other(words) => f.write_str(words),
         }

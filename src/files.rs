@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fstat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 /// Largest file that is read, in bytes. Ours are far smaller, so a larger one must be the wrong file.
@@ -72,13 +72,17 @@ fn open_to_write(path: &Path, flags: OFlags) -> io::Result<File> {
 
 fn is_our_link(path: &Path) -> bool {
     let us = rustix::process::geteuid().as_raw();
-    let ours = |stat: &Stat| stat.st_uid == 0 || stat.st_uid == us;
     let (folder, name) = place(path);
     let link = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
     let folder = held(folder_of(path)).map_or_else(|| statat(CWD, folder_of(path), AtFlags::empty()), fstat);
-    // In a folder with the sticky bit, other users cannot replace our link.
-    let closed = |stat: &Stat| stat.st_mode & 0o022 == 0 || stat.st_mode & 0o1000 != 0;
-    link.is_ok_and(|link| ours(&link)) && folder.is_ok_and(|folder| ours(&folder) && closed(&folder))
+    link.is_ok_and(|link| link.st_uid == 0 || link.st_uid == us)
+        && folder.is_ok_and(|folder| !is_open_folder(folder.st_uid, folder.st_mode, us))
+}
+
+/// True if a user other than root and `us` can replace what is in a folder of this owner and mode. If the sticky bit is set, only
+/// the owner of a file can replace it.
+pub fn is_open_folder(owner: u32, mode: u32, us: u32) -> bool {
+    (owner != 0 && owner != us) || (mode & 0o022 != 0 && mode & 0o1000 == 0)
 }
 
 /// How a file is protected against a power cut while it is written.

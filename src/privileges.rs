@@ -23,7 +23,7 @@ pub enum Use {
     Shows,
     /// Sends what is there: `check`.
     Reads,
-    /// Writes, but never as the first one: `once`, `renew`.
+    /// Writes, once the service has created the folder: `once`, `renew`.
     Writes,
     /// The service itself.
     Serves,

@@ -7,7 +7,6 @@ use log::LevelFilter;
 use strsim::osa_distance;
 
 use crate::config::{self, ConfigError, InvalidValue, Reader, Variables};
-use crate::http::url::Url;
 use crate::pia::Pia;
 use crate::pia::trust::{self, Published};
 use crate::source::Source;
@@ -169,7 +168,6 @@ impl Settings {
         let mut reader = Reader::new(&all);
         warn_about_unknown(&mut reader);
         warn_about_strays(&mut reader, &all);
-        warn_about_exposed_key(&mut reader, &all);
         let settings = Self::read(&mut reader);
         let (settings, warnings) = reader.finish(settings, hint)?;
         let origin = all.file.map_or("from the environment".to_owned(), |file| format!("from {}", file.display()));
@@ -281,22 +279,6 @@ fn meant<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
 /// Allows one typo, or two if the known name has at least 16 characters.
 fn is_mistyped(name: &str, known: &str) -> bool {
     known.len().abs_diff(name.len()) <= 2 && osa_distance(name, known) <= (known.len() / 8).clamp(1, 2)
-}
-
-/// gluetun's control server has no https, so the usual advice would not help.
-fn warn_about_exposed_key(reader: &mut Reader, all: &Variables) {
-    let url = reader.get("GLUETUN_URL").and_then(|url| Url::parse(url).ok()).filter(Url::is_exposed);
-    if let Some(url) = url
-        && reader.get("PORT_SOURCE") == Some("gluetun")
-        // Read again later, with its problems.
-        && Reader::new(all).secret("GLUETUN_API_KEY").is_some()
-    {
-        reader.warnings.push(format!(
-            "GLUETUN_API_KEY is sent to {} unencrypted; share gluetun's network and unset GLUETUN_URL unless you trust the network in \
-             between",
-            url.host
-        ));
-    }
 }
 
 /// Warns a user who runs a command manually about variables in the shell, because the service reads only its configuration file.

@@ -49,6 +49,11 @@ impl Source {
             });
             let api_key = reader.key("GLUETUN_API_KEY");
             let url = url?;
+            if api_key.is_some() {
+                // There is no https to use instead.
+                let remedy = "share gluetun's network and unset GLUETUN_URL";
+                reader.warnings.extend(url.exposure("GLUETUN_API_KEY", remedy));
+            }
             let base = url.path.trim_end_matches('/').to_owned();
             let connection = Box::new(Connection::new(url.host.clone(), url.port, url.host_header(), None));
             return Some(Self::Gluetun { connection, api_key, base, route: 0 });

@@ -137,6 +137,11 @@ impl State {
     }
 }
 
+/// Path of the socket for renewal requests: relative to the current folder if that is `folder`.
+fn requests(folder: &Path) -> PathBuf {
+    if files::held(folder).is_some() { PathBuf::from(REQUESTS) } else { folder.join(REQUESTS) }
+}
+
 /// Asks the daemon that owns `folder` for a different port, and returns the daemon's [`reply`].
 pub fn request_renewal(folder: &Path, timeout: Duration) -> io::Result<Result<String, String>> {
     let end = Instant::now() + timeout;
@@ -188,10 +193,6 @@ const REQUESTS: &str = "requests";
 /// Maximum number of requests that wait to be accepted.
 const MAX_REQUESTS: i32 = 16;
 
-/// Path of the socket: relative to the current folder if that is `folder`.
-fn requests(folder: &Path) -> PathBuf {
-    if files::held(folder).is_some() { PathBuf::from(REQUESTS) } else { folder.join(REQUESTS) }
-}
 /// First character of a reply: the renewal succeeded, or failed.
 const SUCCEEDED: &str = "+";
 const FAILED: &str = "-";

@@ -159,7 +159,8 @@ pub fn changeable(path: &Path, file: &Metadata) -> Option<(String, String)> {
     Some((problem, "move it to /etc/pia-qbittorrent-sync".to_owned()))
 }
 
-/// A folder, or a link, on the way to `path` with which a user other than root and `uid` can make the path lead to a different place.
+/// A folder, or a link, on the way to `path` with which a user other than root and `uid` can make the path lead to a different
+/// place.
 pub fn open_above(path: &Path, uid: u32) -> Option<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -182,10 +183,7 @@ pub fn open_above(path: &Path, uid: u32) -> Option<PathBuf> {
 /// True if a user other than root and `uid` can replace what is in `folder`.
 fn is_open(folder: &Path, uid: u32) -> bool {
     !folder.as_os_str().is_empty()
-        && fs::metadata(folder).is_ok_and(|folder| {
-            let ours = folder.uid() == 0 || folder.uid() == uid;
-            !ours || (folder.mode() & 0o022 != 0 && folder.mode() & 0o1000 == 0)
-        })
+        && fs::metadata(folder).is_ok_and(|folder| files::is_open_folder(folder.uid(), folder.mode(), uid))
 }
 
 /// User and group ID of `name`; `users` is the content of /etc/passwd.

@@ -41,11 +41,13 @@ impl Url {
         Ok(Self { https, host, port, path: path.to_owned() })
     }
 
-    /// True if requests cross a network unencrypted; those to this machine do not.
-    pub fn is_exposed(&self) -> bool {
-        let is_local =
-            self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        !self.https && !is_local
+    /// Warning if `secret`, sent to this URL, crosses a network unencrypted; `remedy` is what to do about it.
+    pub fn exposure(&self, secret: &str, remedy: &str) -> Option<String> {
+        let host = &self.host;
+        let is_local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        let warning =
+            || format!("{secret} is sent to {host} unencrypted; {remedy} unless you trust the network in between");
+        (!self.https && !is_local).then(warning)
     }
 
     /// Host header without a port.

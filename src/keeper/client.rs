@@ -329,8 +329,8 @@ impl Client {
         Outcome::of(Remote::Client, notice.map(|notice| (Level::Info, notice)))
     }
 
-    /// Handles the kernel's report about the sockets on the port; `None` if the kernel cannot show them. `tunnel` is the name of the
-    /// tunnel's device.
+    /// Handles the kernel's report about the sockets on the port; `None` if the kernel cannot show them. `tunnel` is the name of
+    /// the tunnel's device.
     pub fn inspected(
         &mut self,
         now: Now,
@@ -430,8 +430,8 @@ impl Client {
         Ok(Outcome::quiet(Remote::Client))
     }
 
-    /// True if a listener may belong to a different program: one that we have not seen appear when we set the port, if the client does
-    /// not report whether it listens, or if its user or the lack of a UDP socket are suspicious.
+    /// True if a listener may belong to a different program: one that we have not seen appear when we set the port, if the client
+    /// does not report whether it listens, or if its user or the lack of a UDP socket are suspicious.
     fn is_unproven(&self, sockets: &PortSockets) -> bool {
         let known = |inode| self.owned.contains(inode) || self.foreign.contains(inode);
         let no_udp = sockets.udp.as_ref().is_some_and(|udp| *udp != ListenState::Reachable);

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use log::Level;
 
-use crate::error::{Call, Cause, Error, Retry};
+use crate::error::{Call, Cause, Error, Retry, SOURCE_TIMEOUT};
 use crate::secret::Secret;
 use crate::time::{Clock, ClockChange, Now};
 use client::{Client, ClientProfile};
@@ -43,10 +43,8 @@ const GATEWAY_RETRY_AFTER_CAP: Duration = Duration::from_secs(5 * 60);
 const LOGIN_SPACING: Duration = Duration::from_secs(30 * 60);
 /// Wait between attempts in a tunnel that has just come up.
 const SETTLING_RETRY: Duration = Duration::from_millis(500);
-/// Interval between polls of a source that has no port, in the first minute after a start or a change, and length of that minute.
-/// After a minute without a port, the port counts as lost.
+/// Interval between polls of a source that has no port, until [`SOURCE_TIMEOUT`] after a start or a change.
 const FAST_POLL: Duration = Duration::from_millis(1500);
-const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// After this many consecutive unexplained refusals to bind a lease, we treat the lease itself as refused.
 const REFUSALS_UNTIL_RENEWAL: u32 = 3;

@@ -156,9 +156,13 @@ impl Tunnel {
 
 fn outside(tunnel: &str, to: &GatewayRoute) -> Error {
     let device = to.device.as_ref().map_or("a different device", |device| &device.name);
-    let problem = format!("traffic now leaves through {device} instead of {tunnel}");
     let advice = "check that the VPN is up; the service continues as soon as the tunnel is back";
-    Error::new(Call::Route, Cause::Other(problem)).advise(Some(advice))
+    Error::new(Call::Route, Cause::Other(leaves_through(device, tunnel))).advise(Some(advice))
+}
+
+/// The problem if traffic leaves through `device`, which is no tunnel, since `tunnel` is gone.
+pub fn leaves_through(device: &str, tunnel: &str) -> String {
+    format!("traffic now leaves through {device} instead of {tunnel}")
 }
 
 #[cfg(test)]

@@ -48,8 +48,8 @@ pub struct TunnelNetwork {
 }
 
 impl Network {
-    /// Takes a snapshot. `vpn` names the only device that counts as a tunnel (`VPN_INTERFACE`); `None` judges each device by its kind
-    /// and its addresses.
+    /// Takes a snapshot. `vpn` names the only device that counts as a tunnel (`VPN_INTERFACE`); `None` judges each device by its
+    /// kind and its addresses.
     pub fn snapshot(vpn: Option<&str>) -> Self {
         let links = Query::links().ask(Link::parse);
         let mut network = match links.and_then(|links| Ok((links, Query::addresses().ask(Address::parse)?))) {
@@ -111,8 +111,8 @@ impl Network {
         by_source.map_or(direct, Ok)
     }
 
-    /// Route into the VPN, by the evidence of the default route: into a tunnel or, if it depends on the source address, into the only
-    /// tunnel from whose address it leads there. Without such evidence, the route that traffic takes outside of a tunnel.
+    /// Route into the VPN, by the evidence of the default route: into a tunnel or, if it depends on the source address, into the
+    /// only tunnel from whose address it leads there. Without such evidence, the route that traffic takes outside of a tunnel.
     pub fn default_route(&self) -> io::Result<GatewayRoute> {
         if self.refused.is_some() {
             return self.route_to(ANYWHERE);
@@ -179,8 +179,8 @@ impl Network {
         address.is_loopback() || self.addresses.iter().any(|known| known.own == address)
     }
 
-    /// True if only the loopback device is left, as in the network namespace of a removed VPN container. Devices that are down do not
-    /// count: some kernel modules add one to each namespace (`tunl0`, `sit0`).
+    /// True if only the loopback device is left, as in the network namespace of a removed VPN container. Devices that are down do
+    /// not count: some kernel modules add one to each namespace (`tunl0`, `sit0`).
     pub fn is_isolated(&self) -> bool {
         !self.links.is_empty() && self.links.iter().all(|link| link.loopback || !link.up)
     }
@@ -205,6 +205,7 @@ impl Network {
 
 /// True if a query for a route failed because there is none, and not because the query failed.
 pub fn is_no_route(error: &io::Error) -> bool {
+    // EINVAL and EACCES are the answers of blackhole and prohibit routes.
     let unroutable = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::INVAL, Errno::ACCESS];
     error.kind() == io::ErrorKind::NetworkUnreachable
         || Errno::from_io_error(error).is_some_and(|code| unroutable.contains(&code))

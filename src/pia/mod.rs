@@ -94,8 +94,8 @@ fn credentials(reader: &mut Reader, token_file: &Path) -> Option<Credentials> {
     pair.map(|(username, password)| Credentials { username, password })
 }
 
-/// Name of the VPN server, and the check of its certificate. A name with a dot is a region's, from PIA's files for `OpenVPN`: with it, the
-/// gateway shows the certificate of a public CA (source: traces).
+/// Name of the VPN server, and the check of its certificate. A name with a dot is a region's, from PIA's files for `OpenVPN`:
+/// with it, the gateway shows the certificate of a public CA (source: traces).
 fn server_name(reader: &mut Reader) -> (Option<String>, NamePolicy) {
     let policy = name_policy(reader);
     let name = reader.get("PIA_HOSTNAME").map(str::to_owned);

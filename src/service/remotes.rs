@@ -24,8 +24,8 @@ pub struct Remotes {
     client_owner: Rc<ClientOwner>,
 }
 
-/// User who owns the client's listener on this machine, so that the credentials never go to a local program of a different user that
-/// has taken the port of a client that is down. In memory only: after a restart or a reload, the client may have a new user.
+/// User who owns the client's listener on this machine, so that the credentials never go to a local program of a different user
+/// that has taken the port of a client that is down. In memory only: after a restart or a reload, the client may have a new user.
 #[derive(Default)]
 struct ClientOwner {
     /// User whose program has accepted the credentials.

@@ -83,11 +83,8 @@ fn read_endpoint(
     let url = reader.parsed(host, default, &format!("use a URL, e.g. {default}"), Url::parse);
     let roots = read_roots(reader, ca);
     let url = url?;
-    if url.is_exposed() && shows_password {
-        reader.warnings.push(format!(
-            "the password is sent to {} unencrypted; use https in {host} unless you trust the network in between",
-            url.host
-        ));
+    if shows_password {
+        reader.warnings.extend(url.exposure("the password", &format!("use https in {host}")));
     }
     // This cannot fail because of the host: `Url::parse` accepts only valid server names.
     let tls = if url.https { Some(tls_to(&url.host, roots.as_ref()).ok()?) } else { None };

@@ -7,17 +7,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use miniserde::json;
 
-use crate::error::io_message;
+use crate::error::{SOURCE_TIMEOUT, io_message};
 use crate::files::{self, Durability};
 use crate::keeper::step::{Connectivity, ListenState};
-use crate::keeper::tunnel::GatewayRoute;
+use crate::keeper::tunnel::{GatewayRoute, leaves_through};
 use crate::keeper::{Remote, Snapshot};
 use crate::state::Presence;
 use crate::text::{escape_json, one_line};
 use crate::time::{human_duration, rfc3339};
 
-/// A followed port counts as lost if its source has not answered for this long.
-const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// PIA drops a binding unless the port is bound again within this time.
 const BINDING_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// The service counts as unhealthy after this many failed binds in a row, even if the binding has not lapsed yet.
@@ -284,10 +282,7 @@ impl Status {
             && device.index != index
             && !device.tunnel
         {
-            return Err(format!(
-                "traffic now leaves through {} instead of {before}; check that the VPN is up",
-                device.name
-            ));
+            return Err(format!("{}; check that the VPN is up", leaves_through(&device.name, before)));
         }
         if let Some(local) = &self.local_address
             && *local != now.local.to_string()

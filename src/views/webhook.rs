@@ -28,12 +28,7 @@ impl Webhook {
             Ok(Self { name, url, tls, template })
         });
         let webhook = parsed.map_err(|problem| reader.problem(name, None, problem, "use an http or https URL")).ok()?;
-        if webhook.url.is_exposed() {
-            reader.warnings.push(format!(
-                "the URL with any secret in it is sent to {} unencrypted; use https in {name} unless you trust the network in between",
-                webhook.url.host
-            ));
-        }
+        reader.warnings.extend(webhook.url.exposure("the URL with any secret in it", &format!("use https in {name}")));
         Some(webhook)
     }
 
