@@ -296,6 +296,22 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
+    fn a_folder_is_open_to_its_owner_and_to_those_who_can_write_to_it() {
+        for (owner, mode, us, open) in [
+            (0, 0o755, 7, false),
+            (7, 0o700, 7, false),
+            (7, 0o755, 0, true),
+            (8, 0o755, 7, true),
+            (0, 0o775, 7, true),
+            (0, 0o757, 7, true),
+            (0, 0o1777, 7, false),
+            (8, 0o1777, 7, true),
+        ] {
+            assert_eq!(is_open_folder(owner, mode, us), open, "{owner} {mode:o} {us}");
+        }
+    }
+
+    #[test]
     fn a_replaced_file_has_mode_0600_and_leaves_no_temporary() {
         let dir = TempDir::new();
         let path = dir.path().join("lease.json");

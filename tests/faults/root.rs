@@ -93,16 +93,24 @@ fn rights() -> Vec<Row> {
             fs::create_dir(&alice).expect("a folder");
             chown(&alice, Some(SERVICE + 1), Some(SERVICE + 1)).expect("an owner");
             let state = alice.join("state");
+            let setup = home.setup.clone().env("STATE_DIR", text(&state));
+            let refused = || {
+                for command in [&["once"][..], &["check"], &["renew"]] {
+                    let output = setup.run_once(command);
+                    assert_eq!(output.code, Some(78), "{command:?}: {output:?}");
+                    assert!(output.stderr.contains("can be replaced by another user"), "{output:?}");
+                }
+            };
             symlink(&home.state, &state).expect("a link");
             lchown(&state, Some(SERVICE + 1), Some(SERVICE + 1)).expect("an owner");
-            let setup = home.setup.clone().env("STATE_DIR", text(&state));
-            for command in [&["once"][..], &["check"], &["renew"]] {
-                let output = setup.run_once(command);
-                assert_eq!(output.code, Some(78), "{command:?}: {output:?}");
-                assert!(output.stderr.contains("can be replaced by another user"), "{output:?}");
-            }
+            refused();
             setup.run_once(&["status"]);
             assert_eq!(files_in(&home.state), Vec::<PathBuf>::new());
+            fs::remove_file(&state).expect("a link");
+            fs::create_dir(&state).expect("a folder");
+            chown(&state, Some(SERVICE), Some(SERVICE)).expect("an owner");
+            refused();
+            assert_eq!(files_in(&state), Vec::<PathBuf>::new());
         }),
         row("the group of STATE_DIR does not give away root's group", |home| {
             chown(&home.state, Some(SERVICE), Some(0)).expect("an owner");
@@ -191,10 +199,13 @@ fn folders() -> Vec<Row> {
             let file = share.join("forwarded_port");
             let setup = home.setup.clone().env("PORT_FILE", text(&file));
             symlink(&home.victim, &file).expect("a link");
-            lchown(&file, Some(SERVICE), Some(SERVICE)).expect("an owner");
-            let output = setup.run_once(&["once"]);
-            assert!(output.stdout.contains("is a link that another user can change"), "{output:?}");
-            home.assert_untouched();
+            // A link of root's is no better there: the folder's owner can replace it.
+            for owner in [SERVICE, 0] {
+                lchown(&file, Some(owner), Some(owner)).expect("an owner");
+                let output = setup.run_once(&["once"]);
+                assert!(output.stdout.contains("is a link that another user can change"), "{output:?}");
+                home.assert_untouched();
+            }
             fs::remove_file(&file).expect("a link");
             fs::hard_link(&home.victim, &file).expect("a second name");
             let output = setup.run_once(&["once"]);
